@@ -1,0 +1,127 @@
+"""Command-line manners every script shares: parser, errors to exit codes, throttled progress."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+
+class UserError(Exception):
+    """Bad usage or unreadable input: the message is one clear line that says where, what and what to do next."""
+
+    exit_code = 2
+
+
+class CheckFailed(UserError):
+    """The input was read, and it failed the check the script makes."""
+
+    exit_code = 1
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Keep the docstring's line breaks and show each default once."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=min(110, int(os.environ.get("COLUMNS", "110"))))
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False) or action.default == []:
+            return action.help
+        return super()._get_help_string(action)
+
+
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose description is the script's own docstring."""
+    return argparse.ArgumentParser(description=(doc or "").strip(), formatter_class=_Formatter, allow_abbrev=False)
+
+
+def say(message: str) -> None:
+    """Print one line of progress on stderr."""
+    print(message, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """Say how far a long loop is, at most once every `every_s` seconds (Colab's `!` keeps each line printed)."""
+
+    def __init__(self, what: str, total: int, *, unit: str = "rows", every_s: float = 5.0) -> None:
+        self.what, self.total, self.unit, self.every_s = what, total, unit, every_s
+        self.started = self.last = time.monotonic()
+
+    def at(self, done: int, note: str = "") -> None:
+        """Report `done` of the total, with the time left, when it is time to."""
+        now = time.monotonic()
+        if now - self.last < self.every_s or done <= 0:
+            return
+        self.last = now
+        left_s = (now - self.started) / done * max(self.total - done, 0)
+        say(f"{self.what}: {done:,} of {self.total:,} {self.unit}, {format_seconds(left_s)} left{note and '  ' + note}")
+
+
+def format_seconds(seconds: float) -> str:
+    """Return a duration as a person says it: 42 -> `42 s`, 754 -> `12 min 34 s`, 7380 -> `2 h 3 min`."""
+    seconds = round(seconds)
+    if seconds < 90:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def positive_int(text: str) -> int:
+    """Argparse type: a whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Argparse type: a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not above 0 and finite")
+    return value
+
+
+def comma_list(text: str) -> list[str]:
+    """Argparse type: `a,b` -> ["a", "b"], refusing empty and repeated parts."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts) or len(set(parts)) != len(parts):
+        raise argparse.ArgumentTypeError(f"'{text}' has an empty or repeated name; write NAME or NAME,NAME")
+    return parts
+
+
+def main(parser: argparse.ArgumentParser, run, argv: list[str] | None) -> int:
+    """Parse `argv`, call `run(args)`, and turn what goes wrong into one line on stderr and an exit code.
+
+    0 done, 1 the data failed the check, 2 bad usage or unreadable input, 130 interrupted. `args.argv` holds the words.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = parser.parse_args(words)
+    except SystemExit as stop:  # argparse has said its line; a caller in this process wants a code
+        return int(stop.code or 0)
+    args.argv = words
+    try:
+        return run(args) or 0
+    except UserError as error:
+        say(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        if error.filename is None:
+            raise
+        say(f"error: {error.filename}: {(error.strerror or str(error)).lower()}")
+        return 2

@@ -1,0 +1,1 @@
+"""Columns, prompts, splits, CSV and JSONL: what passes between the scripts."""

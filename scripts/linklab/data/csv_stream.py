@@ -1,0 +1,250 @@
+"""Read a CSV row by row in constant memory, strictly, with the true physical line number of every row.
+
+One grammar serves the converter (which stops at the first bad line) and the validator (which names them all):
+RFC 4180, UTF-8, LF or CRLF. A row may span lines inside quotes; its line number is that of its first line.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from linklab.cli import UserError
+
+BLOCK_BYTES = 1 << 20
+MAX_RECORD_BYTES = 1 << 20  # a quote that is never closed may not swallow more than this
+BOM = b"\xef\xbb\xbf"
+_QUOTE, _COMMA, _LF, _CR = b'",\n\r'
+
+# One cell and what ends it. Inside quotes everything may stand, a quote doubled; outside, a lone CR is a character.
+_CELL = re.compile(
+    rb'(?:"([^"]*+(?:""[^"]*+)*+)"|([^",\r\n]*+(?:\r(?!\n)[^",\r\n]*+)*+))'
+    rb"(,|\r?\n|\Z)"
+)
+
+
+class Record(NamedTuple):
+    """One row as it stands in the file: either cells, or the code and text of what is wrong with its line."""
+
+    line: int
+    offset: int  # byte in the block where the row starts
+    end: int  # byte in the block after its line end
+    cells: list[str] | None  # bytes that are not UTF-8 come as surrogate escapes
+    code: str = ""
+    message: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Header:
+    """The first row of a file and what follows from it."""
+
+    names: list[str]
+    end: int  # byte where the first data row starts
+    n_lines: int
+    bom: bool
+    crlf: bool
+    problem: tuple[str, str] | None = None  # code and message
+
+
+def scan_records(data: bytes, *, at: int, line: int, n_columns: int | None, final: bool) -> Iterator[Record]:
+    """Yield every record of `data` from byte `at` on, damaged ones included.
+
+    After a damaged line reading goes on at the next physical line, so that one lost quote cannot hide the lines
+    below it. A record cut off by the end of `data` is left out unless `final`: the last `end` says where it
+    starts.
+    """
+    while at < len(data):
+        line_end = data.find(b"\n", at) + 1 or len(data)
+        record = _scan_one(data, at, line_end, line, n_columns, final)
+        if record is None:
+            return
+        yield record
+        line += data.count(b"\n", at, record.end)
+        at = record.end
+
+
+def _scan_one(data: bytes, at: int, line_end: int, line: int, n_columns: int | None, final: bool) -> Record | None:
+    def broken(code: str, message: str) -> Record:
+        return Record(line, at, line_end, None, code, message)
+
+    text = data[at:line_end]
+    if not text.rstrip(b"\r\n") or (n_columns != 1 and not text.strip()):
+        return broken("blank_line", "a blank line; every line holds a row")
+    limit = min(len(data), at + MAX_RECORD_BYTES)
+    cells, position, end = [], at, b","
+    while end == b",":
+        found = _CELL.match(data, position, limit)
+        if found is None:
+            message = _quoting_fault(data, position, limit)
+            if message is None and not final and limit == len(data):
+                return None
+            return broken("bad_quoting", message or "a quote is opened and never closed")
+        quoted, bare, end = found.groups()
+        cells.append(bare if quoted is None else quoted.replace(b'""', b'"'))
+        position = found.end()
+    if not end and (position < len(data) or not final):
+        return broken("bad_quoting", f"a row longer than {MAX_RECORD_BYTES:,} bytes") if position < len(data) else None
+    if n_columns is not None and len(cells) != n_columns:
+        return broken("ragged_row", f"{len(cells)} cells; the header has {n_columns}")
+    return Record(line, at, position, [cell.decode("utf-8", "surrogateescape") for cell in cells])
+
+
+def _quoting_fault(data: bytes, position: int, limit: int) -> str | None:
+    """Say what is wrong with the cell at `position`; None when its quote is still open at `limit`."""
+    if data[position] != _QUOTE:
+        return "a quote inside a cell that does not start with one"
+    closing = re.compile(rb'"[^"]*+(?:""[^"]*+)*+"').match(data, position, limit)
+    return None if closing is None or closing.end() == limit else "text after the closing quote of a cell"
+
+
+def is_plain(data: bytes) -> bool:
+    """True when every line of `data` is one record of UTF-8 text and quotes only wrap whole cells.
+
+    Then any CSV reader understands it the same way. False is no verdict: the exact reader decides.
+    """
+    if not data.endswith(b"\n") or data.startswith((b"\n", b"\r")) or b"\n\n" in data or b"\0" in data:
+        return False
+    if b"\r" in data and (data.count(b"\r") != data.count(b"\r\n") or b"\n\r" in data):
+        return False
+    if not data.isascii():
+        try:
+            data.decode("utf-8")
+        except UnicodeDecodeError:
+            return False
+    return _quotes_are_plain(data)
+
+
+def _quotes_are_plain(data: bytes) -> bool:
+    bytes_ = np.frombuffer(data, np.uint8)
+    quotes = np.flatnonzero(bytes_ == _QUOTE)
+    if len(quotes) % 2:
+        return False
+    opening, closing = quotes[::2], quotes[1::2]
+    before = bytes_[opening - 1]  # data ends with LF, so that -1 is a line end too
+    after = bytes_[closing + 1]
+    fits = ((before == _COMMA) | (before == _LF)) & ((after == _COMMA) | (after == _LF) | (after == _CR))
+    return bool(fits.all())
+
+
+def scan_header(path: str | Path) -> Header:
+    """Read the header of a file, damaged or not; a UserError is raised only where there is none to read."""
+    path = Path(path)
+    try:
+        with open(path, "rb") as handle:
+            data = handle.read(MAX_RECORD_BYTES)
+            final = not handle.read(1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+    if not data:
+        raise UserError(f"{path}: the file is empty; a CSV starts with a header line")
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UserError(f"{path}:1: the file is UTF-16; save it as UTF-8")
+    if data.startswith(b"PK\x03\x04") or data.startswith(b"\x1f\x8b"):
+        raise UserError(f"{path}:1: the file is compressed; unpack it first")
+    start = len(BOM) if data.startswith(BOM) else 0
+    record = next(scan_records(data, at=start, line=1, n_columns=None, final=final), None)
+    if record is None or record.cells is None:
+        raise UserError(f"{path}:1: no header: {record.message if record else 'the first line never ends'}")
+    first = data[start : record.end]
+    return Header(
+        record.cells, record.end, first.count(b"\n"), start > 0, first.endswith(b"\r\n"), header_problem(record.cells)
+    )
+
+
+def header_problem(names: list[str]) -> tuple[str, str] | None:
+    """Return the code and text of what is wrong with a header's names, or None."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if any(not name.strip() for name in names):
+        return "bad_header", f"column {[bool(n.strip()) for n in names].index(False) + 1} of the header has no name"
+    if repeated:
+        return "bad_header", f"column '{repeated[0]}' stands in the header {names.count(repeated[0])} times"
+    for name in names:
+        if name != name.strip() or _damage(name) or not name.isprintable():
+            return "bad_header", f"column name {name!r} holds outer spaces or characters that are not text"
+    return None
+
+
+def read_header(path: str | Path) -> list[str]:
+    """Return the column names; raises UserError for a file whose header cannot be trusted."""
+    return _sound_header(path).names
+
+
+def _sound_header(path: str | Path) -> Header:
+    header = scan_header(path)
+    if header.bom:
+        raise UserError(f"{path}:1: the file starts with a byte order mark (BOM); save it as UTF-8 without BOM")
+    if header.problem:
+        raise UserError(f"{path}:1: {header.problem[1]}")
+    return header
+
+
+def iter_rows(path: str | Path, *, skip_damaged: bool = False) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, cells as text) of every row below the header.
+
+    Raises UserError `file:line: …` at the first blank or ragged line, quote out of place, NUL byte or byte that is not
+    UTF-8; with `skip_damaged` such rows are left out instead, for a reader that names them elsewhere.
+    Cells are what the file says: no stripping, no guessing, no missing values.
+    """
+    header = scan_header(path) if skip_damaged else _sound_header(path)
+    n_columns, line, buffer = len(header.names), 1 + header.n_lines, b""
+    with open(path, "rb") as handle:
+        handle.seek(header.end)
+        final = False
+        while not final:
+            chunk = handle.read(BLOCK_BYTES)
+            final = not chunk
+            buffer += chunk
+            cut = len(buffer) if final else buffer.rfind(b"\n") + 1
+            block, rest = buffer[:cut], buffer[cut:]
+            rows = _read_plain(block, n_columns)
+            if rows is not None:
+                yield from enumerate(rows, start=line)
+                line += len(rows)
+                buffer = rest
+                continue
+            used = 0
+            for record in scan_records(block, at=0, line=line, n_columns=n_columns, final=final):
+                used = record.end
+                fault = _fault(record)
+                if fault is None:
+                    yield record.line, record.cells
+                elif not skip_damaged:
+                    raise UserError(f"{path}:{record.line}: {fault}")
+            line += block.count(b"\n", 0, used)
+            buffer = block[used:] + rest
+
+
+def _read_plain(block: bytes, n_columns: int) -> list[list[str]] | None:
+    """Read a block with the csv module, or return None where it might read it differently from `scan_records`."""
+    if not is_plain(block):
+        return None
+    try:
+        rows = list(csv.reader(io.StringIO(block.decode("utf-8"), newline="\n"), strict=True))
+    except csv.Error:
+        return None
+    if len(rows) != block.count(b"\n") or set(map(len, rows)) != {n_columns}:
+        return None
+    return rows
+
+
+def _fault(record: Record) -> str | None:
+    if record.cells is None:
+        return record.message
+    return next(filter(None, map(_damage, record.cells)), None)
+
+
+def _damage(text: str) -> str | None:
+    """Say which bytes of a cell cannot be text, or None."""
+    if "\0" in text:
+        return "a NUL byte"
+    if not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text):
+        return "bytes that are not UTF-8"
+    return None

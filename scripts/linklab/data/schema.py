@@ -1,0 +1,107 @@
+"""What a CSV's columns are: name, role, kind, unit, range. One schema serves every stage."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from linklab.cli import UserError
+
+ROLES = ("id", "group", "input", "target", "hidden")
+KINDS = ("int", "float", "str", "list_int", "list_float", "list_str")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column. `low` and `high` are inclusive, and hold for each element of a list cell."""
+
+    name: str
+    role: str
+    kind: str
+    unit: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] | None = None  # the only texts allowed, for kind "str" (and the classes of a class target)
+    decimals: int | None = None  # digits after the point the writer uses, for kind "float" and "list_float"
+    nullable: bool = False
+    aligned_with: str | None = None  # the list column that this one has an element for each element of
+    choices_from: str | None = None  # class targets: the list column that holds the row's own legal answers
+    utility_from: str | None = None  # class targets: the list column that says what each of those answers is worth
+    class_target: bool = False  # targets: an answer is right or wrong (True), or near or far (False)
+    description: str = ""
+
+    def __post_init__(self) -> None:
+        assert self.role in ROLES, self.role
+        assert self.kind in KINDS, self.kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """The columns of a CSV in the order of its header."""
+
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The header."""
+        return [column.name for column in self.columns]
+
+    def __getitem__(self, name: str) -> Column:
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise UserError(f"no column '{name}'; the columns are: {', '.join(self.names)}")
+
+    def by_role(self, *roles: str) -> list[Column]:
+        """Return the columns of these roles, in header order."""
+        return [column for column in self.columns if column.role in roles]
+
+    def one_of_role(self, role: str) -> Column | None:
+        """Return the first column of a role, or None."""
+        return next(iter(self.by_role(role)), None)
+
+    def target_kind(self, name: str) -> str:
+        """Return "class" or "number" for a target column."""
+        return "class" if self[name].class_target else "number"
+
+    def with_targets(self, targets: Iterable[str]) -> Schema:
+        """Return the schema with exactly these targets; other target columns become hidden."""
+        targets = list(targets)
+        for name in targets:
+            column = self[name]
+            if column.role not in ("target", "input"):
+                raise UserError(f"column '{name}' is {column.role}; --target-field takes a target or an input column")
+
+        def role(column: Column) -> str:
+            if column.name in targets:
+                return "target"
+            return "hidden" if column.role == "target" else column.role
+
+        return Schema(tuple(dataclasses.replace(column, role=role(column)) for column in self.columns))
+
+    def to_dict(self) -> dict:
+        """Return the schema as JSON-ready values."""
+        columns = [dataclasses.asdict(column) for column in self.columns]
+        return {
+            "columns": [
+                {k: v for k, v in column.items() if v is not None and v is not False and v != ""} for column in columns
+            ]
+        }
+
+    @classmethod
+    def from_dict(cls, value: dict) -> Schema:
+        """Build a schema from what `to_dict` gave; a UserError names the column that does not fit."""
+        columns = []
+        known = {field.name for field in dataclasses.fields(Column)}
+        for entry in value.get("columns", []):
+            strange = set(entry) - known
+            if strange or not {"name", "role", "kind"} <= set(entry):
+                name = entry.get("name", entry)
+                raise UserError(f"schema column {name!r}: needs name, role and kind; unknown keys: {sorted(strange)}")
+            if entry["role"] not in ROLES or entry["kind"] not in KINDS:
+                raise UserError(f"schema column '{entry['name']}': role is one of {ROLES}, kind one of {KINDS}")
+            choices = entry.get("choices")
+            columns.append(Column(**{**entry, "choices": tuple(choices) if choices is not None else None}))
+        if not columns:
+            raise UserError('schema: no columns; expected {"columns": [{"name", "role", "kind"}, …]}')
+        return cls(tuple(columns))

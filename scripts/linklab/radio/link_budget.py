@@ -1,0 +1,100 @@
+"""From transmitter to SINR: noise floor, received power, and what the neighbours' transmissions do to both ends.
+
+Interference is worked out on flat, ragged arrays: one entry per (interferer, channel of the link's own width it
+touches), about three entries an interferer. Channels of one width tile the band, so a table of 45 x 4 cases holds
+all the geometry.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from linklab.radio import propagation
+from linklab.radio.channels import COVERS, FIRST_OF_LEVEL, LEVEL, N_SUBCHANNELS
+
+CARRIER_SENSE_DBM = -82.0  # per 20 MHz: what a radio hears above this, it defers to (IEEE 802.11 CCA)
+LEAKAGE = 10 ** (-26 / 10)  # share of a sub-channel's power that appears in the next one
+_NOISE_290K_DBM_HZ = -173.975  # 10 lg(k 290 K / 1 mW)
+
+
+def to_mw(dbm):
+    """dBm -> mW: -30 -> .001"""
+    return 10 ** (np.asarray(dbm) / 10)
+
+
+def to_dbm(mw):
+    """mW -> dBm: .001 -> -30"""
+    return 10 * np.log10(mw)
+
+
+def noise_floor_dbm(width_mhz, noise_figure_db=0.0):
+    """Thermal noise in dBm over a bandwidth in MHz at 290 K: 20 MHz -> -100.965; 80 MHz -> -94.944."""
+    return _NOISE_290K_DBM_HZ + 60 + 10 * np.log10(width_mhz) + noise_figure_db
+
+
+def rssi_dbm(eirp_dbm, receive_gain_dbi, distance_km, frequency_mhz, extra_loss_db=0.0):
+    """Received power in dBm after free space, gas and `extra_loss_db` (rain, obstacles, pointing)."""
+    loss_db = propagation.free_space_loss_db(distance_km, frequency_mhz) + propagation.gas_loss_db(distance_km)
+    return eirp_dbm + receive_gain_dbi - loss_db - extra_loss_db
+
+
+def _touch_table():
+    """For every (interferer channel, level of the link): the link channels it touches, and how.
+
+    Returns start (45, 4), count (45, 4) and, per entry, the position of the touched channel within its level, the
+    power it receives in units of the interferer's power per sub-channel, and whether the two channels overlap.
+    """
+    start, count = np.zeros((len(LEVEL), 4), int), np.zeros((len(LEVEL), 4), int)
+    position, power, overlaps = [], [], []
+    last_of_level = np.append(FIRST_OF_LEVEL[1:], len(LEVEL))
+    # Sub-channels that are neighbours in frequency: the gap between 64 and 100 and that between 144 and 149 are wider.
+    chains = (range(0, 8), range(8, 20), range(20, N_SUBCHANNELS))
+    neighbours = np.zeros((N_SUBCHANNELS, N_SUBCHANNELS), bool)
+    for chain in chains:
+        for s in list(chain)[1:]:
+            neighbours[s, s - 1] = neighbours[s - 1, s] = True
+    for j in range(len(LEVEL)):
+        own = COVERS[j]
+        beside = neighbours[own].any(0) & ~own
+        for level in range(4):
+            start[j, level] = len(position)
+            for c in range(FIRST_OF_LEVEL[level], last_of_level[level]):
+                inside, leaked = int((own & COVERS[c]).sum()), int((beside & COVERS[c]).sum())
+                if inside or leaked:
+                    position.append(c - FIRST_OF_LEVEL[level])
+                    power.append(inside + LEAKAGE * leaked)
+                    overlaps.append(inside > 0)
+            count[j, level] = len(position) - start[j, level]
+    return start, count, np.array(position), np.array(power), np.array(overlaps)
+
+
+_START, _COUNT, _POSITION, _POWER, _OVERLAPS = _touch_table()
+
+
+def ragged_positions(start, count):
+    """Flat indices start[i], start[i]+1, ... for count[i] each: ([0, 5], [2, 3]) -> [0 1 5 6 7]."""
+    ends = np.cumsum(count)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - (ends - count), count)
+
+
+def interference(link, level_of_link, channel, sub_power_a_dbm, sub_power_b_dbm, duty):
+    """What interferers do to every channel of their link's own width.
+
+    Flat arrays (n_interferers,): `link` (row of the link), `channel` (index 0..44 of the interferer), its power per
+    20 MHz at A and at B in dBm, and `duty`, the share of time it transmits. `level_of_link` (n_links,): 0..3.
+    Returns (n_links, 25) arrays by position within the level: interference at B in mW, and idle share of time at A.
+
+    A defers to a neighbour it hears on the same channel: that neighbour costs time, not SINR. All others (unheard,
+    or beside the channel) add their mean power at B, -26 dB into the next sub-channel.
+    """
+    level = level_of_link[link]
+    count = _COUNT[channel, level]
+    entry = ragged_positions(_START[channel, level], count)
+    cell = np.repeat(link * N_SUBCHANNELS, count) + _POSITION[entry]
+    defers = np.repeat(sub_power_a_dbm > CARRIER_SENSE_DBM, count) & _OVERLAPS[entry]
+    mean_mw = np.repeat(duty * to_mw(sub_power_b_dbm), count) * _POWER[entry]
+    busy_log = np.repeat(np.log1p(-np.minimum(duty, 1 - 1e-9)), count)
+    size = len(level_of_link) * N_SUBCHANNELS
+    power_mw = np.bincount(cell[~defers], mean_mw[~defers], size)
+    idle = np.exp(np.bincount(cell[defers], busy_log[defers], size))
+    return power_mw.reshape(-1, N_SUBCHANNELS), idle.reshape(-1, N_SUBCHANNELS)

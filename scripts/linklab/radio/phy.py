@@ -1,0 +1,107 @@
+"""802.11ac and 802.11ax rates, MAC efficiency and the throughput a link may expect at a given SINR."""
+
+from __future__ import annotations
+
+import numpy as np
+
+STANDARDS = ("ac", "ax")
+N_STREAMS = 2
+N_MCS = 12
+
+# Bits x code rate per subcarrier of MCS 0..11, IEEE 802.11ax-2021 table 27-62 ff. (VHT shares MCS 0..9).
+_BITS = np.array([0.5, 1, 1.5, 2, 3, 4, 4.5, 5, 6, 20 / 3, 7.5, 25 / 3])
+_DATA_SUBCARRIERS = {"ac": (52, 108, 234, 468), "ax": (234, 468, 980, 1960)}  # at 20, 40, 80, 160 MHz
+_SYMBOL_US = {"ac": 3.2 + 0.8, "ax": 12.8 + 0.8}  # with the .8 us guard interval
+_AGGREGATED_MPDUS = {"ac": 64, "ax": 256}
+
+# Per MCS 0..11: receiver sensitivity in 20 MHz, the SNR it stands for, and how far the amplifier backs off.
+SENSITIVITY_20_DBM = np.array([-82, -79, -77, -74, -70, -66, -65, -64, -59, -57, -54, -52], float)
+REQUIRED_SNR_DB = np.array([4, 7, 9, 12, 16, 20, 21, 22, 27, 29, 32, 34], float)
+BACK_OFF_DB = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 6, 6], float)
+EVM_CEILING_DB = 36.0  # transmitter and receiver distortion: no SINR looks better than this
+SNR_SPREAD_DB = 2.0  # the soft edge of rate adaptation
+ETHERNET_MBPS = 1000.0  # a report cannot exceed the radio's wired port
+
+_MAX_PPDU_US = 5484.0  # aPPDUMaxTime, IEEE 802.11-2020 table 19-25
+_FRAME_BYTES, _PAYLOAD_BYTES = 1538, 1500  # an MPDU with its headers and delimiter, and the Ethernet payload in it
+# DIFS + mean back-off + preamble + SIFS + block acknowledgement, us; the flight time is added per link.
+_OVERHEAD_US = 43.0 + 67.5 + 48.0 + 16.0 + 44.0
+
+
+def phy_rate_mbps(standard: str, width_mhz: int, mcs: int, streams: int = N_STREAMS) -> float:
+    """Data rate in Mbit/s rounded to .1 as the tables of 802.11 print it; 0 where the MCS does not exist.
+
+    ax, 160, MCS 11, 2 streams -> 2402.0; ac, 80, 9, 2 -> 780.0; ac, 20, 9 -> 0 (no integer number of bits a symbol)
+    """
+    if standard == "ac" and (mcs > 9 or (mcs == 9 and width_mhz == 20 and streams < 3)):
+        return 0.0
+    subcarriers = _DATA_SUBCARRIERS[standard][(20, 40, 80, 160).index(width_mhz)]
+    return round(float(subcarriers * _BITS[mcs] * streams / _SYMBOL_US[standard]), 1)
+
+
+# (2 standards, 4 widths, 12 MCS), Mbit/s, 2 streams
+RATES_MBPS = np.array(
+    [[[phy_rate_mbps(s, w, m) for m in range(N_MCS)] for w in (20, 40, 80, 160)] for s in STANDARDS],
+)
+_MPDUS = np.array([_AGGREGATED_MPDUS[s] for s in STANDARDS], float)
+
+
+def goodput_mbps(standard, level, distance_km):
+    """Payload rate in Mbit/s of every MCS on an idle channel, shape (12, *inputs); 0 where the MCS does not exist.
+
+    `standard` (0 ac, 1 ax), `level` (0..3 for 20..160 MHz), `distance_km` broadcast. One frame burst fills
+    t = min(5484 us, n 1538 8 / R), and efficiency = t 1500/1538 / (t + overhead + 2 d / c).
+    """
+    standard, level, distance_km = np.broadcast_arrays(standard, level, distance_km)
+    rate = np.moveaxis(RATES_MBPS[standard, level], -1, 0)
+    bits = _MPDUS[standard] * _FRAME_BYTES * 8
+    burst_us = np.minimum(_MAX_PPDU_US, bits / np.where(rate > 0, rate, 1.0))
+    efficiency = burst_us * (_PAYLOAD_BYTES / _FRAME_BYTES) / (burst_us + _OVERHEAD_US + 2 * distance_km / 0.29979)
+    return rate * efficiency
+
+
+def goodput_steps(goodput):
+    """What each MCS adds to the best one below it, max(g_m - g_(m-1), 0), shape as `goodput` (12, ...)."""
+    below = np.concatenate([np.zeros_like(goodput[:1]), goodput[:-1]])
+    return np.maximum(goodput - below, 0.0)
+
+
+def normal_cdf(x):
+    """Standard normal distribution function, absolute error below 1e-7 (Abramowitz & Stegun 7.1.26)."""
+    z = np.abs(x) * np.sqrt(0.5)
+    t = 1.0 / (1.0 + 0.3275911 * z)
+    poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
+    tail = 0.5 * poly * np.exp(-z * z)
+    return np.where(np.asarray(x) > 0, 1.0 - tail, tail)
+
+
+def effective_snr_db(sinr_db, head_db, back_off_db):
+    """SINR in dB a demodulator sees: less the back-off beyond the head room, and never above the EVM ceiling.
+
+    `head_db` is how far the rules already hold the transmitter below its own maximum.
+    """
+    loss_db = np.maximum(0.0, back_off_db - np.asarray(head_db))
+    return -10 * np.log10(10 ** ((loss_db - sinr_db) / 10) + 10 ** (-EVM_CEILING_DB / 10))
+
+
+def expected_throughput_mbps(sinr_db, head_db, usable, steps):
+    """Expected payload throughput in Mbit/s, smooth in the SINR: usable x sum_m step_m Phi((snr_m - required_m) / 2).
+
+    `usable` is the share of time the channel is both idle and available (0..1); `steps` (12, ...) comes from
+    `goodput_steps` and broadcasts against the other arrays after its first axis.
+    """
+    total = np.zeros(np.broadcast_shapes(np.shape(sinr_db), np.shape(head_db), steps.shape[1:]))
+    for back_off in np.unique(BACK_OFF_DB):
+        snr_db = effective_snr_db(sinr_db, head_db, back_off)
+        for m in np.flatnonzero(back_off == BACK_OFF_DB):
+            total += steps[m] * normal_cdf((snr_db - REQUIRED_SNR_DB[m]) / SNR_SPREAD_DB)
+    return total * usable
+
+
+def best_mcs(sinr_db, head_db, goodput):
+    """Highest existing MCS whose required SNR is met, 0 when none is. `goodput` (12, ...) marks the existing ones."""
+    best = np.zeros(np.shape(sinr_db), int)
+    for m in range(1, N_MCS):
+        met = effective_snr_db(sinr_db, head_db, BACK_OFF_DB[m]) >= REQUIRED_SNR_DB[m]
+        best = np.where(met & (goodput[m] > 0), m, best)
+    return best

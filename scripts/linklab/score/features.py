@@ -1,0 +1,124 @@
+"""Tables for the boosted trees: one line a row (any CSV), or one line a candidate (rows that bring their choices)."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import json
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+MAX_CATEGORIES = 200  # scikit-learn's trees take 255; rarer texts become one "other"
+MAX_POSITIONS = 32  # of a free list
+MAX_KEYS = 64  # of a list aligned with another: one feature for each value of that other, e.g. each channel
+
+
+def read_cell(text: str) -> float:
+    """Return a number cell, NaN where it is empty or no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def read_list(text: str) -> list:
+    """Return a list cell; an empty one for an empty cell."""
+    return json.loads(text) if text else []
+
+
+class FlatFeatures:
+    """Every visible column of a row as numbers. What a text or a list position means is learnt from the training rows.
+
+    Numbers stay numbers; texts become categories; a list aligned with another becomes one feature for each value of that
+    other (the noise *on 5180*, NaN where 5180 is not offered); any other list becomes its first positions.
+    """
+
+    def __init__(self, examples: Sequence, schema, seed: int = 0) -> None:
+        self.columns = schema.by_role("input")
+        bases = {column.aligned_with for column in self.columns if column.aligned_with}
+        self.codes: dict[str, dict] = {}
+        for column in self.columns:
+            cells = [example.row[column.name] for example in examples]
+            if column.kind == "str":
+                self.codes[column.name] = _most_common(cells, MAX_CATEGORIES)
+            elif column.name in bases:
+                self.codes[column.name] = _most_common(itertools.chain(*map(read_list, cells)), MAX_KEYS)
+            elif column.kind == "list_str":
+                self.codes[column.name] = _most_common(itertools.chain(*map(read_list, cells)), MAX_CATEGORIES)
+        self.bases = bases
+        self.widths = {column.name: self._width(column, examples) for column in self.columns}
+        self.categorical = np.array([c.kind == "str" for c in self.columns for _ in range(self.widths[c.name])], bool)
+
+    def _width(self, column, examples: Sequence) -> int:
+        if not column.kind.startswith("list_"):
+            return 1
+        if column.aligned_with or column.name in self.bases:
+            return len(self.codes[column.aligned_with or column.name])
+        return min(MAX_POSITIONS, max((len(read_list(example.row[column.name])) for example in examples), default=0))
+
+    def table(self, examples: Sequence) -> np.ndarray:
+        """Return (rows, features)."""
+        parts = [self._column(column, examples) for column in self.columns]
+        return np.concatenate(parts, axis=1) if parts else np.zeros((len(examples), 0))
+
+    def _column(self, column, examples: Sequence) -> np.ndarray:
+        cells = [example.row[column.name] for example in examples]
+        codes = self.codes.get(column.aligned_with or column.name, {})
+        if column.kind == "str":
+            return np.array([[codes.get(cell, math.nan)] for cell in cells], dtype=float)
+        if not column.kind.startswith("list_"):
+            return np.array([[read_cell(cell)] for cell in cells], dtype=float)
+        values = np.full((len(cells), self.widths[column.name]), math.nan)
+        for i, cell in enumerate(cells):
+            items = read_list(cell)
+            if column.name in self.bases:
+                places = [(codes[item], 1.0) for item in items if item in codes]
+            elif column.aligned_with:
+                keys = read_list(examples[i].row[column.aligned_with])
+                places = [(codes[key], item) for key, item in zip(keys, items, strict=True) if key in codes]
+            else:
+                places = [(at, codes.get(item, item)) for at, item in enumerate(items[: values.shape[1]])]
+            for at, item in places:
+                values[i, at] = item if isinstance(item, int | float) else math.nan
+        return values
+
+
+def _most_common(items, limit: int) -> dict:
+    """Return the code of each of the `limit` most frequent items, in a fixed order."""
+    counts = collections.Counter(items)
+    kept = sorted(counts, key=lambda item: (-counts[item], str(item)))[:limit]
+    return {item: code for code, item in enumerate(sorted(kept, key=str))}
+
+
+def candidate_table(examples: Sequence, schema, target: str, flat: FlatFeatures) -> tuple[np.ndarray, np.ndarray]:
+    """Return (candidates, features) and the row number of each candidate, rows and candidates in their order.
+
+    A candidate has its own number, its value in each list aligned with the choices, every difference of two of those
+    (RSSI minus noise is the SNR), each value's rank and distance from the row's largest and smallest, and the row's
+    number and text columns.
+    """
+    base = schema[target].choices_from
+    aligned = [column for column in schema.by_role("input") if column.aligned_with == base]
+    tables, owners = [], []
+    shared = _row_columns(examples, flat)
+    for i, example in enumerate(examples):
+        own = np.array([[read_cell(text) for text in example.choices[target]]], dtype=float)
+        lists = np.array([read_list(example.row[column.name]) for column in aligned], dtype=float)
+        pairs = [lists[a] - lists[b] for a, b in itertools.combinations(range(len(aligned)), 2)]
+        values = np.vstack([lists, *pairs]) if len(aligned) else np.zeros((0, own.shape[1]))
+        ranks = (values[:, None, :] > values[:, :, None]).sum(axis=2)  # how many candidates of the row have more
+        relative = [values, ranks, values.max(axis=1, keepdims=True) - values, values - values.min(axis=1, keepdims=True)]
+        size = np.full_like(own, own.shape[1])
+        features = np.vstack([own, size, *relative]).T
+        tables.append(np.hstack([features, np.repeat(shared[i : i + 1], len(features), axis=0)]))
+        owners.append(np.full(len(features), i))
+    return np.concatenate(tables), np.concatenate(owners)
+
+
+def _row_columns(examples: Sequence, flat: FlatFeatures) -> np.ndarray:
+    """Return the number and text columns of each row (lists left out)."""
+    scalars = [column for column in flat.columns if not column.kind.startswith("list_")]
+    parts = [flat._column(column, examples) for column in scalars]
+    return np.concatenate(parts, axis=1) if parts else np.zeros((len(examples), 0))

@@ -1,0 +1,146 @@
+"""predictions.jsonl: one answer a row, no truth inside; what cannot be matched to the rows asked is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+from linklab import files
+from linklab.cli import UserError
+
+FILE = "predictions.jsonl"
+_KEYS = {"id", "raw_text", "answer", "error", "choices"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """One predictor's answer to one row.
+
+    `answer` maps a target to its text, or None where no answer could be read. `choices` ranks a class target's legal
+    answers, best first, each with its natural-log probability, or None where the predictor ranks without probabilities.
+    """
+
+    id: str
+    raw_text: str = ""
+    answer: dict[str, str | None] | None = None
+    error: str | None = None
+    choices: dict[str, list[tuple[str, float | None]]] = dataclasses.field(default_factory=dict)
+
+
+def read_predictions(path: str | Path, expected_ids: Iterable[str]) -> dict[str, Prediction]:
+    """Read predictions, in the order of `expected_ids`.
+
+    Raises UserError naming file and line for bad JSON, a wrong shape, a doubled or unknown id, and naming the first
+    missing id and their count: a predictor cannot leave out the rows it finds hard.
+    """
+    path = files.require_file(path)
+    expected = list(expected_ids)
+    known = set(expected)
+    found: dict[str, tuple[Prediction, int]] = {}
+    with open(path, encoding="utf-8") as handle:
+        for number, line in enumerate(handle, start=1):
+            try:
+                prediction = parse_prediction(line)
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: {error}") from error
+            if prediction.id in found:
+                raise UserError(f"{path}:{number}: id '{prediction.id}' was on line {found[prediction.id][1]} already")
+            if prediction.id not in known:
+                raise UserError(
+                    f"{path}:{number}: id '{prediction.id}' is not among the {len(expected)} rows to score; "
+                    f"same data, --split and --max-rows as when the predictions were made?"
+                )
+            found[prediction.id] = (prediction, number)
+    missing = [name for name in expected if name not in found]
+    if missing:
+        raise UserError(
+            f"{path}: no prediction for id '{missing[0]}' ({len(missing)} of {len(expected)} rows are missing); "
+            f"write a line with \"answer\": null where there is none"
+        )
+    return {name: found[name][0] for name in expected}
+
+
+def parse_prediction(line: str) -> Prediction:
+    """Return one line's prediction; ValueError says what is wrong with it."""
+    try:
+        value = json.loads(line, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON at column {error.colno} ({error.msg})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"a JSON object is expected, found {type(value).__name__}")
+    strange = sorted(value.keys() - _KEYS)
+    if strange:
+        raise ValueError(f"unknown key '{strange[0]}'; a prediction has {', '.join(sorted(_KEYS))}")
+    if not isinstance(value.get("id"), str) or not value["id"]:
+        raise ValueError("'id' must be a text")
+    answer, choices = value.get("answer"), value.get("choices") or {}
+    if answer is not None and not (
+        isinstance(answer, dict) and all(text is None or isinstance(text, str) for text in answer.values())
+    ):
+        raise ValueError("'answer' must be null or map each target to a text or null (numbers are texts: \"594\")")
+    if not isinstance(choices, dict):
+        raise ValueError("'choices' must map a target to [[text, log-probability], …]")
+    return Prediction(
+        id=value["id"],
+        raw_text=_text_or_none(value, "raw_text") or "",
+        answer=answer,
+        error=_text_or_none(value, "error"),
+        choices={target: _parse_ranking(target, ranking) for target, ranking in choices.items()},
+    )
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _text_or_none(value: dict, key: str) -> str | None:
+    text = value.get(key)
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"'{key}' must be a text or null")
+    return text
+
+
+def _parse_ranking(target: str, ranking: object) -> list[tuple[str, float | None]]:
+    """Check one target's ranking: distinct texts, log-probabilities at most 0, best first."""
+    where = f"choices of '{target}'"
+    if not isinstance(ranking, list):
+        raise ValueError(f"{where} must be [[text, log-probability], …]")
+    pairs: list[tuple[str, float | None]] = []
+    for pair in ranking:
+        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
+            raise ValueError(f"{where}: {json.dumps(pair)} is not [text, log-probability]")
+        text, score = pair
+        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+            raise ValueError(f"{where}: log-probability {json.dumps(score)} is neither a number nor null")
+        pairs.append((text, None if score is None else float(score)))
+    texts = [text for text, _ in pairs]
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"{where}: a text is ranked twice")
+    scores = [score for _, score in pairs if score is not None]
+    if scores and len(scores) < len(pairs):
+        raise ValueError(f"{where}: some have a log-probability and some have null")
+    if any(not math.isfinite(score) or score > 1e-6 for score in scores):
+        raise ValueError(f"{where}: a natural-log probability must be finite and at most 0")
+    if any(later > earlier + 1e-9 for earlier, later in zip(scores, scores[1:], strict=False)):
+        raise ValueError(f"{where}: must be ranked best first")
+    if sum(math.exp(score) for score in scores) > 1.001:
+        raise ValueError(f"{where}: the probabilities sum to more than 1")
+    return pairs
+
+
+def write_predictions(path: str | Path, predictions: Iterable[Prediction], force: bool = False) -> int:
+    """Write predictions as JSONL, atomically; return their number."""
+    rows = 0
+    with files.atomic_write(path, force=force) as handle:
+        for prediction in predictions:
+            value = dataclasses.asdict(prediction)
+            value["choices"] = {
+                target: [[text, score if score is None else round(score, 6)] for text, score in ranking]
+                for target, ranking in prediction.choices.items()
+            }
+            handle.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
+            rows += 1
+    return rows
