@@ -86,6 +86,13 @@ def test_damage_stops_a_strict_pass_and_is_stepped_over_by_a_tolerant_one(tmp_pa
     assert (column.kind, column.nullable) == ("int", False)
 
 
+def test_a_few_decimals_do_not_turn_integers_into_numbers_with_a_point(tmp_path):
+    cells = [str(i % 3) for i in range(99)] + ["3.0"]
+    column = infer_schema(write(tmp_path, cells), ["v"], tolerance=0.02)["v"]
+    assert (column.kind, column.class_target, column.choices) == ("int", True, ("0", "1", "2"))
+    assert infer_schema(write(tmp_path, cells), ["v"])["v"].kind == "float"
+
+
 def test_a_rare_slip_of_case_or_space_is_no_word_of_its_own(tmp_path):
     path = write(tmp_path, ["urban"] * 60 + ["rural"] * 60 + ["Urban", "rural ", "hilly"])
     assert infer_schema(path, ["v"], tolerance=0.02)["v"].choices == ("hilly", "rural", "urban")

@@ -106,7 +106,10 @@ class _Cells:
         for kind in (self.likely, *_ALL_ARE):
             if kind != "str" and _ALL_ARE[kind].fullmatch(joined):
                 self.likely = kind
-                self.kinds[kind] += len(filled)
+                whole = kind.replace("float", "int")  # a few 3.0 among integers must not count for all of them
+                n_whole = 0 if whole == kind else sum(map(bool, map(_CELL_IS[whole].fullmatch, filled)))
+                self.kinds[whole] += n_whole
+                self.kinds[kind] += len(filled) - n_whole
                 return
         self.kinds.update(map(_kind_of, filled))
         self.likely = self.kinds.most_common(1)[0][0] if self.kinds else "int"

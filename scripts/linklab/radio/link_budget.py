@@ -92,9 +92,9 @@ def interference(link, level_of_link, channel, sub_power_a_dbm, sub_power_b_dbm,
     entry = ragged_positions(_START[channel, level], count)
     cell = np.repeat(link * N_SUBCHANNELS, count) + _POSITION[entry]
     defers = np.repeat(sub_power_a_dbm > CARRIER_SENSE_DBM, count) & _OVERLAPS[entry]
-    mean_mw = np.repeat(duty * to_mw(sub_power_b_dbm), count) * _POWER[entry]
-    busy_log = np.repeat(np.log1p(-np.minimum(duty, 1 - 1e-9)), count)
+    mean_mw = np.repeat(duty * to_mw(sub_power_b_dbm), count) * (_POWER[entry] * ~defers)
+    busy_log = np.repeat(np.log1p(-np.minimum(duty, 1 - 1e-9)), count) * defers
     size = len(level_of_link) * N_SUBCHANNELS
-    power_mw = np.bincount(cell[~defers], mean_mw[~defers], size)
-    idle = np.exp(np.bincount(cell[defers], busy_log[defers], size))
+    power_mw = np.bincount(cell, mean_mw, size)
+    idle = np.exp(np.bincount(cell, busy_log, size))
     return power_mw.reshape(-1, N_SUBCHANNELS), idle.reshape(-1, N_SUBCHANNELS)

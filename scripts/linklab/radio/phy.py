@@ -68,11 +68,11 @@ def goodput_steps(goodput):
 
 def normal_cdf(x):
     """Standard normal distribution function, absolute error below 1e-7 (Abramowitz & Stegun 7.1.26)."""
-    z = np.abs(x) * np.sqrt(0.5)
-    t = 1.0 / (1.0 + 0.3275911 * z)
+    x = np.asarray(x, float)
+    t = 1.0 / (1.0 + (0.3275911 * np.sqrt(0.5)) * np.abs(x))
     poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-    tail = 0.5 * poly * np.exp(-z * z)
-    return np.where(np.asarray(x) > 0, 1.0 - tail, tail)
+    tail = 0.5 * poly * np.exp(-0.5 * x * x)
+    return 0.5 + np.copysign(0.5 - tail, x)
 
 
 def effective_snr_db(sinr_db, head_db, back_off_db):

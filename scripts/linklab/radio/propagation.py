@@ -68,7 +68,7 @@ def _p838_fit(lg_f, table):
 def rain_coefficients(frequency_ghz, tilt_deg=45.0, elevation_deg=0.0):
     """k and alpha of gamma = k R^alpha, ITU-R P.838-3 eqs. 2-5, 1-1000 GHz.
 
-    `tilt_deg`: 0 horizontal, 90 vertical, 45 slant or circular (dual-polarised links). 5.2 GHz, 0 -> 2.72362e-4, 1.681530
+    `tilt_deg`: 0 horizontal, 90 vertical, 45 both at once (dual-polarised links). 5.2 GHz, 0 -> 2.72362e-4, 1.681530
     """
     lg_f = np.log10(frequency_ghz)
     k_h, k_v = 10 ** _p838_fit(lg_f, _KH), 10 ** _p838_fit(lg_f, _KV)
@@ -84,12 +84,13 @@ def rain_specific_db_km(rain_mm_h, frequency_ghz, tilt_deg=45.0):
     return k * np.power(rain_mm_h, alpha)
 
 
-def rain_loss_db(distance_km, rain_mm_h, frequency_ghz, tilt_deg=45.0):
+def rain_loss_db(distance_km, rain_mm_h, frequency_ghz, tilt_deg=45.0, coefficients=None):
     """Attenuation in dB of rain over a whole path, ITU-R P.530-17 eqs. 32-33: gamma d r, r at most 2.5.
 
     Defined for the rain rate exceeded .01 % of the time, 1-100 GHz, paths to 60 km; used here with the present rate.
+    Drizzle on long paths makes eq. 32 negative; its limit of 2.5 holds there too. `coefficients`: (k, alpha) where the caller has them already.
     """
-    k, alpha = rain_coefficients(frequency_ghz, tilt_deg)
+    k, alpha = rain_coefficients(frequency_ghz, tilt_deg) if coefficients is None else coefficients
     rain = np.asarray(rain_mm_h, float)
     inverse_r = 0.477 * np.power(distance_km, 0.633) * np.power(rain, 0.073 * alpha) * np.power(frequency_ghz, 0.123)
     inverse_r = inverse_r - 10.579 * (1 - np.exp(-0.024 * distance_km))
@@ -102,12 +103,15 @@ def fresnel_radius_m(d1_km, d2_km, frequency_ghz):
 
 
 def knife_edge_nu(obstacle_above_line_m, first_fresnel_radius_m):
-    """Diffraction parameter nu = sqrt(2) h / F1 (negative: the obstacle stays below the line), ITU-R P.526-15 eq. 26."""
+    """Diffraction parameter nu = sqrt(2) h / F1, negative for an obstacle below the line, ITU-R P.526-15 eq. 26."""
     return np.sqrt(2) * obstacle_above_line_m / first_fresnel_radius_m
 
 
 def knife_edge_loss_db(nu):
-    """Single knife-edge diffraction loss in dB, ITU-R P.526-15 eq. 31 (within .1 dB of the Fresnel integral); 0 to nu = -.78."""
+    """Single knife-edge diffraction loss in dB, ITU-R P.526-15 eq. 31; 0 up to nu = -.78.
+
+    Within .13 dB of the Fresnel integral from there on.
+    """
     v = np.maximum(nu, -0.78) - 0.1
     return np.where(np.asarray(nu) > -0.78, 6.9 + 20 * np.log10(np.sqrt(v * v + 1) + v), 0.0)
 

@@ -14,12 +14,14 @@ from linklab import files
 from linklab.cli import UserError
 from linklab.score import intervals
 from linklab.score.metrics import METRICS_FILE, ROLES, ROWS_FILE, higher_is_better
+from linklab.score.predictions import FILE as PREDICTIONS_FILE
 
 TESTED = ("accuracy", "regret", "mae")  # the metrics a p-value is given for; more tests would cost each one power
 ALPHA = 0.05
+FILES = (METRICS_FILE, ROWS_FILE, PREDICTIONS_FILE)  # what a run folder must hold
 COMPARISON_COLUMNS = [
     "run", "role", "metric", "unit", "value", "low", "high", "n", "reference", "difference", "difference_low",
-    "difference_high", "test", "p", "p_holm", "smallest_detectable", "verdict",
+    "difference_high", "test", "p", "p_holm", "p_mcnemar", "smallest_detectable", "verdict",
 ]  # fmt: skip
 _NOT_METRICS = ("true", "answer", "confidence")
 
@@ -56,8 +58,9 @@ def read_runs(paths: Iterable[str | Path]) -> list[Run]:
     runs: list[Run] = []
     for path in map(Path, paths):
         if not path.is_dir():
-            raise UserError(f"{path}: no such folder; name one that holds {METRICS_FILE}, or one that holds such folders")
-        folders = [path] if (path / METRICS_FILE).exists() else sorted(p.parent for p in path.glob(f"*/{METRICS_FILE}"))
+            raise UserError(f"{path}: no such folder; name one that holds {METRICS_FILE}, or that holds such folders")
+        inside = sorted(found.parent for found in path.glob(f"*/{METRICS_FILE}"))
+        folders = [path] if (path / METRICS_FILE).exists() else inside
         if not folders:
             raise UserError(f"{path}: holds no {METRICS_FILE}, nor does a folder in it")
         runs += [read_run(folder) for folder in folders]
@@ -151,6 +154,18 @@ def first_of_role(runs: Sequence[Run], role: str) -> Run | None:
     return next((run for run in runs if run.role == role), None)
 
 
+def choose_reference(runs: Sequence[Run], metric: str, name: str | None, candidate: Run | None) -> Run:
+    """Return the run of that name; without one, the best baseline, else the best of the other runs."""
+    if name:
+        chosen = find_run(runs, name)
+    else:
+        others = [run for run in runs if run is not candidate] or list(runs)
+        chosen = best_run(others, metric, "baseline") or best_run(others, metric) or others[0]
+    if not chosen.entry(metric):
+        raise UserError(f"run '{chosen.name}' has no '{metric}'; choose another --reference")
+    return chosen
+
+
 @dataclasses.dataclass
 class Difference:
     """Run minus reference in one metric over the same rows. `p_holm` is `p` adjusted over the whole family of tests."""
@@ -166,7 +181,8 @@ class Difference:
     p: float | None = None
     p_holm: float | None = None
     detectable: float = math.nan
-    discordant: tuple[int, int] | None = None  # rows only the run, only the reference, got right
+    discordant: tuple[int, int] | None = None  # accuracy: rows only the run, only the reference, got right
+    p_mcnemar: float | None = None  # accuracy: McNemar's exact test, whichever test `p` is of
 
     @property
     def verdict(self) -> str:
@@ -215,9 +231,10 @@ def _test(result: Difference, values: np.ndarray, clusters: np.ndarray, seed: in
     result.detectable = intervals.smallest_detectable_difference(values, clusters)
     if result.metric.endswith("/accuracy"):
         result.discordant = int((values > 0).sum()), int((values < 0).sum())
+        result.p_mcnemar = intervals.mcnemar_p(*result.discordant)
     if result.discordant and clusters.max() + 1 == len(clusters):
-        result.test, result.p = "McNemar", intervals.mcnemar_p(*result.discordant)
-    else:  # McNemar's test would count the dependent rows of a group as if they were independent
+        result.test, result.p = "McNemar", result.p_mcnemar
+    else:  # McNemar's test counts the dependent rows of a group as if they were independent
         result.test, result.p = "sign flip", intervals.sign_flip_p(values, clusters, seed=seed)
 
 
@@ -246,10 +263,11 @@ def write_comparison(path: Path, runs: Sequence[Run], differences: Sequence[Diff
                 cells = [entry["value"], entry["low"], entry["high"]]
                 row = [run.name, run.role, metric, entry["unit"], *map(_cell, cells), entry["n"]]
                 if result is None:
-                    row += [""] * 9
+                    row += [""] * 10
                 else:
                     row += [result.reference, *map(_cell, (result.difference, result.low, result.high)), result.test]
-                    row += [_cell(result.p), _cell(result.p_holm), _cell(result.detectable), result.verdict]
+                    row += [_cell(result.p), _cell(result.p_holm), _cell(result.p_mcnemar)]
+                    row += [_cell(result.detectable), result.verdict]
                 writer.writerow(row)
                 lines += 1
     return lines

@@ -31,11 +31,11 @@ def read_list(text: str) -> list:
 class FlatFeatures:
     """Every visible column of a row as numbers. What a text or a list position means is learnt from the training rows.
 
-    Numbers stay numbers; texts become categories; a list aligned with another becomes one feature for each value of that
-    other (the noise *on 5180*, NaN where 5180 is not offered); any other list becomes its first positions.
+    Numbers stay numbers; texts become categories; a list aligned with another becomes one feature for each value of
+    that other (the noise *on 5180*, NaN where 5180 is not offered); any other list becomes its first positions.
     """
 
-    def __init__(self, examples: Sequence, schema, seed: int = 0) -> None:
+    def __init__(self, examples: Sequence, schema) -> None:
         self.columns = schema.by_role("input")
         bases = {column.aligned_with for column in self.columns if column.aligned_with}
         self.codes: dict[str, dict] = {}
@@ -109,7 +109,8 @@ def candidate_table(examples: Sequence, schema, target: str, flat: FlatFeatures)
         pairs = [lists[a] - lists[b] for a, b in itertools.combinations(range(len(aligned)), 2)]
         values = np.vstack([lists, *pairs]) if len(aligned) else np.zeros((0, own.shape[1]))
         ranks = (values[:, None, :] > values[:, :, None]).sum(axis=2)  # how many candidates of the row have more
-        relative = [values, ranks, values.max(axis=1, keepdims=True) - values, values - values.min(axis=1, keepdims=True)]
+        most, least = values.max(axis=1, keepdims=True), values.min(axis=1, keepdims=True)
+        relative = [values, ranks, most - values, values - least]
         size = np.full_like(own, own.shape[1])
         features = np.vstack([own, size, *relative]).T
         tables.append(np.hstack([features, np.repeat(shared[i : i + 1], len(features), axis=0)]))

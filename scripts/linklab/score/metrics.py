@@ -14,7 +14,7 @@ from linklab.cli import UserError
 from linklab.score import intervals
 from linklab.score.predictions import FILE as PREDICTIONS_FILE
 from linklab.score.predictions import Prediction, write_predictions
-from linklab.score.rows import INVALID, TOP_K, JudgedRows, group_of, hash_rows, judge_class, judge_number
+from linklab.score.rows import INVALID, TOP_K, JudgedRows, hash_rows, judge_class, judge_number
 
 ROLES = ("tuned", "base", "baseline", "formula", "ceiling")
 METRICS_FILE, ROWS_FILE, SAMPLES_FILE = "metrics.json", "row_scores.csv", "samples.json"
@@ -63,7 +63,7 @@ def score(
     """
     assert role in ROLES, role
     judged = judge(examples, predictions, task, targets, top_k)
-    clusters = intervals.number_clusters([group_of(example, task) for example in examples])
+    clusters = intervals.number_clusters([example.group for example in examples])
     invalid = np.any([rows.columns["invalid_share"] > 0 for rows in judged], axis=0)
     metrics = {}
     for rows in judged:
@@ -260,7 +260,7 @@ def write_run(
     result = score(examples, predictions, task, **options)
     judged = judge(examples, predictions, task, result["targets"], options.get("top_k", TOP_K))
     write_predictions(folder / PREDICTIONS_FILE, (predictions[example.id] for example in examples), force=force)
-    _write_row_scores(folder / ROWS_FILE, examples, judged, task, force)
+    _write_row_scores(folder / ROWS_FILE, examples, judged, force)
     for rows in judged:
         if rows.kind == "class":
             _write_csv(folder / f"per_class_{rows.target}.csv", per_class(rows), force)
@@ -271,8 +271,8 @@ def write_run(
     return result
 
 
-def _write_row_scores(path: Path, examples: Sequence, judged: Sequence[JudgedRows], task, force: bool) -> None:
-    table = [{"id": example.id, "group": group_of(example, task)} for example in examples]
+def _write_row_scores(path: Path, examples: Sequence, judged: Sequence[JudgedRows], force: bool) -> None:
+    table = [{"id": example.id, "group": example.group} for example in examples]
     for rows in judged:
         columns = {"true": rows.truth, "answer": ["" if _is_missing(answer) else answer for answer in rows.answers]}
         if rows.confidences is not None:

@@ -40,10 +40,12 @@ def read_predictions(path: str | Path, expected_ids: Iterable[str]) -> dict[str,
     expected = list(expected_ids)
     known = set(expected)
     found: dict[str, tuple[Prediction, int]] = {}
-    with open(path, encoding="utf-8") as handle:
+    with open(path, "rb") as handle:  # bytes, so that a line that is not UTF-8 still has its number
         for number, line in enumerate(handle, start=1):
             try:
-                prediction = parse_prediction(line)
+                prediction = parse_prediction(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start}") from error
             except ValueError as error:
                 raise UserError(f"{path}:{number}: {error}") from error
             if prediction.id in found:

@@ -118,16 +118,6 @@ def judge_number(examples: Sequence, predictions: Mapping[str, Prediction], targ
     return JudgedRows(name, "number", target.unit, truth.tolist(), answers.tolist(), columns)
 
 
-def group_of(example, task) -> str:
-    """Return what makes rows dependent: the group column's text, or the row's own id where there is none."""
-    group = getattr(example, "group", None)
-    if group:
-        return group
-    columns = [column.name for column in task.schema.by_role("group")] if getattr(task, "schema", None) else []
-    cells = [example.row[name] for name in columns if name in (example.row or {})]
-    return "/".join(cells) or example.id
-
-
 def hash_rows(examples: Sequence) -> dict[str, str]:
     """Return what must agree before two runs are compared: hashes of ids, of prompts and of labels, in id order."""
     ordered = sorted(examples, key=lambda example: example.id)

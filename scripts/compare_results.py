@@ -1,0 +1,104 @@
+"""Compare models and baselines on the very same rows, and write the report of an experiment.
+
+reads run folders (metrics.json, row_scores.csv, predictions.jsonl) -> OUT_DIR/comparison.csv, comparison.md,
+report.md, report.html, plots/, manifest.json
+
+    python scripts/compare_results.py runs/demo/baselines runs/demo/tuned runs/demo/base --out-dir runs/demo/report
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from linklab import cli, files
+
+EXIT_NOT_BETTER = 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = cli.make_parser(__doc__)
+    group = parser.add_argument_group("Input")
+    group.add_argument("runs", nargs="+", metavar="RUN", help="folder with metrics.json, or a folder of such folders")
+    group.add_argument("--stage", action="append", default=[], metavar="DIR",
+                       help="folder (or manifest) of an earlier stage, for the report's commands, data card and "
+                       "loss curve; once each, in the order they ran")
+    group = parser.add_argument_group("Comparison")
+    group.add_argument("--reference", metavar="NAME", help="run to compare with (unset: the best baseline)")
+    group.add_argument("--candidate", metavar="NAME", help="run the verdict is about (unset: the first tuned model)")
+    group.add_argument("--require-better-than", metavar="NAME",
+                       help="exit 1 unless the candidate beats this run in the first metric of the table, with p "
+                       "below 0.05 in one paired test")
+    group.add_argument("--allow-different-prompts", action="store_true",
+                       help="compare runs whose prompts differ, on the same rows and labels")
+    group = parser.add_argument_group("Output")
+    group.add_argument("--out-dir", type=Path, required=True, help="folder to write")
+    group.add_argument("--title", default="Which model, and is it better?", help="heading of the report")
+    group.add_argument("--force", action="store_true", help="replace an earlier comparison in --out-dir")
+    group = parser.add_argument_group("Reproducibility")
+    group.add_argument("--seed", type=int, default=0, help="seed of the bootstrap and of the sign-flip tests")
+    return parser  # fmt: skip
+
+
+def read_stages(names: list[str], runs: list, argv: list[str]) -> tuple[list[dict], list[Path]]:
+    """Return the manifests of the stages, of the runs not among them and of this command, and the manifests' paths."""
+    paths = [Path(name) / files.MANIFEST if Path(name).is_dir() else Path(name) for name in names]
+    for run in runs:  # a run's own manifest, or that of the folder of runs it belongs to
+        paths += [path for path in (run.folder / files.MANIFEST, run.folder.parent / files.MANIFEST) if path.exists()
+                  and any((path.parent / e["path"]).is_relative_to(run.folder)
+                          for e in files.read_manifest(path)["outputs"])][:1]  # fmt: skip
+    paths = list({path.resolve(): path for path in paths}.values())
+    own = {"script": Path(__file__).name, "argv": argv, "outputs": []}
+    return [*map(files.read_manifest, paths), own], paths
+
+
+def run(args: argparse.Namespace) -> int | None:
+    """Read, check, compare, write, and say who wins."""
+    from linklab.score import compare, report, tables
+
+    files.check_out_dir(args.out_dir, force=args.force)
+    runs = compare.read_runs(args.runs)
+    compare.check_same_rows(runs, allow_different_prompts=args.allow_different_prompts)
+    primary = compare.primary_metric(runs)
+    candidate = compare.find_run(runs, args.candidate) if args.candidate else compare.first_of_role(runs, "tuned")
+    reference = compare.choose_reference(runs, primary, args.reference, candidate)
+    rival = compare.find_run(runs, args.require_better_than) if args.require_better_than else None
+    if rival and candidate is None:
+        raise cli.UserError("--require-better-than needs a tuned model among the runs, or --candidate NAME")
+
+    differences = compare.compare_to(runs, reference, seed=args.seed)
+    stages, manifests = read_stages(args.stage, runs, args.argv)
+    logs = [path.parent / "trainer_log.csv" for path in manifests if (path.parent / "trainer_log.csv").exists()]
+    experiment = tables.Experiment(
+        title=args.title, runs=runs, primary=primary, reference=reference, differences=differences,
+        candidate=candidate, stages=stages, trainer_log=logs[-1] if logs else None,
+    )  # fmt: skip
+    with files.staged_folder(args.out_dir, force=args.force) as folder:
+        lines = compare.write_comparison(folder / "comparison.csv", runs, differences)
+        written = report.write_report(folder, experiment)
+        inputs = {run.folder / name: None for run in runs for name in compare.FILES} | dict.fromkeys(manifests + logs)
+        files.write_manifest(
+            folder, script=__file__, argv=args.argv, seed=args.seed,
+            inputs=inputs, outputs={folder / "comparison.csv": lines} | dict.fromkeys(written),
+        )  # fmt: skip
+
+    verdict = report.write_verdict(experiment)
+    code = None
+    if rival:
+        passed, result = compare.gate(runs, candidate, rival, primary, seed=args.seed)
+        outcome = "passed" if passed else "FAILED"
+        cli.say(f"gate {outcome}: {candidate.name} against {rival.name}, {tables.describe_difference(result)}")
+        code = None if passed else EXIT_NOT_BETTER
+    print(f"report: {args.out_dir / 'report.html'}")
+    print(verdict)
+    return code
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line."""
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

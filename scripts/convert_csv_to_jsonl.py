@@ -1,0 +1,142 @@
+"""Convert a CSV to conversations a language model can be trained on, split without leaks.
+
+links.csv, or any CSV -> train|validation|test JSONL shards, task.json, README.md (data card), manifest.json
+
+    python scripts/convert_csv_to_jsonl.py --csv runs/data/links.csv --out-dir runs/jsonl
+
+Rows are read and written one at a time, so memory does not grow with the file. The folder loads as it is with
+datasets.load_dataset(FOLDER) and trains as it is with TRL's SFTTrainer.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from linklab import cli, files
+
+SHARD_SIZE = 50_000
+
+
+def build_parser():
+    parser = cli.make_parser(__doc__)
+    data = parser.add_argument_group("Input")
+    data.add_argument("--csv", required=True, metavar="FILE", help="the rows to convert")
+    data.add_argument("--target-field", type=cli.comma_list, metavar="COL[,COL]",
+                      help="column(s) the answer holds, in answer order; both link targets for a links.csv")
+    data.add_argument("--prompt-template", metavar="FILE",
+                      help="text with {column} for visible columns; a line with list columns is repeated per element")
+    data.add_argument("--id-field", metavar="COL", help="column that names a row; row-1, row-2, … without one")
+    data.add_argument("--split-by", metavar="COL", help="rows with the same cell here stay on one side; "
+                      "the site for links, the row's content for any other CSV")
+    data.add_argument("--max-rows", type=cli.positive_int, metavar="N", help="convert only the first N rows of the file")
+    output = parser.add_argument_group("Output")
+    output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
+    output.add_argument("--shard-size", type=cli.positive_int, default=SHARD_SIZE, metavar="N", help="rows a shard")
+    output.add_argument("--force", action="store_true", help="replace a folder an earlier run made")
+    again = parser.add_argument_group("Reproducibility")
+    again.add_argument("--split-seed", type=int, default=0, metavar="N", help="another number gives another division")
+    return parser  # fmt: skip
+
+
+def run(args) -> None:
+    from linklab.data import jsonl
+    from linklab.data.examples import iter_examples
+    from linklab.data.splits import SPLITS
+    from linklab.data.task import make_task
+
+    csv_path = files.require_file(args.csv)
+    files.check_out_dir(args.out_dir, force=args.force)
+    task = make_task(csv_path, args.target_field, args.prompt_template, id_field=args.id_field)
+    with files.staged_folder(args.out_dir, force=args.force) as folder:
+        writers = {split: ShardWriter(folder, split, args.shard_size) for split in SPLITS}
+        ids: set[str] = set()
+        copies = 0
+        progress = cli.Progress("convert", args.max_rows or 0)
+        examples = iter_examples(csv_path, task, split_by=args.split_by, seed=args.split_seed)
+        for number, example in enumerate(examples):
+            if number == args.max_rows:
+                break
+            if example.split != "train":  # copies (oversampling) may weigh in training; a scorer wants each row once
+                if example.id in ids:
+                    copies += 1
+                    continue
+                ids.add(example.id)
+            writers[example.split].write(jsonl.to_line(example, task))
+            if progress.total:
+                progress.at(number)
+        rows = {split: writer.rows for split, writer in writers.items()}
+        if not rows["train"]:
+            raise cli.UserError(f"{csv_path}: no row fell into the training split; more rows, or other groups, are needed")
+        names = {split: writer.finish() for split, writer in writers.items()}
+        files.write_json(folder / jsonl.TASK_FILE, task.to_dict())
+        files.write_text(folder / "README.md", write_card(task, names, rows, csv_path))
+        outputs = {folder / name: n for split in SPLITS for name, n in names[split].items()}
+        files.write_manifest(
+            folder, script=__file__, argv=args.argv, seed=args.split_seed,
+            inputs={csv_path: sum(rows.values()) + copies} | ({args.prompt_template: None} if args.prompt_template else {}),
+            outputs=outputs | {folder / jsonl.TASK_FILE: None, folder / "README.md": None},
+            extra={"rows": rows, "copies_left_out": copies},
+        )  # fmt: skip
+    counts = ", ".join(f"{n:,} {split}" for split, n in rows.items())
+    cli.say(f"wrote {args.out_dir}: {counts} rows" + (f"; left out {copies:,} copies outside training" if copies else ""))
+
+
+class ShardWriter:
+    """Writes one split's lines to shards of at most `size` rows; the names, which hold the count, are given at the end."""
+
+    def __init__(self, folder: Path, split: str, size: int) -> None:
+        self.folder, self.split, self.size = folder, split, size
+        self.rows, self._paths, self._handle = 0, [], None
+
+    def write(self, line: str) -> None:
+        """Add one line."""
+        if self.rows % self.size == 0:
+            self.close()
+            self._paths.append(self.folder / f"{self.split}-{len(self._paths):05d}.part")
+            self._handle = open(self._paths[-1], "w", encoding="utf-8", newline="\n")  # noqa: SIM115
+        self._handle.write(line)
+        self.rows += 1
+
+    def close(self) -> None:
+        """Close the open shard, if any."""
+        if self._handle:
+            self._handle.close()
+
+    def finish(self) -> dict[str, int]:
+        """Give the shards their final names and return the rows of each."""
+        from linklab.data.jsonl import shard_name
+
+        self.close()
+        named = {}
+        for i, path in enumerate(self._paths):
+            name = shard_name(self.split, i, len(self._paths))
+            path.rename(self.folder / name)
+            named[name] = min(self.size, self.rows - i * self.size)
+        return named
+
+
+def write_card(task, names: dict[str, dict[str, int]], rows: dict[str, int], csv_path: Path) -> str:
+    """Return the data card. Its `configs` name the data files, so whatever else lies in the folder is not loaded."""
+    lines = ["---", "configs:", "- config_name: default", "  data_files:"]
+    for split, shards in names.items():
+        if shards:  # load_dataset fails on a split without rows
+            lines += [f"  - split: {split}", "    path:", *(f"    - {name}" for name in shards)]
+    targets = ", ".join(f"`{t.name}` ({t.kind}{t.unit and ', ' + t.unit})" for t in task.targets)
+    shown = ", ".join(f"`{name}`" for name in task.template.columns)
+    lines += [
+        "task_categories:", "- text-generation", "---", "", f"# Conversations made from {csv_path.name}", "",
+        f"Each line holds one row: the prompt shows {shown}; the answer holds {targets}.", "",
+        "| split | rows |", "|---|---|", *(f"| {split} | {n:,} |" for split, n in rows.items()), "",
+        "Rows of one group (a site, or equal content where there are no groups) are never on two sides.", "",
+        "Prompt template:", "", "```text", task.template.text, "```", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def main(argv=None) -> int:
+    """Run the script and return its exit code."""
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,169 @@
+"""Score a model, or predictions somebody made, on rows it has never seen.
+
+model (or predictions.jsonl) + CSV or JSONL folder -> predictions.jsonl, metrics.json, row_scores.csv, plots, report.md
+
+    python scripts/evaluate_model.py --model runs/lora/model --data runs/jsonl --out-dir runs/evaluation
+
+A model is held to each row's legal answers, whose probabilities are exact; `--free` lets it write what it likes.
+The same command with `--model embedded` scores the base model before any training.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from linklab import cli, files
+from linklab.cli import UserError, say
+
+
+def build_parser():
+    parser = cli.make_parser(__doc__)
+    data = parser.add_argument_group("Input")
+    judged = data.add_mutually_exclusive_group(required=True)
+    judged.add_argument("--model", metavar="NAME", help="folder finetune wrote, Hub id, `embedded` or `tiny`")
+    judged.add_argument("--predictions", metavar="FILE", help="predictions.jsonl of any origin")
+    source = data.add_mutually_exclusive_group(required=True)
+    source.add_argument("--data", metavar="DIR", help="folder convert_csv_to_jsonl.py wrote")
+    source.add_argument("--csv", metavar="FILE", help="a CSV, divided as convert does")
+    data.add_argument("--target-field", type=cli.comma_list, metavar="COL[,COL]", help="with --csv: the answer's columns")
+    data.add_argument("--prompt-template", metavar="FILE", help="with --csv: text with {column} for visible columns")
+    data.add_argument("--split", choices=("train", "validation", "test"), default="test", help="the rows to score")
+    data.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
+    data.add_argument("--max-rows", type=cli.positive_int, metavar="N",
+                      help="score N rows, the same in every script; all when left out")
+    output = parser.add_argument_group("Output")
+    output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
+    output.add_argument("--name", metavar="TEXT", help="what tables call it; the model's name when left out")
+    output.add_argument("--role", choices=("tuned", "base", "baseline"),
+                        help="tuned, base or baseline (default: tuned for a trained folder, else base)")
+    output.add_argument("--force", action="store_true", help="replace what an earlier run wrote to --out-dir")
+    model = parser.add_argument_group("Model")
+    model.add_argument("--base-model", metavar="NAME", help="the base model of an adapter, when it has moved")
+    model.add_argument("--free", action="store_true", help="free greedy writing; an answer that is not legal is invalid")
+    model.add_argument("--top-k", type=cli.positive_int, default=3, metavar="K", help="k of the top-k accuracy")
+    model.add_argument("--batch-tokens", type=cli.positive_int, default=8192, metavar="N", help="tokens a batch, padded")
+    model.add_argument("--bf16", dest="precision", action="store_const", const="bf16", help="multiply in bfloat16")
+    model.add_argument("--fp32", dest="precision", action="store_const", const="fp32", help="multiply in float32")
+    return parser  # fmt: skip
+
+
+def run(args) -> None:
+    from linklab.score import metrics
+    from linklab.score.predictions import Prediction, read_predictions
+
+    files.check_out_dir(args.out_dir, force=args.force)
+    task, examples = read_rows(args)
+    if args.predictions:
+        predictions = read_predictions(args.predictions, [example.id for example in examples])
+        cost, name, role = {}, args.name or Path(args.predictions).parent.name, args.role or "baseline"
+    else:
+        answers, cost = ask_model(args, task, examples)
+        predictions = {answer["id"]: Prediction(**answer) for answer in answers}
+        name, role = args.name or describe_model(args.model, args.free), args.role or role_of(args.model)
+    with files.staged_folder(args.out_dir, force=args.force) as folder:
+        result = metrics.write_run(
+            folder, examples, predictions, task, model=name, role=role, cost=cost, top_k=args.top_k,
+            description="free greedy writing" if args.free else "held to the legal answers" if args.model else "",
+        )  # fmt: skip
+        draw_plots(folder, examples, predictions, task)
+        files.write_text(folder / "report.md", write_summary(result))
+        inputs = {args.csv: None} if args.csv else {Path(args.data) / files.MANIFEST: None}
+        if args.predictions:
+            inputs[args.predictions] = len(examples)
+        elif Path(args.model).is_dir():
+            inputs[args.model] = None
+        files.write_manifest(
+            folder, script=__file__, argv=args.argv, seed=None, inputs=inputs,
+            outputs={path: None for path in sorted(folder.iterdir())}, extra={"n": result["n"], "cost": cost},
+        )  # fmt: skip
+    shown = "; ".join(f"{key} {entry['value']:.3g}" for key, entry in result["metrics"].items()
+                      if key.split("/")[-1] in ("accuracy", "regret", "mae"))  # fmt: skip
+    say(f"wrote {args.out_dir}: {name} on {len(examples):,} {args.split} rows: {shown}")
+
+
+def read_rows(args):
+    """Return (task, the examples to score)."""
+    from linklab.data import examples, jsonl
+    from linklab.data.task import make_task
+
+    if args.data:
+        if args.target_field or args.prompt_template:
+            raise UserError("--target-field and --prompt-template belong to --csv; a JSONL folder has them in it already")
+        return jsonl.read_task(args.data), jsonl.read_examples(args.data, args.split, args.max_rows)
+    path = files.require_file(args.csv)
+    task = make_task(path, args.target_field, args.prompt_template)
+    return task, examples.read_examples(path, task, args.split, args.max_rows, seed=args.split_seed)
+
+
+def ask_model(args, task, examples) -> tuple[list[dict], dict]:
+    """Return (a prediction of every example, what it cost)."""
+    import torch
+
+    from linklab.model import answering, load
+    from linklab.model.training import count_parameters, peak_memory_mb
+
+    precision = load.choose_precision(args.precision)
+    dtype = torch.bfloat16 if precision.name == "bf16" else torch.float32
+    say(f"loading {args.model}: {precision.name} on {load.device_name()}, {precision.reason}")
+    with load.quiet_transformers():
+        model, tokenizer = load.load_trained(args.model, base_model=args.base_model, dtype=dtype)
+        asker = answering.Asker(model, tokenizer, batch_tokens=args.batch_tokens)
+        started = time.monotonic()
+        progress = cli.Progress("ask", len(examples))
+        ask = answering.answer_freely if args.free else answering.answer_exactly
+        answers = ask(asker, examples, task, progress=progress.at)
+    seconds = time.monotonic() - started
+    return answers, {
+        "seconds": round(seconds, 2), "rows_per_second": round(len(examples) / seconds, 2),
+        "parameters": count_parameters(model)[1], "peak_memory_mb": round(peak_memory_mb(), 1),
+    }  # fmt: skip
+
+
+def role_of(model: str) -> str:
+    """Return "tuned" for a folder finetune wrote, "base" for anything else."""
+    return "tuned" if (Path(model) / "task.json").exists() else "base"
+
+
+def describe_model(model: str, free: bool) -> str:
+    """Return a short name for tables: runs/lora/model -> lora."""
+    path = Path(model)
+    name = (path.parent.name if path.name in ("model", "merged") else path.name) if path.is_dir() else model
+    return f"{name} (free)" if free else name
+
+
+def draw_plots(folder: Path, examples, predictions, task) -> None:
+    """Draw what each target's kind calls for."""
+    from linklab.score import metrics, plots
+
+    for rows in metrics.judge(examples, predictions, task):
+        if rows.kind == "class":
+            plots.write_png(folder / f"confusion_{rows.target}.png", plots.confusion_matrix(rows.truth, rows.answers, rows.target))
+        else:
+            picture = plots.predicted_against_true(rows.truth, rows.answers, rows.unit, rows.target)
+            plots.write_png(folder / f"predicted_{rows.target}.png", picture)
+
+
+def write_summary(result: dict) -> str:
+    """Return the experiment's scores as a markdown table."""
+    n = result["n"]
+    lines = [
+        f"# {result['model']} on the {result['split']} split", "",
+        f"{n['expected']} rows, {n['answered']} answered, {n['invalid']} invalid (they count as wrong).", "",
+        "| metric | value | 95 % interval | unit | better |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for key, entry in result["metrics"].items():
+        low, high = ("–" if entry[end] is None else f"{entry[end]:.4g}" for end in ("low", "high"))
+        value = "–" if entry["value"] is None else f"{entry['value']:.4g}"
+        better = "higher" if entry["higher_is_better"] else "lower"
+        lines.append(f"| {key} | {value} | {low} to {high} | {entry['unit']} | {better} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv=None) -> int:
+    """Run the script and return its exit code."""
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

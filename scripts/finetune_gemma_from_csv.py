@@ -1,0 +1,352 @@
+"""Fine-tune Gemma 3 270M on a CSV or on converted conversations, with the loss on the answer only.
+
+CSV or JSONL folder -> DIR/model (adapter or whole model, tokenizer), metrics.json, trainer_log.csv, loss.png, manifest.json
+
+    python scripts/finetune_gemma_from_csv.py --data runs/jsonl --base-model embedded --out-dir runs/lora
+
+Stop it with Ctrl-C or lose the machine: the same command with `--resume auto` continues from the last whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from pathlib import Path
+
+from linklab import cli, files
+from linklab.cli import UserError, say
+
+OWN = ("checkpoints", "model", "merged", "metrics.json", "trainer_log.csv", "loss.png", "README.md", "run.json",
+       files.MANIFEST)  # fmt: skip
+
+
+def build_parser():
+    parser = cli.make_parser(__doc__)
+    data = parser.add_argument_group("Input")
+    source = data.add_mutually_exclusive_group(required=True)
+    source.add_argument("--csv", metavar="FILE", help="train on a CSV's rows")
+    source.add_argument("--data", metavar="DIR", help="train on a folder convert_csv_to_jsonl.py wrote")
+    data.add_argument("--target-field", type=cli.comma_list, metavar="COL[,COL]",
+                      help="with --csv: column(s) the answer holds; both link targets for a links.csv")
+    data.add_argument("--prompt-template", metavar="FILE", help="with --csv: text with {column} for visible columns")
+    data.add_argument("--max-rows", type=cli.positive_int, metavar="N", help="train on N rows; all when left out")
+    data.add_argument("--eval-rows", type=cli.positive_int, default=100, metavar="N",
+                      help="validation rows the validation loss is taken on")
+    output = parser.add_argument_group("Output")
+    output.add_argument("--out-dir", required=True, metavar="DIR", help="folder for the model and its records")
+    output.add_argument("--resume", nargs="?", const="auto", metavar="auto|DIR",
+                        help="continue from the last whole checkpoint in --out-dir, or from this one; "
+                        "starts afresh when there is none")
+    output.add_argument("--force", action="store_true", help="replace what an earlier run wrote to --out-dir")
+    output.add_argument("--merge", action="store_true", help="also write the adapter merged into its base, to DIR/merged")
+    output.add_argument("--dry-run", action="store_true",
+                        help="build everything, time one step, print the plan, and stop before training")
+    model = parser.add_argument_group("Model")
+    model.add_argument("--base-model", default="google/gemma-3-270m-it", metavar="NAME",
+                       help="Hub id, folder, `embedded` (Gemma 3 270M from a Python package) or `tiny` (for tests)")
+    model.add_argument("--mode", choices=("full", "lora", "qlora"), default="lora", help="what is trained")
+    model.add_argument("--lora-rank", type=cli.positive_int, default=16, metavar="N", help="rank of the adapters")
+    model.add_argument("--lora-alpha", type=cli.positive_int, default=32, metavar="N",
+                       help="scale of the adapters; twice the rank is usual")
+    model.add_argument("--lora-dropout", type=float, default=0.0, metavar="P", help="dropout in the adapters, 0..1")
+    model.add_argument("--lora-targets", default="all-linear", metavar="NAME[,NAME]", help="layers that get adapters")
+    train = parser.add_argument_group("Training")
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=cli.positive_float, default=1.0, metavar="X", help="passes over the rows")
+    length.add_argument("--max-steps", type=cli.positive_int, metavar="N", help="optimizer steps, instead of --epochs")
+    train.add_argument("--per-device-batch-size", type=cli.positive_int, default=8, metavar="N",
+                       help="rows a device takes at once")
+    train.add_argument("--gradient-accumulation-steps", type=cli.positive_int, default=1, metavar="N",
+                       help="batches an optimizer step")
+    train.add_argument("--learning-rate", type=cli.positive_float, metavar="X",
+                       help="peak learning rate (default: 5e-4 for lora and qlora, 5e-5 for full)")
+    train.add_argument("--lr-schedule", choices=("cosine", "linear", "constant_with_warmup"), default="cosine",
+                       help="how the learning rate falls")
+    train.add_argument("--warmup-fraction", type=float, default=0.05, metavar="P",
+                       help="share of the steps over which it rises first")
+    train.add_argument("--weight-decay", type=float, default=0.0, metavar="X", help="AdamW weight decay")
+    train.add_argument("--max-length", type=cli.positive_int, default=512, metavar="N",
+                       help="most tokens a row may have; a longer one is an error, for a cut answer teaches nonsense")
+    precision = train.add_mutually_exclusive_group()
+    precision.add_argument("--bf16", dest="precision", action="store_const", const="bf16", help="multiply in bfloat16")
+    precision.add_argument("--fp32", dest="precision", action="store_const", const="fp32", help="multiply in float32")
+    precision.add_argument("--fp16", dest="precision", action="store_const", const="fp16",
+                           help="multiply in float16, in which Gemma 3 overflows; chosen only on demand")
+    train.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
+    train.add_argument("--eval-steps", type=cli.positive_int, metavar="N",
+                       help="steps between validation losses (default: the save steps)")
+    train.add_argument("--save-steps", type=cli.positive_int, metavar="N",
+                       help="steps between checkpoints (default: a tenth of the run)")
+    train.add_argument("--save-total-limit", type=cli.positive_int, default=2, metavar="N",
+                       help="checkpoints kept; never fewer than 2, so that one is always whole")
+    train.add_argument("--patience", type=int, default=0, metavar="N",
+                       help="stop after N validation losses without a better one; 0: never")
+    train.add_argument("--report-to", choices=("tensorboard", "none"), default="none", help="also log to TensorBoard")
+    again = parser.add_argument_group("Reproducibility")
+    again.add_argument("--seed", type=int, default=0, metavar="N", help="seeds adapters and row order")
+    again.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
+    return parser  # fmt: skip
+
+
+def run(args) -> int:
+    folder = Path(args.out_dir)
+    if (folder / files.MANIFEST).exists() and args.resume == "auto" and not args.force:
+        reason = files.stale_reason(folder / files.MANIFEST, script=__file__, argv=args.argv)
+        if reason is None:
+            say(f"{folder}: finished already; nothing to do")
+            return 0
+    task, train_examples, validation_examples, source = read_rows(args)
+    prepare_out_dir(folder, force=args.force, resume=args.resume)
+
+    from linklab.model import load, training
+
+    with load.quiet_transformers():
+        precision = load.choose_precision(args.precision)
+        settings = make_settings(args, precision.name)
+        say(f"precision: {precision.name} on {load.device_name()}, {precision.reason}")
+        if precision.name == "fp16":
+            say("warning: Gemma 3's activations exceed float16's 65,504; the run stops at the first loss that is no number")
+        tokenizer = load.load_tokenizer(args.base_model)
+        train = encode(train_examples, tokenizer, args.max_length, "training")
+        validation = encode(validation_examples, tokenizer, args.max_length, "validation")
+        model = training.build_model(settings)
+        steps = training.total_steps(len(train), settings)
+        if args.save_steps is None:
+            args.save_steps = max(1, min(200, round(steps / 10)))
+        args.eval_steps = args.eval_steps or args.save_steps
+        if args.save_steps % args.eval_steps:
+            raise UserError(f"--save-steps {args.save_steps} is no multiple of --eval-steps {args.eval_steps}")
+        fingerprint = dataclasses.asdict(settings) | source
+        trainer = training.make_trainer(model, tokenizer, train, validation, settings, fingerprint, folder, args)
+        report_plan(args, trainer, train, validation, settings, steps)
+        if args.dry_run:
+            return 0
+        checkpoint = choose_checkpoint(args, folder, fingerprint)
+        started = time.monotonic()
+        with explained_failures(args):
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if stopped := training.received_signal(trainer):
+            say(f"stopped at step {trainer.state.global_step}; continue with the same command and --resume auto")
+            return 128 + stopped
+        if trainer.is_world_process_zero():
+            finish(args, folder, task, trainer, tokenizer, settings, fingerprint, time.monotonic() - started, len(train))
+    return 0
+
+
+def read_rows(args):
+    """Return (task, training examples, validation examples, what identifies the data)."""
+    from linklab.data import examples, jsonl
+    from linklab.data.task import make_task
+    from linklab.score.rows import hash_rows
+
+    if args.csv:
+        path = files.require_file(args.csv)
+        task = make_task(path, args.target_field, args.prompt_template)
+        train = examples.read_examples(path, task, "train", args.max_rows, seed=args.split_seed)
+        validation = examples.read_examples(path, task, "validation", args.eval_rows, seed=args.split_seed)
+    else:
+        if args.target_field or args.prompt_template:
+            raise UserError("--target-field and --prompt-template belong to --csv; a JSONL folder has them in it already")
+        task = jsonl.read_task(args.data)
+        train = jsonl.read_examples(args.data, "train", args.max_rows)
+        validation = jsonl.read_examples(args.data, "validation", args.eval_rows)
+    if len(train) < args.per_device_batch_size:
+        raise UserError(f"{len(train)} training rows for a batch of {args.per_device_batch_size}: "
+                        f"get more rows or lower --per-device-batch-size")  # fmt: skip
+    hashes = hash_rows(train)
+    return task, train, validation, {"rows": len(train), "prompts": hashes["prompts"], "labels": hashes["labels"]}
+
+
+def prepare_out_dir(folder: Path, *, force: bool, resume: str | None) -> None:
+    """Refuse a folder with other things in it; with force remove what an earlier training wrote there."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; --out-dir needs a folder")
+    found = [path.name for path in folder.iterdir()] if folder.exists() else []
+    strange = [name for name in found if name not in OWN and not name.startswith(".")]
+    if strange:
+        raise UserError(f"{folder}: holds '{strange[0]}', which no training wrote; choose another --out-dir")
+    if found and force:
+        for name in found:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif found and resume is None:
+        raise UserError(f"{folder}: holds a training already; continue it with --resume auto or replace it with --force")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".probe.tmp").touch()
+        (folder / ".probe.tmp").unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write here ({(error.strerror or str(error)).lower()})") from error
+
+
+def make_settings(args, precision: str):
+    """Return the settings that decide the result."""
+    from linklab.model.training import DEFAULTS, Settings
+
+    return Settings(
+        mode=args.mode, base_model=args.base_model, epochs=args.epochs, max_steps=args.max_steps or -1,
+        batch_size=args.per_device_batch_size, accumulation=args.gradient_accumulation_steps,
+        learning_rate=args.learning_rate or DEFAULTS[args.mode]["learning_rate"], schedule=args.lr_schedule,
+        warmup_fraction=args.warmup_fraction, weight_decay=args.weight_decay, max_length=args.max_length,
+        precision=precision, gradient_checkpointing=args.gradient_checkpointing, lora_rank=args.lora_rank,
+        lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, lora_targets=args.lora_targets, seed=args.seed,
+    )  # fmt: skip
+
+
+def encode(examples, tokenizer, max_length: int, name: str):
+    """Tokenise once; rows above the length are an error that names them."""
+    from linklab.model.answer_loss import EncodedExamples
+
+    encoded = EncodedExamples(examples, tokenizer, max_length)
+    if encoded.too_long:
+        raise UserError(
+            f"{len(encoded.too_long)} of {len(encoded)} {name} rows have more than --max-length {max_length} tokens "
+            f"(first: {encoded.too_long[0]}; longest: {max(encoded.lengths)}); raise --max-length or shorten the template"
+        )
+    return encoded
+
+
+def report_plan(args, trainer, train, validation, settings, steps: int) -> None:
+    """Say what will be trained on what; with --dry-run also what it will cost."""
+    import statistics
+
+    from linklab.model import training
+
+    lengths = sorted(train.lengths)
+    trained, everything = training.count_parameters(trainer.model)
+    say(f"rows: {len(train):,} training, {len(validation):,} validation; tokens a row: median "
+        f"{statistics.median(lengths):.0f}, 95 % {lengths[int(0.95 * (len(lengths) - 1))]}, longest {lengths[-1]}; "
+        f"answers: {train.answer_tokens / len(train):.1f} tokens")  # fmt: skip
+    say(f"{settings.mode}: {trained:,} of {everything:,} parameters trained, learning rate {settings.learning_rate:g}, "
+        f"{steps:,} steps of {settings.batch_size * settings.accumulation} rows; checkpoint every {args.save_steps}")  # fmt: skip
+    if not args.dry_run:
+        return
+    seconds, tokens = training.measure_step(trainer, train)
+    per_epoch = sum(lengths) / tokens * seconds
+    total = per_epoch * steps * settings.batch_size * settings.accumulation / len(train)
+    optimizer_mb = trained * 8 / 2**20
+    disk_mb = (trained * 12 * max(2, args.save_total_limit) + (everything * 4 if args.mode == "full" else trained * 4)) / 2**20
+    say(f"one batch of the longest rows: {seconds:.2f} s for {tokens:,} tokens; the whole run: about {cli.format_seconds(total)}")
+    say(f"memory: about {training.peak_memory_mb() + optimizer_mb:,.0f} MB at the peak; disk: about {disk_mb:,.0f} MB")
+    say("dry run: stopped before training")
+
+
+def choose_checkpoint(args, folder: Path, fingerprint: dict) -> Path | None:
+    """Return the checkpoint to continue from, None to start at the beginning."""
+    from linklab.model import checkpoints
+
+    if args.resume is None:
+        return None
+    if args.resume == "auto":
+        found, torn = checkpoints.find_last_whole(folder / "checkpoints")
+        for path in torn:
+            say(f"{path}: not whole (the machine stopped while it was written); left out")
+            shutil.rmtree(path)
+    else:
+        found = Path(args.resume)
+        if not checkpoints.is_whole(found):
+            raise UserError(f"{found}: no whole checkpoint; --resume auto finds the last whole one")
+    if found:
+        checkpoints.refuse_other_settings(found, fingerprint)
+        say(f"continuing from {found}")
+    else:
+        say("no checkpoint yet; starting at the beginning")
+    return found
+
+
+class explained_failures:
+    """Turn out-of-memory and a full disk into one line that says what to lower."""
+
+    def __init__(self, args) -> None:
+        self.args = args
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, trace) -> None:
+        text = str(error)
+        if error is not None and ("out of memory" in text or isinstance(error, MemoryError)):
+            half = max(1, self.args.per_device_batch_size // 2)
+            raise UserError(
+                f"out of memory; use --per-device-batch-size {half} --gradient-accumulation-steps "
+                f"{self.args.gradient_accumulation_steps * self.args.per_device_batch_size // half}, then "
+                f"--gradient-checkpointing; checkpoints so far are kept"
+            ) from error
+        if error is not None and ("No space left" in text or "File too large" in text):
+            raise UserError(
+                f"{self.args.out_dir}: no space left on the disk; free some or choose another --out-dir, "
+                f"then run again with --resume auto"
+            ) from error
+
+
+def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, seconds: float, n_rows: int) -> None:
+    """Write the model, its scores, log, plot and card, and the manifest last."""
+    from linklab.model import training
+    from linklab.score import plots
+
+    for name in ("model", "merged"):  # left by a run that was killed while it finished; the checkpoint has it all
+        shutil.rmtree(folder / name, ignore_errors=True)
+    with files.staged_folder(folder / "model") as made:
+        trainer.model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        files.write_json(made / "task.json", task.to_dict())
+    if args.merge and args.mode != "full":
+        with files.staged_folder(folder / "merged") as made:
+            merge(folder / "model", made, args)
+    history = trainer.state.log_history
+    training.write_log(folder / "trainer_log.csv", history)
+    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    trained, everything = training.count_parameters(trainer.model)
+    scores = {
+        "model": args.base_model, "mode": args.mode, "rows": n_rows, "steps": trainer.state.global_step,
+        "best_validation_loss": min(losses, default=None), "seconds": round(seconds, 1),
+        "peak_memory_mb": round(training.peak_memory_mb(), 1), "trained_parameters": trained, "parameters": everything,
+        "settings": dataclasses.asdict(settings),
+        "hashes": {name: fingerprint[name] for name in ("prompts", "labels")},
+    }  # fmt: skip
+    files.write_json(folder / "metrics.json", scores, force=True)
+    plots.write_png(folder / "loss.png", plots.loss_curve(plots.read_trainer_log(folder / "trainer_log.csv")), force=True)
+    files.write_text(folder / "README.md", write_card(scores, task), force=True)
+    outputs = ["model", "metrics.json", "trainer_log.csv", "loss.png", "README.md"] + (["merged"] if args.merge else [])
+    inputs = {args.csv: None} if args.csv else {Path(args.data) / files.MANIFEST: None}
+    files.write_manifest(
+        folder, script=__file__, argv=args.argv, seed=args.seed, inputs=inputs,
+        outputs={folder / name: None for name in outputs if (folder / name).exists()},
+        extra={name: scores[name] for name in ("rows", "steps", "best_validation_loss", "seconds", "peak_memory_mb")},
+    )  # fmt: skip
+    say(f"wrote {folder / 'model'}: {args.mode}, {n_rows:,} rows, {trainer.state.global_step:,} steps in "
+        f"{cli.format_seconds(seconds)}, best validation loss {min(losses, default=float('nan')):.4f}")  # fmt: skip
+
+
+def merge(adapter: Path, made: Path, args) -> None:
+    """Write the adapter added into its base model, which any program loads without PEFT."""
+    from linklab.model.load import load_trained
+
+    model, tokenizer = load_trained(adapter, base_model=args.base_model)
+    model.save_pretrained(made)
+    tokenizer.save_pretrained(made)
+
+
+def write_card(scores: dict, task) -> str:
+    """Return the model card."""
+    settings = "\n".join(f"| {name} | {value} |" for name, value in scores["settings"].items())
+    targets = ", ".join(f"`{t.name}`" for t in task.targets)
+    return (
+        f"---\nlicense: gemma\nbase_model: {scores['model']}\npipeline_tag: text-generation\n---\n\n"
+        f"# {scores['model']}, fine-tuned ({scores['mode']}) to answer {targets}\n\n"
+        f"{scores['rows']:,} rows, {scores['steps']:,} steps, {scores['seconds']:,.0f} s; best validation loss "
+        f"{scores['best_validation_loss']}. Scores on unseen rows come from `evaluate_model.py`.\n\n"
+        f"Use is governed by the Gemma Terms of Use (https://ai.google.dev/gemma/terms).\n\n"
+        f"## Prompt\n\n```text\n{task.template.text}\n```\n\n"
+        f"## Settings\n\n| setting | value |\n|---|---|\n{settings}\n| prompts sha256 | {scores['hashes']['prompts']} |\n"
+    )
+
+
+def main(argv=None) -> int:
+    """Run the script and return its exit code."""
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,157 @@
+"""Generate outdoor 5 GHz links with the channel that is really best: any number of rows in constant memory.
+
+seed -> OUT_DIR/links.csv, links.zip, README.md (how hard the set is), manifest.json (SHA-256 per chunk and file)
+
+    python scripts/generate_synthetic_large.py --n-samples 4000 --seed 1 --out-dir runs/links
+
+A row depends on the seed and its own number only: the first N rows of any longer run are the same bytes, whatever
+the chunk size and the number of workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from linklab import cli
+
+DOMAIN_SHARES = {"FCC": 0.55, "ETSI": 0.25, "ETSI_BFWA": 0.20}
+
+
+def domain_mix(text: str) -> tuple[tuple[str, float], ...]:
+    """Argparse type: `FCC,ETSI` or `FCC=.7,ETSI=.3` -> ((domain, share), …), shares adding up to 1."""
+    mix = {}
+    for part in cli.comma_list(text):
+        name, equals, share = part.partition("=")
+        if name not in DOMAIN_SHARES or name in mix:
+            raise argparse.ArgumentTypeError(f"'{part}': name each of {', '.join(DOMAIN_SHARES)} at most once")
+        try:
+            mix[name] = float(share) if equals else DOMAIN_SHARES[name]
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"'{part}': the share is not a number") from None
+        if not 0 < mix[name] < float("inf"):
+            raise argparse.ArgumentTypeError(f"'{part}': a share is above 0")
+    total = sum(mix.values())
+    return tuple((name, mix[name] / total) for name in DOMAIN_SHARES if name in mix)
+
+
+def percent(text: str) -> float:
+    """Argparse type: a number from 0 up to, not including, 100."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+    if not 0 <= value < 100:
+        raise argparse.ArgumentTypeError(f"{text} is not in [0, 100)")
+    return value
+
+
+def seed_number(text: str) -> int:
+    """Argparse type: a whole number from 0 to 2^64 - 1."""
+    if not text.isascii() or not text.isdigit() or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 to 2^64 - 1")
+    return int(text)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(__doc__)
+    group = parser.add_argument_group("Output")
+    group.add_argument("--out-dir", required=True, metavar="DIR", help="folder to write, complete or not at all")
+    group.add_argument("--n-samples", type=cli.positive_int, default=20_000, metavar="N", help="rows to generate")
+    group.add_argument(
+        "--chunk-size",
+        type=cli.positive_int,
+        default=10_000,
+        metavar="ROWS",
+        help="rows per SHA-256 in the manifest; does not change a byte of the data",
+    )
+    group.add_argument("--force", action="store_true", help="replace a set this script wrote before")
+    group.add_argument(
+        "--upload-to-drive",
+        metavar="DIR",
+        help="also copy the finished set into this folder (a mounted Drive), checked by hash",
+    )
+    group.add_argument(
+        "--upload-to-hf",
+        metavar="OWNER/NAME",
+        help="also upload the finished set to this Hugging Face dataset, private if new; the token comes from HF_TOKEN",
+    )
+    group = parser.add_argument_group("Data")
+    group.add_argument(
+        "--preset",
+        choices=("easy", "standard", "hard"),
+        default="standard",
+        help="how noisy the reported values are; what is true stays the same",
+    )
+    group.add_argument(
+        "--domains",
+        type=domain_mix,
+        default=tuple(DOMAIN_SHARES.items()),
+        metavar="NAME[=SHARE],…",
+        help="rules of FCC, ETSI, ETSI_BFWA and the share of links drawn under each",
+    )
+    group.add_argument(
+        "--min-gap",
+        type=percent,
+        default=2.0,
+        metavar="PERCENT",
+        help="least lead of the best channel over the second, in %% of its throughput",
+    )
+    group.add_argument(
+        "--stratify-by",
+        type=cli.comma_list,
+        metavar="COLUMN[,COLUMN]",
+        help="columns whose combinations are strata; a number with many values is cut at its quartiles",
+    )
+    group.add_argument(
+        "--balance",
+        choices=("none", "oversample", "undersample", "generate"),
+        default="none",
+        help="copy rows of small strata (copies keep their scenario_id), drop rows of large ones, or "
+        "fill every stratum with fresh rows",
+    )
+    group = parser.add_argument_group("Reproducibility")
+    group.add_argument("--seed", type=seed_number, default=0, metavar="N", help="whole number from 0 to 2^64 - 1")
+    group.add_argument(
+        "--workers",
+        type=cli.positive_int,
+        metavar="N",
+        help="processes that draw rows; all usable cores if left out; does not change a byte",
+    )
+    return parser  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    from linklab import files
+    from linklab.data import link_set, link_upload
+    from linklab.data.link_stream import Recipe
+
+    files.check_out_dir(args.out_dir, force=args.force)
+    if args.upload_to_hf:
+        link_upload.require_token()
+    rows, figures = link_set.write_set(
+        args.out_dir,
+        script=__file__,
+        argv=args.argv,
+        recipe=Recipe(args.seed, args.preset, args.domains, args.min_gap / 100),
+        n_rows=args.n_samples,
+        chunk_rows=args.chunk_size,
+        workers=args.workers,
+        stratify_by=args.stratify_by,
+        balance=args.balance,
+        force=args.force,
+    )
+    if args.upload_to_drive:
+        link_upload.copy_checked(args.out_dir, args.upload_to_drive)
+    if args.upload_to_hf:
+        link_upload.upload_dataset(args.out_dir, args.upload_to_hf)
+    ceiling, formula = figures["bayes"]["ceiling"], figures["pickers"]["formula"]["accuracy"]
+    cli.say(f"wrote {args.out_dir}: {rows:,} rows (ceiling {ceiling:.3f}, formula {formula:.3f}); "
+            f"links.csv, links.zip, README.md, manifest.json")  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

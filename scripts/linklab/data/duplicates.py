@@ -1,0 +1,84 @@
+"""Find repeated keys among any number of rows in constant memory: 64-bit hashes, spilled to disk in shares.
+
+Two different texts share a hash with probability n^2 / 2^65: about 3 in a million at ten million rows.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import xxhash
+
+SPILL_ROWS = 1 << 17  # kept in memory before anything goes to disk (5 MB)
+N_SHARES = 16
+
+ENTRY = np.dtype([("key", "u8"), ("other", "u8"), ("line", "i8"), ("offset", "i8")])
+
+
+def hash_texts(texts: Iterable[bytes]) -> np.ndarray:
+    """Return the 64-bit hash of each text, the same on every machine and in every run."""
+    return np.fromiter(map(xxhash.xxh3_64_intdigest, texts), np.uint64)
+
+
+def entries(keys: np.ndarray, others: np.ndarray | int, lines: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Pack what must be remembered of each row."""
+    packed = np.empty(len(keys), ENTRY)
+    packed["key"], packed["other"], packed["line"], packed["offset"] = keys, others, lines, offsets
+    return packed
+
+
+class KeyStore:
+    """Remembers entries and afterwards gives those whose key was there before."""
+
+    def __init__(self) -> None:
+        self._held: list[np.ndarray] = []
+        self._n_held = 0
+        self._shares: list = []
+
+    def add(self, packed: np.ndarray) -> None:
+        """Remember the entries of one block."""
+        self._held.append(packed)
+        self._n_held += len(packed)
+        if self._n_held >= SPILL_ROWS:
+            self._spill()
+
+    def _spill(self) -> None:
+        if not self._shares:
+            self._shares = [tempfile.TemporaryFile(prefix="linklab-keys-") for _ in range(N_SHARES)]  # noqa: SIM115
+        packed = np.concatenate(self._held)
+        share = packed["key"] % np.uint64(N_SHARES)
+        for number, handle in enumerate(self._shares):
+            handle.write(packed[share == number].tobytes())
+        self._held, self._n_held = [], 0
+
+    def repeats(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield pairs of arrays: entries whose key stands in an earlier line, and the first entry of that key.
+
+        Pairs of one share come together, sorted by line.
+        """
+        if not self._shares:
+            yield from _repeats_of(np.concatenate(self._held) if self._held else np.empty(0, ENTRY))
+            return
+        self._spill()
+        for handle in self._shares:
+            handle.seek(0)
+            yield from _repeats_of(np.frombuffer(handle.read(), ENTRY))
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        for handle in self._shares:
+            handle.close()
+
+
+def _repeats_of(packed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    packed = packed[np.lexsort((packed["line"], packed["key"]))]
+    again = np.zeros(len(packed), bool)
+    again[1:] = packed["key"][1:] == packed["key"][:-1]
+    if not again.any():
+        return
+    first = np.maximum.accumulate(np.where(again, 0, np.arange(len(packed))))
+    later, earlier = packed[again], packed[first[again]]
+    order = np.argsort(later["line"])
+    yield later[order], earlier[order]

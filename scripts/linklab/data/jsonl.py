@@ -1,0 +1,84 @@
+"""The folder convert writes and training reads: JSONL shards a split, a data card that names them, and the task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from linklab import files
+from linklab.cli import UserError
+from linklab.data.examples import Example, lowest_ranked
+from linklab.data.splits import SPLITS
+from linklab.data.task import Task
+
+TASK_FILE = "task.json"
+
+
+def to_line(example: Example, task: Task) -> str:
+    """Return the JSONL line of an example. Choices shared by all rows stand in task.json instead."""
+    own = {t.name for t in task.targets if t.choices_from}
+    value = {
+        "id": example.id,
+        "group": example.group,
+        "messages": [{"role": "user", "content": example.prompt}, {"role": "assistant", "content": example.answer}],
+        "target": example.target,
+        "choices": {name: texts for name, texts in example.choices.items() if name in own},
+        "values": example.values,
+    }
+    # The line separators U+2028 and U+2029 end a line for some readers of JSONL, so they are escaped.
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085") + "\n"
+
+
+def shard_name(split: str, index: int, count: int) -> str:
+    """Return a shard's file name: ("train", 0, 2) -> "train-00000-of-00002.jsonl"."""
+    return f"{split}-{index:05d}-of-{count:05d}.jsonl"
+
+
+def read_task(folder: str | Path) -> Task:
+    """Return the task a converted folder was written for."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; make it with convert_csv_to_jsonl.py")
+    if not (folder / TASK_FILE).exists():
+        raise UserError(f"{folder}: no {TASK_FILE} here; make the folder with convert_csv_to_jsonl.py")
+    try:
+        return Task.from_dict(files.read_json(folder / TASK_FILE))
+    except UserError as error:
+        raise UserError(f"{folder / TASK_FILE}: {error}") from error
+
+
+def shards(folder: str | Path, split: str) -> list[Path]:
+    """Return a split's shards as the manifest names them, so that stale or foreign files are never read."""
+    folder = Path(folder)
+    names = [entry["path"] for entry in files.read_manifest(folder)["outputs"] if entry["path"].startswith(f"{split}-")]
+    for name in names:
+        if not (folder / name).exists():
+            raise UserError(f"{folder / name}: named in the manifest, and gone; convert the CSV again")
+    return [folder / name for name in sorted(names)]
+
+
+def read_examples(folder: str | Path, split: str, max_rows: int | None = None) -> list[Example]:
+    """Return a split's examples in rank order, the same rows in the same order as the CSV they came from."""
+    assert split in SPLITS, split
+    task = read_task(folder)
+    found = lowest_ranked((e for path in shards(folder, split) for e in _read_shard(path, task, split)), max_rows)
+    if not found:
+        raise UserError(f"{folder}: no rows in the {split} split; generate or collect more rows")
+    return found
+
+
+def _read_shard(path: Path, task: Task, split: str) -> Iterator[Example]:
+    shared = {t.name: list(t.choices or ()) for t in task.targets if t.kind == "class" and not t.choices_from}
+    with open(path, encoding="utf-8", newline="\n") as handle:
+        for line, text in enumerate(handle, start=1):
+            try:
+                value = json.loads(text)
+                user, assistant = value["messages"]
+                yield Example(
+                    id=value["id"], group=value["group"], split=split, prompt=user["content"], answer=assistant["content"],
+                    target=value["target"], choices=value["choices"] | shared, values=value["values"], row={},
+                )  # fmt: skip
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}:{line}: not a line of this toolkit ({error})") from error

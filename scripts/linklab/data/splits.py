@@ -1,0 +1,30 @@
+"""Which side of the data a row is on: decided by its group's text alone, not by the order or number of rows."""
+
+from __future__ import annotations
+
+import hashlib
+
+SPLITS = ("train", "validation", "test")
+FRACTIONS = (0.8, 0.1, 0.1)
+
+
+def unit_hash(text: str) -> float:
+    """Return a number in [0, 1) that depends on `text` alone: the first 53 bits of its SHA-256."""
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:7]) / 2**56
+
+
+def split_of(group: str, seed: int = 0, fractions: tuple[float, float, float] = FRACTIONS) -> str:
+    """Return the split of every row of `group`: "train", "validation" or "test" at these fractions.
+
+    Another `seed` gives another, independent division.
+    """
+    at = unit_hash(f"split:{seed}:{group}")
+    return "train" if at < fractions[0] else "validation" if at < fractions[0] + fractions[1] else "test"
+
+
+def rank_key(row_id: str) -> tuple[float, str]:
+    """Return what rows are ranked by when only some are used.
+
+    The first n of a ranking are part of the first n + 1, and the same rows in every script that is asked for n.
+    """
+    return unit_hash(f"rank:{row_id}"), row_id

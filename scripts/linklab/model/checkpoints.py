@@ -1,0 +1,58 @@
+"""Checkpoints that are either whole or not there, and that are continued only with what they were made from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from linklab import files
+from linklab.cli import UserError
+
+COMPLETE = "complete.json"  # written last: the files of the checkpoint with their hashes, and the settings
+PREFIX = "checkpoint-"
+
+
+def mark_complete(folder: Path, settings: dict) -> None:
+    """Write the mark of a whole checkpoint."""
+    entries = files.describe_files({path: None for path in sorted(folder.iterdir()) if path.is_file()}, base=folder)
+    files.write_json(folder / COMPLETE, {"settings": settings, "files": entries}, force=True)
+
+
+def is_whole(folder: Path) -> bool:
+    """Say whether a checkpoint's mark is there and every file has the bytes it names."""
+    try:
+        mark = files.read_json(folder / COMPLETE)
+    except UserError:
+        return False
+    return all(
+        (folder / entry["path"]).exists()
+        and (folder / entry["path"]).stat().st_size == entry["bytes"]
+        and files.sha256_file(folder / entry["path"]) == entry["sha256"]
+        for entry in mark["files"]
+    )
+
+
+def steps_of(folder: Path) -> int:
+    """Return the step a checkpoint folder was written at: checkpoint-120 -> 120."""
+    return int(folder.name.removeprefix(PREFIX))
+
+
+def find_last_whole(folder: Path) -> tuple[Path | None, list[Path]]:
+    """Return the newest whole checkpoint below `folder`, or None, and the torn ones that are newer."""
+    found = [p for p in folder.glob(f"{PREFIX}*") if p.is_dir() and p.name.removeprefix(PREFIX).isdigit()]
+    torn = []
+    for path in sorted(found, key=steps_of, reverse=True):
+        if is_whole(path):
+            return path, torn
+        torn.append(path)
+    return None, torn
+
+
+def refuse_other_settings(folder: Path, settings: dict) -> None:
+    """Raise a UserError that names the first difference when a checkpoint was made from other data, model or settings."""
+    made_from = files.read_json(folder / COMPLETE)["settings"]
+    for name in sorted(settings.keys() | made_from.keys()):
+        if made_from.get(name) != settings.get(name):
+            raise UserError(
+                f"{folder}: was made with {name} = {made_from.get(name)!r}, and now it is {settings.get(name)!r}; "
+                f"go back to that, or start afresh with --force or another --out-dir"
+            )

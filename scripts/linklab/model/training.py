@@ -1,0 +1,275 @@
+"""Fine-tuning: Hugging Face's Trainer with our answer-only loss, row order, whole checkpoints and plain progress."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import signal
+import time
+from pathlib import Path
+
+from linklab import cli, files
+from linklab.cli import UserError, say
+from linklab.model import answer_loss, checkpoints
+
+LOG_FIELDS = ("step", "epoch", "train_loss", "validation_loss", "learning_rate", "grad_norm", "seconds")
+# LoRA on every linear layer: Dettmers et al., QLoRA (2023), section 4, found that adapters on all layers are what
+# reaches full fine-tuning. Learning rates: chosen here on the link task (docs/results); full is the one TRL uses.
+DEFAULTS = {
+    "full": {"learning_rate": 5e-5},
+    "lora": {"learning_rate": 5e-4},
+    "qlora": {"learning_rate": 5e-4},
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What one training run is made from. Two runs with equal settings and data give equal weights on one machine."""
+
+    mode: str  # "full" | "lora" | "qlora"
+    base_model: str
+    epochs: float
+    max_steps: int  # -1: as many as the epochs need
+    batch_size: int
+    accumulation: int
+    learning_rate: float
+    schedule: str
+    warmup_fraction: float
+    weight_decay: float
+    max_length: int
+    precision: str  # "fp32" | "bf16" | "fp16"
+    gradient_checkpointing: bool
+    lora_rank: int
+    lora_alpha: int
+    lora_dropout: float
+    lora_targets: str
+    seed: int
+
+
+def build_model(settings: Settings):
+    """Return the model ready to train: whole, with LoRA adapters, or NF4-quantized with LoRA adapters.
+
+    Trained weights are float32 in every mode; the frozen ones of LoRA are bfloat16 where products are.
+    """
+    import torch
+
+    from linklab.model.load import load_model
+
+    torch.manual_seed(settings.seed)  # adapters start from random numbers
+    compute = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision]
+    frozen = torch.float32 if settings.mode == "full" else compute
+    model = load_model(settings.base_model, dtype=frozen, quantize_4bit=settings.mode == "qlora")
+    model.config.use_cache = False
+    answer_loss.use_answer_only_loss(model)
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.mode == "full":
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    targets = settings.lora_targets if settings.lora_targets == "all-linear" else settings.lora_targets.split(",")
+    config = LoraConfig(
+        r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
+        target_modules=targets, bias="none", task_type="CAUSAL_LM",
+    )  # fmt: skip
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        raise UserError(f"--lora-targets {settings.lora_targets}: {str(error)[:200]}") from error
+
+
+def count_parameters(model) -> tuple[int, int]:
+    """Return (trained, all) parameters; a 4-bit weight counts as the numbers it stands for."""
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    everything = sum(p.numel() * (2 if p.__class__.__name__ == "Params4bit" else 1) for p in model.parameters())
+    return trained, everything
+
+
+def make_trainer(model, tokenizer, train, validation, settings: Settings, fingerprint: dict, folder: Path, options):
+    """Return a Trainer that writes whole checkpoints below `folder`/checkpoints.
+
+    `options` holds what does not change the result: eval_steps, save_steps, save_total_limit, patience, report_to.
+    """
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    steps = total_steps(len(train), settings)
+    arguments = TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        num_train_epochs=settings.epochs,
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size * 2,
+        gradient_accumulation_steps=settings.accumulation,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.schedule,
+        warmup_steps=round(steps * settings.warmup_fraction),
+        weight_decay=settings.weight_decay,
+        max_grad_norm=1.0,
+        optim="adamw_torch_fused",
+        bf16=settings.precision == "bf16",
+        fp16=settings.precision == "fp16",
+        use_cpu=not torch.cuda.is_available(),
+        eval_strategy="steps" if validation is not None else "no",
+        eval_steps=options.eval_steps,
+        save_strategy="steps",
+        save_steps=options.save_steps,
+        save_total_limit=max(2, options.save_total_limit),  # while one is being written, another must be whole
+        load_best_model_at_end=validation is not None,
+        metric_for_best_model="loss" if validation is not None else None,
+        greater_is_better=False,
+        logging_steps=max(1, min(10, steps // 20)),
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to=[] if options.report_to == "none" else [options.report_to],
+        remove_unused_columns=False,
+        prediction_loss_only=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        seed=settings.seed,
+        data_seed=settings.seed,
+        restore_callback_states_from_checkpoint=False,
+    )
+
+    class AnswerTrainer(Trainer):
+        def _get_train_sampler(self, train_dataset=None):
+            return answer_loss.LengthGroupedSampler(
+                train.lengths, settings.batch_size * settings.accumulation, settings.seed
+            )
+
+        def _save_checkpoint(self, model, trial):
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                made = Path(self.args.output_dir) / f"{checkpoints.PREFIX}{self.state.global_step}"
+                checkpoints.mark_complete(made, fingerprint)
+                write_log(folder / "trainer_log.csv", self.state.log_history)
+
+    # No processing_class: it would put the tokenizer's 33 MB into every checkpoint.
+    trainer = AnswerTrainer(
+        model=model, args=arguments, train_dataset=train, eval_dataset=validation,
+        data_collator=answer_loss.AnswerCollator(tokenizer.pad_token_id), callbacks=make_callbacks(steps, options),
+    )  # fmt: skip
+    trainer.model_accepts_loss_kwargs = True  # the answer-only forward divides by the answer tokens of the whole step
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def total_steps(n_rows: int, settings: Settings) -> int:
+    """Return the optimizer steps of a run on one process."""
+    if settings.max_steps > 0:
+        return settings.max_steps
+    batches = math.ceil(n_rows / settings.batch_size)
+    return max(1, math.ceil(math.ceil(batches / settings.accumulation) * settings.epochs))
+
+
+def make_callbacks(steps: int, options) -> list:
+    """Return the callbacks: progress lines, stop at a loss that is no number, stop on a signal, early stopping."""
+    from transformers import EarlyStoppingCallback, TrainerCallback
+
+    class Progress(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.bar = cli.Progress("train", steps, unit="steps", every_s=15)
+            self.first, self.note = state.global_step, ""
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            logs = logs or {}
+            if "loss" in logs:
+                self.note = f"loss {float(logs['loss']):.3f}"
+                if not math.isfinite(float(logs["loss"])):
+                    raise UserError(
+                        f"the loss is {logs['loss']} at step {state.global_step}; Gemma 3 overflows in float16: "
+                        f"train with --bf16 or --fp32, or lower --learning-rate; the last checkpoint is untouched"
+                    )
+            if "eval_loss" in logs:
+                say(f"step {state.global_step} of {steps}: validation loss {logs['eval_loss']:.4f}")
+
+        def on_step_end(self, args, state, control, **kwargs):
+            done = state.global_step - self.first
+            now = time.monotonic()
+            if done and now - self.bar.last >= self.bar.every_s:
+                left = (now - self.bar.started) / done * (steps - state.global_step)
+                self.bar.last = now
+                say(f"train: step {state.global_step:,} of {steps:,}, {cli.format_seconds(left)} left  {self.note}")
+
+    class StopOnSignal(TrainerCallback):
+        """Finish the step, write a checkpoint, then leave with 128 + signal."""
+
+        received = 0
+
+        def on_train_begin(self, args, state, control, **kwargs):
+            def note(number, frame):
+                if self.received == number == signal.SIGINT:
+                    raise KeyboardInterrupt  # the second Ctrl-C does not wait
+                self.received = number
+                say(f"{signal.Signals(number).name}: finishing this step and writing a checkpoint")
+
+            self.before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if self.received:
+                control.should_save = control.should_training_stop = True
+                control.should_evaluate = False
+
+        def on_train_end(self, args, state, control, **kwargs):
+            for number, handler in self.before.items():
+                signal.signal(number, handler)
+
+    made = [Progress(), StopOnSignal()]
+    if options.patience:
+        made.append(EarlyStoppingCallback(options.patience))
+    return made
+
+
+def received_signal(trainer) -> int:
+    """Return the signal that stopped a training, or 0."""
+    return next((c.received for c in trainer.callback_handler.callbacks if hasattr(c, "received")), 0)
+
+
+def write_log(path: Path, history: list[dict]) -> None:
+    """Write trainer_log.csv: one line a step that logged a training or a validation loss."""
+    lines: dict[int, dict] = {}
+    for entry in history:
+        line = lines.setdefault(entry["step"], dict.fromkeys(LOG_FIELDS, "") | {"step": entry["step"]})
+        for field, key in (("train_loss", "loss"), ("validation_loss", "eval_loss"), ("learning_rate", "learning_rate"),
+                           ("grad_norm", "grad_norm"), ("epoch", "epoch")):  # fmt: skip
+            if key in entry:
+                line[field] = f"{float(entry[key]):.6g}"
+    with files.atomic_write(path, force=True) as handle:
+        writer = csv.DictWriter(handle, LOG_FIELDS[:-1], extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(line for line in lines.values() if line["train_loss"] or line["validation_loss"])
+
+
+def measure_step(trainer, train) -> tuple[float, float]:
+    """Return (seconds, tokens) of one optimizer step on the longest rows, leaving the weights as they were.
+
+    Two passes are run and the second is timed: the first one also pays for allocation.
+    """
+    import torch
+
+    longest = sorted(range(len(train)), key=lambda i: -train.lengths[i])[: trainer.args.per_device_train_batch_size]
+    batch = trainer._prepare_inputs(trainer.data_collator([train[i] for i in longest]))
+    model = trainer.accelerator.prepare(trainer.model)
+    seconds = 0.0
+    for _ in range(2):
+        started = time.perf_counter()
+        loss = trainer.compute_loss(model, dict(batch))
+        trainer.accelerator.backward(loss)
+        model.zero_grad(set_to_none=True)
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - started
+    return seconds, batch["input_ids"].numel()
+
+
+def peak_memory_mb() -> float:
+    """Return the most memory this process has held: the GPU's where there is one, else resident memory."""
+    import resource
+
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,157 @@
+"""Simple ways to pick a channel from what the radio shows, and how well anyone could pick at all.
+
+Columns come as a table: {name: one value per row}, list columns as one list per row. Only visible columns are read.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from linklab.radio import phy, scenarios
+from linklab.radio.channels import DOMAINS, WIDTHS_MHZ, availability, channel_index, eirp_dbm
+
+PICKERS = ("random_legal", "least_noise", "least_busy", "most_snr", "snr_and_idle", "formula")
+_TIE_PER_PCT = 1e-3  # equal whole dB are common: the less busy channel goes first, then the lower frequency
+
+
+class _Table:
+    """The visible columns as flat arrays: what does not change when the observations are varied."""
+
+    def __init__(self, columns):
+        self.count = np.array([len(cell) for cell in columns["available_channels_mhz"]])
+        self.row = np.repeat(np.arange(len(self.count)), self.count)
+        self.rssi, self.noise, self.busy = (self._flat(columns[c]) for c in ("rssi_dbm", "noise_dbm", "busy_pct"))
+        channel = channel_index(self._flat(columns["available_channels_mhz"]).astype(int))
+        domain = np.array([DOMAINS.index(name) for name in columns["regulatory_domain"]])[self.row]
+        gain, power, radar, d_m, width = (
+            np.array(columns[c], float)
+            for c in ("antenna_gain_dbi", "tx_power_dbm", "radar_events_per_day", "link_distance_m",
+                      "channel_bandwidth_mhz")
+        )  # fmt: skip
+        self.head_db = (power + gain)[self.row] - eirp_dbm(domain, channel, power[self.row], gain[self.row])
+        self.available = availability(domain, channel, radar[self.row])
+        standard = np.array([phy.STANDARDS.index(name) for name in columns["radio_standard"]])
+        level = np.searchsorted(WIDTHS_MHZ, width)
+        self.steps = phy.goodput_steps(phy.goodput_mbps(standard, level, d_m / 1000.0))[:, self.row]
+
+    def _flat(self, cells):
+        return np.concatenate([np.asarray(cell, float) for cell in cells]) if len(cells) else np.zeros(0)
+
+    def split(self, flat):
+        return np.split(flat, np.cumsum(self.count)[:-1]) if len(self.count) else []
+
+    def throughput(self, snr_db, busy_pct):
+        usable = self.available * (1 - busy_pct / 100)
+        return phy.expected_throughput_mbps(snr_db, self.head_db, usable, self.steps)
+
+    def argmax(self, flat):
+        """Place within its row of every row's largest value, the first of equal ones."""
+        start = np.cumsum(self.count) - self.count
+        best = np.maximum.reduceat(flat, start)
+        place = np.where(flat == best[self.row], np.arange(len(flat)), len(flat))
+        return np.minimum.reduceat(place, start) - start
+
+
+def pick(name: str, columns: dict[str, list], seed: int = 0) -> list[np.ndarray]:
+    """Scores of one picker, a list with one array per row aligned with its candidates; the largest is its choice.
+
+    `name` is one of PICKERS; `seed` matters to random_legal only.
+    """
+    table = _Table(columns)
+    snr = table.rssi - table.noise
+    if name == "random_legal":
+        score = np.random.Generator(np.random.Philox(seed)).random(len(snr))
+    elif name == "least_noise":
+        score = -table.noise - _TIE_PER_PCT * table.busy
+    elif name == "least_busy":
+        score = -table.busy + _TIE_PER_PCT * snr
+    elif name == "most_snr":
+        score = snr - _TIE_PER_PCT * table.busy
+    elif name == "snr_and_idle":
+        score = np.log2(1 + 10 ** (snr / 10)) * (1 - table.busy / 100)
+    elif name == "formula":
+        score = table.throughput(snr, table.busy)
+    else:
+        raise ValueError(f"no picker '{name}'; the pickers are: {', '.join(PICKERS)}")
+    return table.split(score)
+
+
+def formula_throughput(columns: dict[str, list]) -> list[np.ndarray]:
+    """Expected throughput in Mbit/s of every candidate on the observed values, at most the Ethernet rate."""
+    table = _Table(columns)
+    return table.split(np.minimum(table.throughput(table.rssi - table.noise, table.busy), phy.ETHERNET_MBPS))
+
+
+def bayes_ceiling(
+    columns: dict[str, list], preset: str, draws: int = 40, seed: int = 0, min_gap: float = 0.02
+) -> dict[str, float]:
+    """How often the best possible picker is right, given only what the radio shows.
+
+    Draws truths from observation minus noise (a flat prior, rounding included), forgets those whose best channel does
+    not beat the second by `min_gap` (such a row would not be in the set), and takes the channel that wins most often.
+    Returns `ceiling`, the mean share of draws the winner takes, and `achieved`, how often it is the label (NaN without
+    recommended_channel_mhz).
+    """
+    table, noise = _Table(columns), scenarios.PRESETS[preset]
+    rng = np.random.Generator(np.random.Philox(seed))
+    n, n_rows = len(table.rssi), len(table.count)
+    wins, any_wins = np.zeros(n), np.zeros(n)
+    first = np.cumsum(table.count) - table.count
+    for _ in range(draws):
+        rssi = table.rssi - (noise.rssi_db * rng.standard_normal(n_rows))[table.row] + rng.random(n) - 0.5
+        noise_dbm = table.noise - noise.noise_db * rng.standard_normal(n) + rng.random(n) - 0.5
+        busy = np.clip(table.busy - noise.busy_pct * rng.standard_normal(n) + rng.random(n) - 0.5, 0, 100)
+        throughput = table.throughput(rssi - noise_dbm, busy)
+        winner = first + table.argmax(throughput)
+        best = throughput[winner]
+        throughput[winner] = -1.0
+        any_wins[winner] += 1
+        wins[winner] += np.maximum.reduceat(throughput, first) <= (1 - min_gap) * best
+    none = np.add.reduceat(wins, first) == 0
+    wins = np.where(none[table.row], any_wins, wins)
+    modal = table.argmax(wins)
+    share = wins[first + modal] / np.add.reduceat(wins, first)
+    result = {"ceiling": float(share.mean()), "achieved": float("nan")}
+    if "recommended_channel_mhz" in columns:
+        chosen = [cell[at] for cell, at in zip(columns["available_channels_mhz"], modal, strict=True)]
+        labels = np.array(columns["recommended_channel_mhz"], float)
+        result["achieved"] = float((np.array(chosen, float) == labels).mean())
+    return result
+
+
+def hardness(columns: dict[str, list], preset: str, seed: int = 0) -> dict:
+    """Accuracy and mean regret of every picker, the most frequent channel and the Bayes ceiling of a table of rows.
+
+    Reads the targets and channel_throughput_mbps too. most_frequent is fitted on these very rows.
+    """
+    table = _Table(columns)
+    start = np.cumsum(table.count) - table.count
+    truth = np.concatenate([np.asarray(cell, float) for cell in columns["channel_throughput_mbps"]])
+    centres = np.concatenate([np.asarray(cell, int) for cell in columns["available_channels_mhz"]])
+    labels = np.array(columns["recommended_channel_mhz"], int)
+    best = np.maximum.reduceat(truth, start)
+    names, times = np.unique(labels, return_counts=True)
+    frequency = np.zeros(len(centres))
+    known = np.isin(centres, names)
+    frequency[known] = times[np.searchsorted(names, centres[known])]
+    scores = {"most_frequent": frequency}
+    scores |= {name: np.concatenate(pick(name, columns, seed)) for name in PICKERS}
+    pickers = {}
+    for name, score in scores.items():
+        chosen = start + table.argmax(score)
+        regret = 1 - truth[chosen] / best
+        pickers[name] = {"accuracy": float((centres[chosen] == labels).mean()), "regret": float(regret.mean())}
+    answer = np.array(columns["expected_throughput_mbps"], float)
+    guess = np.maximum.reduceat(np.concatenate(formula_throughput(columns)), start)
+    return {
+        "rows": len(labels),
+        "candidates_mean": float(table.count.mean()),
+        "classes": len(names),
+        "top_class_share": float(times.max() / len(labels)),
+        "pickers": pickers,
+        "bayes": bayes_ceiling(columns, preset, seed=seed),
+        "throughput_mae_mbps": {
+            "mean": float(np.abs(answer - answer.mean()).mean()),
+            "formula": float(np.abs(answer - guess).mean()),
+        },
+    }

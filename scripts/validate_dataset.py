@@ -1,0 +1,135 @@
+"""Check every cell, row and column of a CSV and name each damaged place by line, column and code.
+
+links.csv -> report (JSON) and violations (CSV); exit 0 clean, 1 violations, 2 unreadable
+
+    python scripts/validate_dataset.py links.csv --report report.json --violations violations.csv
+
+The header decides the rules: that of links.csv brings its schema; any other file gets one inferred from its cells
+(--schema FILE gives another). Memory does not grow with the file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import os
+from pathlib import Path
+
+from linklab import cli, files
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(__doc__)
+    inputs = parser.add_argument_group("Input")
+    inputs.add_argument("csv", metavar="CSV", help="file to check")
+    inputs.add_argument("--schema", metavar="FILE", help="schema to check against: a JSON file, `links` or `infer`")
+    inputs.add_argument("--target-field", type=cli.comma_list, default=[], metavar="NAME[,NAME]", help="answer columns")
+    inputs.add_argument("--id-field", metavar="NAME", help="column that must be unique, where the schema is inferred")
+    inputs.add_argument("--group-field", metavar="NAME", help="column whose rows belong on one side of a split")
+    inputs.add_argument("--split-field", metavar="NAME", help="column that names the split; `split`, if there is one")
+    inputs.add_argument("--against", metavar="OTHER.csv", help="earlier file to report drift from (KS, PSI, variation)")
+    inputs.add_argument("--allow-copies", action="store_true", help="accept exact copies of rows (oversampled data)")
+    output = parser.add_argument_group("Output")
+    output.add_argument("--report", metavar="FILE", help="JSON with counts, examples, distributions and drift")
+    output.add_argument("--violations", metavar="FILE", help="CSV of every violation: line,column,code,value,expected")
+    output.add_argument("--max-examples", type=cli.positive_int, default=20, help="examples per code in the report")
+    output.add_argument("--force", action="store_true", help="replace existing output files")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from linklab.data import validation_report as vr
+
+    check_outputs(args)
+    progress = cli.Progress("validating", os.path.getsize(files.require_file(args.csv)), unit="bytes")
+    with violations_writer(args.violations, force=args.force) as sink:
+        start = make_plan(args, args.csv)
+        found = vr.validate(
+            args.csv, start, vr.Tally(args.max_examples, sink), allow_copies=args.allow_copies, say_at=progress.at
+        )
+    report = vr.build_report(args.csv, found)
+    inputs = {args.csv: found.n_rows}
+    if args.against:
+        earlier = vr.validate(args.against, make_plan(args, files.require_file(args.against)), vr.Tally(0))
+        report["drift"] = {"against": Path(args.against).name} | vr.compare(earlier, found)
+        inputs[args.against] = earlier.n_rows
+    if args.report:
+        files.write_json(args.report, report, force=args.force)
+        write_manifest(args, inputs, report)
+    tell(args, report)
+    return 0 if report["clean"] else 1
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Refuse outputs that exist or collide before any work is done."""
+    named = [path for path in (args.csv, args.against, args.schema, args.report, args.violations) if path]
+    for path in filter(None, (args.report, args.violations)):
+        if sum(Path(path).resolve() == Path(other).resolve() for other in named) > 1:
+            raise cli.UserError(f"{path}: is named twice; outputs need names of their own")
+        if Path(path).exists() and not args.force:
+            raise cli.UserError(f"{path}: exists already; pass --force to replace it or choose another name")
+
+
+def make_plan(args: argparse.Namespace, path):
+    from linklab.data.validation_plan import make_plan
+
+    return make_plan(
+        path,
+        schema=args.schema,
+        targets=args.target_field,
+        id_field=args.id_field,
+        group_field=args.group_field,
+        split_field=args.split_field,
+    )
+
+
+@contextlib.contextmanager
+def violations_writer(path: str | None, *, force: bool):
+    """Yield a function that writes one violation to the CSV at `path`, or None without a path."""
+    if not path:
+        yield None
+        return
+    with files.atomic_write(path, force=force) as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(("line", "column", "code", "value", "expected"))
+        yield writer.writerow
+
+
+def write_manifest(args: argparse.Namespace, inputs: dict, report: dict) -> None:
+    """Write `<report stem>.manifest.json` beside the report."""
+    folder = Path(args.report).parent
+    outputs = {args.report: None} | ({args.violations: report["violations"]} if args.violations else {})
+    below = {p: n for p, n in outputs.items() if Path(p).resolve().is_relative_to(folder.resolve())}
+    elsewhere = {p: n for p, n in outputs.items() if p not in below}
+    files.write_manifest(
+        folder,
+        script=__file__,
+        argv=args.argv,
+        seed=None,
+        inputs=inputs,
+        outputs={folder / os.path.relpath(p, folder): n for p, n in below.items()},
+        extra={"verdict": report["verdict"], "elsewhere": files.describe_files(elsewhere)},
+        name=f"{Path(args.report).stem}.manifest.json",
+    )
+
+
+def tell(args: argparse.Namespace, report: dict) -> None:
+    """Say one example per code, the drift, what was written and the verdict."""
+    for code, count in report["counts"].items():
+        v = report["examples"][code][0]
+        column = f"column '{v['column']}' = {v['value']!r}: " if v["column"] else ""
+        cli.say(f"{args.csv}:{v['line']}: {column}expected {v['expected']} [{code}, {count:,} in all]")
+    if drift := report.get("drift"):
+        moved = ", ".join(drift["drifted"]) or "no column"
+        cli.say(f"drift from {args.against}: {moved} drifted (PSI of .25 or more)")
+    wrote = " and ".join(path for path in (args.report, args.violations) if path)
+    cli.say(f"wrote {wrote}; {report['verdict']}" if wrote else report["verdict"])
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,329 @@
+"""fix_notebook_widgets.py, judged by nbconvert itself: what it mends converts, and nothing else moves by a byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import fix_notebook_widgets as fixer
+import pytest
+
+SCRIPT = Path(fixer.__file__)
+STATE = "application/vnd.jupyter.widget-state+json"
+VIEW = "application/vnd.jupyter.widget-view+json"
+MODEL = {"model_module": "@jupyter-widgets/controls", "model_name": "HTMLModel", "state": {"value": "héllo ☃"}}
+MODELS = {"m1": MODEL, "m2": {**MODEL, "state": {"bar": 1.50, "layout": "IPY_MODEL_m1", "tiny": 1e-05}}}
+VERSIONS = {"version_major": 2, "version_minor": 0}
+LEGACY = {"state": {"0a1b": {"views": [{"cell_index": 3}]}}, "version": "1.2.0"}  # as ipywidgets 5 wrote it
+ABSENT = object()
+
+# What stands in metadata.widgets -> what must stand there after the fixer.
+FORMS = {
+    "no widgets": (ABSENT, ABSENT),
+    "sound": ({STATE: {"state": MODELS, **VERSIONS}}, {STATE: {"state": MODELS, **VERSIONS}}),
+    "sound, no versions": ({STATE: {"state": MODELS}}, {STATE: {"state": MODELS}}),
+    "sound, empty": ({STATE: {"state": {}, **VERSIONS}}, {STATE: {"state": {}, **VERSIONS}}),
+    "sound, other mime types": ({STATE: {"state": {}}, "a/b": [1]}, {STATE: {"state": {}}, "a/b": [1]}),
+    "flat": ({STATE: MODELS}, {STATE: {"state": MODELS, **VERSIONS}}),
+    "flat with versions": ({STATE: {**VERSIONS, **MODELS}}, {STATE: {"state": MODELS, **VERSIONS}}),
+    "flat with one version": (
+        {STATE: {"version_major": 1, **MODELS}},
+        {STATE: {"state": MODELS, "version_major": 1, "version_minor": 0}},
+    ),
+    "flat beside state null": ({STATE: {"state": None, **MODELS}}, {STATE: {"state": MODELS, **VERSIONS}}),
+    "flat, other mime types": (
+        {"a/b": {"c": 1}, STATE: MODELS, VIEW: None},
+        {"a/b": {"c": 1}, STATE: {"state": MODELS, **VERSIONS}, VIEW: None},
+    ),
+    "flat under a bare state": (
+        {"state": {}, STATE: MODELS},
+        {"state": {}, STATE: {"state": MODELS, **VERSIONS}},
+    ),
+    "versions only": ({STATE: VERSIONS}, ABSENT),
+    "empty": ({}, ABSENT),
+    "empty state mime": ({STATE: {}}, ABSENT),
+    "null": (None, ABSENT),
+    "null state mime": ({STATE: None}, ABSENT),
+    "state null": ({STATE: {"state": None, **VERSIONS}}, ABSENT),
+    "state a number": ({STATE: {"state": 7}}, ABSENT),
+    "a list": ([], ABSENT),
+    "false": (False, ABSENT),
+    "legacy": (LEGACY, {**LEGACY, STATE: {"state": {}, **VERSIONS}}),
+    "another mime type": ({"a/b": {}}, {"a/b": {}, STATE: {"state": {}, **VERSIONS}}),
+    "another and an empty one": (
+        {STATE: {"version_major": 2}, "a/b": {}},
+        {STATE: {"state": {}, **VERSIONS}, "a/b": {}},
+    ),
+}  # fmt: skip
+STYLES = [
+    {"indent": 1},
+    {"indent": 2},
+    {"indent": 4},
+    {"indent": "\t"},
+    {"indent": 0},
+    {},
+    {"separators": (",", ":")},
+    {"indent": 1, "separators": (",", " : ")},
+]
+
+
+def make_notebook(widgets: object, minor: int = 5, before: dict | None = None, after: dict | None = None) -> dict:
+    """Return a notebook with one widget output, whose metadata holds `before`, the widgets, `after`."""
+    display = {"text/plain": ["HTML(value='widgets')"], VIEW: {"model_id": "m1", **VERSIONS}}
+    output = {"output_type": "display_data", "metadata": {}, "data": display}
+    source = ['w = {"widgets": {}}  # "metadata": {"widgets": null}\n', "Grüße ☃"]
+    code = {"cell_type": "code", "execution_count": 3, "metadata": {}, "outputs": [output], "source": source}
+    text = {"cell_type": "markdown", "metadata": {"widgets": {STATE: {}}}, "source": "# título"}
+    cells = [{"id": f"cell-{n}", **cell} if minor >= 5 else cell for n, cell in enumerate((code, text))]
+    middle = {} if widgets is ABSENT else {"widgets": widgets}
+    metadata = {**(before or {}), **middle, **(after or {})}
+    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": minor}
+
+
+def replaced(notebook: dict, widgets: object) -> dict:
+    """Return the notebook with other widgets at the same place."""
+    metadata = {k: widgets if k == "widgets" else v for k, v in notebook["metadata"].items()}
+    if widgets is ABSENT:
+        metadata.pop("widgets", None)
+    return {**notebook, "metadata": metadata}
+
+
+def fuzz(n: int, seed: int = 7):
+    """Yield (form, bytes of a notebook, bytes it must become) over forms, versions, key orders and ways of writing."""
+    rng = random.Random(seed)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "colab": {"provenance": ["ü"]}}
+    for number in range(n):
+        form = list(FORMS)[number % len(FORMS)]
+        widgets, mended = FORMS[form]
+        before, after = ({key: kernel[key] for key in kernel if rng.random() < 0.5} for _ in range(2))
+        notebook = make_notebook(widgets, minor=rng.randrange(6), before=before, after=after)
+        if rng.random() < 0.5:  # Colab writes nbformat and metadata before the cells
+            notebook = dict(reversed(notebook.items()))
+        style = {**rng.choice(STYLES), "ensure_ascii": rng.random() < 0.5}
+        line_end, last = rng.choice(["\n", "\r\n"]), rng.choice(["", "\n", "\n\n"])
+
+        def write(document, style=style, line_end=line_end, last=last):
+            return (json.dumps(document, **style) + last).replace("\n", line_end).encode()
+
+        yield form, write(notebook), write(replaced(notebook, mended))
+
+
+@pytest.fixture(scope="module")
+def convert():
+    """nbconvert itself, by file name, the way its command line calls it."""
+    from nbconvert import HTMLExporter
+
+    exporter = HTMLExporter()
+
+    def call(path: Path) -> str:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # missing cell ids, unknown languages: not what is tested
+            return exporter.from_filename(str(path))[0]
+
+    return call
+
+
+def check_fuzzed(n: int, tmp_path: Path, convert) -> None:
+    notebooks = [(tmp_path / f"{number:03}.ipynb", *made) for number, made in enumerate(fuzz(n))]
+    n_broken = 0
+    for path, form, old, new in notebooks:
+        path.write_bytes(old)
+        try:
+            convert(path)
+            broken = False
+        except (KeyError, TypeError):
+            broken = True
+        assert broken == (old != new), f"{form}: nbconvert and the table disagree on what is broken"
+        n_broken += broken
+    assert 0.5 < n_broken / n < 0.9
+    assert fixer.main([str(tmp_path)]) == 1
+    for path, form, _, new in notebooks:
+        assert path.read_bytes() == new, form
+        convert(path)
+    stamps = [path.stat().st_mtime_ns for path, *_ in notebooks]
+    assert fixer.main([str(tmp_path)]) == 0
+    assert [path.stat().st_mtime_ns for path, *_ in notebooks] == stamps
+
+
+def test_fuzzed_notebooks_convert_after_the_fixer_and_differ_only_in_their_widgets(tmp_path, convert):
+    check_fuzzed(2 * len(FORMS), tmp_path, convert)
+
+
+@pytest.mark.slow
+def test_five_hundred_fuzzed_notebooks_convert_after_the_fixer(tmp_path, convert):
+    check_fuzzed(500, tmp_path, convert)
+
+
+def test_wrapped_models_are_what_nbconvert_shows(tmp_path, convert):
+    path = tmp_path / "flat.ipynb"
+    path.write_text(json.dumps(make_notebook({STATE: MODELS})))
+    fixer.main([str(path)])
+    html = convert(path)
+    assert f'<script type="{VIEW}">' in html, "the output fell back to text although its model is there"
+    assert f'<script type="{STATE}">' in html
+
+
+@pytest.mark.parametrize("style", STYLES, ids=str)
+@pytest.mark.parametrize("before", [{}, {"a": 1}], ids=["nothing before", "a key before"])
+@pytest.mark.parametrize("after", [{}, {"z": {"y": []}}], ids=["nothing after", "a key after"])
+def test_a_removed_key_takes_its_comma_and_its_line_along(style, before, after):
+    text = json.dumps(make_notebook({}, before=before, after=after), **style)
+    assert fixer.mend(text)[0] == json.dumps(make_notebook(ABSENT, before=before, after=after), **style)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        # white space no writer would choose stays where it is
+        ('{ "metadata" :{"a":1 ,\n\t"widgets": {} ,"b" : 2 } }', '{ "metadata" :{"a":1 ,\n\t"b" : 2 } }'),
+        ('{"metadata": {  "widgets" :null\n} }\n', '{"metadata": {} }\n'),
+        # escapes, number forms and NaN stay as written
+        (
+            '{"cells": ["\\u00e9é\\ud83d", 1E3, NaN], "metadata": {"widgets": {"%s": {"m": {"v": 1E3, "w": "\\/"}}}}}',
+            '{"cells": ["\\u00e9é\\ud83d", 1E3, NaN], "metadata": {"widgets": {"%s": {"state": {"m": '
+            '{"v": 1E3, "w": "\\/"}}, "version_major": 2, "version_minor": 0}}}}',
+        ),
+        # a key may be spelt with escapes, or written twice: the last one counts, and removing it uncovers the first
+        ('{"metadata": {"wid\\u0067ets": {}}}', '{"metadata": {}}'),
+        ('{"metadata": {"widgets": {}, "a": 1, "widgets": null}}', '{"metadata": {"a": 1}}'),
+        ('{"metadata": {"widgets": {}}, "metadata": {"a": 1}}', '{"metadata": {"widgets": {}}, "metadata": {"a": 1}}'),
+        # a byte order mark stays
+        ('\ufeff{"metadata": {"widgets": {}}}', '\ufeff{"metadata": {}}'),
+        # widgets elsewhere are none of ours
+        ('{"widgets": {}, "metadata": {"a": {"widgets": {}}}}', '{"widgets": {}, "metadata": {"a": {"widgets": {}}}}'),
+        ('{"cells": []}', '{"cells": []}'),
+        ('{"metadata": null}', '{"metadata": null}'),
+    ],
+)  # fmt: skip
+def test_every_other_byte_stays(tmp_path, old, new):
+    path = tmp_path / "n.ipynb"
+    path.write_bytes(old.replace("%s", STATE).encode())
+    assert fixer.main([str(path)]) == int(old != new)
+    assert path.read_bytes().decode() == new.replace("%s", STATE)
+
+
+def test_check_says_what_would_be_mended_and_writes_nothing(tmp_path, capsys):
+    path = tmp_path / "n.ipynb"
+    path.write_text(json.dumps(make_notebook({STATE: MODELS})))
+    old = path.read_bytes()
+    assert fixer.main(["--check", str(path)]) == 1
+    assert path.read_bytes() == old
+    assert f"{path}: would mend: 2 widget model(s) put under 'state'" in capsys.readouterr().err
+    assert fixer.main([str(path)]) == 1
+    assert fixer.main(["--check", str(path)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b'{\n "metadata": {},\n "cells": [1 2]\n}', ":3:14: not JSON: Expecting ',' delimiter"),
+        (b"", ":1:1: not JSON"),
+        (b'{"metadata": {"widgets": {}}} {}', ":1:31: not JSON: Extra data"),
+        (b'{"cells": "a\nb"}', ":1:13: not JSON: Invalid control character"),
+        (b'{"cells": "\xff"}', ": not UTF-8 at byte 11"),
+        (b"[]", ": not a notebook: a JSON object is expected"),
+        (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", ": nested too deeply"),
+    ],
+    ids=["bad JSON", "empty", "extra data", "raw line break", "not UTF-8", "a list", "deep"],
+)
+def test_an_unreadable_notebook_is_named_and_the_others_are_still_mended(tmp_path, capsys, data, says):
+    bad, good = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
+    bad.write_bytes(data)
+    good.write_text('{"metadata": {"widgets": {}}}')
+    assert fixer.main([str(bad), str(good)]) == 2
+    assert f"error: {bad}{says}" in capsys.readouterr().err
+    assert bad.read_bytes() == data
+    assert good.read_text() == '{"metadata": {}}'
+
+
+def test_a_missing_path_is_an_error_of_one_line(tmp_path, capsys):
+    assert fixer.main([str(tmp_path / "none.ipynb")]) == 2
+    assert f"error: {tmp_path}/none.ipynb: no such file or directory\n" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, capsys, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert fixer.main([str(tmp_path)]) == 2
+    assert f"error: {tmp_path}: permission denied" in capsys.readouterr().err
+
+
+def test_folders_are_walked_without_checkpoints_and_environments(tmp_path):
+    seen = ["a.ipynb", "deep/er/b.ipynb", ".hidden/c.ipynb"]
+    left = [".ipynb_checkpoints/a.ipynb", ".git/x.ipynb", ".venv/x.ipynb", "node_modules/x.ipynb", "env/x.ipynb", "a.j"]
+    for name in seen + left:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text('{"metadata": {"widgets": {}}}')
+    (tmp_path / "env" / "pyvenv.cfg").touch()  # what makes a folder a virtual environment, whatever its name
+    assert fixer.main([str(tmp_path)]) == 1
+    assert [name for name in seen + left if (tmp_path / name).read_text() == '{"metadata": {}}'] == seen
+
+
+def test_links_and_permissions_stay(tmp_path):
+    real, link = tmp_path / "real.ipynb", tmp_path / "link.ipynb"
+    real.write_text('{"metadata": {"widgets": {}}}')
+    real.chmod(0o640)
+    link.symlink_to(real.name)
+    assert fixer.main([str(link)]) == 1
+    assert link.is_symlink()
+    assert real.read_text() == '{"metadata": {}}'
+    assert real.stat().st_mode & 0o777 == 0o640
+
+
+KILLED_AT = """
+import os, signal, sys
+import fix_notebook_widgets
+step, moment = sys.argv[1].split()
+true = getattr(os, step)
+def killing(*args, **kwargs):
+    if moment == "after":
+        true(*args, **kwargs)
+    os.kill(os.getpid(), signal.SIGKILL)
+setattr(os, step, killing)
+fix_notebook_widgets.main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("step", "left"), [("fsync before", "old"), ("replace before", "old"), ("replace after", "new")]
+)
+def test_a_kill_at_each_step_of_writing_leaves_old_or_new(tmp_path, step, left):
+    path = tmp_path / "n.ipynb"
+    path.write_text('{"metadata": {"widgets": {}}}')
+    env = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
+    done = subprocess.run([sys.executable, "-c", KILLED_AT, step, str(path)], env=env, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, "the step was never reached"
+    assert path.read_text() == {"old": '{"metadata": {"widgets": {}}}', "new": '{"metadata": {}}'}[left]
+
+
+@pytest.mark.parametrize("n_kills", [8, pytest.param(150, marks=pytest.mark.slow)])
+def test_kills_at_random_moments_leave_old_or_new(tmp_path, n_kills):
+    path = tmp_path / "n.ipynb"
+    notebook = make_notebook({STATE: {f"m{n}": MODEL for n in range(8_000)}})
+    old = json.dumps(notebook, indent=1)
+    path.write_text(old)
+    command = [sys.executable, str(SCRIPT), str(path)]
+    started = time.monotonic()
+    assert subprocess.run(command, capture_output=True).returncode == 1
+    whole_s = time.monotonic() - started
+    new = path.read_text()
+    assert new != old
+    rng = random.Random(11)
+    for _ in range(n_kills):
+        path.write_text(old)
+        child = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.3, 1.05) * whole_s)  # the first third is Python starting up and reading
+        child.kill()
+        child.wait()
+        assert path.read_text() in (old, new)
+    assert subprocess.run(command, capture_output=True).returncode in (0, 1)
+    assert path.read_text() == new

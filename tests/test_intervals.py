@@ -1,0 +1,144 @@
+"""Intervals keep their level, tests keep their error rate: against SciPy, exact sums and brute force."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from linklab.score import intervals
+from scipy import stats
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 20), (1, 20), (13, 20), (20, 20), (1, 1), (0, 1), (871, 1000), (2, 19837)])
+def test_wilson_is_scipys(hits, n):
+    theirs = stats.binomtest(hits, n).proportion_ci(method="wilson")
+    assert intervals.wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+
+
+def test_wilson_stays_inside_the_unit_interval_and_touches_its_ends():
+    assert intervals.wilson(0, 40)[0] == 0.0
+    assert intervals.wilson(40, 40)[1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("n", "least", "most"),
+    [(20, 0.924, 0.980), (50, 0.921, 0.979), (100, 0.933, 0.972), (400, 0.94, 0.965), (2000, 0.94, 0.965)],
+)
+def test_wilson_covers_about_95_percent_whatever_the_share(n, least, most):
+    """Exact binomial sums over shares .02 to .98.
+
+    From n = 400 every share is within 94 to 96.5 %. Below, counts are whole numbers, and one more or less of them inside
+    the interval moves the coverage by up to 3 points; the mean over shares is near 95 % at every n.
+    """
+    covered = [intervals.wilson_coverage(n, share) for share in np.linspace(0.02, 0.98, 49)]
+    assert 0.948 <= np.mean(covered) <= 0.954
+    assert least <= min(covered) <= max(covered) <= most
+
+
+def test_exact_coverage_agrees_with_a_simulation():
+    rng = np.random.default_rng(0)
+    counts = rng.binomial(50, 0.3, size=20_000)
+    ends = {k: intervals.wilson(k, 50) for k in set(counts.tolist())}
+    simulated = np.mean([ends[k][0] <= 0.3 <= ends[k][1] for k in counts.tolist()])
+    assert simulated == pytest.approx(intervals.wilson_coverage(50, 0.3), abs=0.005)
+
+
+def test_bootstrap_interval_of_a_skewed_mean_keeps_near_its_level():
+    """Regret-like values: mostly 0, a long tail. n = 200; 400 data sets, 400 resamples each."""
+    rng = np.random.default_rng(1)
+    n, true_mean, inside = 200, 0.3 * 0.2, 0
+    for seed in range(400):
+        values = (rng.random(n) < 0.3) * rng.exponential(0.2, n)
+        statistic = {"mean": intervals.mean_statistic(values)}
+        low, high = intervals.bootstrap(statistic, np.arange(n), resamples=400, seed=seed)["mean"]
+        inside += low <= true_mean <= high
+    assert 0.915 <= inside / 400 <= 0.975
+
+
+def test_bootstrap_agrees_with_scipys_percentile_bootstrap():
+    values = np.random.default_rng(2).gamma(2, size=150)
+    ours = intervals.bootstrap({"mean": intervals.mean_statistic(values)}, np.arange(150), resamples=20_000)["mean"]
+    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, rng=3).confidence_interval
+    assert ours == pytest.approx(tuple(theirs), abs=0.02)
+
+
+def test_resample_counts_draw_whole_clusters_and_do_not_depend_on_the_block_size(monkeypatch):
+    clusters = np.array([0, 0, 1, 2, 2, 2])
+    counts = np.concatenate(list(intervals.resample_counts(clusters, 500, seed=4)))
+    assert (counts[:, 0] == counts[:, 1]).all()
+    assert (counts[:, 3] == counts[:, 5]).all()
+    assert (counts[:, [0, 2, 3]].sum(axis=1) == 3).all()
+    monkeypatch.setattr(intervals, "_CELLS", 7 * 6)
+    assert np.array_equal(np.concatenate(list(intervals.resample_counts(clusters, 500, seed=4))), counts)
+
+
+def test_clusters_widen_the_interval_of_a_share():
+    """20 groups of 10 equal rows say as much as 20 rows."""
+    hits = np.repeat(np.arange(20) % 2, 10)
+    clusters = np.repeat(np.arange(20), 10)
+    assert intervals.effective_n(hits, clusters) == pytest.approx(19.0)  # 20 groups, sample variance
+    grouped, alone = intervals.share_interval(hits, clusters), intervals.share_interval(hits)
+    assert grouped == pytest.approx(intervals.wilson(9.5, 19.0))
+    assert grouped[0] < alone[0] < alone[1] < grouped[1]
+
+
+def test_independent_rows_keep_their_n():
+    hits = np.array([1, 0, 0, 1, 1])
+    assert intervals.effective_n(hits, np.arange(5)) == 5
+    assert intervals.share_interval(hits, np.arange(5)) == intervals.wilson(3, 5)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (5, 5), (2, 9), (40, 61)])
+def test_mcnemar_is_the_exact_binomial_sum(first, second):
+    n = first + second
+    tail = sum(math.comb(n, k) for k in range(min(first, second) + 1)) / 2**n
+    assert intervals.mcnemar_p(first, second) == pytest.approx(min(1.0, 2 * tail), abs=1e-12)
+
+
+def test_sign_flip_p_is_that_of_every_flip():
+    differences = np.array([0.4, -0.1, 0.25, 0.0, 0.6, 0.3, -0.2, 0.15])
+    totals = [abs(np.dot(signs, differences)) for signs in itertools.product([-1, 1], repeat=8)]
+    exact = np.mean(np.array(totals) >= abs(differences.sum()) - 1e-12)
+    assert intervals.sign_flip_p(differences, np.arange(8), flips=40_000) == pytest.approx(exact, abs=0.01)
+
+
+def test_sign_flip_p_of_equal_runs_is_one():
+    assert intervals.sign_flip_p(np.zeros(30), np.arange(30)) == 1.0
+
+
+@pytest.mark.parametrize("groups_of", [1, 5])
+def test_paired_tests_reject_at_most_5_percent_when_nothing_differs(groups_of):
+    """1,000 data sets; the margin is two standard errors of the simulation."""
+    rng = np.random.default_rng(5)
+    rejected_flip = rejected_mcnemar = 0
+    for seed in range(1000):
+        shared = np.repeat(rng.normal(size=60 // groups_of), groups_of)  # a group's rows fail together
+        differences = np.sign(shared + 0.1 * rng.normal(size=60)) * (rng.random(60) < 0.6)
+        clusters = np.arange(60) // groups_of
+        rejected_flip += intervals.sign_flip_p(differences, clusters, flips=199, seed=seed) < 0.05
+        rejected_mcnemar += intervals.mcnemar_p(int((differences > 0).sum()), int((differences < 0).sum())) < 0.05
+    assert rejected_flip / 1000 <= 0.064
+    if groups_of == 1:
+        assert rejected_mcnemar / 1000 <= 0.064
+    else:  # why compare.py leaves McNemar's test out for grouped rows
+        assert rejected_mcnemar / 1000 > 0.1
+
+
+def test_holm_is_its_definition():
+    rng = np.random.default_rng(6)
+    for size in (1, 2, 5, 12):
+        p = np.round(rng.random(size) ** 2, 2)  # rounded, so that some are equal
+        order = sorted(range(size), key=lambda i: p[i])
+        expected = [min(1.0, max((size - j) * p[order[j]] for j in range(order.index(i) + 1))) for i in range(size)]
+        assert intervals.holm(p) == pytest.approx(expected)
+    assert intervals.holm([]) == []
+
+
+def test_smallest_detectable_difference_is_found_in_80_percent_of_repeats():
+    rng = np.random.default_rng(7)
+    n, spread = 300, 0.5
+    many = rng.normal(0, spread, 20_000)
+    size = intervals.smallest_detectable_difference(many, np.arange(20_000)) * math.sqrt(20_000 / n)
+    repeats = rng.normal(size, spread, (2000, n))
+    found = (stats.ttest_1samp(repeats, 0, axis=1).pvalue < 0.05).mean()
+    assert found == pytest.approx(0.8, abs=0.03)
