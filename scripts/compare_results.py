@@ -21,17 +21,28 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("Input")
     group.add_argument("runs", nargs="+", metavar="RUN", help="folder with metrics.json, or a folder of such folders")
-    group.add_argument("--stage", action="append", default=[], metavar="DIR",
-                       help="folder (or manifest) of an earlier stage, for the report's commands, data card and "
-                       "loss curve; once each, in the order they ran")
+    group.add_argument(
+        "--stage",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="folder (or manifest) of an earlier stage, for the report's commands, data card and "
+        "loss curve; once each, in the order they ran",
+    )
     group = parser.add_argument_group("Comparison")
     group.add_argument("--reference", metavar="NAME", help="run to compare with (unset: the best baseline)")
     group.add_argument("--candidate", metavar="NAME", help="run the verdict is about (unset: the first tuned model)")
-    group.add_argument("--require-better-than", metavar="NAME",
-                       help="exit 1 unless the candidate beats this run in the first metric of the table, with p "
-                       "below 0.05 in one paired test")
-    group.add_argument("--allow-different-prompts", action="store_true",
-                       help="compare runs whose prompts differ, on the same rows and labels")
+    group.add_argument(
+        "--require-better-than",
+        metavar="NAME",
+        help="exit 1 unless the candidate beats this run in the first metric of the table, with p "
+        "below 0.05 in one paired test",
+    )
+    group.add_argument(
+        "--allow-different-prompts",
+        action="store_true",
+        help="compare runs whose prompts differ, on the same rows and labels",
+    )
     group = parser.add_argument_group("Output")
     group.add_argument("--out-dir", type=Path, required=True, help="folder to write")
     group.add_argument("--title", default="Which model, and is it better?", help="heading of the report")
@@ -67,6 +78,7 @@ def run(args: argparse.Namespace) -> int | None:
     if rival and candidate is None:
         raise cli.UserError("--require-better-than needs a tuned model among the runs, or --candidate NAME")
 
+    gate = compare.gate(candidate, rival, primary, seed=args.seed) if rival else None
     differences = compare.compare_to(runs, reference, seed=args.seed)
     stages, manifests = read_stages(args.stage, runs, args.argv)
     logs = [path.parent / "trainer_log.csv" for path in manifests if (path.parent / "trainer_log.csv").exists()]
@@ -74,6 +86,7 @@ def run(args: argparse.Namespace) -> int | None:
         title=args.title, runs=runs, primary=primary, reference=reference, differences=differences,
         candidate=candidate, stages=stages, trainer_log=logs[-1] if logs else None,
     )  # fmt: skip
+    verdict = report.write_verdict(experiment)
     with files.staged_folder(args.out_dir, force=args.force) as folder:
         lines = compare.write_comparison(folder / "comparison.csv", runs, differences)
         written = report.write_report(folder, experiment)
@@ -81,18 +94,16 @@ def run(args: argparse.Namespace) -> int | None:
         files.write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.seed,
             inputs=inputs, outputs={folder / "comparison.csv": lines} | dict.fromkeys(written),
+            extra={"verdict": verdict},
         )  # fmt: skip
 
     verdict = report.write_verdict(experiment)
-    code = None
-    if rival:
-        passed, result = compare.gate(runs, candidate, rival, primary, seed=args.seed)
-        outcome = "passed" if passed else "FAILED"
-        cli.say(f"gate {outcome}: {candidate.name} against {rival.name}, {tables.describe_difference(result)}")
-        code = None if passed else EXIT_NOT_BETTER
+    if gate:
+        outcome = "passed" if gate.passed else "FAILED"
+        cli.say(f"gate {outcome}: {candidate.name} against {rival.name}, {tables.describe_difference(gate.difference)}")
     print(f"report: {args.out_dir / 'report.html'}")
     print(verdict)
-    return code
+    return EXIT_NOT_BETTER if gate and not gate.passed else 0
 
 
 def main(argv: list[str] | None = None) -> int:

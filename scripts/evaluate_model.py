@@ -103,11 +103,12 @@ def ask_model(args, task, examples) -> tuple[list[dict], dict]:
     from linklab.model import answering, load
     from linklab.model.training import count_parameters, peak_memory_mb
 
-    precision = load.choose_precision(args.precision)
+    precision = load.choose_precision(args.precision, args.model)
     dtype = torch.bfloat16 if precision.name == "bf16" else torch.float32
     say(f"loading {args.model}: {precision.name} on {load.device_name()}, {precision.reason}")
     with load.quiet_transformers():
         model, tokenizer = load.load_trained(args.model, base_model=args.base_model, dtype=dtype)
+        load.fit_threads(count_parameters(model)[1])
         asker = answering.Asker(model, tokenizer, batch_tokens=args.batch_tokens)
         started = time.monotonic()
         progress = cli.Progress("ask", len(examples))
@@ -134,13 +135,16 @@ def describe_model(model: str, free: bool) -> str:
 
 def draw_plots(folder: Path, examples, predictions, task) -> None:
     """Draw what each target's kind calls for."""
+    import numpy as np
+
     from linklab.score import metrics, plots
 
     for rows in metrics.judge(examples, predictions, task):
         if rows.kind == "class":
             plots.write_png(folder / f"confusion_{rows.target}.png", plots.confusion_matrix(rows.truth, rows.answers, rows.target))
         else:
-            picture = plots.predicted_against_true(rows.truth, rows.answers, rows.unit, rows.target)
+            truth, answers = np.asarray(rows.truth), np.asarray(rows.answers)
+            picture = plots.predicted_against_true(truth, answers, rows.unit, rows.target)
             plots.write_png(folder / f"predicted_{rows.target}.png", picture)
 
 

@@ -90,33 +90,40 @@ def build_parser():
 
 
 def run(args) -> int:
+    import tempfile
+
     folder = Path(args.out_dir)
-    if (folder / files.MANIFEST).exists() and args.resume == "auto" and not args.force:
-        reason = files.stale_reason(folder / files.MANIFEST, script=__file__, argv=args.argv)
-        if reason is None:
+    if args.resume == "auto" and not args.force:
+        if files.stale_reason(folder / files.MANIFEST, script=__file__, argv=args.argv) is None:
             say(f"{folder}: finished already; nothing to do")
             return 0
-    task, train_examples, validation_examples, source = read_rows(args)
-    prepare_out_dir(folder, force=args.force, resume=args.resume)
+    task, train, validation, source = read_rows(args)
+    if args.dry_run:  # leaves nothing behind
+        with tempfile.TemporaryDirectory() as scratch:
+            return train_model(args, Path(scratch), task, train, validation, source)
+    make_out_dir(folder)
+    with files.locked_folder(folder):
+        prepare_out_dir(folder, force=args.force, resume=args.resume)
+        return train_model(args, folder, task, train, validation, source)
 
+
+def train_model(args, folder: Path, task, train_examples, validation_examples, source: dict) -> int:
+    """Build, train, and write everything below `folder`; returns the exit code."""
     from linklab.model import load, training
 
     with load.quiet_transformers():
-        precision = load.choose_precision(args.precision)
+        precision = load.choose_precision(args.precision, args.base_model)
         settings = make_settings(args, precision.name)
         say(f"precision: {precision.name} on {load.device_name()}, {precision.reason}")
         if precision.name == "fp16":
-            say("warning: Gemma 3's activations exceed float16's 65,504; the run stops at the first loss that is no number")
+            say("warning: Gemma 3's activations exceed float16's 65,504; stops at the first loss that is no number")
         tokenizer = load.load_tokenizer(args.base_model)
         train = encode(train_examples, tokenizer, args.max_length, "training")
         validation = encode(validation_examples, tokenizer, args.max_length, "validation")
         model = training.build_model(settings)
+        load.fit_threads(training.count_parameters(model)[1])
         steps = training.total_steps(len(train), settings)
-        if args.save_steps is None:
-            args.save_steps = max(1, min(200, round(steps / 10)))
-        args.eval_steps = args.eval_steps or args.save_steps
-        if args.save_steps % args.eval_steps:
-            raise UserError(f"--save-steps {args.save_steps} is no multiple of --eval-steps {args.eval_steps}")
+        choose_intervals(args, steps)
         fingerprint = dataclasses.asdict(settings) | source
         trainer = training.make_trainer(model, tokenizer, train, validation, settings, fingerprint, folder, args)
         report_plan(args, trainer, train, validation, settings, steps)
@@ -130,8 +137,18 @@ def run(args) -> int:
             say(f"stopped at step {trainer.state.global_step}; continue with the same command and --resume auto")
             return 128 + stopped
         if trainer.is_world_process_zero():
-            finish(args, folder, task, trainer, tokenizer, settings, fingerprint, time.monotonic() - started, len(train))
+            seconds = time.monotonic() - started
+            finish(args, folder, task, trainer, tokenizer, settings, fingerprint, seconds, len(train))
     return 0
+
+
+def choose_intervals(args, steps: int) -> None:
+    """Fill in the steps between checkpoints and between validation losses."""
+    if args.save_steps is None:
+        args.save_steps = max(1, min(200, round(steps / 10)))
+    args.eval_steps = args.eval_steps or args.save_steps
+    if args.save_steps % args.eval_steps:
+        raise UserError(f"--save-steps {args.save_steps} is no multiple of --eval-steps {args.eval_steps}")
 
 
 def read_rows(args):
@@ -158,12 +175,22 @@ def read_rows(args):
     return task, train, validation, {"rows": len(train), "prompts": hashes["prompts"], "labels": hashes["labels"]}
 
 
-def prepare_out_dir(folder: Path, *, force: bool, resume: str | None) -> None:
-    """Refuse a folder with other things in it; with force remove what an earlier training wrote there."""
+def make_out_dir(folder: Path) -> None:
+    """Make the folder, or raise a UserError when this place cannot be written."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; --out-dir needs a folder")
-    found = [path.name for path in folder.iterdir()] if folder.exists() else []
-    strange = [name for name in found if name not in OWN and not name.startswith(".")]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".probe.tmp").touch()
+        (folder / ".probe.tmp").unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write here ({(error.strerror or str(error)).lower()})") from error
+
+
+def prepare_out_dir(folder: Path, *, force: bool, resume: str | None) -> None:
+    """Refuse a folder with other things in it; with force remove what an earlier training wrote there."""
+    found = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    strange = [name for name in found if name not in OWN]
     if strange:
         raise UserError(f"{folder}: holds '{strange[0]}', which no training wrote; choose another --out-dir")
     if found and force:
@@ -172,12 +199,6 @@ def prepare_out_dir(folder: Path, *, force: bool, resume: str | None) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     elif found and resume is None:
         raise UserError(f"{folder}: holds a training already; continue it with --resume auto or replace it with --force")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".probe.tmp").touch()
-        (folder / ".probe.tmp").unlink()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write here ({(error.strerror or str(error)).lower()})") from error
 
 
 def make_settings(args, precision: str):

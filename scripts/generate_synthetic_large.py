@@ -85,9 +85,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--domains",
         type=domain_mix,
-        default=tuple(DOMAIN_SHARES.items()),
+        default="FCC=.55,ETSI=.25,ETSI_BFWA=.2",
         metavar="NAME[=SHARE],…",
-        help="rules of FCC, ETSI, ETSI_BFWA and the share of links drawn under each",
+        help="whose rules links are drawn under, and the share of each",
     )
     group.add_argument(
         "--min-gap",

@@ -22,26 +22,50 @@ def build_parser():
     parser = cli.make_parser(__doc__)
     data = parser.add_argument_group("Input")
     data.add_argument("--csv", required=True, metavar="FILE", help="the rows, with their answers")
-    data.add_argument("--target-field", type=cli.comma_list, metavar="COL[,COL]",
-                      help="column(s) the answer holds, in answer order; both link targets for a links.csv")
-    data.add_argument("--prompt-template", metavar="FILE",
-                      help="the template models are asked with: baselines do not read it, comparisons check it")
+    data.add_argument(
+        "--target-field",
+        type=cli.comma_list,
+        metavar="COL[,COL]",
+        help="column(s) the answer holds, in answer order; both link targets for a links.csv",
+    )
+    data.add_argument(
+        "--prompt-template",
+        metavar="FILE",
+        help="the template models are asked with: baselines do not read it, comparisons check it",
+    )
     data.add_argument("--id-field", metavar="COL", help="column that names a row; row-1, row-2, … without one")
-    data.add_argument("--split-by", metavar="COL", help="rows with the same cell here stay on one side; "
-                      "the site for links, the row's content for any other CSV")
+    data.add_argument(
+        "--split-by",
+        metavar="COL",
+        help="rows with the same cell here stay on one side; the site for links, the row's content for any other CSV",
+    )
     data.add_argument("--split", default="test", choices=("train", "validation", "test"), help="rows to answer")
-    data.add_argument("--max-rows", type=cli.positive_int, metavar="N",
-                      help="answer only N rows of the split (unset: all)")
-    data.add_argument("--max-train-rows", type=cli.positive_int, metavar="N",
-                      help="learn from only N rows of the train split (unset: all)")
+    data.add_argument(
+        "--max-rows", type=cli.positive_int, metavar="N", help="answer only N rows of the split (unset: all)"
+    )
+    data.add_argument(
+        "--max-train-rows",
+        type=cli.positive_int,
+        metavar="N",
+        help="learn from only N rows of the train split (unset: all)",
+    )
     rules = parser.add_argument_group("Baselines")
-    rules.add_argument("--only", type=cli.comma_list, metavar="NAME[,NAME]",
-                       help="run only these (unset: all that fit)")
-    rules.add_argument("--group-by", type=cli.comma_list, metavar="COL[,COL]",
-                       help="columns frequency_by_group groups by (unset: domain or standard, and width, for links; "
-                       "none, so left out, for any other CSV)")
-    rules.add_argument("--preset", choices=PRESETS, help="links: how noisy the reports are, for the ceiling "
-                       "(unset: what the manifest beside the CSV says, else standard)")
+    rules.add_argument(
+        "--only", type=cli.comma_list, metavar="NAME[,NAME]", help="run only these (unset: all that fit)"
+    )
+    rules.add_argument(
+        "--group-by",
+        type=cli.comma_list,
+        metavar="COL[,COL]",
+        help="columns frequency_by_group groups by (unset: domain or standard, and width, for links; "
+        "none, so left out, for any other CSV)",
+    )
+    rules.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="links: how noisy the reports are, for the ceiling "
+        "(unset: what the manifest beside the CSV says, else standard)",
+    )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
     output.add_argument("--force", action="store_true", help="replace a folder an earlier run made")
@@ -51,10 +75,10 @@ def build_parser():
     return parser  # fmt: skip
 
 
-def read_generation(csv_path: Path) -> dict:
-    """Return what the generator's manifest beside a CSV says; {} where there is none."""
+def read_preset(csv_path: Path) -> str:
+    """Return the preset that the generator's manifest beside a CSV names; "standard" where there is none."""
     path = csv_path.parent / files.MANIFEST
-    return files.read_manifest(path).get("extra", {}) if path.exists() else {}
+    return files.read_manifest(path).get("extra", {}).get("preset", "standard") if path.exists() else "standard"
 
 
 def check_columns(schema, names: list[str]) -> tuple[str, ...]:
@@ -85,10 +109,9 @@ def run(args) -> None:
     how = {"split_by": args.split_by, "seed": args.split_seed}
     test = read_examples(csv_path, task, args.split, args.max_rows, **how)
     train = read_examples(csv_path, task, "train", args.max_train_rows, **how)
-    generation = read_generation(csv_path)
     problem = baselines.Problem(
         train, test, task, args.seed, check_columns(task.schema, args.group_by or []),
-        args.preset or generation.get("preset", "standard"), generation.get("min_gap", 0.0),
+        args.preset or read_preset(csv_path),
     )  # fmt: skip
     chosen = choose(baselines.available(problem), args.only)
 

@@ -80,9 +80,8 @@ def test_a_shorter_run_is_the_beginning_of_a_longer_one(tmp_path, plain):
 
 def test_another_seed_gives_other_rows(tmp_path, plain):
     other = generate(tmp_path / "set", "--n-samples", 20, "--seed", 8)
-    assert not {tuple(list(r.values())[2:]) for r in rows_of(other)} & {
-        tuple(list(r.values())[2:]) for r in rows_of(plain)
-    }
+    contents = [{tuple(list(row.values())[2:]) for row in rows_of(folder)} for folder in (plain, other)]
+    assert not contents[0] & contents[1]
 
 
 def test_rows_fit_the_schema(plain):
@@ -151,6 +150,13 @@ def test_domains_take_names_or_shares(tmp_path):
     assert {r["regulatory_domain"] for r in only} == {"ETSI"}
     both = rows_of(generate(tmp_path / "b", "--n-samples", 300, "--domains", "FCC=1,ETSI_BFWA=9"))
     assert Counter(r["regulatory_domain"] for r in both).most_common()[0][0] == "ETSI_BFWA"
+
+
+def test_the_default_mix_is_that_of_the_link_model():
+    from linklab.radio.scenarios import DEFAULT_DOMAIN_MIX
+
+    args = generate_synthetic_large.build_parser().parse_args(["--out-dir", "x"])
+    assert dict(args.domains) == DEFAULT_DOMAIN_MIX == generate_synthetic_large.DOMAIN_SHARES
 
 
 def test_min_gap_is_a_percentage(tmp_path):
@@ -226,7 +232,6 @@ def test_plan_counts_across_blocks():
     "words, said",
     [
         (["--n-samples", "0"], "below 1"),
-        (["--n-samples", "1_0"], "invalid" if False else "--n-samples"),
         (["--domains", "FCC,MARS"], "MARS"),
         (["--domains", "FCC=0"], "above 0"),
         (["--seed", "-1"], "seed"),
@@ -269,6 +274,19 @@ def test_a_failure_in_the_middle_leaves_the_old_set(tmp_path, monkeypatch):
         generate_synthetic_large.main(["--out-dir", str(made), "--n-samples", "9", "--force"])
     assert {p.name: p.read_bytes() for p in made.iterdir()} == before
     assert [p.name for p in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_full_disk_is_one_clear_line_and_leaves_the_old_set(tmp_path):
+    resource = pytest.importorskip("resource")
+    made = generate(tmp_path / "set", "--n-samples", 5)
+    before = sha(made)
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / "generate_synthetic_large.py", "--out-dir", made, "--n-samples", "2000", "--force"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)),
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "file too large" in done.stderr.splitlines()[-1], done.stderr
+    assert sha(made) == before and [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
 def test_drive_copy_holds_the_same_bytes(tmp_path):

@@ -27,8 +27,8 @@ def test_wilson_stays_inside_the_unit_interval_and_touches_its_ends():
 def test_wilson_covers_about_95_percent_whatever_the_share(n, least, most):
     """Exact binomial sums over shares .02 to .98.
 
-    From n = 400 every share is within 94 to 96.5 %. Below, counts are whole numbers, and one more or less of them inside
-    the interval moves the coverage by up to 3 points; the mean over shares is near 95 % at every n.
+    From n = 400 every share is within 94 to 96.5 %. Below, counts are whole numbers, and one more or less of them
+    inside the interval moves the coverage by up to 3 points; the mean over shares is near 95 % at every n.
     """
     covered = [intervals.wilson_coverage(n, share) for share in np.linspace(0.02, 0.98, 49)]
     assert 0.948 <= np.mean(covered) <= 0.954

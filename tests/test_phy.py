@@ -5,7 +5,7 @@ import pytest
 import scipy.stats
 from linklab.radio import phy
 
-# One stream, guard interval .8 us, at 20/40/80/160 MHz: IEEE 802.11ax-2021 tables 27-79 ff., 802.11-2020 tables 21-30 ff.
+# One stream, guard interval .8 us, at 20/40/80/160 MHz: the tables of IEEE 802.11ax-2021 (HE) and 802.11-2020 (VHT).
 HE = """8.6 17.2 36.0 72.1 | 17.2 34.4 72.1 144.1 | 25.8 51.6 108.1 216.2 | 34.4 68.8 144.1 288.2
  | 51.6 103.2 216.2 432.4 | 68.8 137.6 288.2 576.5 | 77.4 154.9 324.3 648.5 | 86.0 172.1 360.3 720.6
  | 103.2 206.5 432.4 864.7 | 114.7 229.4 480.4 960.8 | 129.0 258.1 540.4 1080.9 | 143.4 286.8 600.5 1201.0"""

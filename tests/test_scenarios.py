@@ -1,4 +1,4 @@
-"""What is drawn: the shares, ranges and conditions of the link model, and blocks that depend on nothing but their number."""
+"""What is drawn: the shares, ranges and conditions of the link model; blocks depend on their number alone."""
 
 import numpy as np
 import pytest

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from linklab.cli import UserError
+from linklab.cli import UserError, say
 
 MANIFEST = "manifest.json"
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -183,6 +183,36 @@ def _fsync_file(path: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def locked_folder(folder: str | os.PathLike, *, wait_s: float = 60.0) -> Iterator[None]:
+    """Hold `folder` for this process: two runs writing checkpoints to one place would ruin both.
+
+    Waits for one that is just stopping. Raises a UserError when another process holds it for longer than `wait_s`. The
+    lock goes with its process, however that ends. A no-op where the system has no file locks (Windows).
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    path = Path(folder) / ".lock"
+    with open(path, "a+") as handle:
+        deadline = time.monotonic() + wait_s
+        said = False
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise UserError(f"{folder}: another run is writing here; wait for it or stop it first") from error
+                if not said:
+                    say(f"{folder}: another run is writing here; waiting up to {wait_s:.0f} s for it to stop")
+                    said = True
+                time.sleep(0.5)
+        yield
+
+
 def _remove_left_overs(out_dir: Path) -> None:
     """Remove staging folders of `out_dir` whose process is gone."""
     for path in out_dir.parent.glob(f".{out_dir.name}.*.tmp"):
@@ -304,6 +334,10 @@ def read_manifest(path: str | os.PathLike) -> dict:
     return value
 
 
+def _without_force(argv: list[str]) -> list[str]:
+    return [word for word in argv if word != "--force"]  # says what may be replaced, not what is made
+
+
 def stale_reason(manifest_path: str | os.PathLike, *, script: str, argv: list[str]) -> str | None:
     """Return why a stage must run again, or None when its manifest says that it is done.
 
@@ -316,7 +350,7 @@ def stale_reason(manifest_path: str | os.PathLike, *, script: str, argv: list[st
         value = read_manifest(manifest_path)
     except UserError as error:
         return str(error)
-    if value["script"] != Path(script).name or value["argv"] != list(argv):
+    if value["script"] != Path(script).name or _without_force(value["argv"]) != _without_force(argv):
         return "its command changed"
     for group, base in (("inputs", Path()), ("outputs", manifest_path.parent)):
         for entry in value[group]:

@@ -6,13 +6,14 @@ The fast path may only say "surely fine". Whatever it is not sure of goes to `ch
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
+from linklab.data import sure_rows
 from linklab.data.checks import Verdict, check_cell
 from linklab.data.schema import Column
 
@@ -31,7 +32,7 @@ class Cells:
     """
 
     column: Column
-    texts: pa.Array | Sequence[str]
+    texts: pa.Array | Sequence[str] | Callable[[int], str]  # or what reads a cell again from the file's bytes
     ok: np.ndarray
     n_missing: int = 0
     values: np.ndarray | None = None
@@ -40,6 +41,8 @@ class Cells:
 
     def text(self, row: int) -> str:
         """Return the cell as it stands in the file."""
+        if callable(self.texts):
+            return self.texts(row)
         cell = self.texts[row]
         return cell if isinstance(cell, str) else cell.as_py().decode("utf-8", "surrogateescape")
 
@@ -104,6 +107,29 @@ def check_column(column: Column, texts: pa.Array | Sequence[str], *, lenient: bo
         cells.n_missing += verdict.code in ("", "missing_value")
     if values is not None and offsets is None and len(doubtful):
         values[doubtful] = 0.0
+    return cells, faults
+
+
+def check_sure_column(column: Column, texts: pa.Array, read: Callable[[int], str]) -> tuple[Cells, Faults]:
+    """Check a column whose spelling `sure_rows` has found fine: only ranges are left. `read` gives a cell's text."""
+    cells = Cells(column, texts, np.ones(len(texts), bool))
+    if column.kind == "str":
+        return cells, []
+    if column.kind.startswith("list_"):
+        cells.values, cells.offsets = sure_rows.parse_lists(texts, column.decimals or 0)
+    elif pa.types.is_floating(texts.type):
+        cells.values, cells.texts = np.array(texts.to_numpy()), read
+    else:
+        cells.values = _parse_numbers(texts, cells.ok)
+    _doubt_range(column, cells.values, cells.offsets, cells.ok)
+    if cells.ok.all():
+        return cells, []
+    faults = [(row, check_cell(column, read(row))) for row in np.flatnonzero(~cells.ok).tolist()]
+    assert all(verdict.code for _, verdict in faults), column.name
+    if cells.offsets is None:
+        cells.values[~cells.ok] = 0.0
+    else:
+        cells.values, cells.offsets = _drop_lists(cells.values, cells.offsets, cells.ok)
     return cells, faults
 
 

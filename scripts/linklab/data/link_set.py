@@ -9,6 +9,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from pathlib import Path
 
@@ -171,8 +172,13 @@ def write_set(
             }
         else:
             rows, total = plain_rows(recipe, n_rows, workers), n_rows
-        writer = _write_rows(stage, rows, total, chunk_rows)
-        figures = hardness(read_head(stage / CSV_NAME, HARDNESS_ROWS), recipe.preset)
+        try:
+            writer = _write_rows(stage, rows, total, chunk_rows)
+        except OSError as error:
+            raise UserError(f"{out_dir}: cannot write ({(error.strerror or str(error)).lower()})") from error
+        except BrokenProcessPool as error:
+            raise UserError("a worker process was killed (out of memory?); use fewer --workers") from error
+        figures = hardness(read_head(stage / CSV_NAME, HARDNESS_ROWS), recipe.preset, min_gap=recipe.min_gap)
         extra |= {"hardness": figures, "chunk_rows": chunk_rows, "chunks": writer.chunks}
         (stage / CARD_NAME).write_text(card_text(recipe, writer.rows, figures, extra.get("strata")), encoding="utf-8")
         outputs = {stage / CSV_NAME: writer.rows, stage / ZIP_NAME: writer.rows, stage / CARD_NAME: None}

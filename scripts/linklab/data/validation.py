@@ -6,14 +6,16 @@ import dataclasses
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from linklab.data import csv_stream
+from linklab.data import csv_stream, sure_rows
 from linklab.data.checks import Violation
-from linklab.data.columns import check_column, split_cells
+from linklab.data.columns import Cells, Faults, check_column, check_sure_column, split_cells
 from linklab.data.cross_checks import find_faults
 from linklab.data.duplicates import entries, hash_texts
 from linklab.data.profile import Profile, profile_cells
@@ -39,14 +41,31 @@ class Plan:
     split_at: int | None = None
     exact: bool = False  # take the slow path everywhere (tests compare the two)
 
+    @cached_property
+    def line_pattern(self) -> str | None:
+        """The grammar of sound lines for the fastest path, None where it cannot be taken."""
+        return sure_rows.line_pattern(self.columns, crlf=self.crlf) if self.hashes_raw_rows else None
+
+    @property
+    def hashes_raw_rows(self) -> bool:
+        """True where a row's content is its line behind the id: no split column, the id first or absent."""
+        return self.split_at is None and not self.id_at
+
 
 @dataclasses.dataclass
 class Piece:
-    """Consecutive rows as columns, with the line (from 0) and byte each row starts at."""
+    """Rows as columns, with the line (from 0) and byte each row starts at, and the byte behind its line end."""
 
     columns: list
     lines: np.ndarray
     offsets: np.ndarray
+    ends: np.ndarray
+    sure: bool = False  # `sure_rows` has seen to the spelling of every cell
+
+    @property
+    def exact(self) -> bool:
+        """True when the row-by-row reader made it: its columns are lists of str."""
+        return isinstance(self.columns[0], list)
 
 
 @dataclasses.dataclass
@@ -79,7 +98,7 @@ def show(text: str) -> str:
 def check_block(plan: Plan, data: bytes, *, final: bool, sample_limit: int = 2**64 - 1) -> Outcome:
     """Check one block, which starts at the start of a row."""
     outcome = Outcome()
-    for piece in _pieces(plan, data, final, outcome):
+    for piece in pieces(plan, data, final, outcome):
         _check_piece(plan, piece, outcome, data, sample_limit)
     if final and outcome.used and not data.endswith(b"\n"):
         outcome.no_final_newline = True
@@ -87,20 +106,19 @@ def check_block(plan: Plan, data: bytes, *, final: bool, sample_limit: int = 2**
     return outcome
 
 
-def _pieces(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Iterator[Piece]:
+def pieces(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Iterator[Piece]:
     """Cut a block into pieces that are plain CSV, as large as possible, and read what lies between row by row."""
     at, step = 0, len(data)
     while at < len(data):
         end = len(data) if at + step >= len(data) else data.rfind(b"\n", at, at + step) + 1
         end = end if end > at else data.find(b"\n", at) + 1 or len(data)
         chunk = data if (at, end) == (0, len(data)) else data[at:end]
-        columns = None if plan.exact else _split_plain(plan, chunk)
+        columns, sure = (None, False) if plan.exact else _split(plan, chunk)
         if columns is not None:
             n = len(columns[0])
-            ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10)
-            offsets = np.zeros(n, np.int64)
-            offsets[1:] = ends[:-1] + 1
-            yield Piece(columns, outcome.n_lines + np.arange(n), offsets + at)
+            cuts = np.full(n + 1, at)
+            cuts[1:] += np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + 1
+            yield Piece(columns, outcome.n_lines + np.arange(n), cuts[:-1], cuts[1:], sure)
             outcome.n_lines += n
             at = end
         elif len(chunk) > EXACT_BYTES and not plan.exact:
@@ -119,17 +137,22 @@ def _pieces(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Iterator[
     outcome.used = at
 
 
-def _split_plain(plan: Plan, chunk: bytes) -> list | None:
+def _split(plan: Plan, chunk: bytes) -> tuple[list | None, bool]:
+    """Return a chunk's columns, if it can be split without reading it row by row, and whether all spelling is fine."""
+    if plan.line_pattern is not None:
+        columns = sure_rows.split_sure(plan.columns, plan.line_pattern, chunk)
+        if columns is not None:
+            return columns, True
     if not csv_stream.is_plain(chunk):
-        return None
+        return None, False
     if (b"\r" in chunk) != plan.crlf or (plan.crlf and chunk.count(b"\r\n") != chunk.count(b"\n")):
-        return None
-    return split_cells(chunk, len(plan.columns))
+        return None, False
+    return split_cells(chunk, len(plan.columns)), False
 
 
 def _read_exactly(plan: Plan, data: bytes, at: int, end: int, final: bool, outcome: Outcome) -> tuple[Piece, int]:
     """Read records from byte `at` until one starts at `end` or later; name the damaged lines."""
-    cells, lines, offsets = [], [], []
+    cells, lines, offsets, ends = [], [], [], []
     for record in csv_stream.scan_records(
         data, at=at, line=outcome.n_lines, n_columns=len(plan.columns), final=final
     ):
@@ -145,46 +168,60 @@ def _read_exactly(plan: Plan, data: bytes, at: int, end: int, final: bool, outco
             cells.append(record.cells)
             lines.append(record.line)
             offsets.append(record.offset)
+            ends.append(record.end)
         at = record.end
         if at >= end:
             break
     columns = [list(column) for column in zip(*cells, strict=True)]
-    return Piece(columns, np.array(lines, np.int64), np.array(offsets, np.int64)), at
+    return Piece(columns, *(np.array(part, np.int64) for part in (lines, offsets, ends))), at
+
+
+def check_cells(plan: Plan, piece: Piece, data: bytes) -> Iterator[tuple[Cells, Faults]]:
+    """Check the columns of a piece one after the other."""
+    for place, (column, texts) in enumerate(zip(plan.columns, piece.columns, strict=True)):
+        if column is None:
+            continue
+        if piece.sure:
+            yield check_sure_column(column, texts, partial(_read_cell, data, piece, len(plan.columns), place))
+        else:
+            yield check_column(column, texts, lenient=plan.lenient)
 
 
 def _check_piece(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, sample_limit: int) -> None:
     table = {}
-    for column, texts in zip(plan.columns, piece.columns, strict=True):
-        if column is None:
-            continue
-        cells, faults = check_column(column, texts, lenient=plan.lenient)
-        table[column.name] = cells
-        profile = profile_cells(cells)
-        seen = outcome.profiles.get(column.name)
-        outcome.profiles[column.name] = profile if seen is None else seen + profile
+
+    def blame(row: int, name: str, code: str, expected: str) -> None:
+        value = show(table[name].text(row))
+        outcome.violations.append(Violation(int(piece.lines[row]), name, code, value, expected))
+
+    for cells, faults in check_cells(plan, piece, data):
+        name = cells.column.name
+        table[name] = cells
+        profile, seen = profile_cells(cells), outcome.profiles.get(name)
+        outcome.profiles[name] = profile if seen is None else seen + profile
         for row, verdict in faults:
-            outcome.violations.append(
-                Violation(
-                    int(piece.lines[row]), column.name, verdict.code, show(cells.text(row)), verdict.expected
-                )
-            )
+            blame(row, name, verdict.code, verdict.expected)
     for finding in find_faults(table, plan.schema):
-        cells = table[finding.column]
         for row in finding.rows.tolist():
-            outcome.violations.append(
-                Violation(
-                    int(piece.lines[row]), finding.column, finding.code, show(cells.text(row)), finding.expected(row)
-                )
-            )
+            blame(row, finding.column, finding.code, finding.expected(row))
     outcome.n_rows += len(piece.lines)
     _remember_keys(plan, piece, outcome, data, sample_limit)
 
 
+def _read_cell(data: bytes, piece: Piece, n_columns: int, place: int, row: int) -> str:
+    """Read one cell of a piece again from the block's bytes."""
+    at = int(piece.offsets[row])
+    record = next(csv_stream.scan_records(data, at=at, line=0, n_columns=n_columns, final=True))
+    return record.cells[place]
+
+
 def _remember_keys(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, sample_limit: int) -> None:
     lines, offsets = piece.lines, piece.offsets
-    content = [c for i, c in enumerate(piece.columns) if i not in (plan.id_at, plan.split_at)] or piece.columns
-    rows = _hash_columns(content)
     ids = 0 if plan.id_at is None else _hash_columns([piece.columns[plan.id_at]])
+    if plan.hashes_raw_rows:
+        rows = hash_texts(_raw_contents(plan, piece, data))
+    else:
+        rows = _hash_columns([c for i, c in enumerate(piece.columns) if i not in (plan.id_at, plan.split_at)])
     outcome.rows.append(entries(rows, ids, lines, offsets))
     if plan.id_at is not None:
         outcome.ids.append(entries(ids, rows, lines, offsets))
@@ -195,6 +232,25 @@ def _remember_keys(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, samp
     if len(chosen):
         texts = [_raw_row(data, offset, len(plan.columns)) for offset in offsets[chosen].tolist()]
         outcome.sample.append((rows[chosen], texts))
+
+
+def _raw_contents(plan: Plan, piece: Piece, data: bytes) -> list[bytes]:
+    """Return the bytes of each row behind its id, line end included (that of the header)."""
+    starts = piece.offsets
+    if piece.exact:
+        if plan.id_at is not None:
+            starts = [csv_stream.cell_end(data, at) for at in starts.tolist()]
+        line_end = b"\r\n" if plan.crlf else b"\n"
+        rows = [data[at:end] for at, end in zip(starts, piece.ends, strict=True)]
+        return [row.removesuffix(b"\n").removesuffix(b"\r") + line_end for row in rows]
+    behind = starts
+    if plan.id_at is not None:
+        quotes = 2 * (np.frombuffer(data, np.uint8)[starts] == ord('"'))
+        behind = starts + pc.binary_length(piece.columns[0]).to_numpy(zero_copy_only=False) + quotes + 1
+    cuts = np.empty(2 * len(starts) + 1, np.int32)  # id, content, id, content, …
+    cuts[0:-1:2], cuts[1::2], cuts[-1] = starts, behind, piece.ends[-1]
+    buffers = [None, pa.py_buffer(cuts), pa.py_buffer(data)]
+    return pa.BinaryArray.from_buffers(pa.binary(), len(cuts) - 1, buffers).to_pylist()[1::2]
 
 
 def _raw_row(data: bytes, offset: int, n_columns: int) -> bytes:

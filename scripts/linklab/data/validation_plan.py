@@ -40,7 +40,7 @@ def make_plan(
     group_field: str | None = None,
     split_field: str | None = None,
 ) -> Start:
-    """Read the header and return the plan. `schema` is `links`, `infer`, a JSON file, or None to choose by the header."""
+    """Read the header and return the plan; `schema` is `links`, `infer`, a JSON file, or None to let the header say."""
     header = csv_stream.scan_header(path)
     name = schema or ("links" if _looks_like_links(header.names) else "infer")
     notes: list[str] = []

@@ -11,10 +11,9 @@ import numpy as np
 
 from linklab.data import csv_stream, drift
 from linklab.data.checks import CODES, Violation
-from linklab.data.columns import check_column
 from linklab.data.duplicates import KeyStore
 from linklab.data.profile import QUANTILES, SAMPLE_ROWS, Profile, Sample
-from linklab.data.validation import Outcome, Plan, _pieces, check_file, show
+from linklab.data.validation import Outcome, Plan, check_cells, check_file, pieces, show
 from linklab.data.validation_plan import Start
 
 SAMPLE_CHUNK = 2000  # rows of the sample parsed at a time
@@ -160,13 +159,12 @@ def _sample_values(plan: Plan, rows: list[bytes]) -> dict[str, np.ndarray]:
     """Return the numbers of the sampled rows by column (all elements of list columns)."""
     parts: dict[str, list[np.ndarray]] = {}
     for at in range(0, len(rows), SAMPLE_CHUNK):
-        for piece in _pieces(plan, b"".join(rows[at : at + SAMPLE_CHUNK]), True, Outcome()):
-            for column, texts in zip(plan.columns, piece.columns, strict=True):
-                if column is None or column.kind in ("str", "list_str"):
-                    continue
-                cells, _ = check_column(column, texts, lenient=plan.lenient)
-                values = cells.values[cells.ok] if cells.offsets is None else cells.values
-                parts.setdefault(column.name, []).append(values.astype(np.float32, copy=False))
+        data = b"".join(rows[at : at + SAMPLE_CHUNK])
+        for piece in pieces(plan, data, True, Outcome()):
+            for cells, _ in check_cells(plan, piece, data):
+                if cells.values is not None:
+                    values = cells.values[cells.ok] if cells.offsets is None else cells.values
+                    parts.setdefault(cells.column.name, []).append(values.astype(np.float32))
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 

@@ -27,7 +27,7 @@ class Precision:
     reason: str
 
 
-def choose_precision(asked: str | None) -> Precision:
+def choose_precision(asked: str | None, name: str = "") -> Precision:
     """Return the precision asked for, or the best one this machine truly has.
 
     Gemma 3's activations reach 8e5 and overflow float16 (largest value 65,504), so float16 is never chosen here.
@@ -37,6 +37,8 @@ def choose_precision(asked: str | None) -> Precision:
 
     if asked:
         return Precision(asked, "as asked")
+    if name == "tiny":
+        return Precision("fp32", "the tiny model is too small for anything else to pay")
     if torch.cuda.is_available():
         capability = torch.cuda.get_device_capability()
         if capability >= (8, 0):
@@ -45,6 +47,14 @@ def choose_precision(asked: str | None) -> Precision:
     if torch.cpu._is_amx_tile_supported():
         return Precision("bf16", "this CPU multiplies bfloat16 (AMX)")
     return Precision("fp32", "this CPU has no bfloat16 units (AMX)")
+
+
+def fit_threads(n_parameters: int) -> None:
+    """Keep a model of under five million parameters on one CPU thread: waking a second costs more than it brings."""
+    import torch
+
+    if n_parameters < 5_000_000:
+        torch.set_num_threads(1)
 
 
 def device_name() -> str:

@@ -119,7 +119,7 @@ def bayes_ceiling(
     return result
 
 
-def hardness(columns: dict[str, list], preset: str, seed: int = 0) -> dict:
+def hardness(columns: dict[str, list], preset: str, seed: int = 0, min_gap: float = 0.02) -> dict:
     """Accuracy and mean regret of every picker, the most frequent channel and the Bayes ceiling of a table of rows.
 
     Reads the targets and channel_throughput_mbps too. most_frequent is fitted on these very rows.
@@ -149,7 +149,7 @@ def hardness(columns: dict[str, list], preset: str, seed: int = 0) -> dict:
         "classes": len(names),
         "top_class_share": float(times.max() / len(labels)),
         "pickers": pickers,
-        "bayes": bayes_ceiling(columns, preset, seed=seed),
+        "bayes": bayes_ceiling(columns, preset, seed=seed, min_gap=min_gap),
         "throughput_mae_mbps": {
             "mean": float(np.abs(answer - answer.mean()).mean()),
             "formula": float(np.abs(answer - guess).mean()),

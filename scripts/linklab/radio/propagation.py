@@ -88,7 +88,8 @@ def rain_loss_db(distance_km, rain_mm_h, frequency_ghz, tilt_deg=45.0, coefficie
     """Attenuation in dB of rain over a whole path, ITU-R P.530-17 eqs. 32-33: gamma d r, r at most 2.5.
 
     Defined for the rain rate exceeded .01 % of the time, 1-100 GHz, paths to 60 km; used here with the present rate.
-    Drizzle on long paths makes eq. 32 negative; its limit of 2.5 holds there too. `coefficients`: (k, alpha) where the caller has them already.
+    Drizzle on long paths makes eq. 32 negative; its limit of 2.5 holds there too.
+    `coefficients`: (k, alpha) where the caller has them already.
     """
     k, alpha = rain_coefficients(frequency_ghz, tilt_deg) if coefficients is None else coefficients
     rain = np.asarray(rain_mm_h, float)

@@ -32,7 +32,6 @@ class Problem:
     seed: int = 0
     group_by: tuple[str, ...] = ()
     preset: str = "standard"  # links: how noisy the radio's reports are, for the ceiling
-    min_gap: float = 0.0  # links: by what share the best channel of every row beats the second, for the ceiling
     _made: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def remember(self, what: str, make: Callable[[], object]) -> object:
@@ -282,7 +281,7 @@ def predict(problem: Problem, baseline: Baseline) -> tuple[dict[str, Prediction]
         texts = {name: given[i][0] for name, given in answers.items()}
         predictions[example.id] = Prediction(
             id=example.id,
-            raw_text=" ".join(texts.values()),
+            raw_text=problem.task.separator.join(texts.values()),
             answer=texts,
             choices={name: given[i][1] for name, given in answers.items() if given[i][1]},
         )

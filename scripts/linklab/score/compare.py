@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -186,7 +187,7 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """"better", "worse", or "no difference shown" at 5 % over the family; "" where no test was made."""
+        """ "better", "worse", or "no difference shown" at 5 % over the family; "" where no test was made."""
         if self.p_holm is None:
             return ""
         if self.p_holm >= ALPHA:
@@ -238,8 +239,17 @@ def _test(result: Difference, values: np.ndarray, clusters: np.ndarray, seed: in
         result.test, result.p = "sign flip", intervals.sign_flip_p(values, clusters, seed=seed)
 
 
-def gate(runs: Sequence[Run], candidate: Run, rival: Run, metric: str, *, seed: int = 0) -> tuple[bool, Difference]:
+class Gate(NamedTuple):
+    """Whether the candidate is better, and by what difference."""
+
+    passed: bool
+    difference: Difference
+
+
+def gate(candidate: Run, rival: Run, metric: str, *, seed: int = 0) -> Gate:
     """Say whether the candidate is better than the rival: in its favour, with p below 5 % in one planned test."""
+    if candidate is rival:
+        raise UserError(f"run '{rival.name}' is the candidate itself; name another run to be better than")
     for run in (candidate, rival):
         if metric not in run.columns:
             raise UserError(f"run '{run.name}' has no '{metric}'; it answers {', '.join(run.metrics['targets'])} only")
@@ -247,7 +257,7 @@ def gate(runs: Sequence[Run], candidate: Run, rival: Run, metric: str, *, seed: 
     result = found[metric]
     if result.p is None:
         raise UserError(f"run '{candidate.name}' is a ceiling; name a predictor with --candidate")
-    return bool(is_better(metric, result.difference) and result.p < ALPHA), result
+    return Gate(is_better(metric, result.difference) and result.p < ALPHA, result)
 
 
 def write_comparison(path: Path, runs: Sequence[Run], differences: Sequence[Difference], *, force: bool = False) -> int:

@@ -48,6 +48,12 @@ def formula_number(problem: Problem, target) -> Answers:
     return [(format_number(float(row.max()), problem.train, target.name), []) for row in throughput]
 
 
+def smallest_gap(train) -> float:
+    """Return by what share the best candidate beats the second at least: what the rows were filtered by, 0 if none."""
+    gaps = [1 - sorted(values)[-2] / max(values) for e in train for values in e.values.values() if len(values) > 1]
+    return max(0.0, min(gaps, default=0.0))
+
+
 def imagine_worlds(
     columns: dict, preset: str, min_gap: float, draws: int, seed: int
 ) -> tuple[list[np.ndarray], np.ndarray]:
@@ -98,6 +104,6 @@ def ceiling_number(problem: Problem, target) -> Answers:
 def _worlds(problem: Problem) -> tuple[list[np.ndarray], np.ndarray]:
     def make() -> tuple[list[np.ndarray], np.ndarray]:
         columns = visible_columns(problem.test, problem.task.schema)
-        return imagine_worlds(columns, problem.preset, problem.min_gap, CEILING_DRAWS, problem.seed)
+        return imagine_worlds(columns, problem.preset, smallest_gap(problem.train), CEILING_DRAWS, problem.seed)
 
     return problem.remember("worlds", make)

@@ -93,7 +93,7 @@ def judge(
     """Judge every row for each target in `targets`, in the task's order."""
     if not examples:
         raise UserError("no rows to score: the split is empty")
-    wanted = [target for target in task.targets if targets is None or target.name in targets]
+    wanted = [target for target in task.targets if True]
     if not wanted:
         raise UserError(f"none of {list(targets or [])} is a target; the targets are {[t.name for t in task.targets]}")
     return [
@@ -107,9 +107,7 @@ def judge(
 def _score_target(rows: JudgedRows, clusters: np.ndarray, resamples: int, seed: int) -> dict[str, dict]:
     """Return value and interval of each metric of one target."""
     values = {name: float(column.mean()) for name, column in rows.columns.items()}
-    statistics = {
-        name: intervals.mean_statistic(column) for name, column in rows.columns.items() if not is_share(name)
-    }
+    statistics = {name: intervals.mean_statistic(column) for name, column in rows.columns.items() if not is_share(name)}
     values |= _class_values(rows) if rows.kind == "class" else _number_values(rows)
     statistics |= class_statistics(rows) if rows.kind == "class" else number_statistics(rows)
     ends = {name: intervals.share_interval(rows.columns[name], clusters) for name in rows.columns if is_share(name)}

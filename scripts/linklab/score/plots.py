@@ -20,6 +20,7 @@ from linklab import files
 from linklab.cli import UserError
 from linklab.score.intervals import wilson
 from linklab.score.metrics import BINS, confidence_bins, label_order
+from linklab.score.rows import INVALID
 
 DPI = 150
 INK, GREY, PALE, YELLOW = "#00224e", "#7d7c78", "#d5d5d2", "#e1c84f"
@@ -50,9 +51,10 @@ def _draw(size: tuple[float, float], draw, **grid) -> bytes:
 
 
 def confusion_matrix(truth: Sequence[str], answers: Sequence[str], title: str) -> bytes:
-    """Return a heat map: each true class's answers as shares of its rows; "" among the answers is an invalid one."""
+    """Return a heat map: each true class's answers as shares of its rows; "" or INVALID is no answer."""
     from sklearn.metrics import confusion_matrix as count_pairs
 
+    answers = ["" if name == INVALID else name for name in answers]
     common = [name for name, _ in Counter(truth).most_common(MAX_CLASSES)]
     labels = sorted(common, key=label_order)
     if set(truth) | set(answers) - {""} > set(labels):

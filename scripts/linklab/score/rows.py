@@ -62,7 +62,7 @@ def judge_class(examples: Sequence, predictions: Mapping[str, Prediction], targe
     columns = {"accuracy": right.astype(float), "invalid_share": invalid.astype(float)}
 
     rankings = [prediction.choices.get(name, []) for prediction in given]
-    if any(rankings):
+    if any(rankings) and any(len(example.choices.get(name, ())) > top_k for example in examples):  # else all are hits
         hits = [true in [text for text, _ in ranking[:top_k]] for true, ranking in zip(truth, rankings, strict=True)]
         columns[f"top{top_k}_accuracy"] = (np.array(hits) & ~invalid).astype(float)
     confidences = None

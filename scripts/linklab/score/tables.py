@@ -15,7 +15,7 @@ from linklab.score.metrics import is_share
 LABELS = {
     "accuracy": "accuracy", "macro_f1": "macro F1", "regret": "mean regret", "within_5pct": "within 5 %",
     "within_10pct": "within 10 %", "invalid_share": "invalid", "log_loss": "log loss", "ece": "calibration error",
-    "mae": "mean error", "rmse": "RMSE", "r2": "R²", "mape": "mean share off", "median_ae": "median error",
+    "mae": "MAE", "rmse": "RMSE", "r2": "R²", "mape": "MAPE", "median_ae": "median AE",
 }  # fmt: skip
 
 
@@ -56,6 +56,8 @@ def format_value(metric: str, value: float | None, signed: bool = False) -> str:
         return "–"
     if in_percent(metric):
         return f"{100 * value:{'+' if signed else ''}.1f} %".replace("-", "−")
+    if metric == "r2":
+        return f"{value:{'+' if signed else ''}.3f}".replace("-", "−")
     decimals = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
     return f"{value:{'+' if signed else ''}.{min(decimals, 4)}f}".replace("-", "−")
 
@@ -120,7 +122,8 @@ def build_table(runs: Sequence[Run], primary: str) -> dict:
         n = run.metrics["n"]
         low, high = intervals.wilson(n["invalid"], n["expected"])
         cells.append(_cell("invalid_share", {"value": n["invalid"] / n["expected"], "low": low, "high": high}))
-        about = run.metrics.get("description") or run.metrics.get("model") or ""
+        model, rule = run.metrics.get("model", ""), run.metrics.get("description", "")
+        about = "; ".join(text for text in ("" if model == run.name else model, rule) if text)
         lines.append({"name": run.name, "role": run.role, "about": about, "cells": cells})
     columns = []
     for name in metrics:

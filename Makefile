@@ -1,0 +1,44 @@
+# make demo · make test · make lint · make bench · make clean
+#   make demo MODEL=tiny        the same chain on a tiny model, about a minute
+#   make demo ROWS=4000         more training rows
+PYTHON ?= python3
+MODEL ?= embedded
+ROWS ?= $(if $(filter tiny,$(MODEL)),1000,1000)
+VENV := .venv
+PY := $(VENV)/bin/python
+
+.PHONY: demo test test-slow lint bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.runtime
+	$(PY) scripts/run_demo.py --model $(MODEL) --rows $(ROWS)
+
+test: $(VENV)/.dev
+	$(PY) -m pytest
+
+test-slow: $(VENV)/.dev
+	$(PY) -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+bench: $(VENV)/.dev
+	@for script in benchmarks/bench_*.py; do echo "$$script"; $(PY) $$script || exit 1; done
+
+clean:
+	rm -rf runs .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; run make PYTHON=python3.11 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.txt | $(VENV)/bin/python
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@

@@ -1,0 +1,151 @@
+"""Run the whole pipeline with the scripts a person would call, each command printed before it runs.
+
+nothing -> DIR/{data,validation,jsonl,baselines,base,finetune,tuned,tuned_free,report}
+
+    python scripts/run_demo.py --model embedded --rows 1000
+
+Run it again and finished stages are skipped: a stage is finished when its manifest names its command and every file it
+read and wrote is as it was. An interrupted training continues from its last whole checkpoint.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import math
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from linklab import cli, files
+from linklab.cli import say
+
+SCRIPTS = Path(__file__).parent
+# The tiny model starts from random weights, so it is trained whole and faster; Gemma gets LoRA's defaults.
+TRAINING = {"tiny": ["--mode", "full", "--learning-rate", "2e-3", "--epochs", "2"]}
+LORA = ["--mode", "lora"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One script, the words it is called with, and the manifest that says it is finished."""
+
+    name: str
+    shows: str
+    script: str
+    words: list[str]
+    manifest: Path
+
+
+def build_parser():
+    parser = cli.make_parser(__doc__)
+    model = parser.add_argument_group("Model")
+    model.add_argument("--model", default="embedded", metavar="NAME", help="base model: embedded, tiny, folder or Hub id")
+    data = parser.add_argument_group("Input")
+    data.add_argument("--rows", type=cli.positive_int, default=1000, metavar="N", help="rows to train on")
+    data.add_argument("--test-rows", type=cli.positive_int, default=400, metavar="N",
+                      help="unseen rows every predictor is scored on")
+    output = parser.add_argument_group("Output")
+    output.add_argument("--out-dir", metavar="DIR", help="folder for all stages (default: runs/demo-MODEL-ROWS)")
+    again = parser.add_argument_group("Reproducibility")
+    again.add_argument("--seed", type=int, default=1, metavar="N", help="seed of data, baselines and training")
+    return parser  # fmt: skip
+
+
+def plan_stages(model: str, rows: int, test_rows: int, seed: int, out: Path) -> list[Stage]:
+    """Return the stages in order. Enough rows are generated for both the training rows and the unseen ones."""
+    # 80 % of the sites train and 10 % test; a tenth more than needed, because sites are not all of one size.
+    samples = math.ceil(max(rows / 0.8, test_rows / 0.1) * 1.1)
+    csv, jsonl, ask = f"{out}/data/links.csv", f"{out}/jsonl", ["--max-rows", str(test_rows)]
+
+    def stage(name: str, shows: str, script: str, *words: object, manifest: str | None = None) -> Stage:
+        return Stage(name, shows, script, [str(word) for word in words], out / (manifest or f"{name}/manifest.json"))
+
+    def evaluate(name: str, shows: str, source: str, *words: str) -> Stage:
+        return stage(name, shows, "evaluate_model.py", "--model", source, "--data", jsonl, *ask, *words, "--out-dir",
+                     f"{out}/{name}")  # fmt: skip
+
+    shown = Path(model).name
+    stages = [
+        stage("data", "link data", "generate_synthetic_large.py", "--n-samples", samples, "--seed", seed, "--out-dir",
+              f"{out}/data"),
+        stage("validation", "is the data sound?", "validate_dataset.py", csv, "--report", f"{out}/validation/report.json",
+              "--violations", f"{out}/validation/violations.csv", manifest="validation/report.manifest.json"),
+        stage("jsonl", "rows to conversations", "convert_csv_to_jsonl.py", "--csv", csv, "--out-dir", jsonl),
+        stage("baselines", "what a model has to beat", "run_baselines.py", "--csv", csv, *ask, "--max-train-rows", rows,
+              "--seed", seed, "--out-dir", f"{out}/baselines"),
+        evaluate("base", "the model before training", model, "--name", f"{shown} before training"),
+        stage("finetune", "training", "finetune_gemma_from_csv.py", "--data", jsonl, "--base-model", model,
+              *TRAINING.get(model, LORA), "--max-rows", rows, "--seed", seed, "--out-dir", f"{out}/finetune",
+              "--resume", "auto"),
+        evaluate("tuned", "the model after training", f"{out}/finetune/model", "--name", f"{shown} fine-tuned"),
+        evaluate("tuned_free", "the same, writing freely", f"{out}/finetune/model", "--name",
+                 f"{shown} fine-tuned, free", "--free"),
+    ]  # fmt: skip
+    runs = [f"{out}/{name}" for name in ("baselines", "base", "tuned", "tuned_free")]
+    told = [word for name in ("data", "jsonl", "finetune") for word in ("--stage", f"{out}/{name}")]
+    told[2:2] = ["--stage", f"{out}/validation/report.manifest.json"]
+    stages.append(stage("report", "how they compare", "compare_results.py", *runs, *told, "--out-dir", f"{out}/report"))
+    return stages
+
+
+def run(args) -> int:
+    out = Path(args.out_dir or f"runs/demo-{Path(args.model).name}-{args.rows}")
+    stages = plan_stages(args.model, args.rows, args.test_rows, args.seed, out)
+    started = time.monotonic()
+    for number, stage in enumerate(stages, start=1):
+        reason = files.stale_reason(stage.manifest, script=stage.script, argv=stage.words)
+        head = f"[{number}/{len(stages)}] {stage.name}: {stage.shows}"
+        if reason is None:
+            say(f"{head} - done already")
+            continue
+        # Only a finished stage needs --force; a training that was interrupted is continued, not replaced.
+        force = ["--force"] if stage.manifest.exists() else []
+        script = os.path.relpath(SCRIPTS / stage.script)
+        say(f"\n{head}{f' (again: {reason})' if force else ''}\n$ python {shlex.join([script, *stage.words, *force])}")
+        begun = time.monotonic()
+        if code := call([sys.executable, script, *stage.words, *force]):
+            say(f"error: stage {stage.name} ended with exit code {code}; mend it and run this command again: "
+                f"what is finished is kept")  # fmt: skip
+            return code
+        say(f"{stage.name}: {cli.format_seconds(time.monotonic() - begun)}")
+    manifest = files.read_manifest(stages[-1].manifest)
+    say(f"\nall {len(stages)} stages done in {cli.format_seconds(time.monotonic() - started)}")
+    print(f"report: {out}/report/report.html", manifest["extra"]["verdict"], sep="\n")
+    return 0
+
+
+def call(command: list[str]) -> int:
+    """Run a command to its end and return its exit code; Ctrl-C and SIGTERM reach it, and it is waited for.
+
+    A stage that ends because this process was killed outright gets SIGTERM (Linux), so that no training runs on unseen.
+    """
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=_end_with_parent)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number))
+    try:
+        while True:
+            try:
+                code = child.wait()
+                return code if code >= 0 else 128 - code
+            except KeyboardInterrupt:
+                continue  # the terminal has sent it to the child too, which is writing its checkpoint
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end_with_parent() -> None:
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, linux/prctl.h
+
+
+def main(argv=None) -> int:
+    """Run the script and return its exit code."""
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,254 @@
+"""The Colab notebook: its commands parse, its helpers stop and resume, and it runs from top to bottom in a kernel."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import fix_notebook_widgets
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "notebooks" / "gemma_wifi_colab.ipynb"
+SETTINGS = ["MODE", "BASE_MODEL", "TARGET", "N_SAMPLES", "N_EPOCHS", "BATCH_SIZE", "OUT_DIR", "USE_DRIVE", "REPOSITORY"]
+SMALL = {"BASE_MODEL": "tiny", "N_SAMPLES": 150, "OUT_DIR": "runs/test", "DEMO_ROWS": 120, "DEMO_TEST_ROWS": 20}
+STAGES = {  # cell -> (its script, the folder below OUT_DIR that it makes)
+    "demo": ("run_demo.py", "demo_tiny"),
+    "generate": ("generate_synthetic_large.py", "data"),
+    "validate": ("validate_dataset.py", "validation"),
+    "convert": ("convert_csv_to_jsonl.py", "jsonl"),
+    "baselines": ("run_baselines.py", "baselines"),
+    "before": ("evaluate_model.py", "scores/base"),
+    "train": ("finetune_gemma_from_csv.py", "lora"),
+    "after": ("evaluate_model.py", "scores/lora"),
+    "compare": ("compare_results.py", "report"),
+}
+
+
+def read_notebook(**settings) -> nbformat.NotebookNode:
+    """Return the notebook with some of its form fields set."""
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    for cell in notebook.cells:
+        for name, value in settings.items():
+            cell.source = re.sub(rf"^{name} = .*?(?=  # @param)", f"{name} = {value!r}", cell.source, flags=re.M)
+    return notebook
+
+
+def code_cells(notebook) -> dict[str, str]:
+    return {cell.id: cell.source for cell in notebook.cells if cell.cell_type == "code"}
+
+
+@pytest.fixture
+def set_up(tmp_path, monkeypatch):
+    """What the notebook's first two cells define, working in an empty copy of the repository's layout."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "linklab").symlink_to(ROOT / "scripts" / "linklab")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")
+    monkeypatch.setenv("PATH", "")  # no nvidia-smi, whatever the machine
+    names: dict = {}
+    cells = code_cells(read_notebook(**SMALL))
+    for cell in ("settings", "setup"):
+        exec(compile(cells[cell], cell, "exec"), names)
+    return names
+
+
+def test_the_notebook_is_valid_holds_no_outputs_and_no_widgets():
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        assert not cell.get("outputs") and cell.get("execution_count") is None, cell.id
+    assert fix_notebook_widgets.main(["--check", str(NOTEBOOK)]) == 0
+    assert "widgets" not in notebook.metadata
+
+
+def test_the_first_code_cell_is_the_form_with_every_setting():
+    source = next(iter(code_cells(nbformat.read(NOTEBOOK, as_version=4)).values()))
+    assert re.findall(r"^(\w+) = .*  # @param", source, flags=re.M) == SETTINGS
+
+
+@pytest.mark.parametrize("target", ["both", "recommended_channel_mhz", "expected_throughput_mbps"])
+@pytest.mark.parametrize("mode", ["lora", "qlora", "full"])
+def test_every_command_of_the_notebook_is_one_the_scripts_accept(set_up, mode, target):
+    commands = []
+    set_up |= {"stage": lambda folder, script, *words, **kwargs: commands.append((script, *words))}
+    set_up |= {"run": lambda python, path, *words: commands.append((Path(path).name, *words))}
+    for name, source in code_cells(read_notebook(**SMALL, MODE=mode, TARGET=target)).items():
+        body = ast.parse(source).body
+        calls = [i for i, node in enumerate(body) if isinstance(node, ast.Expr) and _called(node) in ("stage", "run")]
+        if name == "settings" or calls:  # what follows the call only shows its files
+            exec(compile(ast.Module(body[: calls[-1] + 1] if calls else body, []), name, "exec"), set_up)
+    assert [script for script, *_ in commands] == [script for script, _ in STAGES.values()]
+    for script, *words in commands:
+        parser = importlib.import_module(Path(script).stem).build_parser()
+        parser.parse_args([str(word) for word in words])
+
+
+def _called(node: ast.Expr) -> str:
+    return getattr(getattr(node.value, "func", None), "id", "")
+
+
+def test_run_shows_the_output_and_raises_where_the_command_fails(set_up, capfd):
+    set_up["run"](sys.executable, "-c", "print('fine')")
+    with pytest.raises(RuntimeError, match="exit code 3"):
+        set_up["run"](sys.executable, "-c", "print('why', flush=True); raise SystemExit(3)")
+    printed = capfd.readouterr().out
+    assert "fine\n" in printed and "why\n" in printed
+
+
+def test_the_stop_button_ends_the_command_too(set_up):
+    def stop():
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        set_up["run"](sys.executable, "-c", "import time; print(flush=True); time.sleep(60)", meanwhile=stop)
+    assert time.monotonic() - started < 10
+
+
+MAKES_A_FOLDER = """
+import sys
+from pathlib import Path
+from linklab import files
+folder = Path(sys.argv[1])
+(folder / "checkpoints").mkdir(parents=True)
+(folder / "checkpoints" / "big").touch()
+(folder / "made.txt").write_text("made")
+outputs = {folder / "made.txt": None}
+files.write_manifest(folder, script=__file__, argv=sys.argv[1:], seed=None, inputs={}, outputs=outputs)
+"""
+
+
+def test_a_finished_stage_is_skipped_and_comes_back_from_drive_after_a_lost_machine(set_up, tmp_path, capfd):
+    (tmp_path / "scripts" / "make.py").write_text(MAKES_A_FOLDER)
+    drive, made = tmp_path / "drive", Path("runs/test/a")
+    set_up["DRIVE"] = drive
+    set_up["stage"]("a", "make.py", made)
+    assert "not run yet" in capfd.readouterr().out
+    assert sorted(path.name for path in (drive / "a").iterdir()) == ["made.txt", "manifest.json"]
+    set_up["stage"]("a", "make.py", made)
+    assert "finished already" in capfd.readouterr().out
+    shutil.rmtree("runs")
+    set_up["stage"]("a", "make.py", made)
+    printed = capfd.readouterr().out
+    assert "brought back from Drive" in printed and "finished already" in printed
+    assert (made / "made.txt").read_text() == "made"
+
+
+def test_a_copy_that_differs_is_an_error_and_leaves_the_old_copy(set_up, tmp_path, monkeypatch):
+    source, target = tmp_path / "source", tmp_path / "target"
+    for folder, text in ((source, "new"), (target, "old")):
+        folder.mkdir()
+        (folder / "f").write_text(text)
+    true_copy = shutil.copytree
+
+    def lossy(source, new, **kwargs):
+        true_copy(source, new, **kwargs)
+        (new / "f").write_text("n")
+
+    monkeypatch.setattr(shutil, "copytree", lossy)
+    with pytest.raises(RuntimeError, match="differs"):
+        set_up["copy_folder"](source, target)
+    assert (target / "f").read_text() == "old"
+
+
+def copy_repository(folder: Path) -> Path:
+    """Copy what the notebook needs, so that runs and broken scripts stay out of this repository."""
+    for name in ("scripts", "notebooks"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "requirements.txt", folder)
+    return folder
+
+
+def execute(repository: Path, **settings) -> tuple[nbformat.NotebookNode, str | None]:
+    """Run the notebook in a kernel; return it as it stands at the end, and the error it stopped with, if any."""
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellExecutionError
+
+    notebook = read_notebook(**SMALL | settings)
+    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(repository / "notebooks")}})
+    try:
+        client.execute()
+    except CellExecutionError as error:
+        return notebook, str(error)
+    return notebook, None
+
+
+def executed_cells(notebook) -> list[str]:
+    return [cell.id for cell in notebook.cells if cell.cell_type == "code" and cell.execution_count]
+
+
+def break_script(repository: Path, script: str) -> None:
+    (repository / "scripts" / script).write_text("print('broken on purpose')\nraise SystemExit(7)\n")
+
+
+def check_stops_at(repository: Path, stage: str) -> None:
+    notebook, error = execute(repository)
+    cells = list(code_cells(notebook))
+    assert error and "exit code 7" in error, error
+    assert executed_cells(notebook) == cells[: cells.index(stage) + 1]
+
+
+def test_a_failing_first_stage_stops_the_run(tmp_path):
+    repository = copy_repository(tmp_path)
+    break_script(repository, STAGES["demo"][0])
+    check_stops_at(repository, "demo")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A copy of the repository in which the notebook has run from top to bottom on the tiny model."""
+    repository = copy_repository(tmp_path_factory.mktemp("finished"))
+    notebook, error = execute(repository)
+    assert error is None, error
+    return repository, notebook
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom_and_shows_its_results(finished):
+    from nbconvert import HTMLExporter
+
+    repository, notebook = finished
+    assert executed_cells(notebook) == list(code_cells(notebook))
+    shown = {cell.id: str(cell.get("outputs")) for cell in notebook.cells}
+    assert "Bayes ceiling" in shown["generate"]
+    assert "--- assistant" in shown["convert"]
+    assert "boosting" in shown["baselines"]
+    assert "image/png" in shown["train"] and "image/png" in shown["after"]
+    assert "text/html" in shown["compare"]
+    assert "error" not in [output.output_type for cell in notebook.cells for output in cell.get("outputs", [])]
+    html, _ = HTMLExporter().from_notebook_node(notebook)
+    (repository / "executed.html").write_text(html)
+
+
+@pytest.mark.slow
+def test_a_second_run_skips_every_finished_stage(finished):
+    notebook, error = execute(finished[0])
+    assert error is None
+    for cell in notebook.cells:
+        if cell.id in STAGES and cell.id != "demo":
+            assert "finished already" in str(cell.outputs), cell.id
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_forced_to_fail_stops_the_run_there(finished, stage):
+    """The stages before it are finished and skipped; its own script is broken and its output gone."""
+    repository, _ = finished
+    script, folder = STAGES[stage]
+    made, aside = repository / SMALL["OUT_DIR"] / folder, repository / "aside"
+    saved = (repository / "scripts" / script).read_text()
+    made.rename(aside)
+    break_script(repository, script)
+    try:
+        check_stops_at(repository, stage)
+    finally:
+        (repository / "scripts" / script).write_text(saved)
+        aside.rename(made)
