@@ -84,8 +84,11 @@ def test_frequency_by_group_answers_per_group_and_falls_back_on_all_rows(table):
     prices = {"violet": [float(e.target["price"]) for e in table.train]}
     for colour in ("red", "green"):
         prices[colour] = [float(e.target["price"]) for e in table.train if e.row["colour"] == colour]
+    kinds = [(e.row["colour"], e.target["kind"]) for e in table.train]
     for p, e in zip(given, table.test, strict=True):
         assert p.answer["price"] == f"{np.median(prices[e.row['colour']]):.2f}"
+        counts = [sum(k == kind and e.row["colour"] in (c, "violet") for c, k in kinds) for kind in KINDS]
+        assert counts[KINDS.index(p.answer["kind"])] == max(counts)
 
 
 def test_random_spreads_over_the_choices_and_follows_its_seed(table):

@@ -68,6 +68,7 @@ def test_resample_counts_draw_whole_clusters_and_do_not_depend_on_the_block_size
     assert (counts[:, 0] == counts[:, 1]).all()
     assert (counts[:, 3] == counts[:, 5]).all()
     assert (counts[:, [0, 2, 3]].sum(axis=1) == 3).all()
+    assert counts[:, [0, 2, 3]].mean(axis=0) == pytest.approx([1, 1, 1], abs=0.15)
     monkeypatch.setattr(intervals, "_CELLS", 7 * 6)
     assert np.array_equal(np.concatenate(list(intervals.resample_counts(clusters, 500, seed=4))), counts)
 

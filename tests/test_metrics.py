@@ -36,7 +36,7 @@ def fuzzed_case(rng):
     for i in range(n):
         legal = sorted(rng.choice(LEGAL, size=int(rng.integers(2, 6)), replace=False))
         true = str(rng.choice([c for c in legal if c in usual] or legal))
-        rate = "250" if constant else str(int(rng.integers(0 if rng.random() < 0.05 else 1, 900)))
+        rate = "250" if constant else "0" if rng.random() < 0.02 else str(int(rng.integers(1, 900)))
         worth = (rng.integers(1, 50, len(legal)) * 1.0).tolist()
         examples.append(example(f"r{i}", true, rate, legal, worth))
         weights = rng.integers(1, 4, len(legal)).astype(float)  # small integers: ties

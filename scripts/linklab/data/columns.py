@@ -38,6 +38,7 @@ class Cells:
     values: np.ndarray | None = None
     offsets: np.ndarray | None = None
     lists: dict[int, list[str]] | None = None  # lists of texts, by row
+    extremes: tuple[float, float] | None = None  # least and largest of `values`, where the range check met them
 
     def text(self, row: int) -> str:
         """Return the cell as it stands in the file."""
@@ -121,7 +122,7 @@ def check_sure_column(column: Column, texts: pa.Array, read: Callable[[int], str
         cells.values, cells.texts = np.array(texts.to_numpy()), read
     else:
         cells.values = _parse_numbers(texts, cells.ok)
-    _doubt_range(column, cells.values, cells.offsets, cells.ok)
+    cells.extremes = _doubt_range(column, cells.values, cells.offsets, cells.ok)
     if cells.ok.all():
         return cells, []
     faults = [(row, check_cell(column, read(row))) for row in np.flatnonzero(~cells.ok).tolist()]
@@ -209,19 +210,23 @@ def _parse_lists(texts: pa.Array, sure: np.ndarray) -> tuple[np.ndarray, np.ndar
     return numbers.to_numpy(zero_copy_only=False), offsets
 
 
-def _doubt_range(column: Column, values: np.ndarray, offsets: np.ndarray | None, sure: np.ndarray) -> None:
-    """Take cells with a number outside the column's range out of `sure`."""
+def _doubt_range(
+    column: Column, values: np.ndarray, offsets: np.ndarray | None, sure: np.ndarray
+) -> tuple[float, float] | None:
+    """Take cells with a number outside the column's range out of `sure`; return the extremes when there is none."""
     if not len(values):
-        return
+        return None
     low = -np.inf if column.low is None else column.low
     high = np.inf if column.high is None else column.high
-    if offsets is not None and values.min() >= low and values.max() <= high:
-        return
+    extremes = float(values.min()), float(values.max())
+    if extremes[0] >= low and extremes[1] <= high:
+        return extremes
     outside = (values < low) | (values > high)
     if offsets is None:
         sure &= ~outside
     else:
         sure[np.searchsorted(offsets, np.flatnonzero(outside), side="right") - 1] = False
+    return None
 
 
 def _drop_lists(values: np.ndarray, offsets: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -73,6 +73,9 @@ class KeyStore:
 
 
 def _repeats_of(packed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    keys = np.sort(packed["key"])
+    if not (keys[1:] == keys[:-1]).any():  # as a rule: then nothing has to be put in order
+        return
     packed = packed[np.lexsort((packed["line"], packed["key"]))]
     again = np.zeros(len(packed), bool)
     again[1:] = packed["key"][1:] == packed["key"][:-1]

@@ -23,14 +23,44 @@ _QUOTED = r'"[!#-~](?:[ !#-~]*[!#-~])?"'
 _ANY = r'(?:[ !#-+\--~]*|"[ !#-~]*")'
 _PAD = b"\0" * 8  # the window of the first number reaches before it
 
-# A number of up to eight characters is read as one 64-bit word: `_KEEP[k]` keeps the low half-bytes (the digits) of
-# its last k characters; then neighbours are added up in pairs, fours and eights.
-_KEEP = np.array([((1 << 64) - (1 << (64 - 8 * k))) & 0x0F0F0F0F0F0F0F0F for k in range(9)], np.uint64)
-_STEPS = (
-    (np.uint64(2561), np.uint64(8), np.uint64(0x00FF00FF00FF00FF)),
-    (np.uint64(6553601), np.uint64(16), np.uint64(0x0000FFFF0000FFFF)),
-    (np.uint64(42949672960001), np.uint64(32), np.uint64(0xFFFFFFFF)),
-)
+
+
+class _Words:
+    """How to read a number of up to `size` characters as one word of as many bytes (4 or 8).
+
+    `keep[k]` keeps the low half-bytes (the digits) of its last k characters; `steps` then add up neighbours in pairs,
+    fours and eights. Half the bytes, half the time: most numbers in lists have at most four digits.
+    """
+
+    def __init__(self, size: int) -> None:
+        bits, self.size, self.type = 8 * size, size, np.dtype(f"<u{size}")
+        digits = (1 << bits) // 255 * 15  # 0x0F0F…
+        self.keep = np.array([((1 << bits) - (1 << (bits - 8 * k))) & digits for k in range(size + 1)], self.type)
+        scale = self.type.type
+        self.steps = [
+            (scale((10**half << 8 * half) + 1), scale(8 * half), scale(sum(m << s for s in range(0, bits, 16 * half))))
+            for half, m in ((1, 0xFF), (2, 0xFFFF), (4, 0xFFFFFFFF))
+            if 2 * half <= size
+        ]
+
+    def read(self, data: bytes, ends: np.ndarray, lengths: np.ndarray, decimals: int) -> np.ndarray:
+        """Return the numbers without sign whose last characters stand before the bytes `ends` (behind the pad)."""
+        windows = np.ndarray(len(data) - self.size + 1, self.type, data, strides=(1,))
+        words = windows[ends + (len(_PAD) - self.size)] & self.keep[lengths]
+        if decimals:  # close the gap of the point
+            before_point = self.type.type((1 << (8 * (self.size - decimals - 1))) - 1)
+            words = (words & self.keep[decimals]) | ((words & before_point) << self.type.type(8))
+        for factor, shift, mask in self.steps:
+            words *= factor
+            words >>= shift
+            words &= mask
+        values = words.view(f"<i{self.size}").astype(np.float64)
+        if decimals:
+            values /= 10.0**decimals
+        return values
+
+
+_FOUR, _EIGHT = _Words(4), _Words(8)
 
 
 def line_pattern(columns: Sequence[Column | None], *, crlf: bool) -> str | None:
@@ -114,18 +144,9 @@ def parse_lists(texts: pa.Array, decimals: int) -> tuple[np.ndarray, np.ndarray]
     offsets[1:] = np.flatnonzero(characters[ends] == ord("]")) + 1
 
     negative = characters[starts] == ord("-")
-    windows = np.ndarray(len(data) - 7, "<u8", data, strides=(1,))  # the word that ends before each byte
-    words = windows[ends] & _KEEP[ends - starts - negative]
-    if decimals:
-        after_point = _KEEP[decimals]
-        before_point = np.uint64((1 << (64 - 8 * (decimals + 1))) - 1)
-        words = (words & after_point) | ((words & before_point) << np.uint64(8))
-    for factor, shift, mask in _STEPS:
-        words *= factor
-        words >>= shift
-        words &= mask
-    values = words.view(np.int64).astype(np.float64)
-    if decimals:
-        values /= 10.0**decimals
+    lengths = ends - starts
+    lengths -= negative
+    words = _FOUR if len(lengths) and lengths.max() <= 4 else _EIGHT
+    values = words.read(data, ends, lengths, decimals)
     np.negative(values, out=values, where=negative)
     return values, offsets

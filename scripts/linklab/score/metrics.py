@@ -93,7 +93,7 @@ def judge(
     """Judge every row for each target in `targets`, in the task's order."""
     if not examples:
         raise UserError("no rows to score: the split is empty")
-    wanted = [target for target in task.targets if True]
+    wanted = [target for target in task.targets if targets is None or target.name in targets]
     if not wanted:
         raise UserError(f"none of {list(targets or [])} is a target; the targets are {[t.name for t in task.targets]}")
     return [
