@@ -10,6 +10,7 @@ datasets.load_dataset(FOLDER) and trains as it is with TRL's SFTTrainer.
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 from linklab import cli, files
@@ -27,7 +28,7 @@ def build_parser():
                       help="text with {column} for visible columns; a line with list columns is repeated per element")
     data.add_argument("--id-field", metavar="COL", help="column that names a row; row-1, row-2, … without one")
     data.add_argument("--split-by", metavar="COL", help="rows with the same cell here stay on one side; "
-                      "the site for links, the row's content for any other CSV")
+                      "the site for links, what the prompt shows for any other CSV")
     data.add_argument("--max-rows", type=cli.positive_int, metavar="N", help="convert only the first N rows of the file")
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
@@ -49,7 +50,7 @@ def run(args) -> None:
     task = make_task(csv_path, args.target_field, args.prompt_template, id_field=args.id_field)
     with files.staged_folder(args.out_dir, force=args.force) as folder:
         writers = {split: ShardWriter(folder, split, args.shard_size) for split in SPLITS}
-        ids: set[str] = set()
+        features, ids = jsonl.CardFeatures(task), SeenTexts()
         copies = 0
         progress = cli.Progress("convert", args.max_rows or 0)
         examples = iter_examples(csv_path, task, split_by=args.split_by, seed=args.split_seed)
@@ -57,10 +58,10 @@ def run(args) -> None:
             if number == args.max_rows:
                 break
             if example.split != "train":  # copies (oversampling) may weigh in training; a scorer wants each row once
-                if example.id in ids:
+                if not ids.add(example.id):
                     copies += 1
                     continue
-                ids.add(example.id)
+            features.see(example)
             writers[example.split].write(jsonl.to_line(example, task))
             if progress.total:
                 progress.at(number)
@@ -69,7 +70,7 @@ def run(args) -> None:
             raise cli.UserError(f"{csv_path}: no row fell into the training split; more rows, or other groups, are needed")
         names = {split: writer.finish() for split, writer in writers.items()}
         files.write_json(folder / jsonl.TASK_FILE, task.to_dict())
-        files.write_text(folder / "README.md", write_card(task, names, rows, csv_path))
+        files.write_text(folder / "README.md", write_card(task, features, names, rows, csv_path))
         outputs = {folder / name: n for split in SPLITS for name, n in names[split].items()}
         files.write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.split_seed,
@@ -79,6 +80,20 @@ def run(args) -> None:
         )  # fmt: skip
     counts = ", ".join(f"{n:,} {split}" for split, n in rows.items())
     cli.say(f"wrote {args.out_dir}: {counts} rows" + (f"; left out {copies:,} copies outside training" if copies else ""))
+
+
+class SeenTexts:
+    """A set of texts that takes no memory: a table on disk, which goes when the process does."""
+
+    def __init__(self) -> None:
+        self._table = sqlite3.connect("", isolation_level=None)
+        self._table.execute("PRAGMA journal_mode = OFF")
+        self._table.execute("CREATE TABLE seen (text TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._table.execute("BEGIN")
+
+    def add(self, text: str) -> bool:
+        """Add a text and return whether it is new."""
+        return self._table.execute("INSERT OR IGNORE INTO seen VALUES (?)", (text,)).rowcount == 1
 
 
 class ShardWriter:
@@ -115,9 +130,9 @@ class ShardWriter:
         return named
 
 
-def write_card(task, names: dict[str, dict[str, int]], rows: dict[str, int], csv_path: Path) -> str:
+def write_card(task, features, names: dict[str, dict[str, int]], rows: dict[str, int], csv_path: Path) -> str:
     """Return the data card. Its `configs` name the data files, so whatever else lies in the folder is not loaded."""
-    lines = ["---", "configs:", "- config_name: default", "  data_files:"]
+    lines = ["---", *features.lines(), "configs:", "- config_name: default", "  data_files:"]
     for split, shards in names.items():
         if shards:  # load_dataset fails on a split without rows
             lines += [f"  - split: {split}", "    path:", *(f"    - {name}" for name in shards)]
@@ -127,7 +142,7 @@ def write_card(task, names: dict[str, dict[str, int]], rows: dict[str, int], csv
         "task_categories:", "- text-generation", "---", "", f"# Conversations made from {csv_path.name}", "",
         f"Each line holds one row: the prompt shows {shown}; the answer holds {targets}.", "",
         "| split | rows |", "|---|---|", *(f"| {split} | {n:,} |" for split, n in rows.items()), "",
-        "Rows of one group (a site, or equal content where there are no groups) are never on two sides.", "",
+        "Rows of one group (a site, or equal prompts where there are no groups) are never on two sides.", "",
         "Prompt template:", "", "```text", task.template.text, "```", "",
     ]  # fmt: skip
     return "\n".join(lines)

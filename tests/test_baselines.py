@@ -211,4 +211,5 @@ def test_hidden_and_target_columns_never_reach_the_trees():
 @pytest.mark.parametrize(("value", "text"), [(387.6, "388"), (-0.2, "0"), (1e6, "1000000")])
 def test_numbers_are_written_as_the_training_answers_are(value, text):
     train = [type("E", (), {"target": {"rate": "594"}})()]
-    assert baselines.format_number(value, train, "rate") == text
+    target = type("T", (), {"name": "rate"})()
+    assert baselines.write_numbers(baselines.Problem(train, [], None), target, [value]) == [(text, [])]

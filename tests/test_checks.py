@@ -5,7 +5,6 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from linklab.data.checks import CODES, check_cell, describe, looks_like_mojibake
 from linklab.data.columns import check_column
 from linklab.data.cross_checks import find_faults

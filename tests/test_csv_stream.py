@@ -6,7 +6,6 @@ import io
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from linklab.cli import UserError
 from linklab.data import csv_stream
 
@@ -59,6 +58,7 @@ BAD = [
     (b"\na,b\n1,2\n", 1, "no header"),
     (b"\xff\xfea\x00,\x00b\x00", 1, "UTF-16"),
     (b"PK\x03\x04rest", 1, "compressed"),
+    (b"\x1f\x8brest", 1, "compressed"),
 ]
 
 

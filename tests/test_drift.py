@@ -4,9 +4,8 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from scipy import stats
-
 from linklab.data import drift
+from scipy import stats
 
 
 @pytest.mark.parametrize(("shift", "n", "m"), [(0.0, 400, 700), (0.3, 500, 500), (5.0, 50, 80)])

@@ -1,7 +1,6 @@
 """The schema of any CSV follows from its cells; a few damaged cells do not change it where tolerance is asked for."""
 
 import pytest
-
 from linklab.cli import UserError
 from linklab.data.infer import infer_schema
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import re
 import shutil
 import sys
 import time
+import types
 from pathlib import Path
 
 import fix_notebook_widgets
@@ -157,6 +159,60 @@ def test_a_copy_that_differs_is_an_error_and_leaves_the_old_copy(set_up, tmp_pat
     with pytest.raises(RuntimeError, match="differs"):
         set_up["copy_folder"](source, target)
     assert (target / "f").read_text() == "old"
+
+
+def test_set_up_in_colab_installs_every_pin_but_keeps_its_torch(set_up, tmp_path, monkeypatch):
+    (tmp_path / "requirements.txt").write_text("torch==0.1\ntorchmetrics==1.0\nnumpy==2.4.6\n")
+    monkeypatch.setattr(set_up["importlib"].metadata, "version", lambda name: {"torch": "2.9.0+cu126"}[name])
+    commands = []
+    set_up["run"] = lambda *words: commands.append(words)
+    set_up["install_requirements"]()
+    assert commands[0][-1].read_text().split() == ["torch==2.9.0+cu126", "torchmetrics==1.0", "numpy==2.4.6"]
+
+
+@pytest.mark.parametrize("secret", ["hf_abc", None])
+def test_in_colab_the_token_reaches_the_scripts_and_is_never_printed(set_up, monkeypatch, capfd, secret):
+    class SecretNotFoundError(Exception):
+        pass
+
+    def get(name):
+        if secret is None:
+            raise SecretNotFoundError(name)
+        return secret
+
+    mounted = []
+    colab = types.ModuleType("google.colab")
+    colab.drive = types.SimpleNamespace(mount=mounted.append)
+    colab.userdata = types.SimpleNamespace(
+        get=get, SecretNotFoundError=SecretNotFoundError, NotebookAccessError=PermissionError
+    )
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    monkeypatch.setenv("HF_TOKEN", "before")
+    set_up |= {"IN_COLAB": True, "USE_DRIVE": True}
+    exec(compile(code_cells(read_notebook())["accounts"], "accounts", "exec"), set_up)
+    assert os.environ["HF_TOKEN"] == (secret or "before")
+    assert mounted == ["/content/drive"] and set_up["DRIVE"] == Path("/content/drive/MyDrive/runs/test")
+    printed = "".join(capfd.readouterr())
+    assert "token: found" in printed if secret else "token: none" in printed
+    assert "hf_abc" not in printed
+
+
+def test_the_newest_whole_checkpoint_is_kept_on_drive_and_no_other(set_up, tmp_path):
+    source = code_cells(read_notebook())["train"]
+    exec(source[: source.index("stage(")], set_up)
+    made, kept = Path("runs/test/lora/checkpoints"), tmp_path / "drive" / "lora" / "checkpoints"
+    for age_s, name, whole in ((20, "checkpoint-9", True), (10, "checkpoint-10", True), (0, "checkpoint-11", False)):
+        (made / name).mkdir(parents=True)
+        if whole:
+            (made / name / "complete.json").touch()
+            os.utime(made / name / "complete.json", (time.time() - age_s,) * 2)
+    (kept / "checkpoint-8").mkdir(parents=True)
+    set_up |= {"DRIVE": tmp_path / "drive"}
+    set_up["keep_checkpoint"]()
+    assert [path.name for path in kept.iterdir()] == ["checkpoint-8"], "five minutes have not passed"
+    set_up["copied_at"] -= 301
+    set_up["keep_checkpoint"]()
+    assert [path.name for path in kept.iterdir()] == ["checkpoint-10"]
 
 
 def copy_repository(folder: Path) -> Path:

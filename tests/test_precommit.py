@@ -39,17 +39,17 @@ def make_repository(env: dict[str, str], folder: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
-def copy_fixer(folder: Path, *others: str) -> None:
-    """Copy the fixer, what it imports, and the named files of this repository."""
+def copy_fixer(folder: Path) -> None:
+    """Copy the fixer, what it imports, and what offers it to other repositories: it needs nothing else of this one."""
     parts = ("fix_notebook_widgets.py", "linklab/__init__.py", "linklab/cli.py", "linklab/files.py")
-    for name in (*(f"scripts/{part}" for part in parts), *others):
+    for name in (*(f"scripts/{part}" for part in parts), ".pre-commit-hooks.yaml"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
 
 
 def test_another_repository_installs_the_fixer_by_address_and_its_commit_is_refused_until_mended(tmp_path, env):
     ours, theirs = tmp_path / "toolkit", tmp_path / "theirs"
-    copy_fixer(ours, ".pre-commit-hooks.yaml")
+    copy_fixer(ours)
     make_repository(env, ours)
     revision = call(env, ours, "git", "rev-parse", "HEAD").stdout.strip()
     theirs.mkdir()
@@ -96,7 +96,10 @@ def run_own_hooks(env: dict[str, str], folder: Path) -> tuple[dict[str, str], st
 
 def test_each_of_our_own_hooks_goes_red_for_its_canary_and_green_without_it(tmp_path, env):
     folder = tmp_path / "copy"
-    copy_fixer(folder, ".pre-commit-config.yaml", "pyproject.toml")
+    folder.mkdir()
+    for name in (".pre-commit-config.yaml", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "scripts").symlink_to(ROOT / "scripts")  # the hooks run them, and do not judge them here
     (folder / ".venv").symlink_to(sys.prefix)
     (folder / ".gitignore").write_text(".venv\n.ruff_cache\n")
     make_repository(env, folder)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import time
+
+_NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 class UserError(Exception):
@@ -121,6 +124,9 @@ def main(parser: argparse.ArgumentParser, run, argv: list[str] | None) -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:
+        if error.errno in _NO_SPACE:  # a write that fails does not say which file it was
+            say(f"error: {error.filename or 'writing'}: {error.strerror.lower()}; free some space or write elsewhere")
+            return 2
         if error.filename is None:
             raise
         say(f"error: {error.filename}: {(error.strerror or str(error)).lower()}")

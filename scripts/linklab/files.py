@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import glob
 import hashlib
 import json
 import os
@@ -156,7 +157,8 @@ def staged_folder(out_dir: str | os.PathLike, *, force: bool = False) -> Iterato
     Whatever moment the process is killed at, `out_dir` holds the complete old set or the complete new one. Left-over
     temporary folders of a killed run are removed by the next one.
     """
-    out_dir = check_out_dir(out_dir, force=force)
+    check_out_dir(out_dir, force=force)
+    out_dir = Path(os.path.realpath(out_dir))  # a link to a folder (a mounted Drive) stays a link
     _make_folder(out_dir.parent)
     _remove_left_overs(out_dir)
     try:
@@ -215,7 +217,7 @@ def locked_folder(folder: str | os.PathLike, *, wait_s: float = 60.0) -> Iterato
 
 def _remove_left_overs(out_dir: Path) -> None:
     """Remove staging folders of `out_dir` whose process is gone."""
-    for path in out_dir.parent.glob(f".{out_dir.name}.*.tmp"):
+    for path in out_dir.parent.glob(f".{glob.escape(out_dir.name)}.*.tmp"):
         owner = path.name.split(".")[-2]
         if path.is_dir() and owner.isdigit() and not _process_runs(int(owner)):
             shutil.rmtree(path, ignore_errors=True)
@@ -331,6 +333,10 @@ def read_manifest(path: str | os.PathLike) -> dict:
     missing = {"script", "argv", "inputs", "outputs"} - value.keys()
     if missing:
         raise UserError(f"{path}: no manifest of this toolkit (no '{sorted(missing)[0]}')")
+    for group in ("inputs", "outputs"):
+        entries = value[group] if isinstance(value[group], list) else [None]
+        if not all(isinstance(entry, dict) and {"path", "sha256", "bytes"} <= entry.keys() for entry in entries):
+            raise UserError(f"{path}: no manifest of this toolkit ('{group}' lists no files with path, sha256 and bytes)")
     return value
 
 

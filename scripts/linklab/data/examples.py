@@ -41,7 +41,7 @@ class ExampleMaker:
         self.task, self.seed, self.fractions = task, seed, fractions
         self.id_column = task.schema.one_of_role("id")
         self.group_column = task.schema[split_by] if split_by else task.schema.one_of_role("group")
-        self.content = [column.name for column in task.schema.by_role("input", "target")]
+        self.shown = sorted(task.template.columns, key=task.schema.names.index)
 
     def make(self, cells: list[str], number: int) -> Example:
         """Return the example of data row `number` (from 1); raises a UserError naming the column that cannot serve."""
@@ -53,8 +53,8 @@ class ExampleMaker:
         choices, values = self._choices(row, target)
         if self.group_column:
             group = row[self.group_column.name]
-        else:  # copies of a row must stay together, so the row's content stands for the group
-            group = hashlib.sha256("\x1f".join(row[name] for name in self.content).encode()).hexdigest()[:16]
+        else:  # what looks the same to a model must stay together, whatever its answer: the shown cells are the group
+            group = hashlib.sha256("\x1f".join(row[name] for name in self.shown).encode()).hexdigest()[:16]
         return Example(
             id=row[self.id_column.name] if self.id_column else f"row-{number}",
             group=group,

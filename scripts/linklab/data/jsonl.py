@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from linklab.data.splits import SPLITS
 from linklab.data.task import Task
 
 TASK_FILE = "task.json"
+_DATE = re.compile(r"\d{4}-\d\d")  # how every text starts that Arrow's JSON reader may take for a moment in time
+_JSON = re.compile(r'\s*(?:[-\d"\[{]|null|true|false|NaN|Infinity)')  # and every text that may itself be read as JSON
 
 
 def to_line(example: Example, task: Task) -> str:
@@ -29,6 +32,65 @@ def to_line(example: Example, task: Task) -> str:
     # The line separators U+2028 and U+2029 end a line for some readers of JSONL, so they are escaped.
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085") + "\n"
+
+
+class CardFeatures:
+    """The types a data card must declare so that `load_dataset` gives back the very texts that were written.
+
+    Left to guess, datasets 5.2 makes a moment of every text in a column whose texts look like dates, and declared as
+    strings they come back as "2020-01-01 00:00:00". Its Json type keeps them, but would read "5775" as a number and
+    round floats to ten digits; so a column gets it only where a date was seen or rows have no keys in common.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.dated: set[str] = set()  # columns in which a date was seen
+        self._first: dict[str, dict[str, str]] = {"id": {}, "group": {}}  # the first date and the first JSON of each
+
+    def see(self, example: Example) -> None:
+        """Take note of one row; raises a UserError for ids or groups that no declared type could keep."""
+        if _DATE.match(example.prompt):
+            self.dated.add("messages")
+        if any(map(_DATE.match, example.target.values())):
+            self.dated.add("target")
+        for name, text in (("id", example.id), ("group", example.group)):
+            if _JSON.match(text):  # a date starts as a number does
+                self._see_name(name, text)
+
+    def _see_name(self, name: str, text: str) -> None:
+        first = self._first[name]
+        first.setdefault("date" if _DATE.match(text) else "JSON", text)
+        if len(first) == 2:
+            option = "--id-field" if name == "id" else "--split-by"
+            raise UserError(
+                f"{name} {text!r}: among dates and other numbers in one column ({first['date']!r} and {first['JSON']!r}) "
+                f"datasets.load_dataset would change some; choose another {option}"
+            )
+        if "date" in first:
+            self.dated.add(name)
+
+    def lines(self) -> list[str]:
+        """Return the `dataset_info` of the card, as YAML."""
+        own = [t.name for t in self.task.targets if t.choices_from]
+        worth = [t.name for t in self.task.targets if t.utility]
+
+        def struct(names: list[str], kind: str) -> list[str]:
+            if not names:
+                return ["    dtype: json"]
+            return ["    struct:", *(f"    - name: {json.dumps(n, ensure_ascii=False)}\n      {kind}" for n in names)]
+
+        text, either = "dtype: string", ["    dtype: json"]
+        messages = ["    list:", "    - name: role", f"      {text}", "    - name: content", f"      {text}"]
+        return [
+            "dataset_info:", "  features:",
+            "  - name: id", *(either if "id" in self.dated else [f"    {text}"]),
+            "  - name: group", *(either if "group" in self.dated else [f"    {text}"]),
+            "  - name: messages", *(["    list: json"] if "messages" in self.dated else messages),
+            "  - name: target",
+            *(either if "target" in self.dated else struct([t.name for t in self.task.targets], text)),
+            "  - name: choices", *struct(own, "list: string"),
+            "  - name: values", *struct(worth, "list: float64"),
+        ]  # fmt: skip
 
 
 def shard_name(split: str, index: int, count: int) -> str:

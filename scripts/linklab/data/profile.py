@@ -137,9 +137,7 @@ def _count(cells: Cells) -> Counter | None:
     if len(counted) > MAX_CLASSES:
         return None
     words, numbers = counted.flatten()
-    return Counter(
-        dict(zip((word.decode("utf-8") for word in words.to_pylist()), numbers.to_pylist(), strict=True))
-    )
+    return Counter(dict(zip((word.decode("utf-8") for word in words.to_pylist()), numbers.to_pylist(), strict=True)))
 
 
 class Sample:

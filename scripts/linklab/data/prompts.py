@@ -25,7 +25,7 @@ def read_template(path: str | Path) -> str:
     """Read a template file; its last line end is not part of the prompt."""
     path = files.require_file(path)
     try:
-        return path.read_text(encoding="utf-8").removesuffix("\n")
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n")  # Notepad's byte order mark is no text
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
 
@@ -97,7 +97,7 @@ def read_list(name: str, text: str) -> list[str]:
     """Return the elements of a JSON list cell, numbers as they are written: `[5180,-61.5]` -> ["5180", "-61.5"]."""
     try:
         value = json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list) or not all(isinstance(element, str) for element in value):
         raise UserError(f"column '{name}' = {text[:80]!r}: a JSON list of numbers or texts is expected")

@@ -24,7 +24,6 @@ _ANY = r'(?:[ !#-+\--~]*|"[ !#-~]*")'
 _PAD = b"\0" * 8  # the window of the first number reaches before it
 
 
-
 class _Words:
     """How to read a number of up to `size` characters as one word of as many bytes (4 or 8).
 

@@ -11,7 +11,8 @@ from linklab.cli import UserError
 from linklab.data.prompts import LINK_TEMPLATE, Template, default_template, read_template
 from linklab.data.schema import Schema
 
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
+# The grammar `infer` takes for a number, so that the cell of a number target is always a legal answer.
+_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,13 +48,15 @@ class Task:
     def read_answer(self, text: str, choices: dict[str, Sequence[str]]) -> tuple[dict[str, str | None], str | None]:
         """Return (text of each target or None, what is wrong or None) of an answer a model wrote.
 
-        A class must be one of `choices[target]`; a number must be written as a plain decimal number.
+        A class must be one of `choices[target]`; a number must be written as a decimal number.
         """
-        parts = text.strip().split(self.separator)
+        parts = text.strip().split(self.separator) if len(self.targets) > 1 else [text]
         answer: dict[str, str | None] = {}
         problems = []
         for i, target in enumerate(self.targets):
-            part = parts[i].strip() if i < len(parts) else ""
+            part = parts[i] if i < len(parts) else ""
+            if target.kind != "class" or part not in choices[target.name]:  # a class may hold outer spaces itself
+                part = part.strip()
             legal = part in choices[target.name] if target.kind == "class" else bool(_NUMBER.fullmatch(part))
             answer[target.name] = part if legal else None
             if not legal:
@@ -119,7 +122,12 @@ def make_task(
         text = read_template(template_file)
     else:
         text = LINK_TEMPLATE if is_links else default_template(schema)
-    return Task(schema, tuple(_target(schema, name) for name in names), Template(text, schema))
+    targets = tuple(_target(schema, name) for name in names)
+    if len(targets) > 1:
+        for target in targets:
+            if any("\n" in choice for choice in target.choices or ()):
+                raise UserError(f"column '{target.name}' holds line ends, which part the targets of an answer; ask it alone")
+    return Task(schema, targets, Template(text, schema))
 
 
 def _target(schema: Schema, name: str) -> Target:

@@ -153,9 +153,7 @@ def _split(plan: Plan, chunk: bytes) -> tuple[list | None, bool]:
 def _read_exactly(plan: Plan, data: bytes, at: int, end: int, final: bool, outcome: Outcome) -> tuple[Piece, int]:
     """Read records from byte `at` until one starts at `end` or later; name the damaged lines."""
     cells, lines, offsets, ends = [], [], [], []
-    for record in csv_stream.scan_records(
-        data, at=at, line=outcome.n_lines, n_columns=len(plan.columns), final=final
-    ):
+    for record in csv_stream.scan_records(data, at=at, line=outcome.n_lines, n_columns=len(plan.columns), final=final):
         raw = data[record.offset : record.end]
         if raw.endswith(b"\n") and raw.endswith(b"\r\n") != plan.crlf:
             last_line = record.line + raw.count(b"\n") - 1

@@ -86,9 +86,7 @@ def _read_schema(path: str) -> Schema:
 def _split_column(names: list[str], schema_names, split_field: str | None, *, inferred: bool) -> int | None:
     if split_field is not None:
         if split_field not in names:
-            raise UserError(
-                f"--split-field: no column '{split_field}'; the columns are: {', '.join(names)}"
-            )
+            raise UserError(f"--split-field: no column '{split_field}'; the columns are: {', '.join(names)}")
         return names.index(split_field)
     found = [at for at, name in enumerate(names) if name.lower() in SPLIT_NAMES]
     return found[0] if found and (inferred or names[found[0]] not in schema_names) else None

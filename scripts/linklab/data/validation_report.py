@@ -144,9 +144,7 @@ def _cell(handle, plan: Plan, entry: np.void, at: int | None) -> str:
         handle.seek(int(entry["offset"]))
         data = handle.read(size)
         final = len(data) < size
-        record = next(
-            csv_stream.scan_records(data, at=0, line=1, n_columns=len(plan.columns), final=final), None
-        )
+        record = next(csv_stream.scan_records(data, at=0, line=1, n_columns=len(plan.columns), final=final), None)
         if final or (record is not None and record.cells is not None) or size > csv_stream.MAX_RECORD_BYTES:
             break
         size *= 8

@@ -71,11 +71,11 @@ def is_link_task(task) -> bool:
     return {"available_channels_mhz", "rssi_dbm", "noise_dbm", "busy_pct", "radio_standard"} <= names
 
 
-def format_number(value: float, train: Sequence, target: str) -> str:
-    """Write a number as the training answers are written: their most digits after the point, no "-0"."""
-    digits = max((len(example.target[target].partition(".")[2]) for example in train), default=0)
-    text = f"{value:.{digits}f}"
-    return text.removeprefix("-") if float(text) == 0 else text
+def write_numbers(problem: Problem, target, values: Sequence[float]) -> Answers:
+    """Write numbers as the training answers are written: their most digits after the point, no "-0"."""
+    digits = max((len(example.target[target.name].partition(".")[2]) for example in problem.train), default=0)
+    texts = [f"{value:.{digits}f}" for value in values]
+    return [(text.removeprefix("-") if float(text) == 0 else text, []) for text in texts]
 
 
 def rank(choices: Sequence[str], probabilities: Sequence[float]) -> Ranking:
@@ -100,7 +100,7 @@ def _numbers(problem: Problem, target) -> np.ndarray:
 
 
 def _constant(problem: Problem, target, value: float) -> Answers:
-    return [(format_number(value, problem.train, target.name), [])] * len(problem.test)
+    return write_numbers(problem, target, [value] * len(problem.test))
 
 
 def random_class(problem: Problem, target) -> Answers:
@@ -171,7 +171,7 @@ def median_number_by_group(problem: Problem, target) -> Answers:
     medians = {group: statistics.median(values) for group, values in groups.items()}
     overall = float(np.median(_numbers(problem, target)))
     values = [medians.get(_group(example, columns), overall) for example in problem.test]
-    return [(format_number(value, problem.train, target.name), []) for value in values]
+    return write_numbers(problem, target, values)
 
 
 def _later(module: str, function: str) -> Callable[[Problem, object], Answers]:
@@ -227,7 +227,7 @@ BASELINES: dict[str, Baseline] = {
         _later("link_rules", "formula_number"), role="formula", links_only=True,
     ),
     "bayes_ceiling": Baseline(
-        "knows formula and measurement noise: the channel most probably best given what is visible",
+        "knows formula and report noise: the channel most probably best given what is visible, under a flat prior",
         _later("link_rules", "ceiling_channel"), _later("link_rules", "ceiling_number"), role="ceiling",
         links_only=True,
     ),

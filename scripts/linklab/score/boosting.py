@@ -8,10 +8,10 @@ from linklab.score.baselines import (
     Answers,
     Problem,
     choices_target,
-    format_number,
     rank,
     rank_without_probability,
     utility_target,
+    write_numbers,
 )
 from linklab.score.features import FlatFeatures, candidate_table
 from linklab.score.rows import read_number
@@ -54,7 +54,7 @@ def flat_number(problem: Problem, target) -> Answers:
     features, table = _flat_tables(problem)
     model = _regressor(problem, FLAT_ROUNDS * 3, "absolute_error", features.categorical)
     model.fit(table, _numbers(problem, target))
-    return _write(problem, target, model.predict(features.table(problem.test)))
+    return write_numbers(problem, target, model.predict(features.table(problem.test)).tolist())
 
 
 def pointwise_class(problem: Problem, target) -> Answers:
@@ -83,7 +83,7 @@ def _number_of_picked(problem: Problem, target, picker, flat: FlatFeatures, scor
         chosen.append(table[first + np.array(places)])
     model = _regressor(problem, POINTWISE_ROUNDS, "absolute_error", None)
     model.fit(chosen[0], _numbers(problem, target))
-    return _write(problem, target, model.predict(chosen[1]))
+    return write_numbers(problem, target, model.predict(chosen[1]).tolist())
 
 
 def candidate_class(problem: Problem, target) -> Answers:
@@ -148,7 +148,3 @@ def _regressor(problem: Problem, rounds: int, loss: str, categorical):
 
 def _numbers(problem: Problem, target) -> np.ndarray:
     return np.array([read_number(example.target[target.name]) for example in problem.train])
-
-
-def _write(problem: Problem, target, values: np.ndarray) -> Answers:
-    return [(format_number(float(value), problem.train, target.name), []) for value in values]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from linklab.radio import phy, pickers, scenarios
-from linklab.score.baselines import Answers, Problem, format_number, rank, rank_without_probability
+from linklab.score.baselines import Answers, Problem, rank, rank_without_probability, write_numbers
 from linklab.score.features import read_cell, read_list
 
 PICKERS = {  # what a report calls a rule -> what the radio room calls it
@@ -45,7 +45,7 @@ def formula_channel(problem: Problem, target) -> Answers:
 def formula_number(problem: Problem, target) -> Answers:
     """Answer with the most the formula gives for any candidate."""
     throughput = pickers.formula_throughput(visible_columns(problem.test, problem.task.schema))
-    return [(format_number(float(row.max()), problem.train, target.name), []) for row in throughput]
+    return write_numbers(problem, target, [float(row.max()) for row in throughput])
 
 
 def smallest_gap(train) -> float:
@@ -98,7 +98,7 @@ def ceiling_channel(problem: Problem, target) -> Answers:
 def ceiling_number(problem: Problem, target) -> Answers:
     """Answer with the median of the imagined worlds' best throughput, at most the Ethernet rate: the least MAE."""
     _, medians = _worlds(problem)
-    return [(format_number(min(float(m), phy.ETHERNET_MBPS), problem.train, target.name), []) for m in medians]
+    return write_numbers(problem, target, np.minimum(medians, phy.ETHERNET_MBPS).tolist())
 
 
 def _worlds(problem: Problem) -> tuple[list[np.ndarray], np.ndarray]:

@@ -45,6 +45,7 @@ def write_verdict(experiment: Experiment) -> str:
     """Return one sentence: tuned and base model, best baseline, formula, ceiling, with intervals, n, and who wins."""
     target, metric = experiment.primary.rsplit("/", 1)
     runs, parts = experiment.runs, []
+    kind = "training" if experiment.reference.metrics.get("split") == "train" else "unseen"
     shown = {role: compare.first_of_role(runs, role) for role in ROLE_NAMES}
     shown["tuned"] = experiment.candidate
     shown["baseline"] = compare.best_run(runs, experiment.primary, "baseline")
@@ -54,7 +55,7 @@ def write_verdict(experiment: Experiment) -> str:
             name = f"{ROLE_NAMES[role]} {run.name}" if role == "baseline" else ROLE_NAMES[role]
             value = format_value(metric, entry["value"]) + (f" {entry['unit']}" if entry["unit"] else "")
             parts.append(f"{name} {value} {format_interval(metric, entry['low'], entry['high'])}".rstrip())
-    sentence = f"{target} {label(metric)} on n = {experiment.reference.n:,} unseen rows (95 % intervals): "
+    sentence = f"{target} {label(metric)} on n = {experiment.reference.n:,} {kind} rows (95 % intervals): "
     sentence += ", ".join(parts)
     result = _headline_difference(experiment)
     if result is None:
@@ -170,7 +171,7 @@ def build_notes(experiment: Experiment) -> list[str]:
         "Two intervals in the first table that overlap do not show that two runs are equal: look at the difference on "
         "the same rows. Where none is shown, one below the size that “n can show” may still be there.",
     ]
-    if reference.role == "baseline":
+    if reference is compare.best_run(experiment.runs, experiment.primary, "baseline"):
         notes.append(
             f"{reference.name} is the best baseline on these very rows; being chosen on them flatters it a little."
         )
@@ -178,8 +179,8 @@ def build_notes(experiment: Experiment) -> list[str]:
         notes.append("The formula is the one that made the labels, applied to the noisy values a radio shows.")
     if "ceiling" in roles:
         notes.append(
-            "The ceiling knows the formula and how noisy the observations are. No predictor can expect more; on one "
-            "sample of rows a run may still come out above it by luck."
+            "The ceiling knows the formula and how noisy the reports are, and takes every true value for as likely as "
+            "any other. A run that learns from many rows which values are common may pass it by a little, or by luck."
         )
     if any(run.name == "boosting_pointwise" for run in experiment.runs):
         notes.append("boosting_pointwise is told every candidate's utility in training; others see the answer only.")

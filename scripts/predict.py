@@ -1,0 +1,130 @@
+"""Ask a fine-tuned model about new rows, whose answers nobody knows yet.
+
+model folder + CSV of new rows -> answers.csv (id, an answer and its probability a target, error)
+
+    python scripts/predict.py --model runs/lora/model --csv new_links.csv --out answers.csv
+
+The CSV needs the columns the model's prompt shows; targets and hidden columns may be missing.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+from linklab import cli, files
+from linklab.cli import UserError, say
+
+
+def build_parser():
+    parser = cli.make_parser(__doc__)
+    data = parser.add_argument_group("Input")
+    data.add_argument("--csv", required=True, metavar="FILE", help="rows to answer")
+    data.add_argument("--max-rows", type=cli.positive_int, metavar="N", help="answer the first N rows; all when left out")
+    output = parser.add_argument_group("Output")
+    output.add_argument("--out", required=True, metavar="FILE", help="CSV to write")
+    output.add_argument("--force", action="store_true", help="replace an existing file")
+    model = parser.add_argument_group("Model")
+    model.add_argument("--model", required=True, metavar="DIR", help="model folder finetune wrote (it holds task.json)")
+    model.add_argument("--base-model", metavar="NAME", help="the base model of an adapter, when it has moved")
+    model.add_argument("--batch-tokens", type=cli.positive_int, default=8192, metavar="N", help="tokens a batch, padded")
+    precision = model.add_mutually_exclusive_group()
+    precision.add_argument("--bf16", dest="precision", action="store_const", const="bf16", help="multiply in bfloat16")
+    precision.add_argument("--fp32", dest="precision", action="store_const", const="fp32", help="multiply in float32")
+    return parser  # fmt: skip
+
+
+def run(args) -> None:
+    path = files.require_file(args.csv)
+    if Path(args.out).exists() and not args.force:
+        raise UserError(f"{args.out}: exists already; pass --force to replace it or choose another name")
+    task = read_task(args.model)
+    examples = read_questions(path, task, args.max_rows)
+    answers = ask(args, task, examples)
+    columns = [name for t in task.targets for name in (t.name, *([f"{t.name}_probability"] if t.kind == "class" else []))]
+    with files.atomic_write(args.out, force=args.force) as handle:
+        writer = csv.DictWriter(handle, ["id", *columns, "error"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(to_row(answer, task) for answer in answers)
+    failed = sum(answer["error"] is not None for answer in answers)
+    say(f"wrote {args.out}: {len(answers):,} rows" + (f", {failed:,} of them without a full answer" if failed else ""))
+
+
+def read_task(model: str):
+    """Return the task a model was trained for."""
+    from linklab.data.task import Task
+
+    path = Path(model) / "task.json"
+    if not path.exists():
+        raise UserError(f"{model}: no task.json, so nobody knows how to ask it; give the model folder finetune wrote")
+    return Task.from_dict(files.read_json(path))
+
+
+def read_questions(path: Path, task, max_rows: int | None) -> list:
+    """Return an example without target for every row; a UserError names file, line and column of one that cannot be asked."""
+    from linklab.data.csv_stream import iter_rows, read_header
+    from linklab.data.examples import Example
+    from linklab.data.prompts import read_list
+
+    header = read_header(path)
+    needed = [*task.template.columns, *(t.choices_from for t in task.targets if t.choices_from)]
+    for name in needed:
+        if name not in header:
+            raise UserError(f"{path}:1: no column '{name}', which the model's prompt shows; the columns are: {', '.join(header)}")
+    id_column = task.schema.one_of_role("id")
+    examples = []
+    for number, (line, cells) in enumerate(iter_rows(path), start=1):
+        if max_rows is not None and number > max_rows:
+            break
+        row = dict(zip(header, cells, strict=True))
+        try:
+            choices = {
+                t.name: read_list(t.choices_from, row[t.choices_from]) if t.choices_from else list(t.choices or ())
+                for t in task.targets
+                if t.kind == "class"
+            }
+            if empty := next((name for name, texts in choices.items() if not texts), None):
+                raise UserError(f"no legal choice for '{empty}'")
+            prompt = task.template.render(row)
+        except UserError as error:
+            raise UserError(f"{path}:{line}: {error}") from error
+        name = row[id_column.name] if id_column and id_column.name in row else f"row-{number}"
+        examples.append(Example(name, name, "test", prompt, "", {}, choices, {}, row))
+    if not examples:
+        raise UserError(f"{path}: no rows below the header")
+    return examples
+
+
+def ask(args, task, examples) -> list[dict]:
+    """Return a prediction of every example."""
+    import torch
+
+    from linklab.model import answering, load
+
+    precision = load.choose_precision(args.precision, args.model)
+    say(f"loading {args.model}: {precision.name} on {load.device_name()}, {precision.reason}")
+    with load.quiet_transformers():
+        dtype = torch.bfloat16 if precision.name == "bf16" else torch.float32
+        model, tokenizer = load.load_trained(args.model, base_model=args.base_model, dtype=dtype)
+        asker = answering.Asker(model, tokenizer, batch_tokens=args.batch_tokens)
+        return answering.answer_exactly(asker, examples, task, progress=cli.Progress("ask", len(examples)).at)
+
+
+def to_row(prediction: dict, task) -> dict:
+    """Return the CSV line of a prediction; the probability is that of the choice among the row's legal ones."""
+    row = {"id": prediction["id"], "error": prediction["error"] or ""}
+    for target in task.targets:
+        row[target.name] = (prediction["answer"] or {}).get(target.name) or ""
+        if target.kind == "class" and prediction["choices"].get(target.name):
+            row[f"{target.name}_probability"] = f"{math.exp(prediction['choices'][target.name][0][1]):.4f}"
+    return row
+
+
+def main(argv=None) -> int:
+    """Run the script and return its exit code."""
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

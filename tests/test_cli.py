@@ -1,0 +1,129 @@
+"""Command-line manners: one line and the right code for whatever goes wrong, and options that take what they say."""
+
+import argparse
+import errno
+
+import pytest
+from linklab import cli
+
+
+def run_script(raised=None, returned=None, words=(), parser=None):
+    """Run a script that raises or returns this, and return its exit code."""
+
+    def run(args):
+        if raised is not None:
+            raise raised
+        return returned
+
+    return cli.main(parser or cli.make_parser("A script."), run, list(words))
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (cli.UserError("links.csv:41: bad"), 2, "error: links.csv:41: bad"),
+        (cli.CheckFailed("3 rows are bad"), 1, "error: 3 rows are bad"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (PermissionError(errno.EACCES, "Permission denied", "/there"), 2, "error: /there: permission denied"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "x"), 2, "error: x: no such file or directory"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, ""),
+    ],
+)
+def test_what_goes_wrong_becomes_one_line_and_a_code(capsys, raised, code, line):
+    assert run_script(raised) == code
+    captured = capsys.readouterr()
+    assert captured.err == (line + "\n" if line else "") and captured.out == ""
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
+def test_a_full_disk_is_one_line_though_the_system_names_no_file(capsys, number):
+    assert run_script(OSError(number, "No room")) == 2
+    assert capsys.readouterr().err == "error: writing: no room; free some space or write elsewhere\n"
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError(), OSError(errno.EBADF, "Bad file descriptor"), AssertionError()])
+def test_a_fault_of_the_program_itself_is_not_dressed_up(fault):
+    with pytest.raises(type(fault)):
+        run_script(fault)
+
+
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1), (130, 130)])
+def test_the_exit_code_is_what_run_returns(returned, code):
+    assert run_script(returned=returned) == code
+
+
+def test_help_is_code_0_and_a_wrong_option_code_2(capsys):
+    assert run_script(words=["--help"]) == 0
+    assert run_script(words=["--nonsense"]) == 2
+    assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
+
+
+def test_an_option_may_not_be_abbreviated(capsys):
+    parser = cli.make_parser("A script.")
+    parser.add_argument("--max-rows", type=int)
+    assert run_script(words=["--max", "3"], parser=parser) == 2
+
+
+def test_run_gets_the_words_it_was_called_with():
+    parser, seen = cli.make_parser("A script."), []
+    parser.add_argument("--rows", type=int)
+    assert cli.main(parser, lambda args: seen.append(args.argv), ["--rows", "007"]) == 0
+    assert seen == [["--rows", "007"]]
+
+
+def test_help_shows_each_default_once_and_keeps_the_docstrings_lines():
+    parser = cli.make_parser("First line.\n\n    python x.py --a b\n")
+    parser.add_argument("--rows", default=40, help="rows to use")
+    parser.add_argument("--name", help="no default to show")
+    parser.add_argument("--force", action="store_true", help="a switch")
+    text = parser.format_help()
+    assert text.count("(default: 40)") == text.count("(default:") == 1
+    assert "\n    python x.py --a b\n" in text
+
+
+@pytest.mark.parametrize(
+    ("take", "text", "value"),
+    [
+        (cli.positive_int, "1", 1),
+        (cli.positive_int, "4000", 4000),
+        (cli.positive_float, "5e-4", 0.0005),
+        (cli.comma_list, "a", ["a"]),
+        (cli.comma_list, "a, b c", ["a", "b c"]),
+    ],
+)
+def test_an_option_takes_a_sound_value(take, text, value):
+    assert take(text) == value
+
+
+@pytest.mark.parametrize(
+    ("take", "text"),
+    [
+        *((cli.positive_int, text) for text in ("0", "-1", "1.5", "", "many")),
+        *((cli.positive_float, text) for text in ("0", "-1", "nan", "inf", "1e999", "", "many")),
+        *((cli.comma_list, text) for text in ("", "a,", ",a", "a,,b", "a,a", "a, a")),
+    ],
+)
+def test_an_option_refuses_an_unsound_value(take, text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        take(text)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (42.4, "42 s"), (89, "89 s"), (90, "1 min 30 s"), (754, "12 min 34 s"), (3600, "1 h 0 min"),
+     (7380, "2 h 3 min")],
+)  # fmt: skip
+def test_a_duration_is_said_as_a_person_says_it(seconds, text):
+    assert cli.format_seconds(seconds) == text
+
+
+def test_progress_speaks_at_most_once_in_its_interval_and_extrapolates_the_time_left(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
+    progress = cli.Progress("convert", 1000, every_s=5.0)
+    for done in range(0, 1001):
+        now[0] = 100.0 + done / 50  # 50 rows a second
+        progress.at(done)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert lines[0] == "convert: 250 of 1,000 rows, 15 s left"
