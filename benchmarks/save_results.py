@@ -78,15 +78,17 @@ def main(argv: list[str] | None = None) -> int:
     table = read_table(args.demo / "report" / "comparison.csv")
     minutes = training["seconds"] / 60
     text = [
-        f"`make demo ROWS={rows}`: {training['mode']} on {rows:,} rows ({training['steps']} steps, {minutes:.0f} minutes, "
+        f"`make demo ROWS={rows}`: {training['mode']} on {rows:,} rows ({training['steps']} steps, {minutes:.0f} min, "
         f"{training['peak_memory_mb'] / 1024:.1f} GiB at the peak), {training['settings']['precision']}, on "
         f"{describe_machine()}.",
         "", report["extra"]["verdict"], "", *table, "",
-        "Values with 95 % intervals. `tuned` and `base` are held to the legal answers, `tuned_free` writes what it likes.",
+        "Values with 95 % intervals. `tuned` and `base` are held to legal answers, `tuned_free` writes what it likes.",
     ]  # fmt: skip
     out = ROOT / "docs" / "results" / f"{args.demo.name}.md"
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("\n".join([f"# {args.demo.name}", "", *text, "", f"Commit {report['commit']}, {report['created']}.", ""]))
+    out.write_text(
+        "\n".join([f"# {args.demo.name}", "", *text, "", f"Commit {report['commit']}, {report['created']}.", ""])
+    )
     print(f"wrote {out.relative_to(ROOT)}")
     if args.readme:
         readme = ROOT / "README.md"

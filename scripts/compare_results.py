@@ -49,7 +49,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--force", action="store_true", help="replace an earlier comparison in --out-dir")
     group = parser.add_argument_group("Reproducibility")
     group.add_argument("--seed", type=int, default=0, help="seed of the bootstrap and of the sign-flip tests")
-    return parser  # fmt: skip
+    return parser
 
 
 def read_stages(names: list[str], runs: list, argv: list[str]) -> tuple[list[dict], list[Path]]:

@@ -22,21 +22,34 @@ def build_parser():
     parser = cli.make_parser(__doc__)
     data = parser.add_argument_group("Input")
     data.add_argument("--csv", required=True, metavar="FILE", help="the rows to convert")
-    data.add_argument("--target-field", type=cli.comma_list, metavar="COL[,COL]",
-                      help="column(s) the answer holds, in answer order; both link targets for a links.csv")
-    data.add_argument("--prompt-template", metavar="FILE",
-                      help="text with {column} for visible columns; a line with list columns is repeated per element")
+    data.add_argument(
+        "--target-field",
+        type=cli.comma_list,
+        metavar="COL[,COL]",
+        help="column(s) the answer holds, in answer order; both link targets for a links.csv",
+    )
+    data.add_argument(
+        "--prompt-template",
+        metavar="FILE",
+        help="text with {column} for visible columns; a line with list columns is repeated per element",
+    )
     data.add_argument("--id-field", metavar="COL", help="column that names a row; row-1, row-2, … without one")
-    data.add_argument("--split-by", metavar="COL", help="rows with the same cell here stay on one side; "
-                      "the site for links, what the prompt shows for any other CSV")
-    data.add_argument("--max-rows", type=cli.positive_int, metavar="N", help="convert only the first N rows of the file")
+    data.add_argument(
+        "--split-by",
+        metavar="COL",
+        help="rows with the same cell here stay on one side; "
+        "the site for links, what the prompt shows for any other CSV",
+    )
+    data.add_argument(
+        "--max-rows", type=cli.positive_int, metavar="N", help="convert only the first N rows of the file"
+    )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
     output.add_argument("--shard-size", type=cli.positive_int, default=SHARD_SIZE, metavar="N", help="rows a shard")
     output.add_argument("--force", action="store_true", help="replace a folder an earlier run made")
     again = parser.add_argument_group("Reproducibility")
     again.add_argument("--split-seed", type=int, default=0, metavar="N", help="another number gives another division")
-    return parser  # fmt: skip
+    return parser
 
 
 def run(args) -> None:
@@ -67,19 +80,23 @@ def run(args) -> None:
                 progress.at(number)
         rows = {split: writer.rows for split, writer in writers.items()}
         if not rows["train"]:
-            raise cli.UserError(f"{csv_path}: no row fell into the training split; more rows, or other groups, are needed")
+            raise cli.UserError(
+                f"{csv_path}: no row fell into the training split; more rows, or other groups, are needed"
+            )
         names = {split: writer.finish() for split, writer in writers.items()}
         files.write_json(folder / jsonl.TASK_FILE, task.to_dict())
         files.write_text(folder / "README.md", write_card(task, features, names, rows, csv_path))
         outputs = {folder / name: n for split in SPLITS for name, n in names[split].items()}
         files.write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.split_seed,
-            inputs={csv_path: sum(rows.values()) + copies} | ({args.prompt_template: None} if args.prompt_template else {}),
+            inputs={csv_path: sum(rows.values()) + copies} | dict.fromkeys(filter(None, [args.prompt_template])),
             outputs=outputs | {folder / jsonl.TASK_FILE: None, folder / "README.md": None},
             extra={"rows": rows, "copies_left_out": copies},
         )  # fmt: skip
     counts = ", ".join(f"{n:,} {split}" for split, n in rows.items())
-    cli.say(f"wrote {args.out_dir}: {counts} rows" + (f"; left out {copies:,} copies outside training" if copies else ""))
+    cli.say(
+        f"wrote {args.out_dir}: {counts} rows" + (f"; left out {copies:,} copies outside training" if copies else "")
+    )
 
 
 class SeenTexts:
@@ -97,7 +114,7 @@ class SeenTexts:
 
 
 class ShardWriter:
-    """Writes one split's lines to shards of at most `size` rows; the names, which hold the count, are given at the end."""
+    """Writes one split's lines to shards of at most `size` rows; the names hold the count, so they come last."""
 
     def __init__(self, folder: Path, split: str, size: int) -> None:
         self.folder, self.split, self.size = folder, split, size

@@ -26,26 +26,39 @@ def build_parser():
     source = data.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", metavar="DIR", help="folder convert_csv_to_jsonl.py wrote")
     source.add_argument("--csv", metavar="FILE", help="a CSV, divided as convert does")
-    data.add_argument("--target-field", type=cli.comma_list, metavar="COL[,COL]", help="with --csv: the answer's columns")
+    data.add_argument(
+        "--target-field", type=cli.comma_list, metavar="COL[,COL]", help="with --csv: the answer's columns"
+    )
     data.add_argument("--prompt-template", metavar="FILE", help="with --csv: text with {column} for visible columns")
     data.add_argument("--split", choices=("train", "validation", "test"), default="test", help="the rows to score")
     data.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
-    data.add_argument("--max-rows", type=cli.positive_int, metavar="N",
-                      help="score N rows, the same in every script; all when left out")
+    data.add_argument(
+        "--max-rows",
+        type=cli.positive_int,
+        metavar="N",
+        help="score N rows, the same in every script; all when left out",
+    )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
     output.add_argument("--name", metavar="TEXT", help="what tables call it; the model's name when left out")
-    output.add_argument("--role", choices=("tuned", "base", "baseline"),
-                        help="tuned, base or baseline (default: tuned for a trained folder, else base)")
+    output.add_argument(
+        "--role",
+        choices=("tuned", "base", "baseline"),
+        help="tuned, base or baseline (default: tuned for a trained folder, else base)",
+    )
     output.add_argument("--force", action="store_true", help="replace what an earlier run wrote to --out-dir")
     model = parser.add_argument_group("Model")
     model.add_argument("--base-model", metavar="NAME", help="the base model of an adapter, when it has moved")
-    model.add_argument("--free", action="store_true", help="free greedy writing; an answer that is not legal is invalid")
+    model.add_argument(
+        "--free", action="store_true", help="free greedy writing; an answer that is not legal is invalid"
+    )
     model.add_argument("--top-k", type=cli.positive_int, default=3, metavar="K", help="k of the top-k accuracy")
-    model.add_argument("--batch-tokens", type=cli.positive_int, default=8192, metavar="N", help="tokens a batch, padded")
+    model.add_argument(
+        "--batch-tokens", type=cli.positive_int, default=8192, metavar="N", help="tokens a batch, padded"
+    )
     model.add_argument("--bf16", dest="precision", action="store_const", const="bf16", help="multiply in bfloat16")
     model.add_argument("--fp32", dest="precision", action="store_const", const="fp32", help="multiply in float32")
-    return parser  # fmt: skip
+    return parser
 
 
 def run(args) -> None:
@@ -89,7 +102,9 @@ def read_rows(args):
 
     if args.data:
         if args.target_field or args.prompt_template:
-            raise UserError("--target-field and --prompt-template belong to --csv; a JSONL folder has them in it already")
+            raise UserError(
+                "--target-field and --prompt-template belong to --csv; a JSONL folder has them in it already"
+            )
         return jsonl.read_task(args.data), jsonl.read_examples(args.data, args.split, args.max_rows)
     path = files.require_file(args.csv)
     task = make_task(path, args.target_field, args.prompt_template)
@@ -99,7 +114,6 @@ def read_rows(args):
 def ask_model(args, task, examples) -> tuple[list[dict], dict]:
     """Return (a prediction of every example, what it cost)."""
     import torch
-
     from linklab.model import answering, load
     from linklab.model.training import count_parameters, peak_memory_mb
 
@@ -136,12 +150,13 @@ def describe_model(model: str, free: bool) -> str:
 def draw_plots(folder: Path, examples, predictions, task) -> None:
     """Draw what each target's kind calls for."""
     import numpy as np
-
     from linklab.score import metrics, plots
 
     for rows in metrics.judge(examples, predictions, task):
         if rows.kind == "class":
-            plots.write_png(folder / f"confusion_{rows.target}.png", plots.confusion_matrix(rows.truth, rows.answers, rows.target))
+            plots.write_png(
+                folder / f"confusion_{rows.target}.png", plots.confusion_matrix(rows.truth, rows.answers, rows.target)
+            )
         else:
             truth, answers = np.asarray(rows.truth), np.asarray(rows.answers)
             picture = plots.predicted_against_true(truth, answers, rows.unit, rows.target)

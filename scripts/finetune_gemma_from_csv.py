@@ -1,6 +1,7 @@
 """Fine-tune Gemma 3 270M on a CSV or on converted conversations, with the loss on the answer only.
 
-CSV or JSONL folder -> DIR/model (adapter or whole model, tokenizer), metrics.json, trainer_log.csv, loss.png, manifest.json
+CSV or JSONL folder -> DIR/model (adapter or whole model, tokenizer), metrics.json, trainer_log.csv, loss.png,
+manifest.json
 
     python scripts/finetune_gemma_from_csv.py --data runs/jsonl --base-model embedded --out-dir runs/lora
 
@@ -27,66 +28,132 @@ def build_parser():
     source = data.add_mutually_exclusive_group(required=True)
     source.add_argument("--csv", metavar="FILE", help="train on a CSV's rows")
     source.add_argument("--data", metavar="DIR", help="train on a folder convert_csv_to_jsonl.py wrote")
-    data.add_argument("--target-field", type=cli.comma_list, metavar="COL[,COL]",
-                      help="with --csv: column(s) the answer holds; both link targets for a links.csv")
+    data.add_argument(
+        "--target-field",
+        type=cli.comma_list,
+        metavar="COL[,COL]",
+        help="with --csv: column(s) the answer holds; both link targets for a links.csv",
+    )
     data.add_argument("--prompt-template", metavar="FILE", help="with --csv: text with {column} for visible columns")
     data.add_argument("--max-rows", type=cli.positive_int, metavar="N", help="train on N rows; all when left out")
-    data.add_argument("--eval-rows", type=cli.positive_int, default=100, metavar="N",
-                      help="validation rows the validation loss is taken on")
+    data.add_argument(
+        "--eval-rows",
+        type=cli.positive_int,
+        default=100,
+        metavar="N",
+        help="validation rows the validation loss is taken on",
+    )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder for the model and its records")
-    output.add_argument("--resume", nargs="?", const="auto", metavar="auto|DIR",
-                        help="continue from the last whole checkpoint in --out-dir, or from this one; "
-                        "starts afresh when there is none")
+    output.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="auto|DIR",
+        help="continue from the last whole checkpoint in --out-dir, or from this one; starts afresh when there is none",
+    )
     output.add_argument("--force", action="store_true", help="replace what an earlier run wrote to --out-dir")
-    output.add_argument("--merge", action="store_true", help="also write the adapter merged into its base, to DIR/merged")
-    output.add_argument("--dry-run", action="store_true",
-                        help="build everything, time one step, print the plan, and stop before training")
+    output.add_argument(
+        "--merge", action="store_true", help="also write the adapter merged into its base, to DIR/merged"
+    )
+    output.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="build everything, time one step, print the plan, and stop before training",
+    )
     model = parser.add_argument_group("Model")
-    model.add_argument("--base-model", default="google/gemma-3-270m-it", metavar="NAME",
-                       help="Hub id, folder, `embedded` (Gemma 3 270M from a Python package) or `tiny` (for tests)")
+    model.add_argument(
+        "--base-model",
+        default="google/gemma-3-270m-it",
+        metavar="NAME",
+        help="Hub id, folder, `embedded` (Gemma 3 270M from a Python package) or `tiny` (for tests)",
+    )
     model.add_argument("--mode", choices=("full", "lora", "qlora"), default="lora", help="what is trained")
     model.add_argument("--lora-rank", type=cli.positive_int, default=16, metavar="N", help="rank of the adapters")
-    model.add_argument("--lora-alpha", type=cli.positive_int, default=32, metavar="N",
-                       help="scale of the adapters; twice the rank is usual")
+    model.add_argument(
+        "--lora-alpha",
+        type=cli.positive_int,
+        default=32,
+        metavar="N",
+        help="scale of the adapters; twice the rank is usual",
+    )
     model.add_argument("--lora-dropout", type=float, default=0.0, metavar="P", help="dropout in the adapters, 0..1")
     model.add_argument("--lora-targets", default="all-linear", metavar="NAME[,NAME]", help="layers that get adapters")
     train = parser.add_argument_group("Training")
     length = train.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=cli.positive_float, default=1.0, metavar="X", help="passes over the rows")
     length.add_argument("--max-steps", type=cli.positive_int, metavar="N", help="optimizer steps, instead of --epochs")
-    train.add_argument("--per-device-batch-size", type=cli.positive_int, default=8, metavar="N",
-                       help="rows a device takes at once")
-    train.add_argument("--gradient-accumulation-steps", type=cli.positive_int, default=1, metavar="N",
-                       help="batches an optimizer step")
-    train.add_argument("--learning-rate", type=cli.positive_float, metavar="X",
-                       help="peak learning rate (default: 5e-4 for lora and qlora, 5e-5 for full)")
-    train.add_argument("--lr-schedule", choices=("cosine", "linear", "constant_with_warmup"), default="cosine",
-                       help="how the learning rate falls")
-    train.add_argument("--warmup-fraction", type=float, default=0.05, metavar="P",
-                       help="share of the steps over which it rises first")
+    train.add_argument(
+        "--per-device-batch-size", type=cli.positive_int, default=8, metavar="N", help="rows a device takes at once"
+    )
+    train.add_argument(
+        "--gradient-accumulation-steps", type=cli.positive_int, default=1, metavar="N", help="batches an optimizer step"
+    )
+    train.add_argument(
+        "--learning-rate",
+        type=cli.positive_float,
+        metavar="X",
+        help="peak learning rate (default: 5e-4 for lora and qlora, 5e-5 for full)",
+    )
+    train.add_argument(
+        "--lr-schedule",
+        choices=("cosine", "linear", "constant_with_warmup"),
+        default="cosine",
+        help="how the learning rate falls",
+    )
+    train.add_argument(
+        "--warmup-fraction", type=float, default=0.05, metavar="P", help="share of the steps over which it rises first"
+    )
     train.add_argument("--weight-decay", type=float, default=0.0, metavar="X", help="AdamW weight decay")
-    train.add_argument("--max-length", type=cli.positive_int, default=512, metavar="N",
-                       help="most tokens a row may have; a longer one is an error, for a cut answer teaches nonsense")
+    train.add_argument(
+        "--max-length",
+        type=cli.positive_int,
+        default=512,
+        metavar="N",
+        help="most tokens a row may have; a longer one is an error, for a cut answer teaches nonsense",
+    )
     precision = train.add_mutually_exclusive_group()
     precision.add_argument("--bf16", dest="precision", action="store_const", const="bf16", help="multiply in bfloat16")
     precision.add_argument("--fp32", dest="precision", action="store_const", const="fp32", help="multiply in float32")
-    precision.add_argument("--fp16", dest="precision", action="store_const", const="fp16",
-                           help="multiply in float16, in which Gemma 3 overflows; chosen only on demand")
+    precision.add_argument(
+        "--fp16",
+        dest="precision",
+        action="store_const",
+        const="fp16",
+        help="multiply in float16, in which Gemma 3 overflows; chosen only on demand",
+    )
     train.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
-    train.add_argument("--eval-steps", type=cli.positive_int, metavar="N",
-                       help="steps between validation losses (default: the save steps)")
-    train.add_argument("--save-steps", type=cli.positive_int, metavar="N",
-                       help="steps between checkpoints (default: a tenth of the run)")
-    train.add_argument("--save-total-limit", type=cli.positive_int, default=2, metavar="N",
-                       help="checkpoints kept; never fewer than 2, so that one is always whole")
-    train.add_argument("--patience", type=int, default=0, metavar="N",
-                       help="stop after N validation losses without a better one; 0: never")
+    train.add_argument(
+        "--eval-steps",
+        type=cli.positive_int,
+        metavar="N",
+        help="steps between validation losses (default: the save steps)",
+    )
+    train.add_argument(
+        "--save-steps",
+        type=cli.positive_int,
+        metavar="N",
+        help="steps between checkpoints (default: a tenth of the run)",
+    )
+    train.add_argument(
+        "--save-total-limit",
+        type=cli.positive_int,
+        default=2,
+        metavar="N",
+        help="checkpoints kept; never fewer than 2, so that one is always whole",
+    )
+    train.add_argument(
+        "--patience",
+        type=int,
+        default=0,
+        metavar="N",
+        help="stop after N validation losses without a better one; 0: never",
+    )
     train.add_argument("--report-to", choices=("tensorboard", "none"), default="none", help="also log to TensorBoard")
     again = parser.add_argument_group("Reproducibility")
     again.add_argument("--seed", type=int, default=0, metavar="N", help="seeds adapters and row order")
     again.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
-    return parser  # fmt: skip
+    return parser
 
 
 def run(args) -> int:
@@ -164,7 +231,9 @@ def read_rows(args):
         validation = examples.read_examples(path, task, "validation", args.eval_rows, seed=args.split_seed)
     else:
         if args.target_field or args.prompt_template:
-            raise UserError("--target-field and --prompt-template belong to --csv; a JSONL folder has them in it already")
+            raise UserError(
+                "--target-field and --prompt-template belong to --csv; a JSONL folder has them in it already"
+            )
         task = jsonl.read_task(args.data)
         train = jsonl.read_examples(args.data, "train", args.max_rows)
         validation = jsonl.read_examples(args.data, "validation", args.eval_rows)
@@ -198,7 +267,9 @@ def prepare_out_dir(folder: Path, *, force: bool, resume: str | None) -> None:
             path = folder / name
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     elif found and resume is None:
-        raise UserError(f"{folder}: holds a training already; continue it with --resume auto or replace it with --force")
+        raise UserError(
+            f"{folder}: holds a training already; continue it with --resume auto or replace it with --force"
+        )
 
 
 def make_settings(args, precision: str):
@@ -223,7 +294,7 @@ def encode(examples, tokenizer, max_length: int, name: str):
     if encoded.too_long:
         raise UserError(
             f"{len(encoded.too_long)} of {len(encoded)} {name} rows have more than --max-length {max_length} tokens "
-            f"(first: {encoded.too_long[0]}; longest: {max(encoded.lengths)}); raise --max-length or shorten the template"
+            f"(first: {encoded.too_long[0]}; longest: {max(encoded.lengths)}); raise it or shorten the template"
         )
     return encoded
 
@@ -240,15 +311,21 @@ def report_plan(args, trainer, train, validation, settings, steps: int) -> None:
         f"{statistics.median(lengths):.0f}, 95 % {lengths[int(0.95 * (len(lengths) - 1))]}, longest {lengths[-1]}; "
         f"answers: {train.answer_tokens / len(train):.1f} tokens")  # fmt: skip
     say(f"{settings.mode}: {trained:,} of {everything:,} parameters trained, learning rate {settings.learning_rate:g}, "
-        f"{steps:,} steps of {settings.batch_size * settings.accumulation} rows; checkpoint every {args.save_steps}")  # fmt: skip
+        f"{steps:,} steps of {settings.batch_size * settings.accumulation} rows; "
+        f"checkpoint every {args.save_steps}")  # fmt: skip
     if not args.dry_run:
         return
     seconds, tokens = training.measure_step(trainer, train)
     per_epoch = sum(lengths) / tokens * seconds
     total = per_epoch * steps * settings.batch_size * settings.accumulation / len(train)
     optimizer_mb = trained * 8 / 2**20
-    disk_mb = (trained * 12 * max(2, args.save_total_limit) + (everything * 4 if args.mode == "full" else trained * 4)) / 2**20
-    say(f"one batch of the longest rows: {seconds:.2f} s for {tokens:,} tokens; the whole run: about {cli.format_seconds(total)}")
+    disk_mb = (
+        trained * 12 * max(2, args.save_total_limit) + (everything * 4 if args.mode == "full" else trained * 4)
+    ) / 2**20
+    say(
+        f"one batch of the longest rows: {seconds:.2f} s for {tokens:,} tokens; "
+        f"the whole run: about {cli.format_seconds(total)}"
+    )
     say(f"memory: about {training.peak_memory_mb() + optimizer_mb:,.0f} MB at the peak; disk: about {disk_mb:,.0f} MB")
     say("dry run: stopped before training")
 
@@ -327,7 +404,9 @@ def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, 
         "hashes": {name: fingerprint[name] for name in ("prompts", "labels")},
     }  # fmt: skip
     files.write_json(folder / "metrics.json", scores, force=True)
-    plots.write_png(folder / "loss.png", plots.loss_curve(plots.read_trainer_log(folder / "trainer_log.csv")), force=True)
+    plots.write_png(
+        folder / "loss.png", plots.loss_curve(plots.read_trainer_log(folder / "trainer_log.csv")), force=True
+    )
     files.write_text(folder / "README.md", write_card(scores, task), force=True)
     outputs = ["model", "metrics.json", "trainer_log.csv", "loss.png", "README.md"] + (["merged"] if args.merge else [])
     inputs = {args.csv: None} if args.csv else {Path(args.data) / files.MANIFEST: None}
@@ -360,7 +439,8 @@ def write_card(scores: dict, task) -> str:
         f"{scores['best_validation_loss']}. Scores on unseen rows come from `evaluate_model.py`.\n\n"
         f"Use is governed by the Gemma Terms of Use (https://ai.google.dev/gemma/terms).\n\n"
         f"## Prompt\n\n```text\n{task.template.text}\n```\n\n"
-        f"## Settings\n\n| setting | value |\n|---|---|\n{settings}\n| prompts sha256 | {scores['hashes']['prompts']} |\n"
+        f"## Settings\n\n| setting | value |\n|---|---|\n{settings}\n"
+        f"| prompts sha256 | {scores['hashes']['prompts']} |\n"
     )
 
 

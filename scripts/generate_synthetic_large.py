@@ -117,7 +117,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="processes that draw rows; all usable cores if left out; does not change a byte",
     )
-    return parser  # fmt: skip
+    return parser
 
 
 def run(args: argparse.Namespace) -> None:

@@ -21,18 +21,22 @@ def build_parser():
     parser = cli.make_parser(__doc__)
     data = parser.add_argument_group("Input")
     data.add_argument("--csv", required=True, metavar="FILE", help="rows to answer")
-    data.add_argument("--max-rows", type=cli.positive_int, metavar="N", help="answer the first N rows; all when left out")
+    data.add_argument(
+        "--max-rows", type=cli.positive_int, metavar="N", help="answer the first N rows; all when left out"
+    )
     output = parser.add_argument_group("Output")
     output.add_argument("--out", required=True, metavar="FILE", help="CSV to write")
     output.add_argument("--force", action="store_true", help="replace an existing file")
     model = parser.add_argument_group("Model")
     model.add_argument("--model", required=True, metavar="DIR", help="model folder finetune wrote (it holds task.json)")
     model.add_argument("--base-model", metavar="NAME", help="the base model of an adapter, when it has moved")
-    model.add_argument("--batch-tokens", type=cli.positive_int, default=8192, metavar="N", help="tokens a batch, padded")
+    model.add_argument(
+        "--batch-tokens", type=cli.positive_int, default=8192, metavar="N", help="tokens a batch, padded"
+    )
     precision = model.add_mutually_exclusive_group()
     precision.add_argument("--bf16", dest="precision", action="store_const", const="bf16", help="multiply in bfloat16")
     precision.add_argument("--fp32", dest="precision", action="store_const", const="fp32", help="multiply in float32")
-    return parser  # fmt: skip
+    return parser
 
 
 def run(args) -> None:
@@ -42,7 +46,9 @@ def run(args) -> None:
     task = read_task(args.model)
     examples = read_questions(path, task, args.max_rows)
     answers = ask(args, task, examples)
-    columns = [name for t in task.targets for name in (t.name, *([f"{t.name}_probability"] if t.kind == "class" else []))]
+    columns = [
+        name for t in task.targets for name in (t.name, *([f"{t.name}_probability"] if t.kind == "class" else []))
+    ]
     with files.atomic_write(args.out, force=args.force) as handle:
         writer = csv.DictWriter(handle, ["id", *columns, "error"], lineterminator="\n")
         writer.writeheader()
@@ -62,7 +68,7 @@ def read_task(model: str):
 
 
 def read_questions(path: Path, task, max_rows: int | None) -> list:
-    """Return an example without target for every row; a UserError names file, line and column of one that cannot be asked."""
+    """Return an example without target for every row; a UserError names file and line of one that cannot be asked."""
     from linklab.data.csv_stream import iter_rows, read_header
     from linklab.data.examples import Example
     from linklab.data.prompts import read_list
@@ -71,7 +77,9 @@ def read_questions(path: Path, task, max_rows: int | None) -> list:
     needed = [*task.template.columns, *(t.choices_from for t in task.targets if t.choices_from)]
     for name in needed:
         if name not in header:
-            raise UserError(f"{path}:1: no column '{name}', which the model's prompt shows; the columns are: {', '.join(header)}")
+            raise UserError(
+                f"{path}:1: no column '{name}', which the model's prompt shows; the columns are: {', '.join(header)}"
+            )
     id_column = task.schema.one_of_role("id")
     examples = []
     for number, (line, cells) in enumerate(iter_rows(path), start=1):
@@ -99,7 +107,6 @@ def read_questions(path: Path, task, max_rows: int | None) -> list:
 def ask(args, task, examples) -> list[dict]:
     """Return a prediction of every example."""
     import torch
-
     from linklab.model import answering, load
 
     precision = load.choose_precision(args.precision, args.model)

@@ -72,7 +72,7 @@ def build_parser():
     again = parser.add_argument_group("Reproducibility")
     again.add_argument("--seed", type=int, default=0, metavar="N", help="seed of random answers, trees and the ceiling")
     again.add_argument("--split-seed", type=int, default=0, metavar="N", help="as given to convert_csv_to_jsonl.py")
-    return parser  # fmt: skip
+    return parser
 
 
 def read_preset(csv_path: Path) -> str:

@@ -44,16 +44,19 @@ class Stage:
 def build_parser():
     parser = cli.make_parser(__doc__)
     model = parser.add_argument_group("Model")
-    model.add_argument("--model", default="embedded", metavar="NAME", help="base model: embedded, tiny, folder or Hub id")
+    model.add_argument(
+        "--model", default="embedded", metavar="NAME", help="base model: embedded, tiny, folder or Hub id"
+    )
     data = parser.add_argument_group("Input")
     data.add_argument("--rows", type=cli.positive_int, default=1000, metavar="N", help="rows to train on")
-    data.add_argument("--test-rows", type=cli.positive_int, default=400, metavar="N",
-                      help="unseen rows every predictor is scored on")
+    data.add_argument(
+        "--test-rows", type=cli.positive_int, default=400, metavar="N", help="unseen rows every predictor is scored on"
+    )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", metavar="DIR", help="folder for all stages (default: runs/demo-MODEL-ROWS)")
     again = parser.add_argument_group("Reproducibility")
     again.add_argument("--seed", type=int, default=1, metavar="N", help="seed of data, baselines and training")
-    return parser  # fmt: skip
+    return parser
 
 
 def plan_stages(model: str, rows: int, test_rows: int, seed: int, out: Path) -> list[Stage]:
@@ -73,7 +76,8 @@ def plan_stages(model: str, rows: int, test_rows: int, seed: int, out: Path) -> 
     stages = [
         stage("data", "link data", "generate_synthetic_large.py", "--n-samples", samples, "--seed", seed, "--out-dir",
               f"{out}/data"),
-        stage("validation", "is the data sound?", "validate_dataset.py", csv, "--report", f"{out}/validation/report.json",
+        stage("validation", "is the data sound?", "validate_dataset.py", csv, "--report",
+              f"{out}/validation/report.json",
               "--violations", f"{out}/validation/violations.csv", manifest="validation/report.manifest.json"),
         stage("jsonl", "rows to conversations", "convert_csv_to_jsonl.py", "--csv", csv, "--out-dir", jsonl),
         stage("baselines", "what a model has to beat", "run_baselines.py", "--csv", csv, *ask, "--max-train-rows", rows,

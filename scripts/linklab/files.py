@@ -336,7 +336,9 @@ def read_manifest(path: str | os.PathLike) -> dict:
     for group in ("inputs", "outputs"):
         entries = value[group] if isinstance(value[group], list) else [None]
         if not all(isinstance(entry, dict) and {"path", "sha256", "bytes"} <= entry.keys() for entry in entries):
-            raise UserError(f"{path}: no manifest of this toolkit ('{group}' lists no files with path, sha256 and bytes)")
+            raise UserError(
+                f"{path}: no manifest of this toolkit ('{group}' lists no files with path, sha256 and bytes)"
+            )
     return value
 
 

@@ -105,8 +105,8 @@ def read_examples(
 ) -> list[Example]:
     """Return a split's examples, in rank order (see `splits.keep_first`), holding no more than `max_rows` in memory.
 
-    Copies of a row (one id) are kept for training, where somebody balanced the data with them, and count once elsewhere:
-    a copy tells a scorer nothing. Raises a UserError when nothing is left.
+    Copies of a row (one id) are kept for training, where somebody balanced the data with them, and count once
+    elsewhere: a copy tells a scorer nothing. Raises a UserError when nothing is left.
     """
     chosen = (example for example in iter_examples(csv_path, task, **how) if split in (None, example.split))
     found = lowest_ranked(chosen if split == "train" else first_of_each_id(chosen), max_rows)

@@ -42,7 +42,7 @@ class Task:
         return "\n" if spaced else " "
 
     def write_answer(self, target: dict[str, str]) -> str:
-        """Return the answer text: {"recommended_channel_mhz": "5775", "expected_throughput_mbps": "594"} -> 5775 594."""
+        """Return the answer text: {"channel": "5775", "throughput": "594"} -> `5775 594`."""
         return self.separator.join(target[t.name] for t in self.targets)
 
     def read_answer(self, text: str, choices: dict[str, Sequence[str]]) -> tuple[dict[str, str | None], str | None]:
@@ -126,7 +126,9 @@ def make_task(
     if len(targets) > 1:
         for target in targets:
             if any("\n" in choice for choice in target.choices or ()):
-                raise UserError(f"column '{target.name}' holds line ends, which part the targets of an answer; ask it alone")
+                raise UserError(
+                    f"column '{target.name}' holds line ends, which part the targets of an answer; ask it alone"
+                )
     return Task(schema, targets, Template(text, schema))
 
 

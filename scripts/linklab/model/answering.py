@@ -1,15 +1,20 @@
-"""Asking a model: the exact probability of every legal answer, and free greedy writing.
+"""Asking a model: the exact probability of every legal answer, numbers held to digits, and free greedy writing.
 
-Exact scoring walks the trie of the legal answers' tokens in one forward pass: prompt and trie stand in one sequence, an
-attention mask lets every trie token see the prompt and its own ancestors only, and its position is its depth.
+Each prompt is read once. Exact scoring then walks the trie of the legal answers' tokens in one further pass: all of a
+trie's tokens stand in one sequence, an attention mask lets each see the prompt and its own ancestors only, and its
+position is its depth. The head is applied to inner nodes alone, and only for digits where a number is written.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 from linklab.model.chat import encode_prompt, end_token
+
+MAX_NUMBER_TOKENS = 12
+HEAD_ROWS = 256  # states the head is applied to at once: 256 x 262,144 logits in float32 are 268 MB
 
 
 @dataclasses.dataclass
@@ -17,7 +22,7 @@ class Trie:
     """The distinct token prefixes of a set of answers, parents before children."""
 
     tokens: list[int]  # the token of each node
-    parents: list[int]  # the index of its parent, -1 below the prompt
+    parents: list[int]  # the index of its parent, -1 for a first token
     depths: list[int]  # 1 for the first token of an answer
     leaves: list[list[int]]  # for every answer the nodes of its tokens, in order
 
@@ -47,6 +52,20 @@ def needs_end(answers: Sequence[Sequence[int]]) -> bool:
     return any(tuple(answer[:n]) in known for answer in answers for n in range(1, len(answer)))
 
 
+class Reading:
+    """What a model has read of a batch of rows: cached keys and values, and which of them each row may see."""
+
+    def __init__(self, rows: int) -> None:
+        import torch
+        from transformers import DynamicCache
+
+        self.cache = DynamicCache()  # whole layers, no sliding ones: the window is in the mask
+        self.valid = torch.zeros((rows, 0), dtype=torch.bool)  # (row, key)
+        self.positions = torch.zeros((rows, 0), dtype=torch.long)  # (row, key)
+        self.lengths = [0] * rows  # tokens of each row
+        self.last = None  # (row, hidden): the state after each row's last token
+
+
 class Asker:
     """A model and its tokenizer, ready to be asked in batches."""
 
@@ -55,103 +74,183 @@ class Asker:
         import torch
 
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.model, self.tokenizer, self.batch_tokens = model.eval().to(self.device), tokenizer, batch_tokens
+        self.tokenizer, self.batch_tokens = tokenizer, batch_tokens
+        self.model = model.eval().requires_grad_(False).to(self.device)
         self.model.config.use_cache = True
         self.end = end_token(tokenizer)
 
-    def score_choices(
-        self, prompts: Sequence[str], begun: Sequence[str], choices: Sequence[Sequence[str]], *, last: bool,
-        after: str = "", progress: Callable[[int], None] | None = None,
-    ) -> list[list[float]]:  # fmt: skip
-        """Return the natural log-probability of every choice of every prompt, after the answer's begun part.
+    def tokens(self, text: str) -> list[int]:
+        """Return the tokens of a piece of an answer."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
-        The probability is that of the choice's tokens and, where the answer ends here (`last`) or one choice begins
-        another, of the token that follows it: the end of the turn, or the first of `after`.
+    def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Yield lists of row numbers of like length whose padded size stays below `batch_tokens`."""
+        order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
+        batch: list[int] = []
+        for i in order:
+            if batch and (len(batch) + 1) * lengths[i] > self.batch_tokens:
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+    def read(self, reading: Reading, tokens: Sequence[Sequence[int]]) -> None:
+        """Let the model read further tokens of every row."""
+        chains = [Trie(list(row), list(range(-1, len(row) - 1)), list(range(1, len(row) + 1)), []) for row in tokens]
+        hidden = self._forward(reading, chains, keep=True)
+        for i, row in enumerate(tokens):
+            reading.lengths[i] += len(row)
+        reading.last = hidden[:, -1]
+
+    def forget(self, reading: Reading, keys: int, lengths: Sequence[int], last) -> None:
+        """Take `reading` back to where it held `keys` keys."""
+        if extra := reading.valid.shape[1] - keys:
+            reading.cache.crop(-extra)
+        reading.valid, reading.positions = reading.valid[:, :keys], reading.positions[:, :keys]
+        reading.lengths, reading.last = list(lengths), last
+
+    def _forward(self, reading: Reading, tries: Sequence[Trie], *, keep: bool):
+        """Return the hidden states (rows, longest, hidden) of tries read after `reading`, each at the right end.
+
+        With `keep` they become part of what was read, which only makes sense for tries that are chains.
         """
-        rows = []
-        for prompt, start, texts in zip(prompts, begun, choices, strict=True):
-            head = encode_prompt(self.tokenizer, prompt) + self._tokens(start)
-            answers = [self._tokens(text) for text in texts]
-            if last:
-                answers = [answer + [self.end] for answer in answers]
-            elif needs_end(answers):
-                answers = [answer + self._tokens(after)[:1] for answer in answers]
-            rows.append((head, build_trie(answers)))
-        result: list[list[float]] = [[] for _ in rows]
-        done = 0
-        for batch in self._batches([len(head) + len(trie.tokens) for head, trie in rows]):
-            for i, scores in zip(batch, self._score_batch([rows[i] for i in batch]), strict=True):
-                result[i] = scores
-            done += len(batch)
-            if progress:
-                progress(done)
-        return result
-
-    def _score_batch(self, rows: list[tuple[list[int], Trie]]) -> list[list[float]]:
         import torch
 
-        longest = max(len(head) + len(trie.tokens) for head, trie in rows)
-        ids = torch.full((len(rows), longest), self.tokenizer.pad_token_id or 0, dtype=torch.long)
-        positions = torch.zeros((len(rows), longest), dtype=torch.long)
-        allowed = torch.zeros((len(rows), longest, longest), dtype=torch.bool)  # (row, query, key)
-        for r, (head, trie) in enumerate(rows):
-            n, total = len(head), len(head) + len(trie.tokens)
-            ids[r, :total] = torch.tensor(head + trie.tokens)
-            positions[r, :n] = torch.arange(n)
-            allowed[r, :n, :n] = torch.ones(n, n).tril().bool()
-            for node, (parent, depth) in enumerate(zip(trie.parents, trie.depths, strict=True)):
-                at = n + node
-                positions[r, at] = n - 1 + depth
-                allowed[r, at] = allowed[r, n + parent if parent >= 0 else n - 1]
-                allowed[r, at, at] = True
-            rest = torch.arange(total, longest)
-            allowed[r, rest, rest] = True  # padding sees itself: a row of the mask with nothing in it gives no number
-        logits = self._logits(ids, positions, allowed, rows)
-        return [self._sum_paths(trie, row) for (_, trie), row in zip(rows, logits, strict=True)]
-
-    def _logits(self, ids, positions, allowed, rows):
-        """Return for each row the log-probabilities (1 + nodes, vocab) after the prompt's end and after each node."""
-        import torch
-
+        rows, longest = len(tries), max(len(trie.tokens) for trie in tries)
+        ids = torch.full((rows, longest), self.tokenizer.pad_token_id or 0, dtype=torch.long)
+        positions = torch.zeros((rows, longest), dtype=torch.long)
+        among = torch.zeros((rows, longest, longest), dtype=torch.bool)  # (row, query, key), new tokens only
+        valid = torch.zeros((rows, longest), dtype=torch.bool)
+        for r, trie in enumerate(tries):
+            first = longest - len(trie.tokens)
+            ids[r, first:] = torch.tensor(trie.tokens)
+            positions[r, first:] = torch.tensor(trie.depths) + (reading.lengths[r] - 1)
+            valid[r, first:] = True
+            if trie.parents == list(range(-1, len(trie.tokens) - 1)):  # a chain sees all before it
+                among[r, first:, first:] = torch.ones(len(trie.tokens), len(trie.tokens)).tril().bool()
+            else:
+                for node, parent in enumerate(trie.parents):
+                    if parent >= 0:
+                        among[r, first + node] = among[r, first + parent]
+                    among[r, first + node, first + node] = True
+        padding = ~valid
+        seen = reading.valid[:, None, :] & valid[:, :, None]
+        # A query that may see nothing gives no number, so padding sees itself.
+        among |= torch.diag_embed(padding)
+        allowed = torch.cat([seen, among], dim=2)
+        keys = torch.cat([reading.positions, positions], dim=1)
         window = getattr(self.model.config, "sliding_window", None)
-        distance = positions[:, :, None] - positions[:, None, :]
-        near = allowed & (distance < window) if window else allowed
-        masks = {"full_attention": allowed[:, None].to(self.device), "sliding_attention": near[:, None].to(self.device)}
+        near = allowed & (positions[:, :, None] - keys[:, None, :] < window) if window else allowed
         with torch.inference_mode():
             hidden = self.model.model(
-                input_ids=ids.to(self.device), position_ids=positions.to(self.device), attention_mask=masks, use_cache=False
-            ).last_hidden_state
-            found = []
-            for r, (head, trie) in enumerate(rows):
-                at = hidden[r, len(head) - 1 : len(head) + len(trie.tokens)]  # (1 + nodes, hidden)
-                inner = sorted({parent for parent in trie.parents})  # a leaf's own successor is never asked for
-                scores = self.model.lm_head(at[[parent + 1 for parent in inner]]).float()
-                if (cap := getattr(self.model.config, "final_logit_softcapping", None)) is not None:
-                    scores = (scores / cap).tanh() * cap
-                rows_of = {parent: i for i, parent in enumerate(inner)}
-                own = torch.tensor([rows_of[parent] for parent in trie.parents])
-                token = torch.tensor(trie.tokens)
-                normal = torch.logsumexp(scores, dim=-1).cpu()
-                found.append((scores[own.to(self.device), token.to(self.device)].cpu() - normal[own]).tolist())
-        return found
+                input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=True,
+                past_key_values=reading.cache, attention_mask={
+                    "full_attention": allowed[:, None].to(self.device),
+                    "sliding_attention": near[:, None].to(self.device),
+                },
+            ).last_hidden_state  # fmt: skip
+        if keep:
+            reading.valid, reading.positions = torch.cat([reading.valid, valid], dim=1), keys
+        else:
+            reading.cache.crop(-longest)
+        return hidden
 
-    def _sum_paths(self, trie: Trie, node_scores: list[float]) -> list[float]:
-        return [sum(node_scores[node] for node in path) for path in trie.leaves]
+    def _head(self, hidden, tokens=None):
+        """Return the logits (…, vocab) of hidden states, or those of `tokens` alone."""
+        import torch.nn.functional as functional
 
-    def write(
-        self, prompts: Sequence[str], begun: Sequence[str], *, max_new_tokens: int,
-        progress: Callable[[int], None] | None = None,
-    ) -> list[str]:  # fmt: skip
-        """Return what the model writes greedily after each prompt and the begun part of its answer."""
+        weight = self.model.lm_head.weight if tokens is None else self.model.lm_head.weight[tokens]
+        scores = functional.linear(hidden, weight).float()
+        if (cap := getattr(self.model.config, "final_logit_softcapping", None)) is not None:
+            scores = (scores / cap).tanh() * cap
+        return scores
+
+    def score_choices(
+        self, reading: Reading, begun: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]]
+    ) -> list[list[float]]:
+        """Return the natural log-probability of every choice (a token sequence) of every row.
+
+        `begun` holds the tokens of the answer so far, which stand between what was read and the choice.
+        """
         import torch
 
-        heads = [
-            encode_prompt(self.tokenizer, prompt) + self._tokens(start)
-            for prompt, start in zip(prompts, begun, strict=True)
-        ]
+        tries = [build_trie([[*start, *answer] for answer in answers])
+                 for start, answers in zip(begun, choices, strict=True)]  # fmt: skip
+        hidden = self._forward(reading, tries, keep=False)
+        states, asked = [], []  # the states the head is applied to; of each row, (state, token) of its nodes
+        for r, (trie, start) in enumerate(zip(tries, begun, strict=True)):
+            new = hidden[r, hidden.shape[1] - len(trie.tokens) :]
+            skip = len(start)
+            at = {}
+            for parent in dict.fromkeys(trie.parents[skip:]):
+                at[parent] = len(states)
+                states.append(reading.last[r] if parent < 0 else new[parent])
+            nodes = zip(trie.parents[skip:], trie.tokens[skip:], strict=True)
+            asked.append([(at[parent], token) for parent, token in nodes])
+        log_p = self._log_probabilities(torch.stack(states), [pair for row in asked for pair in row])
+        found, done = [], 0
+        for trie, start, row in zip(tries, begun, asked, strict=True):
+            own, done = log_p[done : done + len(row)], done + len(row)
+            found.append([sum(own[node - len(start)] for node in path[len(start) :]) for path in trie.leaves])
+        return found
+
+    def _log_probabilities(self, states, asked: Sequence[tuple[int, int]]) -> list[float]:
+        """Return log P(token | state) of every (state, token) asked; the states are headed HEAD_ROWS at a time."""
+        import torch
+
+        state, token = (torch.tensor(column, device=states.device) for column in zip(*asked, strict=True))
+        found = torch.empty(len(asked), device=states.device)
+        for start in range(0, len(states), HEAD_ROWS):
+            scores = self._head(states[start : start + HEAD_ROWS])
+            here = (state >= start) & (state < start + HEAD_ROWS)
+            normal = torch.logsumexp(scores, dim=-1)
+            found[here] = scores[state[here] - start, token[here]] - normal[state[here] - start]
+        return found.tolist()
+
+    def write_numbers(self, reading: Reading, begun: Sequence[Sequence[int]], before: str, after: str) -> list[str]:
+        """Return the number every row's answer goes on with, chosen greedily among the tokens numbers are written in.
+
+        `before` stands between the begun part and the number, `after` behind it ("" for the end of the turn).
+        """
+        import torch
+
+        stop = {self.end, self.tokenizer.eos_token_id, *self.tokens(after)[:1]}
+        lead = set(self.tokens(before))
+        allowed = torch.tensor(sorted(self._number_tokens(before) | stop), device=self.device)
+        back_to = reading.valid.shape[1], list(reading.lengths), reading.last
+        if any(begun):
+            self.read(reading, begun)
+        written: list[list[int]] = [[] for _ in begun]
+        open_rows = set(range(len(begun)))
+        for _ in range(MAX_NUMBER_TOKENS):
+            picked = allowed[self._head(reading.last, allowed).argmax(dim=-1)].tolist()
+            for r in list(open_rows):
+                if picked[r] in stop and set(written[r]) - lead:
+                    open_rows.discard(r)
+                else:
+                    written[r].append(picked[r])
+            if not open_rows:
+                break
+            self.read(reading, [[token] for token in picked])
+        self.forget(reading, *back_to)
+        return [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+
+    def _number_tokens(self, before: str) -> set[int]:
+        samples = [f"{sign}{n}" for n in range(1000) for sign in ("", "-")] + [f"{n / 10}" for n in range(-100, 100)]
+        encoded = self.tokenizer([before + text for text in samples], add_special_tokens=False)["input_ids"]
+        return {token for ids in encoded for token in ids}
+
+    def write(
+        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Callable[[int], None] | None = None
+    ) -> list[str]:
+        """Return what the model writes greedily after each prompt when nothing holds it."""
+        import torch
+
+        heads = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
         texts = [""] * len(heads)
         done = 0
-        for batch in self._batches([len(head) + max_new_tokens for head in heads]):
+        for batch in self.batches([len(head) + max_new_tokens for head in heads]):
             longest = max(len(heads[i]) for i in batch)
             ids = torch.full((len(batch), longest), self.tokenizer.pad_token_id or 0, dtype=torch.long)
             mask = torch.zeros_like(ids)
@@ -164,68 +263,70 @@ class Asker:
                     do_sample=False, top_p=None, top_k=None, eos_token_id=[self.end, self.tokenizer.eos_token_id],
                     pad_token_id=self.tokenizer.pad_token_id,
                 )  # fmt: skip
-            for i, text in zip(batch, self.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True), strict=True):
+            written = self.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+            for i, text in zip(batch, written, strict=True):
                 texts[i] = text
             done += len(batch)
             if progress:
                 progress(done)
         return texts
 
-    def _tokens(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
-    def _batches(self, lengths: list[int]):
-        """Yield lists of row numbers of like length whose padded size stays below `batch_tokens`."""
-        order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
-        batch: list[int] = []
-        for i in order:
-            if batch and (len(batch) + 1) * lengths[i] > self.batch_tokens:
-                yield batch
-                batch = []
-            batch.append(i)
-        if batch:
-            yield batch
+def answer_exactly(asker: Asker, examples, task, *, progress=None) -> list[dict]:
+    """Return a prediction (see predictions.jsonl) of every example, held to what is legal.
+
+    A class target gets the most probable of the row's legal choices, with every choice's probability among them; a
+    number target what the model writes greedily in digits after the choices before it.
+    """
+    prompts = [encode_prompt(asker.tokenizer, example.prompt) for example in examples]
+    found: list[dict] = [{}] * len(examples)
+    done = 0
+    for batch in asker.batches([len(prompt) for prompt in prompts]):
+        reading = Reading(len(batch))
+        asker.read(reading, [prompts[i] for i in batch])
+        rows = [examples[i] for i in batch]
+        raw, begun, rankings = [""] * len(rows), [[] for _ in rows], [{} for _ in rows]
+        for position, target in enumerate(task.targets):
+            before = task.separator if position else ""
+            after = task.separator if position < len(task.targets) - 1 else ""
+            if target.kind == "class":
+                texts = _choose(asker, reading, rows, target, begun, before, after, rankings)
+            else:
+                texts = asker.write_numbers(reading, begun, before, after)
+            for r, text in enumerate(texts):
+                raw[r] += before + text
+                begun[r] += asker.tokens(before + text)
+        for r, i in enumerate(batch):
+            found[i] = finish_prediction(rows[r], raw[r], rankings[r], task)
+        done += len(batch)
+        if progress:
+            progress(done)
+    return found
 
 
-def answer_exactly(asker: Asker, examples, task, *, max_number_tokens: int = 12, progress=None) -> list[dict]:
-    """Return a prediction (see predictions.jsonl) of every example: the most probable legal choice of each class target,
-    and for a number target what the model writes after the choices made before it."""
-    import math
-
-    begun = [""] * len(examples)
-    answers: list[dict] = [{} for _ in examples]
-    rankings: list[dict] = [{} for _ in examples]
-    raw = [""] * len(examples)
-    prompts = [example.prompt for example in examples]
-    for position, target in enumerate(task.targets):
-        last = position == len(task.targets) - 1
-        if target.kind == "class":
-            choices = [example.choices[target.name] for example in examples]
-            scores = asker.score_choices(prompts, begun, choices, last=last, after=task.separator, progress=progress)
-            texts = []
-            for i, (names, values) in enumerate(zip(choices, scores, strict=True)):
-                top = max(values)
-                normal = top + math.log(sum(math.exp(value - top) for value in values))
-                ranked = sorted(zip(names, values, strict=True), key=lambda pair: -pair[1])
-                rankings[i][target.name] = [[name, value - normal] for name, value in ranked]
-                texts.append(ranked[0][0])
-        else:
-            texts = [
-                text.split(task.separator)[0].strip()
-                for text in asker.write(prompts, begun, max_new_tokens=max_number_tokens, progress=progress)
-            ]
-        for i, text in enumerate(texts):
-            answers[i][target.name] = text
-            raw[i] += ("" if position == 0 else task.separator) + text
-            begun[i] = raw[i] + ("" if last else task.separator)
-    return [finish_prediction(*parts, task) for parts in zip(examples, raw, rankings, strict=True)]
+def _choose(asker, reading, rows, target, begun, before: str, after: str, rankings: list[dict]) -> list[str]:
+    """Rank the legal choices of every row, and return the best of each."""
+    choices = []
+    for row in rows:
+        answers = [asker.tokens(before + text) for text in row.choices[target.name]]
+        if not after:
+            answers = [[*answer, asker.end] for answer in answers]
+        elif needs_end(answers):
+            answers = [[*answer, *asker.tokens(after)[:1]] for answer in answers]
+        choices.append(answers)
+    best = []
+    for row, ranking, log_p in zip(rows, rankings, asker.score_choices(reading, begun, choices), strict=True):
+        top = max(log_p)
+        normal = top + math.log(sum(math.exp(value - top) for value in log_p))
+        ranked = sorted(zip(row.choices[target.name], log_p, strict=True), key=lambda pair: -pair[1])
+        ranking[target.name] = [[name, value - normal] for name, value in ranked]
+        best.append(ranked[0][0])
+    return best
 
 
 def answer_freely(asker: Asker, examples, task, *, max_new_tokens: int = 32, progress=None) -> list[dict]:
     """Return a prediction of every example from what the model writes when nothing holds it to the legal answers."""
-    raw = asker.write(
-        [example.prompt for example in examples], [""] * len(examples), max_new_tokens=max_new_tokens, progress=progress
-    )
+    raw = asker.write([example.prompt for example in examples], max_new_tokens=max_new_tokens, progress=progress)
     return [finish_prediction(example, text, {}, task) for example, text in zip(examples, raw, strict=True)]
 
 

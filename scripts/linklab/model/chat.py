@@ -23,7 +23,9 @@ def ensure_chat_template(tokenizer) -> bool:
     if tokenizer.chat_template:
         return False
     if END_OF_TURN not in tokenizer.get_vocab():
-        raise UserError("the tokenizer has no chat template and is not Gemma's; choose an instruction-tuned --base-model")
+        raise UserError(
+            "the tokenizer has no chat template and is not Gemma's; choose an instruction-tuned --base-model"
+        )
     tokenizer.chat_template = GEMMA_CHAT_TEMPLATE
     return True
 

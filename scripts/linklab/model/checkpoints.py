@@ -48,7 +48,7 @@ def find_last_whole(folder: Path) -> tuple[Path | None, list[Path]]:
 
 
 def refuse_other_settings(folder: Path, settings: dict) -> None:
-    """Raise a UserError that names the first difference when a checkpoint was made from other data, model or settings."""
+    """Raise a UserError naming the first difference when a checkpoint was made from other data, model or settings."""
     made_from = files.read_json(folder / COMPLETE)["settings"]
     for name in sorted(settings.keys() | made_from.keys()):
         if made_from.get(name) != settings.get(name):

@@ -148,11 +148,19 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 class quiet_transformers:
-    """Keep transformers' own bars and warnings off the terminal while a block runs."""
+    """Keep the libraries' own bars and warnings off the terminal while a block runs; errors still come through."""
 
     def __enter__(self) -> None:
+        import logging as python_logging
+        import warnings
+
         from transformers.utils import logging
 
+        self.warnings = warnings.catch_warnings()
+        self.warnings.__enter__()
+        warnings.simplefilter("ignore", FutureWarning)  # transformers' notes to itself about its next version
+        # bitsandbytes looks for a kernel package on the Hub and, without network, says so on every start.
+        python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
         self.level, self.bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
@@ -160,6 +168,7 @@ class quiet_transformers:
     def __exit__(self, *exception) -> None:
         from transformers.utils import logging
 
+        self.warnings.__exit__(None, None, None)
         logging.set_verbosity(self.level)
         if self.bars:
             logging.enable_progress_bar()
@@ -209,7 +218,7 @@ def load_model(name: str, *, dtype=None, quantize_4bit: bool = False):
 
 
 def nf4_config(compute_dtype):
-    """Return the QLoRA quantisation: NF4, double quantisation; a UserError with the install line without bitsandbytes."""
+    """Return QLoRA's quantisation, NF4 twice over; without bitsandbytes a UserError with the install line."""
     import importlib.util
 
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -217,7 +226,10 @@ def nf4_config(compute_dtype):
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute_dtype
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
     )
 
 
@@ -252,7 +264,7 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def load_trained(folder: str | Path, *, base_model: str | None = None, dtype=None):
-    """Return (model, tokenizer) of what finetune wrote, or of any `--base-model` name. The adapter's weights are merged.
+    """Return (model, tokenizer) of what finetune wrote, or of any `--base-model` name; an adapter is merged.
 
     An adapter names the base model it was trained on; `base_model` overrides it (weights that moved).
     """
