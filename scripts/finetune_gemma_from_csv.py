@@ -164,6 +164,8 @@ def run(args) -> int:
         if files.stale_reason(folder / files.MANIFEST, script=__file__, argv=args.argv) is None:
             say(f"{folder}: finished already; nothing to do")
             return 0
+    if not args.dry_run:
+        check_out_dir(folder, force=args.force, resume=args.resume)
     task, train, validation, source = read_rows(args)
     if args.dry_run:  # leaves nothing behind
         with tempfile.TemporaryDirectory() as scratch:
@@ -246,8 +248,6 @@ def read_rows(args):
 
 def make_out_dir(folder: Path) -> None:
     """Make the folder, or raise a UserError when this place cannot be written."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; --out-dir needs a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / ".probe.tmp").touch()
@@ -256,20 +256,27 @@ def make_out_dir(folder: Path) -> None:
         raise UserError(f"{folder}: cannot write here ({(error.strerror or str(error)).lower()})") from error
 
 
-def prepare_out_dir(folder: Path, *, force: bool, resume: str | None) -> None:
-    """Refuse a folder with other things in it; with force remove what an earlier training wrote there."""
-    found = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+def check_out_dir(folder: Path, *, force: bool, resume: str | None) -> list[str]:
+    """Return the names in the folder; raise a UserError when training may not write there."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; --out-dir needs a folder")
+    found = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.exists() else []
     strange = [name for name in found if name not in OWN]
     if strange:
         raise UserError(f"{folder}: holds '{strange[0]}', which no training wrote; choose another --out-dir")
-    if found and force:
-        for name in found:
-            path = folder / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    elif found and resume is None:
+    if found and not force and resume is None:
         raise UserError(
             f"{folder}: holds a training already; continue it with --resume auto or replace it with --force"
         )
+    return found
+
+
+def prepare_out_dir(folder: Path, *, force: bool, resume: str | None) -> None:
+    """Refuse a folder with other things in it; with force remove what an earlier training wrote there."""
+    found = check_out_dir(folder, force=force, resume=resume)
+    for name in found if force else ():
+        path = folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def make_settings(args, precision: str):

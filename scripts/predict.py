@@ -41,8 +41,7 @@ def build_parser():
 
 def run(args) -> None:
     path = files.require_file(args.csv)
-    if Path(args.out).exists() and not args.force:
-        raise UserError(f"{args.out}: exists already; pass --force to replace it or choose another name")
+    files.check_out_file(args.out, force=args.force)
     task = read_task(args.model)
     examples = read_questions(path, task, args.max_rows)
     answers = ask(args, task, examples)

@@ -27,7 +27,7 @@ from linklab.cli import say
 SCRIPTS = Path(__file__).parent
 # The tiny model starts from random weights, so it is trained whole and faster; Gemma gets LoRA's defaults.
 TRAINING = {"tiny": ["--mode", "full", "--learning-rate", "2e-3", "--epochs", "2"]}
-LORA = ["--mode", "lora"]
+LORA = ["--mode", "lora", "--per-device-batch-size", "4", "--learning-rate", "3e-4"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +100,7 @@ def plan_stages(model: str, rows: int, test_rows: int, seed: int, out: Path) -> 
 def run(args) -> int:
     out = Path(args.out_dir or f"runs/demo-{Path(args.model).name}-{args.rows}")
     stages = plan_stages(args.model, args.rows, args.test_rows, args.seed, out)
+    out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is named before anything runs
     started = time.monotonic()
     for number, stage in enumerate(stages, start=1):
         reason = files.stale_reason(stage.manifest, script=stage.script, argv=stage.words)

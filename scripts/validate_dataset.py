@@ -67,8 +67,7 @@ def check_outputs(args: argparse.Namespace) -> None:
     for path in filter(None, (args.report, args.violations)):
         if sum(Path(path).resolve() == Path(other).resolve() for other in named) > 1:
             raise cli.UserError(f"{path}: is named twice; outputs need names of their own")
-        if Path(path).exists() and not args.force:
-            raise cli.UserError(f"{path}: exists already; pass --force to replace it or choose another name")
+        files.check_out_file(path, force=args.force)
 
 
 def make_plan(args: argparse.Namespace, path):

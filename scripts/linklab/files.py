@@ -64,17 +64,36 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: cannot create the folder ({(error.strerror or str(error)).lower()})") from error
 
 
+def _probe(folder: Path) -> None:
+    """Raise a UserError unless `folder` can be made and written; leaves nothing behind."""
+    there = Path(os.path.realpath(folder))
+    while not there.exists():
+        there = there.parent
+    try:
+        with tempfile.TemporaryDirectory(prefix=".probe.", dir=there):
+            pass
+    except OSError as error:
+        raise UserError(f"{folder}: cannot write here ({there}: {(error.strerror or str(error)).lower()})") from error
+
+
+def check_out_file(path: str | os.PathLike, *, force: bool) -> Path:
+    """Return `path` if a file may be written there; otherwise raise before any work is done."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file")
+    if path.exists() and not force:
+        raise UserError(f"{path}: exists already; pass --force to replace it or choose another name")
+    _probe(path.parent)
+    return path
+
+
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, *, binary: bool = False, force: bool = False) -> Iterator:
     """Yield a handle whose bytes appear at `path` at once when the block ends, and not at all when it raises.
 
     Text is UTF-8 with LF line ends. An existing file is refused without `force`.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file")
-    if path.exists() and not force:
-        raise UserError(f"{path}: exists already; pass --force to replace it or choose another name")
+    path = check_out_file(path, force=force)
     _make_folder(path.parent)
     try:
         number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -147,6 +166,7 @@ def check_out_dir(out_dir: str | os.PathLike, *, force: bool) -> Path:
                 f"{out_dir}: holds '{strange[0]}', which this script did not write; --force will not delete it: "
                 f"move it away or choose another --out-dir"
             )
+    _probe(out_dir.parent)
     return out_dir
 
 
