@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from linklab.model.chat import encode_prompt, end_token
 
-MAX_NUMBER_TOKENS = 12
+MAX_NUMBER_CHARACTERS = 12  # of a number whose column has no range
 HEAD_ROWS = 256  # states the head is applied to at once: 256 x 262,144 logits in float32 are 268 MB
 
 
@@ -208,9 +208,12 @@ class Asker:
             found[here] = scores[state[here] - start, token[here]] - normal[state[here] - start]
         return found.tolist()
 
-    def write_numbers(self, reading: Reading, begun: Sequence[Sequence[int]], before: str, after: str) -> list[str]:
+    def write_numbers(
+        self, reading: Reading, begun: Sequence[Sequence[int]], before: str, after: str, *, characters: int
+    ) -> list[str]:
         """Return the number every row's answer goes on with, chosen greedily among the tokens numbers are written in.
 
+        It has at most `characters` characters: a model that knows no end would otherwise write digits for ever.
         `before` stands between the begun part and the number, `after` behind it ("" for the end of the turn).
         """
         import torch
@@ -221,20 +224,31 @@ class Asker:
         back_to = reading.valid.shape[1], list(reading.lengths), reading.last
         if any(begun):
             self.read(reading, begun)
-        written: list[list[int]] = [[] for _ in begun]
-        open_rows = set(range(len(begun)))
-        for _ in range(MAX_NUMBER_TOKENS):
-            picked = allowed[self._head(reading.last, allowed).argmax(dim=-1)].tolist()
+        written = self._write_greedily(reading, characters + len(lead), stop, allowed=allowed, lead=lead)
+        self.forget(reading, *back_to)
+        return [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+
+    def _write_greedily(self, reading: Reading, limit: int, stop: set[int], *, allowed=None, lead=frozenset()):
+        """Return the tokens every row goes on with, the likeliest (among `allowed`) at each step, up to one in `stop`.
+
+        A row has not begun, and so cannot stop, while it has written tokens of `lead` only. Written here rather than
+        with generate(): that applies the head to (rows, 1, hidden), for which a CPU copies its weight once a row.
+        """
+        rows = len(reading.lengths)
+        written: list[list[int]] = [[] for _ in range(rows)]
+        open_rows = set(range(rows))
+        for _ in range(limit):
+            best = self._head(reading.last, allowed).argmax(dim=-1)
+            picked = (best if allowed is None else allowed[best]).tolist()
             for r in list(open_rows):
-                if picked[r] in stop and set(written[r]) - lead:
+                if picked[r] in stop and (not lead or set(written[r]) - lead):
                     open_rows.discard(r)
                 else:
                     written[r].append(picked[r])
             if not open_rows:
                 break
             self.read(reading, [[token] for token in picked])
-        self.forget(reading, *back_to)
-        return [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+        return written
 
     def _number_tokens(self, before: str) -> set[int]:
         samples = [f"{sign}{n}" for n in range(1000) for sign in ("", "-")] + [f"{n / 10}" for n in range(-100, 100)]
@@ -245,26 +259,14 @@ class Asker:
         self, prompts: Sequence[str], *, max_new_tokens: int, progress: Callable[[int], None] | None = None
     ) -> list[str]:
         """Return what the model writes greedily after each prompt when nothing holds it."""
-        import torch
-
         heads = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
         texts = [""] * len(heads)
         done = 0
         for batch in self.batches([len(head) + max_new_tokens for head in heads]):
-            longest = max(len(heads[i]) for i in batch)
-            ids = torch.full((len(batch), longest), self.tokenizer.pad_token_id or 0, dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for r, i in enumerate(batch):
-                ids[r, longest - len(heads[i]) :] = torch.tensor(heads[i])
-                mask[r, longest - len(heads[i]) :] = 1
-            with torch.inference_mode():
-                out = self.model.generate(
-                    input_ids=ids.to(self.device), attention_mask=mask.to(self.device), max_new_tokens=max_new_tokens,
-                    do_sample=False, top_p=None, top_k=None, eos_token_id=[self.end, self.tokenizer.eos_token_id],
-                    pad_token_id=self.tokenizer.pad_token_id,
-                )  # fmt: skip
-            written = self.tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
-            for i, text in zip(batch, written, strict=True):
+            reading = Reading(len(batch))
+            self.read(reading, [heads[i] for i in batch])
+            written = self._write_greedily(reading, max_new_tokens, {self.end, self.tokenizer.eos_token_id})
+            for i, text in zip(batch, self.tokenizer.batch_decode(written, skip_special_tokens=True), strict=True):
                 texts[i] = text
             done += len(batch)
             if progress:
@@ -292,7 +294,8 @@ def answer_exactly(asker: Asker, examples, task, *, progress=None) -> list[dict]
             if target.kind == "class":
                 texts = _choose(asker, reading, rows, target, begun, before, after, rankings)
             else:
-                texts = asker.write_numbers(reading, begun, before, after)
+                size = longest_number(task.schema[target.name])
+                texts = asker.write_numbers(reading, begun, before, after, characters=size)
             for r, text in enumerate(texts):
                 raw[r] += before + text
                 begun[r] += asker.tokens(before + text)
@@ -322,6 +325,12 @@ def _choose(asker, reading, rows, target, begun, before: str, after: str, rankin
         ranking[target.name] = [[name, value - normal] for name, value in ranked]
         best.append(ranked[0][0])
     return best
+
+
+def longest_number(column) -> int:
+    """Return the characters the longest number of a column's range has: 5..1000 -> 4."""
+    ends = [end for end in (column.low, column.high) if end is not None]
+    return max((len(f"{end:.{column.decimals or 0}f}") for end in ends), default=MAX_NUMBER_CHARACTERS)
 
 
 def answer_freely(asker: Asker, examples, task, *, max_new_tokens: int = 32, progress=None) -> list[dict]:

@@ -63,8 +63,8 @@ def build_model(settings: Settings):
     model.config.use_cache = False
     answer_loss.use_answer_only_loss(model)
     if frozen != torch.float32:
-        # The residual stream stays float32 while autocast multiplies in bfloat16: Gemma's activations grow so large that
-        # 8 bits of mantissa would round away what a layer adds.
+        # The residual stream stays float32 while autocast multiplies in bfloat16: Gemma's activations grow so large
+        # that 8 bits of mantissa would round away what a layer adds.
         model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.float())
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
