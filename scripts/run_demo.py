@@ -27,7 +27,7 @@ from linklab.cli import say
 SCRIPTS = Path(__file__).parent
 # The tiny model starts from random weights, so it is trained whole and faster; Gemma gets LoRA's defaults.
 TRAINING = {"tiny": ["--mode", "full", "--learning-rate", "2e-3", "--epochs", "2"]}
-LORA = ["--mode", "lora", "--per-device-batch-size", "4", "--learning-rate", "3e-4"]
+LORA = ["--mode", "lora"]
 
 
 @dataclasses.dataclass(frozen=True)

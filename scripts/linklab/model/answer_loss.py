@@ -93,17 +93,16 @@ class EncodedExamples:
         return sum(len(item["input_ids"]) - item["answer_start"] for item in self.items)
 
 
-class LengthGroupedSampler:
-    """An order that puts rows of like length into one batch, depending on seed and epoch alone.
+class StepSampler:
+    """An order that draws each optimizer step's rows at random and sorts them by length, so its batches pad little.
 
-    Rows are shuffled, taken `MEGABATCH` batches at a time, sorted by length within, and the batches shuffled again:
-    little padding, and still a fresh mixture each epoch.
+    Sorting reaches no further than one step, on purpose: length goes with the number of candidates and so with the
+    answer, and steps of one kind of row each pulled the model to and fro (validation loss .95 -> 1.46 -> .83, and .68
+    accuracy after 4,000 rows). The order depends on seed and epoch alone.
     """
 
-    MEGABATCH = 8
-
-    def __init__(self, lengths: list[int], batch_size: int, seed: int) -> None:
-        self.lengths, self.batch_size, self.seed, self.epoch = lengths, batch_size, seed, 0
+    def __init__(self, lengths: list[int], step_rows: int, seed: int) -> None:
+        self.lengths, self.step_rows, self.seed, self.epoch = lengths, step_rows, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order the next iteration gives."""
@@ -116,15 +115,6 @@ class LengthGroupedSampler:
         import numpy as np
 
         rng = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch]))
-        order = rng.permutation(len(self.lengths))
-        span = self.batch_size * self.MEGABATCH
-        batches = []
-        for start in range(0, len(order), span):
-            group = sorted(order[start : start + span].tolist(), key=lambda i: -self.lengths[i])
-            batches += [group[i : i + self.batch_size] for i in range(0, len(group), self.batch_size)]
-        # An incomplete batch stays last: anywhere else it would shift the borders of all that follow.
-        whole = [batch for batch in batches if len(batch) == self.batch_size]
-        rest = [i for batch in batches if len(batch) < self.batch_size for i in batch]
-        for position in rng.permutation(len(whole)):
-            yield from whole[position]
-        yield from rest
+        order = rng.permutation(len(self.lengths)).tolist()
+        for start in range(0, len(order), self.step_rows):
+            yield from sorted(order[start : start + self.step_rows], key=lambda i: -self.lengths[i])

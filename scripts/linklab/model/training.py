@@ -137,9 +137,7 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
 
     class AnswerTrainer(Trainer):
         def _get_train_sampler(self, train_dataset=None):
-            return answer_loss.LengthGroupedSampler(
-                train.lengths, settings.batch_size * settings.accumulation, settings.seed
-            )
+            return answer_loss.StepSampler(train.lengths, settings.batch_size * settings.accumulation, settings.seed)
 
         def _save_checkpoint(self, model, trial):
             super()._save_checkpoint(model, trial)
