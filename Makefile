@@ -14,7 +14,7 @@ demo: $(VENV)/.runtime
 	$(PY) scripts/run_demo.py --model $(MODEL) --rows $(ROWS)
 
 test: $(VENV)/.dev
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto
 
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow
