@@ -125,7 +125,7 @@ class ShardWriter:
         if self.rows % self.size == 0:
             self.close()
             self._paths.append(self.folder / f"{self.split}-{len(self._paths):05d}.part")
-            self._handle = open(self._paths[-1], "w", encoding="utf-8", newline="\n")  # noqa: SIM115
+            self._handle = open(self._paths[-1], "w", 1 << 20, encoding="utf-8", newline="\n")  # noqa: SIM115
         self._handle.write(line)
         self.rows += 1
 

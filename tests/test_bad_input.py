@@ -30,7 +30,11 @@ COMMON_CSV = [
     ("missing folder", "--csv gone/links.csv", "gone/links.csv: no such file"),
     ("a folder for a file", "--csv jsonl", "jsonl: is a folder"),
     ("empty file", "--csv empty.csv", "empty.csv: the file is empty"),
-    ("wrong header", "--csv boxes.csv", "boxes.csv: not a links.csv, so --target-field is needed; the columns are: size"),
+    (
+        "wrong header",
+        "--csv boxes.csv",
+        "boxes.csv: not a links.csv, so --target-field is needed; the columns are: size",
+    ),
     ("doubled header", "--csv doubled.csv --target-field b", "doubled.csv:1: column 'a' stands in the header 2 times"),
     ("only a header", "--csv header.csv --target-field label", "header.csv: no rows below the header"),
     ("binary file", "--csv set.zip", "set.zip:1: the file is compressed"),

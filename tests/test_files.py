@@ -157,7 +157,12 @@ def test_json_refuses_what_other_readers_would_not_read(tmp_path):
 
 @pytest.mark.parametrize(
     ("data", "said"),
-    [(b"", "is empty"), (b"[1]", "an object|a JSON object"), (b'{"a": 1,\n}', ":2: not JSON"), (b'{"\xff": 1}', "not UTF-8")],
+    [
+        (b"", "is empty"),
+        (b"[1]", "an object|a JSON object"),
+        (b'{"a": 1,\n}', ":2: not JSON"),
+        (b'{"\xff": 1}', "not UTF-8"),
+    ],
 )
 def test_json_that_cannot_be_read_is_named(tmp_path, data, said):
     (tmp_path / "a.json").write_bytes(data)

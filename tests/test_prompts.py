@@ -133,9 +133,7 @@ def test_the_link_prompt_shows_every_candidate_with_what_was_measured_on_it_and_
         "tx_power_dbm": "25", "antenna_gain_dbi": "23", "radar_events_per_day": "0.5",
         "available_channels_mhz": "[5210,5775]", "rssi_dbm": "[-60,-52]", "noise_dbm": "[-91,-88]", "busy_pct": "[3,40]",
     }  # fmt: skip
-    assert template.render(row) == (
-        "FCC ax 80 MHz 1200 m 25 dBm 23 dBi radar 0.5\n5210 -60 -91 3\n5775 -52 -88 40"
-    )
+    assert template.render(row) == ("FCC ax 80 MHz 1200 m 25 dBm 23 dBi radar 0.5\n5210 -60 -91 3\n5775 -52 -88 40")
     hidden = {column.name for column in LINK_SCHEMA.columns if column.role != "input"}
     assert not hidden & set(template.columns)
 

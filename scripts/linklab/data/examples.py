@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import heapq
+import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -39,32 +40,35 @@ class ExampleMaker:
     def __init__(self, task: Task, *, split_by: str | None = None, seed: int = 0, fractions=FRACTIONS) -> None:
         """`split_by` names the column whose equal cells stay on one side; the schema's group column by default."""
         self.task, self.seed, self.fractions = task, seed, fractions
+        self.names, self.template = task.schema.names, task.template
+        self.with_own_choices = [t for t in task.targets if t.kind == "class" and t.choices_from]
         self.id_column = task.schema.one_of_role("id")
         self.group_column = task.schema[split_by] if split_by else task.schema.one_of_role("group")
         self.shown = sorted(task.template.columns, key=task.schema.names.index)
 
     def make(self, cells: list[str], number: int) -> Example:
         """Return the example of data row `number` (from 1); raises a UserError naming the column that cannot serve."""
-        row = dict(zip(self.task.schema.names, cells, strict=True))
+        row = dict(zip(self.names, cells, strict=True))
         target = {t.name: row[t.name] for t in self.task.targets}
         for name, text in target.items():
             if not text.strip():
                 raise UserError(f"column '{name}' is empty; a row without its target cannot be learnt or scored")
         choices, values = self._choices(row, target)
+        lists = {t.choices_from: choices[t.name] for t in self.with_own_choices}
         if self.group_column:
             group = row[self.group_column.name]
         else:  # what looks the same to a model must stay together, whatever its answer: the shown cells are the group
             group = hashlib.sha256("\x1f".join(row[name] for name in self.shown).encode()).hexdigest()[:16]
         return Example(
-            id=row[self.id_column.name] if self.id_column else f"row-{number}",
-            group=group,
-            split=split_of(group, self.seed, self.fractions),
-            prompt=self.task.template.render(row),
-            answer=self.task.write_answer(target),
-            target=target,
-            choices=choices,
-            values=values,
-            row=row,
+            row[self.id_column.name] if self.id_column else f"row-{number}",
+            group,
+            split_of(group, self.seed, self.fractions),
+            self.template.render(row, lists),
+            self.task.write_answer(target),
+            target,
+            choices,
+            values,
+            row,
         )
 
     def _choices(self, row: dict, target: dict) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
@@ -81,6 +85,8 @@ class ExampleMaker:
                 raise UserError(f"column '{t.name}' = {target[t.name]!r} is not among {where}")
             if t.utility:
                 values[t.name] = [float(v) for v in read_list(t.utility, row[t.utility])]
+                if not all(map(math.isfinite, values[t.name])):
+                    raise UserError(f"column '{t.utility}' holds a number too large to work with")
                 if len(values[t.name]) != len(choices[t.name]):
                     raise UserError(
                         f"column '{t.utility}' has {len(values[t.name])} values for {len(choices[t.name])} choices"

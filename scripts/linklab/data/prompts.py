@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
+from itertools import repeat
 from pathlib import Path
+from types import MappingProxyType
 
 from linklab import files
 from linklab.cli import UserError
@@ -19,6 +22,8 @@ LINK_TEMPLATE = (
     "{available_channels_mhz} {rssi_dbm} {noise_dbm} {busy_pct}"
 )
 _FIELD = re.compile(r"\{([^{}]*)\}")
+_NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?"
+_PLAIN_NUMBERS = re.compile(rf"\[{_NUMBER}(?:,{_NUMBER})*+\]")  # a JSON list that can simply be cut at its commas
 
 
 def read_template(path: str | Path) -> str:
@@ -38,6 +43,15 @@ def default_template(schema: Schema) -> str:
     return "\n".join(plain + lists)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Line:
+    """One line of a template: `pattern` holds a %s for each field, or is the text itself where there is none."""
+
+    pattern: str
+    fields: tuple[str, ...]
+    lists: tuple[str, ...]  # the list columns among the fields, each once
+
+
 class Template:
     """A checked template. `render` gives the prompt of one row."""
 
@@ -48,10 +62,10 @@ class Template:
         if not text.strip():
             raise UserError("the prompt template is empty")
         self._lines = [self._parse(number, line) for number, line in enumerate(text.split("\n"), start=1)]
-        if not any(fields for _, fields, _ in self._lines):
+        if not self.columns:
             raise UserError("the prompt template names no column, so every prompt would be the same; write {column}")
 
-    def _parse(self, number: int, line: str) -> tuple[str, list[str], list[str]]:
+    def _parse(self, number: int, line: str) -> _Line:
         fields = _FIELD.findall(line)
         if "{" in (bare := _FIELD.sub("", line)) or "}" in bare:
             raise UserError(f"prompt template line {number}: a brace without its partner in '{line}'")
@@ -61,40 +75,37 @@ class Template:
                     f"prompt template line {number}: '{{{name}}}' is no visible column; "
                     f"the visible columns are: {', '.join(self.visible)}"
                 )
-        return line, fields, [name for name in fields if self.visible[name].kind.startswith("list_")]
+        lists = dict.fromkeys(name for name in fields if self.visible[name].kind.startswith("list_"))
+        return _Line(_FIELD.sub("%s", line.replace("%", "%%")) if fields else line, tuple(fields), tuple(lists))
 
     @property
     def columns(self) -> list[str]:
         """The columns a prompt shows."""
-        return list(dict.fromkeys(name for _, fields, _ in self._lines for name in fields))
+        return list(dict.fromkeys(name for line in self._lines for name in line.fields))
 
-    def render(self, row: Mapping[str, str]) -> str:
-        """Return the prompt of a row of raw cells.
+    def render(self, row: Mapping[str, str], lists: Mapping[str, list[str]] = MappingProxyType({})) -> str:
+        """Return the prompt of a row of raw cells; `lists` holds list cells the caller has read already.
 
         Raises a UserError that names the column when the list cells of one line are no JSON lists of one length.
         """
         lines = []
-        for line, fields, lists in self._lines:
-            if not fields:
-                lines.append(line)
-            elif not lists:
-                lines.append(_fill(line, row))
-            else:
-                cells = {name: read_list(name, row[name]) for name in lists}
+        for line in self._lines:
+            if not line.lists:
+                lines.append(line.pattern % tuple([row[name] for name in line.fields]) if line.fields else line.pattern)
+                continue
+            cells = {name: lists[name] if name in lists else read_list(name, row[name]) for name in line.lists}
+            if len(set(map(len, cells.values()))) > 1:
                 sizes = {name: len(cell) for name, cell in cells.items()}
-                if len(set(sizes.values())) > 1:
-                    raise UserError(f"the list columns of one template line differ in length: {sizes}")
-                for i in range(sizes[lists[0]]):
-                    lines.append(_fill(line, {**row, **{name: cell[i] for name, cell in cells.items()}}))
+                raise UserError(f"the list columns of one template line differ in length: {sizes}")
+            columns = [cells[name] if name in cells else repeat(row[name]) for name in line.fields]
+            lines.extend(map(line.pattern.__mod__, zip(*columns, strict=False)))
         return "\n".join(lines)
-
-
-def _fill(line: str, row: Mapping[str, str]) -> str:
-    return _FIELD.sub(lambda match: row[match[1]], line)
 
 
 def read_list(name: str, text: str) -> list[str]:
     """Return the elements of a JSON list cell, numbers as they are written: `[5180,-61.5]` -> ["5180", "-61.5"]."""
+    if _PLAIN_NUMBERS.fullmatch(text):
+        return text[1:-1].split(",")
     try:
         value = json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
     except (ValueError, RecursionError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 
 SPLITS = ("train", "validation", "test")
@@ -13,6 +14,7 @@ def unit_hash(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:7]) / 2**56
 
 
+@functools.lru_cache(maxsize=1024)  # the rows of a site stand together
 def split_of(group: str, seed: int = 0, fractions: tuple[float, float, float] = FRACTIONS) -> str:
     """Return the split of every row of `group`: "train", "validation" or "test" at these fractions.
 

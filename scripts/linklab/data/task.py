@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ class Task:
     targets: tuple[Target, ...]
     template: Template
 
-    @property
+    @functools.cached_property
     def separator(self) -> str:
         """What stands between two targets of an answer: a space, or a line end where a class holds spaces itself."""
         spaced = any(target.kind == "class" and any(" " in c for c in target.choices or ()) for target in self.targets)
