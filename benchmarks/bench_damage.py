@@ -516,7 +516,8 @@ def make_pandera() -> Callable[[Path], list[Report]]:
         for case in cases.itertuples():
             name = str(case.check)
             column = case.column if case.schema_context == "Column" else name.split(" ")[-1]
-            line = 0 if pd.isna(case.index) else int(case.index) + 2
+            # A row with cells too many turns the first columns into the index: then it names no row.
+            line = int(case.index) + 2 if isinstance(case.index, (int, float)) and case.index == case.index else 0
             if str(case.check).startswith(("column_", "column_ordered")) or "dataframe" in name:
                 line = 1
             if (line, column, name) not in seen:

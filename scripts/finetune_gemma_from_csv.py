@@ -151,7 +151,7 @@ def build_parser():
     )
     train.add_argument("--report-to", choices=("tensorboard", "none"), default="none", help="also log to TensorBoard")
     again = parser.add_argument_group("Reproducibility")
-    again.add_argument("--seed", type=int, default=0, metavar="N", help="seeds adapters and row order")
+    again.add_argument("--seed", type=cli.seed_number, default=0, metavar="N", help="seeds adapters and row order")
     again.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
     return parser
 
@@ -399,6 +399,7 @@ def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, 
     if args.merge and args.mode != "full":
         with files.staged_folder(folder / "merged") as made:
             merge(folder / "model", made, args)
+            files.write_json(made / "task.json", task.to_dict())
     history = trainer.state.log_history
     training.write_log(folder / "trainer_log.csv", history)
     losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]

@@ -55,7 +55,9 @@ def build_parser():
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", metavar="DIR", help="folder for all stages (default: runs/demo-MODEL-ROWS)")
     again = parser.add_argument_group("Reproducibility")
-    again.add_argument("--seed", type=int, default=1, metavar="N", help="seed of data, baselines and training")
+    again.add_argument(
+        "--seed", type=cli.seed_number, default=1, metavar="N", help="seed of data, baselines and training"
+    )
     return parser
 
 

@@ -309,9 +309,34 @@ def test_memory_does_not_grow_with_the_file(links, tmp_path, monkeypatch):
 
 # What load_dataset gives back
 
-HOSTILE = ["a\u2028b", "a\u2029b", "a\u0085b", "🙂👨‍👩‍👧", "say \"hi\" it's", "two\nlines", "cr\r\nlf\rcr", "tab\there", "\u00a0x\u200b",
-           "back\\slash \\n \\u2028", '{"a": [1]}', "<b>&amp;</b>", "\x01\x1b\x7f", "ﬀ e\u0301 é", "null", "NaN", "1e5", "[1]",
-           "true", "007", "+5", " lead and trail ", "a\ufeffb", "%s {} $x", "2020-01-01", "2020-01-01T10:00:00Z"]  # fmt: skip
+HOSTILE = [
+    "a\u2028b",
+    "a\u2029b",
+    "a\u0085b",
+    "🙂👨‍👩‍👧",
+    'say "hi" it\'s',
+    "two\nlines",
+    "cr\r\nlf\rcr",
+    "tab\there",
+    "\u00a0x\u200b",
+    "back\\slash \\n \\u2028",
+    '{"a": [1]}',
+    "<b>&amp;</b>",
+    "\x01\x1b\x7f",
+    "ﬀ e\u0301 é",
+    "null",
+    "NaN",
+    "1e5",
+    "[1]",
+    "true",
+    "007",
+    "+5",
+    " lead and trail ",
+    "a\ufeffb",
+    "%s {} $x",
+    "2020-01-01",
+    "2020-01-01T10:00:00Z",
+]
 DAYS = [f"20{year:02d}-{month:02d}-{day:02d}" for year in range(8) for month in range(1, 13) for day in (1, 15, 28)]
 INSTANTS = [f"{day} 12:30:00" for day in DAYS]
 
@@ -347,10 +372,20 @@ def test_hostile_neighbours_do_not_change_what_loads(load, converted, tmp_path):
 
     folder = shutil.copytree(converted, tmp_path / "set")
     stale = {"id": 5, "messages": "stale", "split": "train"}
-    for name in ("train-00000-of-00001.jsonl", "train-00006-of-00007.jsonl", "validation-00001-of-00009.jsonl", "test.jsonl",
-                 "predictions.jsonl", "metadata.jsonl", "report.json", "train.csv",
-                 ".train-00000-of-00005.jsonl.x.tmp", "train-00000.part", "data/train-00000-of-00001.jsonl",
-                 "train/x.parquet"):  # fmt: skip
+    for name in (
+        "train-00000-of-00001.jsonl",
+        "train-00006-of-00007.jsonl",
+        "validation-00001-of-00009.jsonl",
+        "test.jsonl",
+        "predictions.jsonl",
+        "metadata.jsonl",
+        "report.json",
+        "train.csv",
+        ".train-00000-of-00005.jsonl.x.tmp",
+        "train-00000.part",
+        "data/train-00000-of-00001.jsonl",
+        "train/x.parquet",
+    ):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(json.dumps(stale) + "\n")
     loaded = load(folder)
@@ -443,9 +478,17 @@ def test_trl_trains_two_steps_on_the_folder_as_it_is(load, converted, tmp_path, 
     model = load_model("tiny")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     settings = SFTConfig(
-        output_dir=str(tmp_path / "out"), max_steps=2, per_device_train_batch_size=2, report_to=[], use_cpu=True, bf16=False,
-        save_strategy="no", disable_tqdm=True, learning_rate=1e-3, logging_steps=1,
-    )  # fmt: skip
+        output_dir=str(tmp_path / "out"),
+        max_steps=2,
+        per_device_train_batch_size=2,
+        report_to=[],
+        use_cpu=True,
+        bf16=False,
+        save_strategy="no",
+        disable_tqdm=True,
+        learning_rate=1e-3,
+        logging_steps=1,
+    )
     tokenizer = load_tokenizer("tiny")
     trainer = SFTTrainer(model=model, args=settings, train_dataset=loaded["train"], processing_class=tokenizer)
     trainer.train()

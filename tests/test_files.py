@@ -1,4 +1,4 @@
-"""File safety: the complete old set or the complete new one, whatever happens, and stages that know when they are stale."""
+"""File safety: the complete old set or the complete new one, whatever happens; and a stage knows when it is stale."""
 
 import contextlib
 import hashlib
@@ -32,7 +32,7 @@ def in_child(act, *, limit_bytes=None):
         return pid
     code = 1
     try:
-        sys.stderr = sys.stdout = open(os.devnull, "w")
+        sys.stderr = sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         if limit_bytes is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
         act()
@@ -374,7 +374,7 @@ def put(text):
 
 def edit_manifest(**changes):
     def change(path):
-        value = json.loads(open(path).read()) | changes
+        value = files.read_json(path) | changes
         put(json.dumps(value))(path)
 
     return change

@@ -21,8 +21,15 @@ SCHEMA = Schema(
         Column("secret", "hidden", "float"),
     )
 )
-ROW = {"id": "r1", "color": "red", "size": "1.50", "channels": "[36,40]", "levels": "[-61,-70.5]", "answer": "yes",
-       "secret": "9"}  # fmt: skip
+ROW = {
+    "id": "r1",
+    "color": "red",
+    "size": "1.50",
+    "channels": "[36,40]",
+    "levels": "[-61,-70.5]",
+    "answer": "yes",
+    "secret": "9",
+}
 
 
 @pytest.mark.parametrize(
@@ -99,9 +106,32 @@ def test_list_elements_are_texts_as_they_are_written(cell, elements):
 
 @pytest.mark.parametrize(
     "cell",
-    ["", "5", '"a"', "{}", "[1", "1,2", "[1,]", "[,1]", "[01]", "[+1]", "[.5]", "[1.]", "[1_0]", "[٣]", "[NaN]",
-     "[Infinity]", "[null]", "[true]", "[[1]]", "[1] ]", "[1,2]\n[3]", "[-]", "[" * 100_000],
-)  # fmt: skip
+    [
+        "",
+        "5",
+        '"a"',
+        "{}",
+        "[1",
+        "1,2",
+        "[1,]",
+        "[,1]",
+        "[01]",
+        "[+1]",
+        "[.5]",
+        "[1.]",
+        "[1_0]",
+        "[٣]",
+        "[NaN]",
+        "[Infinity]",
+        "[null]",
+        "[true]",
+        "[[1]]",
+        "[1] ]",
+        "[1,2]\n[3]",
+        "[-]",
+        "[" * 100_000,
+    ],
+)
 def test_a_cell_that_is_no_list_is_refused_by_name(cell):
     with pytest.raises(UserError, match="column 'noise_dbm' = .*a JSON list of numbers or texts is expected"):
         read_list("noise_dbm", cell)
@@ -129,10 +159,18 @@ def test_the_default_template_shows_every_visible_column_and_no_other():
 def test_the_link_prompt_shows_every_candidate_with_what_was_measured_on_it_and_nothing_hidden():
     template = Template(LINK_TEMPLATE, LINK_SCHEMA)
     row = dict.fromkeys(LINK_SCHEMA.names, "?") | {
-        "regulatory_domain": "FCC", "radio_standard": "ax", "channel_bandwidth_mhz": "80", "link_distance_m": "1200",
-        "tx_power_dbm": "25", "antenna_gain_dbi": "23", "radar_events_per_day": "0.5",
-        "available_channels_mhz": "[5210,5775]", "rssi_dbm": "[-60,-52]", "noise_dbm": "[-91,-88]", "busy_pct": "[3,40]",
-    }  # fmt: skip
+        "regulatory_domain": "FCC",
+        "radio_standard": "ax",
+        "channel_bandwidth_mhz": "80",
+        "link_distance_m": "1200",
+        "tx_power_dbm": "25",
+        "antenna_gain_dbi": "23",
+        "radar_events_per_day": "0.5",
+        "available_channels_mhz": "[5210,5775]",
+        "rssi_dbm": "[-60,-52]",
+        "noise_dbm": "[-91,-88]",
+        "busy_pct": "[3,40]",
+    }
     assert template.render(row) == ("FCC ax 80 MHz 1200 m 25 dBm 23 dBi radar 0.5\n5210 -60 -91 3\n5775 -52 -88 40")
     hidden = {column.name for column in LINK_SCHEMA.columns if column.role != "input"}
     assert not hidden & set(template.columns)
@@ -140,9 +178,15 @@ def test_the_link_prompt_shows_every_candidate_with_what_was_measured_on_it_and_
 
 @pytest.mark.parametrize(
     ("data", "text"),
-    [(b"{a}\n", "{a}"), (b"{a}", "{a}"), (b"{a}\n\n", "{a}\n"), (b"{a}\r\n{b}\r\n", "{a}\n{b}"),
-     (b"\xef\xbb\xbf{a}\n", "{a}"), ("größe {a}\u2028".encode(), "größe {a}\u2028")],
-)  # fmt: skip
+    [
+        (b"{a}\n", "{a}"),
+        (b"{a}", "{a}"),
+        (b"{a}\n\n", "{a}\n"),
+        (b"{a}\r\n{b}\r\n", "{a}\n{b}"),
+        (b"\xef\xbb\xbf{a}\n", "{a}"),
+        ("größe {a}\u2028".encode(), "größe {a}\u2028"),
+    ],
+)
 def test_a_template_file_is_its_text_without_the_last_line_end(tmp_path, data, text):
     path = tmp_path / "template.txt"
     path.write_bytes(data)

@@ -83,6 +83,17 @@ def positive_int(text: str) -> int:
     return value
 
 
+def seed_number(text: str) -> int:
+    """Argparse type: a whole number from 0 to 2^32 - 1, what PyTorch and NumPy both take as a seed."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{value} is outside 0 to 2^32 - 1")
+    return value
+
+
 def positive_float(text: str) -> float:
     """Argparse type: a finite number above 0."""
     try:

@@ -68,8 +68,8 @@ class CardFeatures:
         if len(first) == 2:
             option = "--id-field" if name == "id" else "--split-by"
             raise UserError(
-                f"{name} {text!r}: among dates and other numbers in one column ({first['date']!r} and {first['JSON']!r}) "
-                f"datasets.load_dataset would change some; choose another {option}"
+                f"{name} {text!r}: among dates and other numbers in one column ({first['date']!r} and "
+                f"{first['JSON']!r}) datasets.load_dataset would change some; choose another {option}"
             )
         if "date" in first:
             self.dated.add(name)
@@ -144,7 +144,8 @@ def _read_shard(path: Path, task: Task, split: str) -> Iterator[Example]:
                 value = json.loads(text)
                 user, assistant = value["messages"]
                 yield Example(
-                    id=value["id"], group=value["group"], split=split, prompt=user["content"], answer=assistant["content"],
+                    id=value["id"], group=value["group"], split=split,
+                    prompt=user["content"], answer=assistant["content"],
                     target=value["target"], choices=value["choices"] | shared, values=value["values"], row={},
                 )  # fmt: skip
             except (ValueError, KeyError, TypeError) as error:

@@ -226,7 +226,9 @@ class Asker:
             self.read(reading, begun)
         written = self._write_greedily(reading, characters + len(lead), stop, allowed=allowed, lead=lead)
         self.forget(reading, *back_to)
-        return [text.strip() for text in self.tokenizer.batch_decode(written, skip_special_tokens=True)]
+        texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        # `before` may have been written again behind the number, and a space there would part it in two.
+        return [text.split()[0][:characters] if text.split() else "" for text in texts]
 
     def _write_greedily(self, reading: Reading, limit: int, stop: set[int], *, allowed=None, lead=frozenset()):
         """Return the tokens every row goes on with, the likeliest (among `allowed`) at each step, up to one in `stop`.

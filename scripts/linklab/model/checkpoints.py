@@ -23,7 +23,7 @@ def is_whole(folder: Path) -> bool:
         mark = files.read_json(folder / COMPLETE)
     except UserError:
         return False
-    return all(
+    return {"settings", "files"} <= mark.keys() and all(
         (folder / entry["path"]).exists()
         and (folder / entry["path"]).stat().st_size == entry["bytes"]
         and files.sha256_file(folder / entry["path"]) == entry["sha256"]

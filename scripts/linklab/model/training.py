@@ -14,6 +14,7 @@ from linklab.cli import UserError, say
 from linklab.model import answer_loss, checkpoints
 
 LOG_FIELDS = ("step", "epoch", "train_loss", "validation_loss", "learning_rate", "grad_norm", "seconds")
+LOSS_WINDOW = "loss_window.json"  # in a checkpoint: the training losses summed since the last one that was logged
 # LoRA on every linear layer: Dettmers et al., QLoRA (2023), section 4, found that adapters on all layers are what
 # reaches full fine-tuning. Learning rates: chosen here on the link task (docs/results); full is the one TRL uses.
 DEFAULTS = {
@@ -60,9 +61,14 @@ def build_model(settings: Settings):
     compute = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision]
     frozen = torch.float32 if settings.mode == "full" else compute
     model = load_model(settings.base_model, dtype=frozen, quantize_4bit=settings.mode == "qlora")
+    for module in model.modules():
+        # In evaluation bitsandbytes repacks 4-bit weights for CPUs with AVX512-BF16 and leaves them so: the training
+        # after it would run on a product without a gradient.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
     model.config.use_cache = False
     answer_loss.use_answer_only_loss(model)
-    if frozen != torch.float32:
+    if frozen == torch.bfloat16:
         # The residual stream stays float32 while autocast multiplies in bfloat16: Gemma's activations grow so large
         # that 8 bits of mantissa would round away what a layer adds.
         model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.float())
@@ -96,7 +102,7 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
     `options` holds what does not change the result: eval_steps, save_steps, save_total_limit, patience, report_to.
     """
     import torch
-    from transformers import Trainer, TrainingArguments
+    from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
     steps = total_steps(len(train), settings)
     arguments = TrainingArguments(
@@ -139,10 +145,63 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
         def _get_train_sampler(self, train_dataset=None):
             return answer_loss.StepSampler(train.lengths, settings.batch_size * settings.accumulation, settings.seed)
 
+        def train(self, resume_from_checkpoint=None, **kwargs):
+            self.continued = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+        def _run_epoch(self, **kwargs):
+            if self.continued:
+                self._restore_loss_window(files.read_json(self.continued / LOSS_WINDOW))
+                self._restore_best_checkpoint()
+                self._restore_patience()
+                self.continued = None
+            if self.state.global_step >= self.state.max_steps:  # continued at the end; the Trainer would add a step
+                self.control.should_training_stop = True
+            if not self.control.should_training_stop:
+                super()._run_epoch(**kwargs)
+
+        def _restore_loss_window(self, window: dict) -> None:
+            """Take up the losses added since the last logged one, which the Trainer forgets."""
+            self._tr_loss += window["loss_sum"]
+            self._globalstep_last_logged = window["since_step"]
+
+        def _restore_patience(self) -> None:
+            """Take up the count of validation losses that were no better; the Trainer begins it anew."""
+            for callback in self.callback_handler.callbacks:
+                if isinstance(callback, EarlyStoppingCallback):
+                    saved = self.state.stateful_callbacks["EarlyStoppingCallback"]["attributes"]
+                    callback.early_stopping_patience_counter = saved["early_stopping_patience_counter"]
+                    if callback.early_stopping_patience_counter >= callback.early_stopping_patience:
+                        self.control.should_training_stop = True
+
+        def _restore_best_checkpoint(self) -> None:
+            """Look for the best checkpoint beside the others: the folder may have moved, or be another one."""
+            state = self.state
+            if state.best_global_step is None:
+                return
+            best = Path(self.args.output_dir) / f"{checkpoints.PREFIX}{state.best_global_step}"
+            if best == self.continued or checkpoints.is_whole(best):
+                state.best_model_checkpoint = str(best)
+            elif self.continued.name == best.name:
+                state.best_model_checkpoint = str(self.continued)
+            else:
+                say(f"{best}: the best checkpoint so far is not there any more; the best of those to come is kept")
+                state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+
+        def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+            """Weigh a batch by its answer tokens: the validation loss is that of the rows, not of the batches."""
+            loss, *rest = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+            tokens = (inputs["labels"] != answer_loss.IGNORED).sum()
+            mean_tokens = self.eval_dataset.answer_tokens / len(self.eval_dataset)
+            return loss * tokens / (len(inputs["labels"]) * mean_tokens), *rest
+
         def _save_checkpoint(self, model, trial):
             super()._save_checkpoint(model, trial)
+            loss_sum = self.accelerator.gather(self._tr_loss).mean().item()
             if self.args.should_save:
                 made = Path(self.args.output_dir) / f"{checkpoints.PREFIX}{self.state.global_step}"
+                window = {"loss_sum": loss_sum, "since_step": self._globalstep_last_logged}
+                files.write_json(made / LOSS_WINDOW, window, force=True)
                 checkpoints.mark_complete(made, fingerprint)
                 write_log(folder / "trainer_log.csv", self.state.log_history)
 
@@ -210,9 +269,8 @@ def make_callbacks(steps: int, options) -> list:
             self.before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
 
         def on_step_end(self, args, state, control, **kwargs):
-            if self.received:
+            if self.received:  # a validation loss that is due is still taken: the run that continues would lack it
                 control.should_save = control.should_training_stop = True
-                control.should_evaluate = False
 
         def on_train_end(self, args, state, control, **kwargs):
             for number, handler in self.before.items():

@@ -1,0 +1,121 @@
+"""What several test files share: a cache of their own, generated links, a table with a rule, fresh processes."""
+
+import contextlib
+import csv
+import multiprocessing
+import os
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tiny model is faster on one thread; read when torch is imported
+
+RULE = {"ant": "insect", "bee": "insect", "cod": "fish", "eel": "fish", "elk": "mammal", "fox": "mammal"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Keep what tests import and build out of the user's cache; return the folder."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("LINKLAB_CACHE")
+    os.environ["LINKLAB_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["LINKLAB_CACHE"]
+    else:
+        os.environ["LINKLAB_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def small_links(tmp_path_factory):
+    """A folder with 200 generated links (links.csv) and the conversations made from them (jsonl/)."""
+    import convert_csv_to_jsonl
+    import generate_synthetic_large
+
+    folder = tmp_path_factory.mktemp("small_links")
+    assert generate_synthetic_large.main(["--n-samples", "200", "--seed", "3", "--out-dir", str(folder / "data")]) == 0
+    (folder / "links.csv").write_bytes((folder / "data" / "links.csv").read_bytes())
+    assert convert_csv_to_jsonl.main(["--csv", str(folder / "links.csv"), "--out-dir", str(folder / "jsonl")]) == 0
+    return folder
+
+
+def write_rule_table(path: Path, *, n: int = 400, seed: int = 0, shuffled: bool = False) -> Path:
+    """Write a CSV whose `kind` follows from `animal` alone; `code` is noise; `shuffled` breaks the rule."""
+    rng = random.Random(seed)
+    animals = [rng.choice(sorted(RULE)) for _ in range(n)]
+    kinds = [RULE[animal] for animal in animals]
+    if shuffled:
+        rng.shuffle(kinds)
+    with open(path, "w", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(["animal", "code", "kind"])
+        for animal, kind in zip(animals, kinds, strict=True):
+            writer.writerow([animal, str(rng.randrange(100, 1000)), kind])
+    return path
+
+
+@pytest.fixture(scope="session")
+def rule_table(tmp_path_factory):
+    """A CSV of 400 rows a tiny model learns in seconds."""
+    return write_rule_table(tmp_path_factory.mktemp("rule") / "animals.csv")
+
+
+def train_on_rule(folder: Path, *, shuffled: bool = False) -> dict:
+    """Train the tiny model on the rule's table and score it on rows it has not seen; returns accuracy and folders."""
+    import json
+
+    import evaluate_model
+    import finetune_gemma_from_csv
+
+    table = write_rule_table(folder / "animals.csv", shuffled=shuffled)
+    data = ["--csv", str(table), "--target-field", "kind"]
+    training = ["--mode", "full", "--learning-rate", "3e-3", "--gradient-accumulation-steps", "1", "--max-steps", "60"]
+    training += ["--per-device-batch-size", "16"]
+    out = ["--out-dir", str(folder / "run"), "--save-steps", "30", "--eval-rows", "16"]
+    assert finetune_gemma_from_csv.main([*data, "--base-model", "tiny", *training, *out]) == 0
+    model = folder / "run" / "model"
+    assert evaluate_model.main(["--model", str(model), *data, "--out-dir", str(folder / "evaluation")]) == 0
+    metrics = json.loads((folder / "evaluation" / "metrics.json").read_text())["metrics"]
+    return {"accuracy": metrics["kind/accuracy"]["value"], "table": table, "model": model,
+            "evaluation": folder / "evaluation"}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def taught_rule(tmp_path_factory):
+    """The tiny model trained on the rule, and its evaluation on the test split."""
+    return train_on_rule(tmp_path_factory.mktemp("taught_rule"))
+
+
+def _enter(log: str, module: str, function: str, arguments: tuple) -> None:
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    import importlib
+
+    with contextlib.suppress(BrokenPipeError):
+        code = getattr(importlib.import_module(module), function)(*arguments)
+    sys.stderr.flush()
+    os._exit(code or 0)
+
+
+@pytest.fixture(scope="session")
+def start_process(cache, tmp_path_factory):
+    """Start `module.function(*arguments)` in a process of its own; returns (process, path of what it prints).
+
+    The processes are forked from one that has imported torch and has done nothing with it: as fresh as a new one,
+    without the seconds an import takes.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "transformers.trainer", "transformers.models.gemma3", "peft"])
+    logs = tmp_path_factory.mktemp("process_logs")
+
+    def start(module: str, function: str, *arguments):
+        log = logs / f"{len(list(logs.iterdir()))}.txt"
+        log.touch()
+        process = context.Process(target=_enter, args=(str(log), module, function, arguments))
+        process.start()
+        return process, log
+
+    return start

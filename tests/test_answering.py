@@ -1,0 +1,298 @@
+"""Asking a model: trie scores are those of asking for every answer alone, and writing is plain greedy writing."""
+
+import math
+
+import pytest
+import torch
+from linklab.data.examples import read_examples
+from linklab.data.task import make_task
+from linklab.model import answer_loss, answering, tiny
+from linklab.model.chat import encode_answer, encode_prompt
+
+KINDS = ("a", "ab", "abc", "b", "cab")  # some begin others: only the token after tells them apart
+CSV = "word,kind,size,count\n" + "".join(
+    f"w{i}{'-long' * (i % 4)},{KINDS[i % 5]},{('xs', 'xl')[i % 2]},{i * 7}\n" for i in range(30)
+)
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    path = tmp_path_factory.mktemp("words") / "words.csv"
+    path.write_text(CSV)
+    return make_task(path, ["kind", "size", "count"])
+
+
+@pytest.fixture(scope="module")
+def examples(task, tmp_path_factory):
+    path = tmp_path_factory.mktemp("words") / "words.csv"
+    path.write_text(CSV)
+    found = read_examples(path, task)
+    assert found[0].choices == {"kind": sorted(KINDS), "size": ["xl", "xs"]}
+    return found
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny.build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def taught(tokenizer, examples):
+    """A tiny model that has seen a few answers often: it has opinions, and ends its answers."""
+    model = tiny.build_model(tokenizer)
+    answer_loss.use_answer_only_loss(model)
+    rows = answer_loss.EncodedExamples(examples[:10], tokenizer, 512)
+    batch = answer_loss.AnswerCollator(0)(list(rows.items))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+def with_window(taught, tokenizer, window):
+    """Return the taught model with another sliding window."""
+    model = tiny.build_model(tokenizer, sliding_window=window)
+    model.load_state_dict(taught.state_dict())
+    return model.eval()
+
+
+def log_probability(model, head, tokens):
+    """The definition: the model is run on this one answer, without padding, and its tokens' log-probabilities added."""
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([head + tokens])).logits[0].double()
+    scores = torch.log_softmax(logits, dim=-1)
+    return sum(scores[len(head) - 1 + i, token].item() for i, token in enumerate(tokens))
+
+
+def brute_force(model, head, answers):
+    """Ask for every answer alone."""
+    return [log_probability(model, head, answer) for answer in answers]
+
+
+def normalised(names, log_p):
+    normal = math.log(sum(math.exp(value) for value in log_p))
+    return {name: value - normal for name, value in zip(names, log_p, strict=True)}
+
+
+CASES = [
+    ("channels", "", ["5180", "5200", "5775", "5805"]),
+    ("one choice begins another", "", ["5", "51", "518", "5180", "6"]),
+    ("after another target", "ab", [" xs", " xl", " x"]),
+    ("after two others", "ab xs", [" 12", " 120", " 7"]),
+    ("a single choice", "", ["5180"]),
+]
+
+
+@pytest.mark.parametrize("window", [512, 16])
+@pytest.mark.parametrize("end", [True, False])
+@pytest.mark.parametrize("name, begun, choices", CASES, ids=[name for name, *_ in CASES])
+def test_trie_scores_are_those_of_asking_for_each_choice_alone(taught, tokenizer, name, begun, choices, end, window):
+    """Prompts of different lengths stand in one batch; with a window of 16 tokens, most are longer than it."""
+    model = with_window(taught, tokenizer, window)
+    prompts = ["w", "word: w3", "a much longer prompt that goes on and on: 1 2 3 4 5 6 7 8 9", "word: w1-long-long"]
+    asker = answering.Asker(model, tokenizer)
+    heads = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    assert sum(len(head) > 16 for head in heads) >= 3
+    answers = [asker.tokens(text) + [asker.end] * end for text in choices]
+    reading = answering.Reading(4)
+    asker.read(reading, heads)
+    found = asker.score_choices(reading, [asker.tokens(begun)] * 4, [answers] * 4)
+    for head, scores in zip(heads, found, strict=True):
+        assert scores == pytest.approx(brute_force(model, head + asker.tokens(begun), answers), abs=1e-4)
+
+
+def test_each_row_has_its_own_begun_part_and_choices(taught, tokenizer):
+    asker = answering.Asker(taught, tokenizer)
+    heads = [encode_prompt(tokenizer, f"word: w{i}{'-long' * (i % 3)}") for i in range(6)]
+    begun = [asker.tokens("abcab"[:i]) for i in range(6)]
+    answers = [[asker.tokens(str(n)) for n in range(40 + i, 44 + 3 * i)] for i in range(6)]
+    reading = answering.Reading(6)
+    asker.read(reading, heads)
+    first = asker.score_choices(reading, begun, answers)
+    assert first == asker.score_choices(reading, begun, answers)  # asking leaves what was read as it was
+    for i in range(6):
+        assert first[i] == pytest.approx(brute_force(taught, heads[i] + begun[i], answers[i]), abs=1e-4)
+
+
+def test_rows_answer_the_same_alone_and_in_a_batch(taught, tokenizer, examples, task):
+    reports = []
+    alone = answering.answer_exactly(
+        answering.Asker(taught, tokenizer, batch_tokens=1), examples[:9], task, progress=reports.append
+    )
+    together = answering.answer_exactly(answering.Asker(taught, tokenizer), examples[:9], task)
+    assert reports == list(range(1, 10))
+    for one, other in zip(alone, together, strict=True):
+        assert (one["id"], one["raw_text"]) == (other["id"], other["raw_text"])
+        for name in ("kind", "size"):
+            assert dict(one["choices"][name]) == pytest.approx(dict(other["choices"][name]), abs=1e-4)
+
+
+def test_the_trie_holds_each_distinct_prefix_once():
+    trie = answering.build_trie([[5, 1], [5, 7, 2], [6]])
+    assert (trie.tokens, trie.parents, trie.depths) == ([5, 1, 7, 2, 6], [-1, 0, 0, 2, -1], [1, 2, 2, 3, 1])
+    assert trie.leaves == [[0, 1], [0, 2, 3], [4]]
+
+
+@pytest.mark.parametrize("answers, expected", [
+    ([[1, 2], [1, 3]], False), ([[1], [1, 3]], True), ([[1, 2, 3], [4], [1, 2]], True), ([[1]], False),
+    ([[2, 1], [1]], False),
+])  # fmt: skip
+def test_a_follower_is_needed_only_where_one_answer_begins_another(answers, expected):
+    assert answering.needs_end(answers) is expected
+
+
+def write_by_hand(model, tokenizer, head, n):
+    """Greedy writing, one token a forward pass, without cache, padding or generate()."""
+    end = {tokenizer.convert_tokens_to_ids("<end_of_turn>"), tokenizer.eos_token_id}
+    tokens = []
+    while len(tokens) < n:
+        with torch.inference_mode():
+            token = int(model(input_ids=torch.tensor([head + tokens])).logits[0, -1].argmax())
+        if token in end:
+            break
+        tokens.append(token)
+    return tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("window", [512, 16])
+def test_free_writing_is_greedy_writing_row_by_row(taught, tokenizer, examples, task, window):
+    model = with_window(taught, tokenizer, window)
+    rows = examples[:8]
+    given = answering.answer_freely(answering.Asker(model, tokenizer), rows, task, max_new_tokens=12)
+    expected = [write_by_hand(model, tokenizer, encode_prompt(tokenizer, row.prompt), 12) for row in rows]
+    assert [answer["raw_text"] for answer in given] == expected
+    assert len({len(row.prompt) for row in rows}) > 1  # else padding is untested
+    if window == 512:
+        assert any(len(text) < 12 for text in expected)  # some stop by themselves
+    for row, answer in zip(rows, given, strict=True):
+        assert (answer["id"], answer["choices"]) == (row.id, {})
+        read, error = task.read_answer(answer["raw_text"], row.choices)
+        assert answer["error"] == error
+        assert answer["answer"] == (read if any(value is not None for value in read.values()) else None)
+
+
+def number_by_hand(model, tokenizer, head, before, after, characters):
+    """Greedy writing among digits, sign, point, what stands before and what ends it, without cache or padding."""
+    stop = {tokenizer.convert_tokens_to_ids("<end_of_turn>"), tokenizer.eos_token_id}
+    stop |= set(tokenizer(after, add_special_tokens=False)["input_ids"][:1]) if after else set()
+    lead = set(tokenizer(before, add_special_tokens=False)["input_ids"]) if before else set()
+    legal = sorted(set(tokenizer("0123456789-." + before, add_special_tokens=False)["input_ids"]) | stop)
+    tokens = []
+    while len(tokens) < characters + len(lead):
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([head + tokens])).logits[0, -1]
+        token = max(legal, key=lambda i: logits[i].item())
+        if token in stop and (not lead or set(tokens) - lead):
+            break
+        tokens.append(token)
+    written = tokenizer.decode(tokens, skip_special_tokens=True).split()  # a number ends where space begins
+    return written[0][:characters] if written else ""
+
+
+@pytest.mark.parametrize("window", [512, 16])
+def test_exact_answers_take_the_best_legal_choice_of_each_target_in_turn(taught, tokenizer, examples, task, window):
+    """Each class is scored after what was chosen before it, with the token that follows where one class begins another;
+    a number is what the model writes in digits."""
+    model = with_window(taught, tokenizer, window)
+    rows = examples[5:15]  # half of them it has seen
+    separator = task.separator
+    asker = answering.Asker(model, tokenizer)
+    follow = asker.tokens(separator)
+    for row, given in zip(rows, answering.answer_exactly(asker, rows, task), strict=True):
+        head = encode_prompt(tokenizer, row.prompt)
+        kinds = [asker.tokens(text) + follow for text in row.choices["kind"]]
+        expected = normalised(row.choices["kind"], brute_force(model, head, kinds))
+        kind = max(expected, key=expected.get)
+        head += asker.tokens(kind)
+        sizes = [asker.tokens(separator + text) for text in row.choices["size"]]
+        expected_sizes = normalised(row.choices["size"], brute_force(model, head, sizes))
+        size = max(expected_sizes, key=expected_sizes.get)
+        for name, values in (("kind", expected), ("size", expected_sizes)):
+            ranking = given["choices"][name]
+            assert dict(ranking) == pytest.approx(values, abs=1e-4)
+            assert sum(math.exp(score) for _, score in ranking) == pytest.approx(1, abs=1e-6)
+            assert [score for _, score in ranking] == sorted((score for _, score in ranking), reverse=True)
+        head += asker.tokens(separator + size)
+        number = number_by_hand(model, tokenizer, head, separator, "", answering.MAX_NUMBER_CHARACTERS)
+        assert given["raw_text"] == separator.join([kind, size, number])
+        # Whatever is written for the number, the legal classes before it count.
+        assert (given["answer"]["kind"], given["answer"]["size"]) == (kind, size)
+        assert given["answer"]["count"] == task.read_answer(given["raw_text"], row.choices)[0]["count"]
+
+
+def test_a_number_target_before_a_class_is_written_and_the_class_scored_after_it(taught, tokenizer, examples, tmp_path):
+    path = tmp_path / "words.csv"
+    path.write_text(CSV)
+    task = make_task(path, ["count", "size"])
+    rows = examples[:6]
+    asker = answering.Asker(taught, tokenizer)
+    for row, given in zip(rows, answering.answer_exactly(asker, rows, task), strict=True):
+        head = encode_prompt(tokenizer, row.prompt)
+        number = number_by_hand(taught, tokenizer, head, "", task.separator, answering.MAX_NUMBER_CHARACTERS)
+        sizes = [[*asker.tokens(task.separator + text), asker.end] for text in row.choices["size"]]
+        expected = normalised(row.choices["size"], brute_force(taught, head + asker.tokens(number), sizes))
+        assert list(given["choices"]) == ["size"]
+        assert dict(given["choices"]["size"]) == pytest.approx(expected, abs=1e-4)
+        assert given["raw_text"] == f"{number}{task.separator}{max(expected, key=expected.get)}"
+
+
+def test_a_number_has_no_more_characters_than_its_column_allows(taught, tokenizer, small_links):
+    task = make_task(small_links / "links.csv")  # its throughputs go from 5 to 1000
+    rows = read_examples(small_links / "links.csv", task, "test", 5)
+    for given in answering.answer_exactly(answering.Asker(taught, tokenizer), rows, task):
+        channel, number = given["raw_text"].split(task.separator)
+        assert channel == given["choices"]["recommended_channel_mhz"][0][0]
+        assert len(number) <= 4 and set(number) <= set("0123456789-.")
+
+
+def test_the_taught_model_knows_what_it_was_taught(taught, tokenizer, examples, task):
+    """Scoring, writing and training agree on the format: otherwise a trained model would look untrained."""
+    seen = examples[:10]
+    asker = answering.Asker(taught, tokenizer)
+    for answers in (answering.answer_exactly(asker, seen, task), answering.answer_freely(asker, seen, task)):
+        pairs = zip(answers, seen, strict=True)
+        assert sum(answer["raw_text"].split()[:1] == row.answer.split()[:1] for answer, row in pairs) >= 9
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    from linklab.model import load
+
+    return load.load_model("embedded").eval(), load.load_tokenizer("embedded")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begun, choices, end", [
+    ("", ["5180", "5200", "5775", "51"], False), ("", ["red", "reddish", "green"], True),
+    ("5180", [" 12", " 120"], True),
+])  # fmt: skip
+def test_on_the_embedded_model_trie_scores_are_those_of_asking_for_each_choice_alone(embedded, begun, choices, end):
+    asker = answering.Asker(*embedded)
+    prompts = [
+        "FCC 802.11ac 20 MHz 4200 m 20 dBm 23 dBi radar 0\n5180 -61 -92 35\n5200 -60 -90 10" * 12,
+        "Say a number",
+    ]
+    heads = [encode_prompt(asker.tokenizer, prompt) for prompt in prompts]
+    assert len(heads[0]) > asker.model.config.sliding_window
+    answers = [asker.tokens(text) + [asker.end] * end for text in choices]
+    reading = answering.Reading(2)
+    asker.read(reading, heads)
+    found = asker.score_choices(reading, [asker.tokens(begun)] * 2, [answers] * 2)
+    for head, scores in zip(heads, found, strict=True):
+        assert scores == pytest.approx(brute_force(asker.model, head + asker.tokens(begun), answers), abs=5e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("targets", [("red", "dark"), ("dark red", "pale blue"), ("12", "-3.5"), ("5775", "594")])
+def test_an_answer_asked_for_in_parts_has_the_tokens_it_was_trained_with(embedded, targets, tmp_path):
+    """Gemma's tokens may span a space: `red dark` is `red`, ` dark`, so the space belongs to the part after it."""
+    path = tmp_path / "t.csv"
+    others = ["blue" if part[0].isalpha() else "1" for part in targets]
+    rows = [f"{i},{targets[0] if i % 2 else others[0]},{targets[1] if i % 3 else others[1]}" for i in range(60)]
+    path.write_text("x,first,second\n" + "\n".join(rows) + "\n")
+    task = make_task(path, ["first", "second"])
+    asker = answering.Asker(*embedded)
+    whole = encode_answer(asker.tokenizer, task.write_answer(dict(zip(("first", "second"), targets, strict=True))))
+    assert asker.tokens(targets[0]) + asker.tokens(task.separator + targets[1]) + [asker.end] == whole
