@@ -212,7 +212,8 @@ def illegal_candidate(clean: Clean) -> Damage:
     candidates = json.loads(clean.rows[row][clean.at("available_channels_mhz")])
     candidates[clean.random.randrange(len(candidates))] += 5
     text = json.dumps(candidates, separators=(",", ":"))
-    return clean.with_cell(row, "available_channels_mhz", text, "illegal_channel", others=("row-constraint",))
+    codes = ("illegal_channel", "out_of_range")  # 5 MHz above the highest channel is no channel at all
+    return clean.with_cell(row, "available_channels_mhz", text, codes, others=("row-constraint",))
 
 
 def disordered_candidates(clean: Clean) -> Damage:

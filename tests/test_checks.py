@@ -5,10 +5,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from linklab.data import sure_rows
 from linklab.data.checks import CODES, check_cell, describe, looks_like_mojibake
 from linklab.data.columns import check_column
 from linklab.data.cross_checks import find_faults
 from linklab.data.links import LINK_SCHEMA
+from linklab.data.profile import Numbers
 from linklab.data.schema import Column, Schema
 
 INT = Column("n", "input", "int", unit="m", low=-50, high=20000)
@@ -116,6 +118,56 @@ def test_the_fast_path_agrees_with_the_exact_one_cell_by_cell(column, lenient, t
         assert (a is None and b is None) or np.array_equal(a, b)
 
 
+SOUND = (INT, FLOAT, WORD, TEXT, INTS, FLOATS, CLASS)
+
+
+def is_sound_line(column, text):
+    cell = f'"{text}"' if "," in text else text
+    pattern = sure_rows.line_pattern([column, None], crlf=False)
+    line = f"{cell},x\n".encode("utf-8", "surrogateescape")
+    return sure_rows.split_sure([column, None], pattern, line) is not None
+
+
+@pytest.mark.parametrize("column", SOUND)
+def test_the_grammar_of_sound_lines_takes_no_cell_that_is_refused(column):
+    for _, text, _ in CELLS:
+        for spelt in (text, f"+{text}", f" {text}", f"{text} ", text.replace("[", "[+"), text.replace(",", ", ")):
+            if is_sound_line(column, spelt):
+                assert check_cell(column, spelt).code in ("", "out_of_range"), spelt
+    plain = {"n": "5180", "x": "-1.25", "w": "New York", "t": "S0 1", "li": "[0,5180]", "lf": "[1.5,-2.0]", "c": "40"}
+    assert is_sound_line(column, plain[column.name])
+
+
+@pytest.mark.parametrize("decimals", range(7))
+def test_lists_read_eight_characters_at_a_time_are_the_floats_python_reads(decimals):
+    rng = np.random.default_rng(decimals)
+    digits = rng.integers(1, (8 if decimals == 0 else 7 - decimals) + 1, 3000)
+    whole = [int(rng.integers(10 ** (d - 1) if d > 1 else 0, 10**d)) for d in digits.tolist()]
+    part = [f".{p:0{decimals}d}" if decimals else "" for p in rng.integers(0, 10**decimals, 3000).tolist()]
+    sign = ["-" if s and (decimals or w) else "" for s, w in zip(rng.random(3000) < 0.4, whole, strict=True)]
+    texts = [f"{s}{w}{p}" for s, w, p in zip(sign, whole, part, strict=True)]
+    lengths = [n for n in rng.integers(1, 9, 3000).tolist() if n]
+    cells, at = [], 0
+    while at < len(texts):
+        cells.append(texts[at : at + lengths[len(cells)]])
+        at += len(cells[-1])
+    raw = pa.array([f"[{','.join(cell)}]".encode() for cell in cells], pa.binary())
+    first = len(cells[0])
+    values, offsets = sure_rows.parse_lists(raw.slice(1), decimals)
+    wanted = np.array([float(text) for text in texts[first:]])
+    assert np.array_equal(values, wanted) and np.array_equal(np.signbit(values), np.signbit(wanted))
+    assert np.diff(offsets).tolist() == [len(cell) for cell in cells[1:]]
+
+
+def test_figures_of_two_parts_add_up_to_those_of_the_whole():
+    values = np.random.default_rng(3).normal(1e6, 3, 1000)
+    both, whole = Numbers.of(values[:150]) + Numbers.of(values[150:]), Numbers.of(values)
+    for name in ("n", "low", "high", "mean", "square_sum"):
+        assert getattr(both, name) == pytest.approx(getattr(whole, name), rel=1e-9)
+    assert whole.to_dict()["std"] == pytest.approx(values.std(ddof=1), rel=1e-4)
+    assert (Numbers() + whole).mean == pytest.approx(whole.mean) and (whole + Numbers()).n == 1000
+
+
 ROW = {
     "scenario_id": "L00000001", "site_id": "S000000001", "regulatory_domain": "FCC", "environment_type": "urban",
     "area_density": "high", "radio_standard": "ac", "channel_bandwidth_mhz": "80", "link_distance_m": "1000",
@@ -132,6 +184,7 @@ ROW = {
 DAMAGE = [
     ({}, []),
     ({"busy_pct": "[5,0]"}, [("busy_pct", "list_length")]),
+    ({"channel_throughput_mbps": "[480.250,500.700]"}, [("channel_throughput_mbps", "list_length")]),
     ({"recommended_channel_mhz": "5690"}, [("recommended_channel_mhz", "target_not_candidate")]),
     ({"recommended_channel_mhz": "5775"}, [("recommended_channel_mhz", "target_mismatch")]),
     ({"expected_throughput_mbps": "500"}, [("expected_throughput_mbps", "target_mismatch")]),

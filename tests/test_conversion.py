@@ -416,7 +416,8 @@ def test_every_string_comes_back_as_it_stands_in_the_csv(load, tmp_path, shard_s
 )
 @pytest.mark.parametrize("place", ["prompt", "target", "id", "group"])
 def test_texts_that_look_like_dates_or_numbers_stay_the_texts_they_are(load, tmp_path, texts, place):
-    rows = [[text, f"box {i}", texts[i % 5] if place == "target" else "yn"[i % 2]] for i, text in enumerate(texts)]
+    dated = place in ("prompt", "target")  # prompts and answers share a column: one text that is no date saves both
+    rows = [[text, f"box {i}", texts[i % 5] if dated else "yn"[i % 2]] for i, text in enumerate(texts)]
     path = write_csv(tmp_path / "a.csv", ["when", "what", "answer"], rows)
     (tmp_path / "t.txt").write_text("{when}" if place == "prompt" else "{what}")
     words = ["--target-field", "answer", "--prompt-template", tmp_path / "t.txt"]
@@ -445,10 +446,11 @@ def test_ids_that_no_type_would_keep_are_refused(tmp_path, capsys, place):
 def test_numbers_of_any_kind_and_splits_without_rows_load(load, tmp_path):
     # Integers in the first shard and decimals later, and a validation and test split nothing falls into.
     rows = [[i, i if i < 30 else i + 0.5] for i in range(60)]
-    path = write_csv(tmp_path / "a.csv", ["x", "y"], rows)
-    folder = convert(path, tmp_path / "set", "--target-field", "y", "--shard-size", 10)
+    y = "größe: [\"#'] 🙂"  # a name YAML would take apart
+    path = write_csv(tmp_path / "a.csv", ["x", y], rows)
+    folder = convert(path, tmp_path / "set", "--target-field", y, "--shard-size", 10)
     loaded = assert_loads_as_written(load, folder)
-    assert {line["target"]["y"] for split in loaded.values() for line in split} == {str(y) for _, y in rows}
+    assert {line["target"][y] for split in loaded.values() for line in split} == {str(y) for _, y in rows}
     one_side = write_csv(tmp_path / "b.csv", ["k", "x", "y"], [["same", i, i] for i in range(30)])
     folder = convert(one_side, tmp_path / "one", "--target-field", "y", "--split-by", "k", code=0)
     assert set(assert_loads_as_written(load, folder)) == {"train"}

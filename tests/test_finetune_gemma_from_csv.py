@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import functools
+import gc
 import json
 import random
 import shutil
@@ -18,6 +19,16 @@ from linklab.model import answer_loss, load
 
 WEIGHTS = {"full": "model.safetensors", "lora": "adapter_model.safetensors", "qlora": "adapter_model.safetensors"}
 PROMPT = "animal: eel\ncode: 512"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported_things_are_not_garbage(rule_table, tmp_path_factory):
+    """Every training collects garbage, a third of a second over all that torch imports, and finds nothing."""
+    assert finetune.main(words(rule_table, tmp_path_factory.mktemp("first") / "out", steps=1, save=1)) == 0
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 def words(table, out, *more, steps=4, save=2):
@@ -135,32 +146,33 @@ def test_a_run_leaves_every_file_a_reader_expects_and_its_manifest_lists_them(tr
     assert [bool(line.split(",")[3]) for line in log[1:]] == [False, True, False, True, False, True]
 
 
-def test_the_validation_loss_is_the_mean_over_answer_tokens(trained, rule_table):
-    """`insect` has more tokens than `fish`, so a mean of batch means would depend on the batches."""
+def test_the_validation_loss_is_the_mean_over_answer_tokens(rule_table, tmp_path):
+    """`insect` has more tokens than `fish`: the mean of three batches' means would be another number."""
     from linklab.data import examples
     from linklab.data.task import make_task
 
-    folder, _ = trained("full")
-    tokenizer = load.load_tokenizer(str(folder / "model"))
-    rows = examples.read_examples(rule_table, make_task(rule_table, ["kind"]), "validation", 8)
+    out = tmp_path / "out"
+    command = words(rule_table, out, "--mode", "full", "--eval-rows", "20", steps=2, save=1)
+    assert finetune.main(command) == 0
+    tokenizer = load.load_tokenizer(str(out / "model"))
+    rows = examples.read_examples(rule_table, make_task(rule_table, ["kind"]), "validation", 20)
     assert len({row.answer for row in rows}) > 1
-    for name in sorted((folder / "checkpoints").iterdir()):
-        state = files.read_json(name / "trainer_state.json")
-        model = load.load_model(str(name)).eval()
+    logged = validation_losses(out)
+    for step in ("1", "2"):
+        model = load.load_model(str(out / "checkpoints" / f"checkpoint-{step}")).eval()
         losses = []
         for item in answer_loss.EncodedExamples(rows, tokenizer, 512).items:
             ids = torch.tensor([item["input_ids"]])
             with torch.inference_mode():
                 scores = torch.log_softmax(model(input_ids=ids).logits[0, :-1].double(), dim=-1)
             losses += scores[torch.arange(ids.shape[1] - 1), ids[0, 1:]][item["answer_start"] - 1 :].neg().tolist()
-        logged = [entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry][-1]
-        assert logged == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+        assert logged[step] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 
-def test_the_weights_saved_are_those_of_the_best_validation_loss(rule_table, tmp_path, monkeypatch):
-    """Here losses after step 5 are made worse than they are, so that the last weights are not the best ones."""
+@pytest.fixture
+def worse_after_step_5(monkeypatch):
+    """Make validation losses after step 5 worse than they are, so that the last weights are not the best ones."""
     from linklab.model import training
-    from safetensors.torch import load_file
 
     plain = training.make_trainer
 
@@ -176,19 +188,53 @@ def test_the_weights_saved_are_those_of_the_best_validation_loss(rule_table, tmp
         return trainer
 
     monkeypatch.setattr(training, "make_trainer", make_trainer)
+
+
+def weights_of(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_weights_saved_are_those_of_the_best_validation_loss(rule_table, tmp_path, worse_after_step_5):
     out = tmp_path / "out"
     assert finetune.main(words(rule_table, out, "--mode", "full", steps=8, save=1)) == 0
     losses = {int(step): loss for step, loss in validation_losses(out).items()}
     best = min(losses, key=losses.get)
     assert best <= 5 and losses[8] > 9
-    saved = load_file(out / "model" / "model.safetensors")
-    expected = load_file(out / "checkpoints" / f"checkpoint-{best}" / "model.safetensors")
-    assert saved.keys() == expected.keys() and all(torch.equal(saved[name], expected[name]) for name in saved)
-    last = load_file(out / "checkpoints" / "checkpoint-8" / "model.safetensors")
-    assert not all(torch.equal(saved[name], last[name]) for name in saved)
+    saved = weights_of(out / "model")
+    assert same(saved, weights_of(out / "checkpoints" / f"checkpoint-{best}"))
+    assert not same(saved, weights_of(out / "checkpoints" / "checkpoint-8"))
     assert json.loads((out / "metrics.json").read_text())["best_validation_loss"] == pytest.approx(
         losses[best], rel=1e-5
     )
+
+
+@pytest.mark.parametrize("best_is_gone", [False, True])
+def test_the_best_checkpoint_is_found_where_the_folder_was_moved_to_and_missed_aloud(
+    rule_table, tmp_path, worse_after_step_5, monkeypatch, capfd, best_is_gone
+):
+    from linklab.model import training
+
+    command = words(rule_table, tmp_path / "before", "--mode", "full", steps=8, save=1)
+    with stopping_before(training, monkeypatch, 7):
+        assert finetune.main(command) == 128 + signal.SIGTERM
+    losses = {int(step): loss for step, loss in validation_losses(tmp_path / "before").items()}
+    best = min(losses, key=losses.get)
+    assert best <= 5
+    out = (tmp_path / "before").rename(tmp_path / "after")
+    if best_is_gone:
+        shutil.rmtree(out / "checkpoints" / f"checkpoint-{best}")
+    command[command.index(str(tmp_path / "before"))] = str(out)
+    assert finetune.main([*command, "--resume", "auto"]) == 0
+    told = "the best checkpoint so far is not there any more" in capfd.readouterr().err
+    assert told == best_is_gone
+    kept = 8 if best_is_gone else best  # losses fall, so the last of those to come is the best of them
+    assert same(weights_of(out / "model"), weights_of(out / "checkpoints" / f"checkpoint-{kept}"))
 
 
 def test_one_row_accumulated_eight_times_trains_as_a_batch_of_eight(rule_table, tmp_path):

@@ -300,6 +300,19 @@ def test_prose_with_quotes_line_breaks_and_windows_line_ends_is_clean(tmp_path):
     assert violations_of(str(path), tmp_path, "--target-field", "label", "--id-field", "id") == []
 
 
+def test_blocks_that_end_inside_a_quoted_cell_lose_no_row_and_no_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(validation, "BLOCK_BYTES", 400)
+    monkeypatch.setattr(validation.csv_stream, "MAX_RECORD_BYTES", 300)
+    path = tmp_path / "prose.csv"
+    lines = ["id,text"] + [f'{i},"line one\n\nof {i},\n""quoted"""' for i in range(200)]
+    lines[150] = "1\u00a0,plain"
+    path.write_text("\n".join(lines) + "\n")
+    report = tmp_path / "report.json"
+    found = violations_of(str(path), tmp_path, "--id-field", "id", "--report", str(report))
+    assert places(found) == {(2 + 149 * 4, "id", "outer_space")}
+    assert json.loads(report.read_text())["rows"] == 200
+
+
 def test_a_given_schema_is_obeyed_and_a_wrong_one_refused(tmp_path, capsys):
     path, schema = tmp_path / "any.csv", tmp_path / "schema.json"
     path.write_text(ANY)

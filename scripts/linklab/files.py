@@ -70,7 +70,7 @@ def _probe(folder: Path) -> None:
     while not there.exists():
         there = there.parent
     try:
-        with tempfile.TemporaryDirectory(prefix=".probe.", dir=there):
+        with tempfile.TemporaryFile(dir=there):  # has no name (Linux), so a kill cannot leave it behind
             pass
     except OSError as error:
         raise UserError(f"{folder}: cannot write here ({there}: {(error.strerror or str(error)).lower()})") from error
