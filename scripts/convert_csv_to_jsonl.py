@@ -22,23 +22,11 @@ def build_parser():
     parser = cli.make_parser(__doc__)
     data = parser.add_argument_group("Input")
     data.add_argument("--csv", required=True, metavar="FILE", help="the rows to convert")
-    data.add_argument(
-        "--target-field",
-        type=cli.comma_list,
-        metavar="COL[,COL]",
-        help="column(s) the answer holds, in answer order; both link targets for a links.csv",
-    )
+    cli.add_row_options(data)
     data.add_argument(
         "--prompt-template",
         metavar="FILE",
         help="text with {column} for visible columns; a line with list columns is repeated per element",
-    )
-    data.add_argument("--id-field", metavar="COL", help="column that names a row; row-1, row-2, … without one")
-    data.add_argument(
-        "--split-by",
-        metavar="COL",
-        help="rows with the same cell here stay on one side; "
-        "the site for links, what the prompt shows for any other CSV",
     )
     data.add_argument(
         "--max-rows", type=cli.positive_int, metavar="N", help="convert only the first N rows of the file"

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from linklab import cli, files
-from linklab.cli import UserError, say
+from linklab.cli import say
 
 
 def build_parser():
@@ -48,25 +48,22 @@ def build_parser():
     )
     output.add_argument("--force", action="store_true", help="replace what an earlier run wrote to --out-dir")
     model = parser.add_argument_group("Model")
-    model.add_argument("--base-model", metavar="NAME", help="the base model of an adapter, when it has moved")
+    cli.add_asking_options(model)
     model.add_argument(
         "--free", action="store_true", help="free greedy writing; an answer that is not legal is invalid"
     )
     model.add_argument("--top-k", type=cli.positive_int, default=3, metavar="K", help="k of the top-k accuracy")
-    model.add_argument(
-        "--batch-tokens", type=cli.positive_int, default=8192, metavar="N", help="tokens a batch, padded"
-    )
-    model.add_argument("--bf16", dest="precision", action="store_const", const="bf16", help="multiply in bfloat16")
-    model.add_argument("--fp32", dest="precision", action="store_const", const="fp32", help="multiply in float32")
     return parser
 
 
 def run(args) -> None:
+    from linklab.data.source import open_source, source_files
     from linklab.score import metrics
     from linklab.score.predictions import Prediction, read_predictions
 
     files.check_out_dir(args.out_dir, force=args.force)
-    task, examples = read_rows(args)
+    task, read = open_source(args)
+    examples = read(args.split, args.max_rows)
     if args.predictions:
         predictions = read_predictions(args.predictions, [example.id for example in examples])
         cost, name, role = {}, args.name or Path(args.predictions).parent.name, args.role or "baseline"
@@ -81,7 +78,7 @@ def run(args) -> None:
         )  # fmt: skip
         draw_plots(folder, examples, predictions, task)
         files.write_text(folder / "report.md", write_summary(result))
-        inputs = {args.csv: None} if args.csv else {Path(args.data) / files.MANIFEST: None}
+        inputs = source_files(args)
         if args.predictions:
             inputs[args.predictions] = len(examples)
         elif Path(args.model).is_dir():
@@ -95,35 +92,13 @@ def run(args) -> None:
     say(f"wrote {args.out_dir}: {name} on {len(examples):,} {args.split} rows: {shown}")
 
 
-def read_rows(args):
-    """Return (task, the examples to score)."""
-    from linklab.data import examples, jsonl
-    from linklab.data.task import make_task
-
-    if args.data:
-        if args.target_field or args.prompt_template:
-            raise UserError(
-                "--target-field and --prompt-template belong to --csv; a JSONL folder has them in it already"
-            )
-        return jsonl.read_task(args.data), jsonl.read_examples(args.data, args.split, args.max_rows)
-    path = files.require_file(args.csv)
-    task = make_task(path, args.target_field, args.prompt_template)
-    return task, examples.read_examples(path, task, args.split, args.max_rows, seed=args.split_seed)
-
-
 def ask_model(args, task, examples) -> tuple[list[dict], dict]:
     """Return (a prediction of every example, what it cost)."""
-    import torch
     from linklab.model import answering, load
     from linklab.model.training import count_parameters, peak_memory_mb
 
-    precision = load.choose_precision(args.precision, args.model)
-    dtype = torch.bfloat16 if precision.name == "bf16" else torch.float32
-    say(f"loading {args.model}: {precision.name} on {load.device_name()}, {precision.reason}")
     with load.quiet_transformers():
-        model, tokenizer = load.load_trained(args.model, base_model=args.base_model, dtype=dtype)
-        load.fit_threads(count_parameters(model)[1])
-        asker = answering.Asker(model, tokenizer, batch_tokens=args.batch_tokens)
+        asker = answering.load_asker(args.model, args.precision, args.base_model, args.batch_tokens)
         started = time.monotonic()
         progress = cli.Progress("ask", len(examples))
         ask = answering.answer_freely if args.free else answering.answer_exactly
@@ -131,7 +106,7 @@ def ask_model(args, task, examples) -> tuple[list[dict], dict]:
     seconds = time.monotonic() - started
     return answers, {
         "seconds": round(seconds, 2), "rows_per_second": round(len(examples) / seconds, 2),
-        "parameters": count_parameters(model)[1], "peak_memory_mb": round(peak_memory_mb(), 1),
+        "parameters": count_parameters(asker.model)[1], "peak_memory_mb": round(peak_memory_mb(), 1),
     }  # fmt: skip
 
 

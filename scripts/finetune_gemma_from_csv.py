@@ -18,7 +18,7 @@ from pathlib import Path
 from linklab import cli, files
 from linklab.cli import UserError, say
 
-OWN = ("checkpoints", "model", "merged", "metrics.json", "trainer_log.csv", "loss.png", "README.md", "run.json",
+OWN = ("checkpoints", "model", "merged", "metrics.json", "trainer_log.csv", "loss.png", "README.md",
        files.MANIFEST)  # fmt: skip
 
 
@@ -112,16 +112,7 @@ def build_parser():
         metavar="N",
         help="most tokens a row may have; a longer one is an error, for a cut answer teaches nonsense",
     )
-    precision = train.add_mutually_exclusive_group()
-    precision.add_argument("--bf16", dest="precision", action="store_const", const="bf16", help="multiply in bfloat16")
-    precision.add_argument("--fp32", dest="precision", action="store_const", const="fp32", help="multiply in float32")
-    precision.add_argument(
-        "--fp16",
-        dest="precision",
-        action="store_const",
-        const="fp16",
-        help="multiply in float16, in which Gemma 3 overflows; chosen only on demand",
-    )
+    cli.add_precision_options(train, float16=True)
     train.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
     train.add_argument(
         "--eval-steps",
@@ -170,7 +161,8 @@ def run(args) -> int:
     if args.dry_run:  # leaves nothing behind
         with tempfile.TemporaryDirectory() as scratch:
             return train_model(args, Path(scratch), task, train, validation, source)
-    make_out_dir(folder)
+    files.require_writable(folder)
+    folder.mkdir(parents=True, exist_ok=True)
     with files.locked_folder(folder):
         prepare_out_dir(folder, force=args.force, resume=args.resume)
         return train_model(args, folder, task, train, validation, source)
@@ -222,38 +214,16 @@ def choose_intervals(args, steps: int) -> None:
 
 def read_rows(args):
     """Return (task, training examples, validation examples, what identifies the data)."""
-    from linklab.data import examples, jsonl
-    from linklab.data.task import make_task
+    from linklab.data.source import open_source
     from linklab.score.rows import hash_rows
 
-    if args.csv:
-        path = files.require_file(args.csv)
-        task = make_task(path, args.target_field, args.prompt_template)
-        train = examples.read_examples(path, task, "train", args.max_rows, seed=args.split_seed)
-        validation = examples.read_examples(path, task, "validation", args.eval_rows, seed=args.split_seed)
-    else:
-        if args.target_field or args.prompt_template:
-            raise UserError(
-                "--target-field and --prompt-template belong to --csv; a JSONL folder has them in it already"
-            )
-        task = jsonl.read_task(args.data)
-        train = jsonl.read_examples(args.data, "train", args.max_rows)
-        validation = jsonl.read_examples(args.data, "validation", args.eval_rows)
+    task, read = open_source(args)
+    train, validation = read("train", args.max_rows), read("validation", args.eval_rows)
     if len(train) < args.per_device_batch_size:
         raise UserError(f"{len(train)} training rows for a batch of {args.per_device_batch_size}: "
                         f"get more rows or lower --per-device-batch-size")  # fmt: skip
     hashes = hash_rows(train)
     return task, train, validation, {"rows": len(train), "prompts": hashes["prompts"], "labels": hashes["labels"]}
-
-
-def make_out_dir(folder: Path) -> None:
-    """Make the folder, or raise a UserError when this place cannot be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".probe.tmp").touch()
-        (folder / ".probe.tmp").unlink()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot write here ({(error.strerror or str(error)).lower()})") from error
 
 
 def check_out_dir(folder: Path, *, force: bool, resume: str | None) -> list[str]:
@@ -281,12 +251,12 @@ def prepare_out_dir(folder: Path, *, force: bool, resume: str | None) -> None:
 
 def make_settings(args, precision: str):
     """Return the settings that decide the result."""
-    from linklab.model.training import DEFAULTS, Settings
+    from linklab.model.training import LEARNING_RATES, Settings
 
     return Settings(
         mode=args.mode, base_model=args.base_model, epochs=args.epochs, max_steps=args.max_steps or -1,
         batch_size=args.per_device_batch_size, accumulation=args.gradient_accumulation_steps,
-        learning_rate=args.learning_rate or DEFAULTS[args.mode]["learning_rate"], schedule=args.lr_schedule,
+        learning_rate=args.learning_rate or LEARNING_RATES[args.mode], schedule=args.lr_schedule,
         warmup_fraction=args.warmup_fraction, weight_decay=args.weight_decay, max_length=args.max_length,
         precision=precision, gradient_checkpointing=args.gradient_checkpointing, lora_rank=args.lora_rank,
         lora_alpha=args.lora_alpha, lora_dropout=args.lora_dropout, lora_targets=args.lora_targets, seed=args.seed,
@@ -387,6 +357,8 @@ class explained_failures:
 
 def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, seconds: float, n_rows: int) -> None:
     """Write the model, its scores, log, plot and card, and the manifest last."""
+    from linklab.data.jsonl import TASK_FILE
+    from linklab.data.source import source_files
     from linklab.model import training
     from linklab.score import plots
 
@@ -395,11 +367,11 @@ def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, 
     with files.staged_folder(folder / "model") as made:
         trainer.model.save_pretrained(made)
         tokenizer.save_pretrained(made)
-        files.write_json(made / "task.json", task.to_dict())
+        files.write_json(made / TASK_FILE, task.to_dict())
     if args.merge and args.mode != "full":
         with files.staged_folder(folder / "merged") as made:
             merge(folder / "model", made, args)
-            files.write_json(made / "task.json", task.to_dict())
+            files.write_json(made / TASK_FILE, task.to_dict())
     history = trainer.state.log_history
     training.write_log(folder / "trainer_log.csv", history)
     losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
@@ -417,9 +389,8 @@ def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, 
     )
     files.write_text(folder / "README.md", write_card(scores, task), force=True)
     outputs = ["model", "metrics.json", "trainer_log.csv", "loss.png", "README.md"] + (["merged"] if args.merge else [])
-    inputs = {args.csv: None} if args.csv else {Path(args.data) / files.MANIFEST: None}
     files.write_manifest(
-        folder, script=__file__, argv=args.argv, seed=args.seed, inputs=inputs,
+        folder, script=__file__, argv=args.argv, seed=args.seed, inputs=source_files(args),
         outputs={folder / name: None for name in outputs if (folder / name).exists()},
         extra={name: scores[name] for name in ("rows", "steps", "best_validation_loss", "seconds", "peak_memory_mb")},
     )  # fmt: skip

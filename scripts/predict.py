@@ -29,13 +29,7 @@ def build_parser():
     output.add_argument("--force", action="store_true", help="replace an existing file")
     model = parser.add_argument_group("Model")
     model.add_argument("--model", required=True, metavar="DIR", help="model folder finetune wrote (it holds task.json)")
-    model.add_argument("--base-model", metavar="NAME", help="the base model of an adapter, when it has moved")
-    model.add_argument(
-        "--batch-tokens", type=cli.positive_int, default=8192, metavar="N", help="tokens a batch, padded"
-    )
-    precision = model.add_mutually_exclusive_group()
-    precision.add_argument("--bf16", dest="precision", action="store_const", const="bf16", help="multiply in bfloat16")
-    precision.add_argument("--fp32", dest="precision", action="store_const", const="fp32", help="multiply in float32")
+    cli.add_asking_options(model)
     return parser
 
 
@@ -69,8 +63,7 @@ def read_task(model: str):
 def read_questions(path: Path, task, max_rows: int | None) -> list:
     """Return an example without target for every row; a UserError names file and line of one that cannot be asked."""
     from linklab.data.csv_stream import iter_rows, read_header
-    from linklab.data.examples import Example
-    from linklab.data.prompts import read_list
+    from linklab.data.examples import Example, legal_choices
 
     header = read_header(path)
     needed = [*task.template.columns, *(t.choices_from for t in task.targets if t.choices_from)]
@@ -86,11 +79,7 @@ def read_questions(path: Path, task, max_rows: int | None) -> list:
             break
         row = dict(zip(header, cells, strict=True))
         try:
-            choices = {
-                t.name: read_list(t.choices_from, row[t.choices_from]) if t.choices_from else list(t.choices or ())
-                for t in task.targets
-                if t.kind == "class"
-            }
+            choices = {t.name: legal_choices(t, row) for t in task.targets if t.kind == "class"}
             if empty := next((name for name, texts in choices.items() if not texts), None):
                 raise UserError(f"no legal choice for '{empty}'")
             prompt = task.template.render(row)
@@ -105,15 +94,10 @@ def read_questions(path: Path, task, max_rows: int | None) -> list:
 
 def ask(args, task, examples) -> list[dict]:
     """Return a prediction of every example."""
-    import torch
     from linklab.model import answering, load
 
-    precision = load.choose_precision(args.precision, args.model)
-    say(f"loading {args.model}: {precision.name} on {load.device_name()}, {precision.reason}")
     with load.quiet_transformers():
-        dtype = torch.bfloat16 if precision.name == "bf16" else torch.float32
-        model, tokenizer = load.load_trained(args.model, base_model=args.base_model, dtype=dtype)
-        asker = answering.Asker(model, tokenizer, batch_tokens=args.batch_tokens)
+        asker = answering.load_asker(args.model, args.precision, args.base_model, args.batch_tokens)
         return answering.answer_exactly(asker, examples, task, progress=cli.Progress("ask", len(examples)).at)
 
 

@@ -113,6 +113,45 @@ def comma_list(text: str) -> list[str]:
     return parts
 
 
+def add_row_options(group) -> None:
+    """Add what says which rows and answers of a CSV are meant, the same in every script that divides one."""
+    group.add_argument(
+        "--target-field",
+        type=comma_list,
+        metavar="COL[,COL]",
+        help="column(s) the answer holds, in answer order; both link targets for a links.csv",
+    )
+    group.add_argument("--id-field", metavar="COL", help="column that names a row; row-1, row-2, … without one")
+    group.add_argument(
+        "--split-by",
+        metavar="COL",
+        help="rows with the same cell here stay on one side; "
+        "the site for links, what the prompt shows for any other CSV",
+    )
+
+
+def add_precision_options(group, *, float16: bool = False) -> None:
+    """Add --bf16 and --fp32 (and --fp16), of which one may be given: `precision` is its name, or None."""
+    choice = group.add_mutually_exclusive_group()
+    choice.add_argument("--bf16", dest="precision", action="store_const", const="bf16", help="multiply in bfloat16")
+    choice.add_argument("--fp32", dest="precision", action="store_const", const="fp32", help="multiply in float32")
+    if float16:
+        choice.add_argument(
+            "--fp16",
+            dest="precision",
+            action="store_const",
+            const="fp16",
+            help="multiply in float16, in which Gemma 3 overflows; chosen only on demand",
+        )
+
+
+def add_asking_options(group) -> None:
+    """Add how a trained model is loaded and asked."""
+    group.add_argument("--base-model", metavar="NAME", help="the base model of an adapter, when it has moved")
+    group.add_argument("--batch-tokens", type=positive_int, default=8192, metavar="N", help="tokens a batch, padded")
+    add_precision_options(group)
+
+
 def main(parser: argparse.ArgumentParser, run, argv: list[str] | None) -> int:
     """Parse `argv`, call `run(args)`, and turn what goes wrong into one line on stderr and an exit code.
 

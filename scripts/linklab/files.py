@@ -64,7 +64,7 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"{folder}: cannot create the folder ({(error.strerror or str(error)).lower()})") from error
 
 
-def _probe(folder: Path) -> None:
+def require_writable(folder: Path) -> None:
     """Raise a UserError unless `folder` can be made and written; leaves nothing behind."""
     there = Path(os.path.realpath(folder))
     while not there.exists():
@@ -83,7 +83,7 @@ def check_out_file(path: str | os.PathLike, *, force: bool) -> Path:
         raise UserError(f"{path}: is a folder; name a file")
     if path.exists() and not force:
         raise UserError(f"{path}: exists already; pass --force to replace it or choose another name")
-    _probe(path.parent)
+    require_writable(path.parent)
     return path
 
 
@@ -166,7 +166,7 @@ def check_out_dir(out_dir: str | os.PathLike, *, force: bool) -> Path:
                 f"{out_dir}: holds '{strange[0]}', which this script did not write; --force will not delete it: "
                 f"move it away or choose another --out-dir"
             )
-    _probe(out_dir.parent)
+    require_writable(out_dir.parent)
     return out_dir
 
 

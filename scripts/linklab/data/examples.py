@@ -6,13 +6,13 @@ import dataclasses
 import hashlib
 import heapq
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from linklab.cli import UserError
 from linklab.data.prompts import read_list
 from linklab.data.splits import FRACTIONS, rank_key, split_of
-from linklab.data.task import Task
+from linklab.data.task import Target, Task
 
 
 @dataclasses.dataclass
@@ -77,9 +77,7 @@ class ExampleMaker:
         for t in self.task.targets:
             if t.kind != "class":
                 continue
-            choices[t.name] = (
-                read_list(t.choices_from, row[t.choices_from]) if t.choices_from else list(t.choices or ())
-            )
+            choices[t.name] = legal_choices(t, row)
             if target[t.name] not in choices[t.name]:
                 where = f"'{t.choices_from}'" if t.choices_from else "the known classes"
                 raise UserError(f"column '{t.name}' = {target[t.name]!r} is not among {where}")
@@ -92,6 +90,13 @@ class ExampleMaker:
                         f"column '{t.utility}' has {len(values[t.name])} values for {len(choices[t.name])} choices"
                     )
         return choices, values
+
+
+def legal_choices(target: Target, row: Mapping[str, str]) -> list[str]:
+    """Return what may be answered for a class target: the row's own choices, or those all rows share."""
+    if target.choices_from:
+        return read_list(target.choices_from, row[target.choices_from])
+    return list(target.choices or ())
 
 
 def iter_examples(csv_path: str | Path, task: Task, **how) -> Iterator[Example]:
@@ -109,7 +114,7 @@ def iter_examples(csv_path: str | Path, task: Task, **how) -> Iterator[Example]:
 def read_examples(
     csv_path: str | Path, task: Task, split: str | None = None, max_rows: int | None = None, **how
 ) -> list[Example]:
-    """Return a split's examples, in rank order (see `splits.keep_first`), holding no more than `max_rows` in memory.
+    """Return a split's examples, in rank order (see `splits.rank_key`), holding no more than `max_rows` in memory.
 
     Copies of a row (one id) are kept for training, where somebody balanced the data with them, and count once
     elsewhere: a copy tells a scorer nothing. Raises a UserError when nothing is left.

@@ -53,11 +53,16 @@ def _answer_only(model, input_ids, labels, attention_mask, num_items_in_batch):
     hidden = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
     wanted = labels[:, 1:] != IGNORED  # (batch, tokens - 1): the position before each answer token
     logits = model.lm_head(hidden[:, :-1][wanted])  # (answer tokens, vocab): two axes, so no weight is copied
-    if (cap := getattr(model.config, "final_logit_softcapping", None)) is not None:
-        logits = (logits / cap).tanh() * cap
+    logits = cap_logits(logits, model.config)
     total = functional.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="sum")
     count = wanted.sum() if num_items_in_batch is None else num_items_in_batch
     return CausalLMOutput(loss=total / count)
+
+
+def cap_logits(logits, config):
+    """Return logits as the model's config bounds them: tanh, scaled to `final_logit_softcapping` where there is one."""
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else (logits / cap).tanh() * cap
 
 
 class EncodedExamples:

@@ -11,6 +11,8 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 
+from linklab.cli import say
+from linklab.model.answer_loss import cap_logits
 from linklab.model.chat import encode_prompt, end_token
 
 MAX_NUMBER_CHARACTERS = 12  # of a number whose column has no range
@@ -161,10 +163,7 @@ class Asker:
         import torch.nn.functional as functional
 
         weight = self.model.lm_head.weight if tokens is None else self.model.lm_head.weight[tokens]
-        scores = functional.linear(hidden, weight).float()
-        if (cap := getattr(self.model.config, "final_logit_softcapping", None)) is not None:
-            scores = (scores / cap).tanh() * cap
-        return scores
+        return cap_logits(functional.linear(hidden, weight).float(), self.model.config)
 
     def score_choices(
         self, reading: Reading, begun: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]]
@@ -239,7 +238,10 @@ class Asker:
         rows = len(reading.lengths)
         written: list[list[int]] = [[] for _ in range(rows)]
         open_rows = set(range(rows))
+        picked: list[int] = []
         for _ in range(limit):
+            if picked:  # read only when a further token is wanted
+                self.read(reading, [[token] for token in picked])
             best = self._head(reading.last, allowed).argmax(dim=-1)
             picked = (best if allowed is None else allowed[best]).tolist()
             for r in list(open_rows):
@@ -249,7 +251,6 @@ class Asker:
                     written[r].append(picked[r])
             if not open_rows:
                 break
-            self.read(reading, [[token] for token in picked])
         return written
 
     def _number_tokens(self, before: str) -> set[int]:
@@ -274,6 +275,21 @@ class Asker:
             if progress:
                 progress(done)
         return texts
+
+
+def load_asker(name: str, precision: str | None, base_model: str | None, batch_tokens: int) -> Asker:
+    """Load a trained folder or any `--base-model` name, say how, and return it ready to be asked."""
+    import torch
+
+    from linklab.model import load
+    from linklab.model.training import count_parameters
+
+    chosen = load.choose_precision(precision, name)
+    say(f"loading {name}: {chosen.name} on {load.device_name()}, {chosen.reason}")
+    dtype = torch.bfloat16 if chosen.name == "bf16" else torch.float32
+    model, tokenizer = load.load_trained(name, base_model=base_model, dtype=dtype)
+    load.fit_threads(count_parameters(model)[1])
+    return Asker(model, tokenizer, batch_tokens=batch_tokens)
 
 
 def answer_exactly(asker: Asker, examples, task, *, progress=None) -> list[dict]:

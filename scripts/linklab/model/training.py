@@ -13,15 +13,11 @@ from linklab import cli, files
 from linklab.cli import UserError, say
 from linklab.model import answer_loss, checkpoints
 
-LOG_FIELDS = ("step", "epoch", "train_loss", "validation_loss", "learning_rate", "grad_norm", "seconds")
+LOG_FIELDS = ("step", "epoch", "train_loss", "validation_loss", "learning_rate", "grad_norm")
 LOSS_WINDOW = "loss_window.json"  # in a checkpoint: the training losses summed since the last one that was logged
 # LoRA on every linear layer: Dettmers et al., QLoRA (2023), section 4, found that adapters on all layers are what
 # reaches full fine-tuning. Learning rates: chosen here on the link task (docs/results); full is the one TRL uses.
-DEFAULTS = {
-    "full": {"learning_rate": 5e-5},
-    "lora": {"learning_rate": 5e-4},
-    "qlora": {"learning_rate": 5e-4},
-}
+LEARNING_RATES = {"full": 5e-5, "lora": 5e-4, "qlora": 5e-4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,13 +117,13 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
         use_cpu=not torch.cuda.is_available(),
-        eval_strategy="steps" if validation is not None else "no",
+        eval_strategy="steps",
         eval_steps=options.eval_steps,
         save_strategy="steps",
         save_steps=options.save_steps,
         save_total_limit=max(2, options.save_total_limit),  # while one is being written, another must be whole
-        load_best_model_at_end=validation is not None,
-        metric_for_best_model="loss" if validation is not None else None,
+        load_best_model_at_end=True,
+        metric_for_best_model="loss",
         greater_is_better=False,
         logging_steps=max(1, min(10, steps // 20)),
         logging_nan_inf_filter=False,
@@ -297,7 +293,7 @@ def write_log(path: Path, history: list[dict]) -> None:
             if key in entry:
                 line[field] = f"{float(entry[key]):.6g}"
     with files.atomic_write(path, force=True) as handle:
-        writer = csv.DictWriter(handle, LOG_FIELDS[:-1], extrasaction="ignore", lineterminator="\n")
+        writer = csv.DictWriter(handle, LOG_FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(line for line in lines.values() if line["train_loss"] or line["validation_loss"])
 

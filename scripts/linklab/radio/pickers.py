@@ -14,7 +14,7 @@ PICKERS = ("random_legal", "least_noise", "least_busy", "most_snr", "snr_and_idl
 _TIE_PER_PCT = 1e-3  # equal whole dB are common: the less busy channel goes first, then the lower frequency
 
 
-class _Table:
+class Table:
     """The visible columns as flat arrays: what does not change when the observations are varied."""
 
     def __init__(self, columns):
@@ -57,7 +57,7 @@ def pick(name: str, columns: dict[str, list], seed: int = 0) -> list[np.ndarray]
 
     `name` is one of PICKERS; `seed` matters to random_legal only.
     """
-    table = _Table(columns)
+    table = Table(columns)
     snr = table.rssi - table.noise
     if name == "random_legal":
         score = np.random.Generator(np.random.Philox(seed)).random(len(snr))
@@ -78,8 +78,39 @@ def pick(name: str, columns: dict[str, list], seed: int = 0) -> list[np.ndarray]
 
 def formula_throughput(columns: dict[str, list]) -> list[np.ndarray]:
     """Expected throughput in Mbit/s of every candidate on the observed values, at most the Ethernet rate."""
-    table = _Table(columns)
+    table = Table(columns)
     return table.split(np.minimum(table.throughput(table.rssi - table.noise, table.busy), phy.ETHERNET_MBPS))
+
+
+def imagine_worlds(
+    table: Table, preset: str, rng: np.random.Generator, *, draws: int, min_gap: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the share of worlds each candidate is best in (n_candidates,), and those worlds' best (draws, n_rows).
+
+    A world is what may be true given what the radio shows: the observation minus drawn noise and rounding, under a flat
+    prior. Worlds whose best does not beat the second by `min_gap` are forgotten (NaN among the bests, in Mbit/s): their
+    row would not be in the data. A row all of whose worlds are forgotten gets its shares from all of them.
+    """
+    noise = scenarios.PRESETS[preset]
+    n, n_rows = len(table.rssi), len(table.count)
+    wins, any_wins = np.zeros(n), np.zeros(n)
+    bests = np.full((draws, n_rows), np.nan)
+    first = np.cumsum(table.count) - table.count
+    for draw in range(draws):
+        rssi = table.rssi - (noise.rssi_db * rng.standard_normal(n_rows))[table.row] + rng.random(n) - 0.5
+        noise_dbm = table.noise - noise.noise_db * rng.standard_normal(n) + rng.random(n) - 0.5
+        busy = np.clip(table.busy - noise.busy_pct * rng.standard_normal(n) + rng.random(n) - 0.5, 0, 100)
+        throughput = table.throughput(rssi - noise_dbm, busy)
+        winner = first + table.argmax(throughput)
+        best = throughput[winner]
+        throughput[winner] = -1.0
+        kept = np.maximum.reduceat(throughput, first) <= (1 - min_gap) * best
+        any_wins[winner] += 1
+        wins[winner] += kept
+        bests[draw, kept] = best[kept]
+    forgotten = np.isnan(bests).all(axis=0)
+    wins = np.where(forgotten[table.row], any_wins, wins)
+    return wins / np.add.reduceat(wins, first)[table.row], bests
 
 
 def bayes_ceiling(
@@ -92,25 +123,11 @@ def bayes_ceiling(
     Returns `ceiling`, the mean share of draws the winner takes, and `achieved`, how often it is the label (NaN without
     recommended_channel_mhz).
     """
-    table, noise = _Table(columns), scenarios.PRESETS[preset]
+    table = Table(columns)
     rng = np.random.Generator(np.random.Philox(seed))
-    n, n_rows = len(table.rssi), len(table.count)
-    wins, any_wins = np.zeros(n), np.zeros(n)
-    first = np.cumsum(table.count) - table.count
-    for _ in range(draws):
-        rssi = table.rssi - (noise.rssi_db * rng.standard_normal(n_rows))[table.row] + rng.random(n) - 0.5
-        noise_dbm = table.noise - noise.noise_db * rng.standard_normal(n) + rng.random(n) - 0.5
-        busy = np.clip(table.busy - noise.busy_pct * rng.standard_normal(n) + rng.random(n) - 0.5, 0, 100)
-        throughput = table.throughput(rssi - noise_dbm, busy)
-        winner = first + table.argmax(throughput)
-        best = throughput[winner]
-        throughput[winner] = -1.0
-        any_wins[winner] += 1
-        wins[winner] += np.maximum.reduceat(throughput, first) <= (1 - min_gap) * best
-    none = np.add.reduceat(wins, first) == 0
-    wins = np.where(none[table.row], any_wins, wins)
-    modal = table.argmax(wins)
-    share = wins[first + modal] / np.add.reduceat(wins, first)
+    shares, _ = imagine_worlds(table, preset, rng, draws=draws, min_gap=min_gap)
+    modal = table.argmax(shares)
+    share = shares[np.cumsum(table.count) - table.count + modal]
     result = {"ceiling": float(share.mean()), "achieved": float("nan")}
     if "recommended_channel_mhz" in columns:
         chosen = [cell[at] for cell, at in zip(columns["available_channels_mhz"], modal, strict=True)]
@@ -124,7 +141,7 @@ def hardness(columns: dict[str, list], preset: str, seed: int = 0, min_gap: floa
 
     Reads the targets and channel_throughput_mbps too. most_frequent is fitted on these very rows.
     """
-    table = _Table(columns)
+    table = Table(columns)
     start = np.cumsum(table.count) - table.count
     truth = np.concatenate([np.asarray(cell, float) for cell in columns["channel_throughput_mbps"]])
     centres = np.concatenate([np.asarray(cell, int) for cell in columns["available_channels_mhz"]])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from linklab.radio import phy, pickers, scenarios
+from linklab.radio import phy, pickers
 from linklab.score.baselines import Answers, Problem, rank, rank_without_probability, write_numbers
 from linklab.score.features import read_cell, read_list
 
@@ -54,38 +54,6 @@ def smallest_gap(train) -> float:
     return max(0.0, min(gaps, default=0.0))
 
 
-def imagine_worlds(
-    columns: dict, preset: str, min_gap: float, draws: int, seed: int
-) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return, a row, the share of worlds each candidate is best in, and the median of the best throughput (Mbit/s).
-
-    A world is what may be true given what the radio shows: the observation minus drawn noise and rounding, under a flat
-    prior. Worlds whose best does not beat the second by `min_gap` are forgotten: their row would not be in the data.
-    """
-    table, noise = pickers._Table(columns), scenarios.PRESETS[preset]
-    rng = np.random.default_rng(seed)
-    n, n_rows = len(table.rssi), len(table.count)
-    first = np.cumsum(table.count) - table.count
-    wins, any_wins = np.zeros(n), np.zeros(n)
-    bests = np.full((draws, n_rows), np.nan)
-    for draw in range(draws):
-        rssi = table.rssi - (noise.rssi_db * rng.standard_normal(n_rows))[table.row] + rng.random(n) - 0.5
-        noise_dbm = table.noise - noise.noise_db * rng.standard_normal(n) + rng.random(n) - 0.5
-        busy = np.clip(table.busy - noise.busy_pct * rng.standard_normal(n) + rng.random(n) - 0.5, 0, 100)
-        throughput = table.throughput(rssi - noise_dbm, busy)
-        winner = first + table.argmax(throughput)
-        best = throughput[winner]
-        throughput[winner] = -1.0
-        kept = np.maximum.reduceat(throughput, first) <= (1 - min_gap) * best
-        any_wins[winner] += 1
-        wins[winner] += kept
-        bests[draw, kept] = best[kept]
-    forgotten = np.isnan(bests).all(axis=0)
-    wins = np.where(forgotten[table.row], any_wins, wins)
-    bests[0, forgotten] = 0.0  # never seen; keeps the median defined
-    return table.split(wins / np.add.reduceat(wins, first)[table.row]), np.nanmedian(bests, axis=0)
-
-
 def ceiling_channel(problem: Problem, target) -> Answers:
     """Rank the candidates by how many imagined worlds each is best in."""
     shares, _ = _worlds(problem)
@@ -102,8 +70,15 @@ def ceiling_number(problem: Problem, target) -> Answers:
 
 
 def _worlds(problem: Problem) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return, a row, the share of worlds each candidate is best in, and the median of the worlds' best throughput."""
+
     def make() -> tuple[list[np.ndarray], np.ndarray]:
-        columns = visible_columns(problem.test, problem.task.schema)
-        return imagine_worlds(columns, problem.preset, smallest_gap(problem.train), CEILING_DRAWS, problem.seed)
+        table = pickers.Table(visible_columns(problem.test, problem.task.schema))
+        shares, bests = pickers.imagine_worlds(
+            table, problem.preset, np.random.default_rng(problem.seed), draws=CEILING_DRAWS,
+            min_gap=smallest_gap(problem.train),
+        )  # fmt: skip
+        bests[0, np.isnan(bests).all(axis=0)] = 0.0  # never seen; keeps the median defined
+        return table.split(shares), np.nanmedian(bests, axis=0)
 
     return problem.remember("worlds", make)
