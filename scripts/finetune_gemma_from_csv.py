@@ -84,10 +84,10 @@ def build_parser():
     length.add_argument("--epochs", type=cli.positive_float, default=1.0, metavar="X", help="passes over the rows")
     length.add_argument("--max-steps", type=cli.positive_int, metavar="N", help="optimizer steps, instead of --epochs")
     train.add_argument(
-        "--per-device-batch-size", type=cli.positive_int, default=4, metavar="N", help="rows a device takes at once"
+        "--per-device-batch-size", type=cli.positive_int, default=8, metavar="N", help="rows a device takes at once"
     )
     train.add_argument(
-        "--gradient-accumulation-steps", type=cli.positive_int, default=2, metavar="N", help="batches an optimizer step"
+        "--gradient-accumulation-steps", type=cli.positive_int, default=1, metavar="N", help="batches an optimizer step"
     )
     train.add_argument(
         "--learning-rate",

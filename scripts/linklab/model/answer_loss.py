@@ -8,34 +8,40 @@ from __future__ import annotations
 
 import types
 
+from linklab.model import packing
+
 IGNORED = -100  # torch's cross_entropy and the Trainer's token count leave these positions out
 
 
 class AnswerCollator:
-    """Pads encoded examples on the right: a causal model never sees the padding, so no mask is needed."""
+    """Pads encoded examples on the right, with the mask that tells their tokens from the padding."""
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
 
     def __call__(self, items: list[dict]) -> dict:
-        """Return `input_ids` and `labels`, both (batch, tokens); labels hold the answer and IGNORED elsewhere."""
+        """Return `input_ids`, `attention_mask`, `labels`, all (batch, tokens); labels: the answer, IGNORED elsewhere."""
         import torch
 
         longest = max(len(item["input_ids"]) for item in items)
         input_ids = torch.full((len(items), longest), self.pad_token_id, dtype=torch.long)
-        labels = torch.full((len(items), longest), IGNORED, dtype=torch.long)
+        attention_mask = torch.zeros_like(input_ids)
+        labels = torch.full_like(input_ids, IGNORED)
         for i, item in enumerate(items):
             tokens = torch.tensor(item["input_ids"])
             input_ids[i, : len(tokens)] = tokens
+            attention_mask[i, : len(tokens)] = 1
             labels[i, item["answer_start"] : len(tokens)] = tokens[item["answer_start"] :]
-        return {"input_ids": input_ids, "labels": labels}
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
 
 
 def use_answer_only_loss(causal_model) -> None:
     """Make `causal_model(input_ids, labels)` return the answer-only loss; calls without labels are as before.
 
-    Works below PEFT, DDP and autocast, because they all end in the causal model's own `forward`.
+    Works below PEFT, DDP and autocast, because they all end in the causal model's own `forward`. On a CPU the rows are
+    packed first, so that no padding is computed.
     """
+    packing.use_row_attention(causal_model)
     plain_forward = causal_model.forward
 
     def forward(self, input_ids=None, labels=None, attention_mask=None, num_items_in_batch=None, **kwargs):
@@ -47,14 +53,25 @@ def use_answer_only_loss(causal_model) -> None:
 
 
 def _answer_only(model, input_ids, labels, attention_mask, num_items_in_batch):
+    import torch
     import torch.nn.functional as functional
     from transformers.modeling_outputs import CausalLMOutput
 
-    hidden = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-    wanted = labels[:, 1:] != IGNORED  # (batch, tokens - 1): the position before each answer token
-    logits = model.lm_head(hidden[:, :-1][wanted])  # (answer tokens, vocab): two axes, so no weight is copied
+    wanted = functional.pad(labels[:, 1:] != IGNORED, (0, 1))  # (batch, tokens): the position before each answer token
+    answers = labels[:, 1:][wanted[:, :-1]]
+    if input_ids.is_cuda:
+        hidden = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    else:
+        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        packed, positions, row_lengths = packing.pack(input_ids, real)
+        hidden = model.model(
+            input_ids=packed, position_ids=positions, row_lengths=row_lengths, use_cache=False,
+            attention_mask={"full_attention": None, "sliding_attention": None},  # each row's own: no mask to build
+        ).last_hidden_state  # fmt: skip
+        wanted = wanted[real.bool()][None]
+    logits = model.lm_head(hidden[wanted])  # (answer tokens, vocab): two axes, so no weight is copied
     logits = cap_logits(logits, model.config)
-    total = functional.cross_entropy(logits.float(), labels[:, 1:][wanted], reduction="sum")
+    total = functional.cross_entropy(logits.float(), answers, reduction="sum")
     count = wanted.sum() if num_items_in_batch is None else num_items_in_batch
     return CausalLMOutput(loss=total / count)
 
