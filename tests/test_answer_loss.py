@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as functional
 from linklab.data import examples as example_files
 from linklab.data.task import make_task
-from linklab.model import answer_loss, load, tiny
+from linklab.model import answer_loss, load, lora_linear, tiny
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +52,7 @@ def masked_full_logit_loss(model, items):
 def test_answer_only_loss_and_gradient_are_those_of_the_masked_full_logits(mode, tokenizer, encoded):
     untouched, ours = make_model(tokenizer, mode), make_model(tokenizer, mode)
     answer_loss.use_answer_only_loss(ours.get_base_model() if mode == "lora" else ours)
+    assert mode == "full" or lora_linear.fuse(ours) == 21  # 3 layers of 7
     items = [encoded[i] for i in range(6)]
     expected = masked_full_logit_loss(untouched, items)
     loss = ours(**answer_loss.AnswerCollator(tokenizer.pad_token_id)(items)).loss

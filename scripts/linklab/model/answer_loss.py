@@ -20,7 +20,7 @@ class AnswerCollator:
         self.pad_token_id = pad_token_id
 
     def __call__(self, items: list[dict]) -> dict:
-        """Return `input_ids`, `attention_mask`, `labels`, all (batch, tokens); labels: the answer, IGNORED elsewhere."""
+        """Return `input_ids`, `attention_mask` and `labels`, (batch, tokens); labels are IGNORED outside the answer."""
         import torch
 
         longest = max(len(item["input_ids"]) for item in items)
