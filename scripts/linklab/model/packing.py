@@ -31,7 +31,7 @@ def pack(input_ids, attention_mask):
 
 
 def _attend(module, query, key, value, attention_mask, scaling=None, row_lengths=None, sliding_window=None, **kwargs):
-    """Attention as transformers calls it: q, k, v (batch, heads, tokens, dim) -> ((batch, tokens, heads, dim), None)."""
+    """Attention as transformers calls it: q, k, v (batch, heads, tokens, dim) -> (batch, tokens, heads, dim)."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
