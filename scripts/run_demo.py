@@ -2,7 +2,7 @@
 
 nothing -> DIR/{data,validation,jsonl,baselines,base,finetune,tuned,tuned_free,report}
 
-    python scripts/run_demo.py --model embedded --rows 1000
+    python scripts/run_demo.py --model embedded --rows 400
 
 Run it again and finished stages are skipped: a stage is finished when its manifest names its command and every file it
 read and wrote is as it was. An interrupted training continues from its last whole checkpoint.
@@ -48,9 +48,12 @@ def build_parser():
         "--model", default="embedded", metavar="NAME", help="base model: embedded, tiny, folder or Hub id"
     )
     data = parser.add_argument_group("Input")
-    data.add_argument("--rows", type=cli.positive_int, default=1000, metavar="N", help="rows to train on")
+    data.add_argument("--rows", type=cli.positive_int, default=400, metavar="N", help="rows to train on")
     data.add_argument(
-        "--test-rows", type=cli.positive_int, default=400, metavar="N", help="unseen rows every predictor is scored on"
+        "--test-rows",
+        type=cli.positive_int,
+        metavar="N",
+        help="unseen rows every predictor is scored on (default: 200, and 400 from 1,000 training rows on)",
     )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", metavar="DIR", help="folder for all stages (default: runs/demo-MODEL-ROWS)")
@@ -101,7 +104,8 @@ def plan_stages(model: str, rows: int, test_rows: int, seed: int, out: Path) -> 
 
 def run(args) -> int:
     out = Path(args.out_dir or f"runs/demo-{Path(args.model).name}-{args.rows}")
-    stages = plan_stages(args.model, args.rows, args.test_rows, args.seed, out)
+    test_rows = args.test_rows or (400 if args.rows >= 1000 else 200)
+    stages = plan_stages(args.model, args.rows, test_rows, args.seed, out)
     out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is named before anything runs
     started = time.monotonic()
     for number, stage in enumerate(stages, start=1):
