@@ -2,7 +2,7 @@
 
 nothing -> benchmarks/results/data.md
 
-    python benchmarks/bench_data.py --force
+    python benchmarks/bench_data.py
 
 Every figure is of a whole process, imports and files included, at two sizes. Validation takes turns with
 pandas.read_csv on the same file. Memory is the largest sum of the shares (PSS) of a script and its children, looked at
@@ -282,14 +282,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--repeats", type=cli.positive_int, default=3, help="runs at the smaller size")
     parser.add_argument("--profile-rows", type=cli.positive_int, default=40_000, help="rows of the profiles")
     parser.add_argument("--out", default=str(ROOT / "benchmarks/results/data.md"), help="file to write")
-    parser.add_argument("--force", action="store_true", help="replace the file")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
     from save_results import describe_machine
 
-    files.check_out_file(args.out, force=args.force)
+    files.check_out_file(args.out, force=True)
     if not Path("/proc/self/smaps_rollup").exists():
         raise cli.UserError("memory is read from /proc/PID/smaps_rollup, which only Linux has; run this there")
     with tempfile.TemporaryDirectory(prefix="linklab-bench-") as name:
@@ -297,7 +296,7 @@ def run(args: argparse.Namespace) -> None:
         profilers = {"generate": profile_generate, "validate": profile_validate, "convert": profile_convert}
         profiles = {name: profiler(folder, args.profile_rows) for name, profiler in profilers.items()}
         small, large = (measure(folder, n, r) for n, r in zip(args.rows, (args.repeats, 1), strict=True))
-    files.write_text(args.out, page(args, describe_machine(), small, large, profiles), force=args.force)
+    files.write_text(args.out, page(args, describe_machine(), small, large, profiles), force=True)
     cli.say(f"wrote {args.out}")
 
 

@@ -71,6 +71,30 @@ def test_bytes_do_not_depend_on_the_hash_seed(tmp_path, plain, hash_seed):
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("hash_seed", ["0", "1"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("chunk", ["7", "1000", "3100"])
+def test_one_sha256_for_chunks_times_workers_times_hash_seeds(tmp_path, plain, chunk, workers, hash_seed):
+    subprocess.run(
+        [sys.executable, SCRIPTS / "generate_synthetic_large.py", "--out-dir", tmp_path / "set", "--n-samples", "3100",
+         "--seed", "7", "--workers", workers, "--chunk-size", chunk],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed}, check=True, capture_output=True,
+    )  # fmt: skip
+    print(f"links.csv {sha(tmp_path / 'set')}")
+    assert sha(tmp_path / "set") == sha(plain)
+
+
+@pytest.mark.slow
+def test_the_first_thousand_rows_of_a_hundred_thousand_are_a_run_of_a_thousand(tmp_path):
+    long = generate(tmp_path / "long", "--n-samples", 100_000, "--seed", 5)
+    short = generate(tmp_path / "short", "--n-samples", 1000, "--seed", 5)
+    with open(long / "links.csv", "rb") as handle:
+        first = b"".join(next(handle) for _ in range(1001))
+    assert first == (short / "links.csv").read_bytes()
+    assert len(rows_of(long)) == 100_000
+
+
 def test_a_shorter_run_is_the_beginning_of_a_longer_one(tmp_path, plain):
     for n in (1, 1499, 1600):
         short = generate(tmp_path / str(n), "--n-samples", n, "--seed", 7)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from linklab.cli import UserError
 from linklab.data.prompts import read_list
+from linklab.data.schema import read_number
 from linklab.data.splits import FRACTIONS, rank_key, split_of
 from linklab.data.task import Target, Task
 
@@ -51,6 +52,7 @@ class ExampleMaker:
         self.task, self.seed, self.fractions = task, seed, fractions
         self.names, self.template = task.schema.names, task.template
         self.with_own_choices = [t for t in task.targets if t.kind == "class" and t.choices_from]
+        self.numbers = [t.name for t in task.targets if t.kind == "number"]
         self.id_column = task.schema.one_of_role("id")
         self.group_column = task.schema[split_by] if split_by else task.schema.one_of_role("group")
         self.shown = sorted(task.template.columns, key=task.schema.names.index)
@@ -70,6 +72,12 @@ class ExampleMaker:
         for name, text in target.items():
             if not text.strip():
                 raise UserError(f"column '{name}' is empty; a row without its target cannot be learnt or scored")
+        for name in self.numbers:
+            if math.isnan(read_number(target[name])):
+                raise UserError(
+                    f"column '{name}' = {target[name][:80]!r} is no number, as the column's other cells are; a row "
+                    f"without its target cannot be learnt or scored: leave it out"
+                )
         choices, values = self._choices(row, target)
         lists = {t.choices_from: choices[t.name] for t in self.with_own_choices}
         if self.group_column:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from linklab.cli import UserError
 from linklab.data.prompts import LINK_TEMPLATE, Template, default_template, read_template
-from linklab.data.schema import Schema
-
-# The grammar `infer` takes for a number, so that the cell of a number target is always a legal answer.
-_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+from linklab.data.schema import Schema, read_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +55,7 @@ class Task:
             part = parts[i] if i < len(parts) else ""
             if target.kind != "class" or part not in choices[target.name]:  # a class may hold outer spaces itself
                 part = part.strip()
-            legal = part in choices[target.name] if target.kind == "class" else bool(_NUMBER.fullmatch(part))
+            legal = part in choices[target.name] if target.kind == "class" else not math.isnan(read_number(part))
             answer[target.name] = part if legal else None
             if not legal:
                 problems.append(

@@ -32,7 +32,7 @@ class Plan:
     """What to check: the schema, and for each column of the file its schema column (None: not to be checked)."""
 
     schema: Schema
-    names: list[str]  # the file's header
+    names: list[str]  # the file's header, or the schema's where that fits the cells and the header does not
     columns: list[Column | None]
     lenient: bool = False  # the schema was inferred: only what no CSV should hold is damage
     crlf: bool = False
