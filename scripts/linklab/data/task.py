@@ -98,10 +98,10 @@ def make_task(
     """
     from linklab.data.csv_stream import read_header
     from linklab.data.infer import infer_schema
-    from linklab.data.links import LINK_SCHEMA
+    from linklab.data.links import FIELD_SCHEMA, LINK_SCHEMA
 
     header = read_header(csv_path)
-    is_links = header == LINK_SCHEMA.names
+    is_links = header in (LINK_SCHEMA.names, FIELD_SCHEMA.names)
     if not is_links and not target_fields:
         raise UserError(
             f"{csv_path}: not a links.csv, so --target-field is needed; the columns are: {', '.join(header)}"
@@ -111,7 +111,7 @@ def make_task(
         if name not in header:
             raise UserError(f"{csv_path}:1: no column '{name}'; the columns are: {', '.join(header)}")
     if is_links:
-        schema = LINK_SCHEMA.with_targets(names)
+        schema = (LINK_SCHEMA if header == LINK_SCHEMA.names else FIELD_SCHEMA).with_targets(names)
     else:
         schema = infer_schema(csv_path, names, id_field=id_field, group_field=group_field)
     if not schema.by_role("input"):
