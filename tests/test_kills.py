@@ -21,6 +21,9 @@ SCRIPTS = Path(convert_csv_to_jsonl.__file__).parent
 resource = pytest.importorskip("resource")
 
 
+STAGES = [pytest.param("generate", marks=pytest.mark.slow), "convert", "validate"]  # generating takes the longest
+
+
 def tree(folder):
     """Return what a run left: path -> hash of each file outside staging places, which begin with a point."""
     return {
@@ -129,7 +132,7 @@ def kill_often(stage, n_kills, seed):
     return seen
 
 
-@pytest.mark.parametrize("name", ["generate", "convert", "validate"])
+@pytest.mark.parametrize("name", STAGES)
 @pytest.mark.parametrize("n_kills", [2, pytest.param(50, marks=pytest.mark.slow)])
 def test_killed_at_random_moments_the_old_set_or_the_new_one_is_there(tmp_path, links, name, n_kills):
     seen = kill_often(Stage(name, tmp_path / name, links), n_kills, seed=n_kills)
@@ -137,7 +140,7 @@ def test_killed_at_random_moments_the_old_set_or_the_new_one_is_there(tmp_path, 
     assert n_kills < 50 or (seen["old"] > 5 and seen["left over"] > 3), "no kill hit a run at work"
 
 
-@pytest.mark.parametrize("name", ["generate", "convert", "validate"])
+@pytest.mark.parametrize("name", STAGES)
 def test_a_full_disk_leaves_the_old_set_and_the_next_run_succeeds(tmp_path, links, name):
     stage = Stage(name, tmp_path / name, links)
     assert stage.start(1).wait() in (0, 1)
