@@ -4,13 +4,15 @@ links.csv, or any CSV -> train|validation|test JSONL shards, task.json, README.m
 
     python scripts/convert_csv_to_jsonl.py --csv runs/data/links.csv --out-dir runs/jsonl
 
-Rows are read and written one at a time, so memory does not grow with the file. The folder loads as it is with
+Rows are read and written block by block, so memory does not grow with the file. The folder loads as it is with
 datasets.load_dataset(FOLDER) and trains as it is with TRL's SFTTrainer.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from linklab import cli, files
@@ -34,6 +36,12 @@ def build_parser():
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
     output.add_argument("--shard-size", type=cli.positive_int, default=SHARD_SIZE, metavar="N", help="rows a shard")
+    output.add_argument(
+        "--workers",
+        type=cli.positive_int,
+        metavar="N",
+        help="processes that convert; all usable cores if left out; does not change a byte",
+    )
     output.add_argument("--force", action="store_true", help="replace a folder an earlier run made")
     again = parser.add_argument_group("Reproducibility")
     again.add_argument("--split-seed", type=int, default=0, metavar="N", help="another number gives another division")
@@ -42,7 +50,6 @@ def build_parser():
 
 def run(args) -> None:
     from linklab.data import jsonl
-    from linklab.data.examples import iter_examples
     from linklab.data.splits import SPLITS
     from linklab.data.task import make_task
 
@@ -53,19 +60,13 @@ def run(args) -> None:
         writers = {split: ShardWriter(folder, split, args.shard_size) for split in SPLITS}
         features, ids = jsonl.CardFeatures(task), SeenTexts()
         copies = 0
-        progress = cli.Progress("convert", args.max_rows or 0)
-        examples = iter_examples(csv_path, task, split_by=args.split_by, seed=args.split_seed)
-        for number, example in enumerate(examples):
-            if number == args.max_rows:
-                break
-            if example.split != "train":  # copies (oversampling) may weigh in training; a scorer wants each row once
-                if not ids.add(example.id):
-                    copies += 1
+        for converted in convert(args, csv_path, task):
+            features.merge(converted.features)
+            for split, row_id, line in converted.lines:
+                if split != "train" and not ids.add(row_id):  # copies (oversampling) may weigh in training;
+                    copies += 1  # a scorer wants each row once
                     continue
-            features.see(example)
-            writers[example.split].write(jsonl.to_line(example, task))
-            if progress.total:
-                progress.at(number)
+                writers[split].write(line)
         rows = {split: writer.rows for split, writer in writers.items()}
         if not rows["train"]:
             raise cli.UserError(
@@ -85,6 +86,35 @@ def run(args) -> None:
     cli.say(
         f"wrote {args.out_dir}: {counts} rows" + (f"; left out {copies:,} copies outside training" if copies else "")
     )
+
+
+def convert(args, csv_path: Path, task):
+    """Yield the converted rows block by block, in the file's order, from as many processes as are worth starting."""
+    from linklab.data.csv_stream import BLOCK_BYTES
+    from linklab.data.jsonl import convert_block
+    from linklab.parallel import map_in_order, usable_cores
+
+    size, done = csv_path.stat().st_size, 0
+    work = partial(convert_block, csv_path=csv_path, task=task, split_by=args.split_by, seed=args.split_seed)
+    workers = min(args.workers or usable_cores(), -(-size // BLOCK_BYTES))
+    progress = cli.Progress("convert", size, unit="bytes")
+    with closing(map_in_order(work, numbered_blocks(csv_path, args.max_rows), workers)) as results:
+        for converted in results:
+            yield converted
+            done += 1
+            progress.at(min(done * BLOCK_BYTES, size))
+
+
+def numbered_blocks(csv_path: Path, max_rows: int | None):
+    """Yield (number of its first row, rows wanted, block) for the first `max_rows` rows of a file."""
+    from linklab.data.csv_stream import iter_blocks
+
+    number = 1
+    for block in iter_blocks(csv_path):
+        yield number, None if max_rows is None else max_rows + 1 - number, block
+        number += block.n_rows
+        if max_rows is not None and number > max_rows:
+            return
 
 
 class SeenTexts:

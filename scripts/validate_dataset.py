@@ -43,20 +43,22 @@ def run(args: argparse.Namespace) -> int:
 
     check_outputs(args)
     progress = cli.Progress("validating", os.path.getsize(files.require_file(args.csv)), unit="bytes")
-    with violations_writer(args.violations, force=args.force) as sink:
-        start = make_plan(args, args.csv)
-        found = vr.validate(
-            args.csv, start, vr.Tally(args.max_examples, sink), allow_copies=args.allow_copies, say_at=progress.at
-        )
-    report = vr.build_report(args.csv, found)
-    inputs = {args.csv: found.n_rows}
-    if args.against:
-        earlier = vr.validate(args.against, make_plan(args, files.require_file(args.against)), vr.Tally(0))
-        report["drift"] = {"against": Path(args.against).name} | vr.compare(earlier, found)
-        inputs[args.against] = earlier.n_rows
-    if args.report:
-        files.write_json(args.report, report, force=args.force)
-        write_manifest(args, inputs, report)
+    with files.FileSet(force=args.force) as together:
+        with violations_writer(args.violations, together) as sink:
+            start = make_plan(args, args.csv)
+            found = vr.validate(
+                args.csv, start, vr.Tally(args.max_examples, sink), allow_copies=args.allow_copies, say_at=progress.at
+            )
+        report = vr.build_report(args.csv, found)
+        inputs = {args.csv: found.n_rows}
+        if args.against:
+            earlier = vr.validate(args.against, make_plan(args, files.require_file(args.against)), vr.Tally(0))
+            report["drift"] = {"against": Path(args.against).name} | vr.compare(earlier, found)
+            inputs[args.against] = earlier.n_rows
+        if args.report:
+            with together.open(args.report) as handle:
+                handle.write(files.json_text(report))
+            write_manifest(args, inputs, report, together)
     tell(args, report)
     return 0 if report["clean"] else 1
 
@@ -64,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
 def check_outputs(args: argparse.Namespace) -> None:
     """Refuse outputs that exist or collide before any work is done."""
     named = [path for path in (args.csv, args.against, args.schema, args.report, args.violations) if path]
+    named += [manifest_path(args)] if args.report else []
     for path in filter(None, (args.report, args.violations)):
         if sum(Path(path).resolve() == Path(other).resolve() for other in named) > 1:
             raise cli.UserError(f"{path}: is named twice; outputs need names of their own")
@@ -84,33 +87,46 @@ def make_plan(args: argparse.Namespace, path):
 
 
 @contextlib.contextmanager
-def violations_writer(path: str | None, *, force: bool):
+def violations_writer(path: str | None, together: files.FileSet):
     """Yield a function that writes one violation to the CSV at `path`, or None without a path."""
     if not path:
         yield None
         return
-    with files.atomic_write(path, force=force) as handle:
+    with together.open(path) as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(("line", "column", "code", "value", "expected"))
         yield writer.writerow
 
 
-def write_manifest(args: argparse.Namespace, inputs: dict, report: dict) -> None:
-    """Write `<report stem>.manifest.json` beside the report."""
-    folder = Path(args.report).parent
-    outputs = {args.report: None} | ({args.violations: report["violations"]} if args.violations else {})
-    below = {p: n for p, n in outputs.items() if Path(p).resolve().is_relative_to(folder.resolve())}
+def manifest_path(args: argparse.Namespace) -> Path:
+    """Return where the manifest goes: `<report stem>.manifest.json` beside the report."""
+    return Path(args.report).parent / f"{Path(args.report).stem}.manifest.json"
+
+
+def write_manifest(args: argparse.Namespace, inputs: dict, report: dict, together: files.FileSet) -> None:
+    """Add the manifest to the files that are about to appear."""
+    path = manifest_path(args)
+    folder = path.parent
+    outputs = {Path(args.report): None}
+    if args.violations:
+        outputs[Path(args.violations)] = report["violations"]
+    below = {p: n for p, n in outputs.items() if p.resolve().is_relative_to(folder.resolve())}
     elsewhere = {p: n for p, n in outputs.items() if p not in below}
-    files.write_manifest(
+    value = files.make_manifest(
         folder,
         script=__file__,
         argv=args.argv,
         seed=None,
         inputs=inputs,
         outputs={folder / os.path.relpath(p, folder): n for p, n in below.items()},
-        extra={"verdict": report["verdict"], "elsewhere": files.describe_files(elsewhere)},
-        name=f"{Path(args.report).stem}.manifest.json",
+        extra={
+            "verdict": report["verdict"],
+            "elsewhere": files.describe_files(elsewhere, aside=together.aside),
+        },
+        aside={folder / os.path.relpath(p, folder): together.aside[p] for p in below},
     )
+    with together.open(path, force=True) as handle:
+        handle.write(files.json_text(value))
 
 
 def tell(args: argparse.Namespace, report: dict) -> None:

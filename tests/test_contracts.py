@@ -126,3 +126,11 @@ def test_heavy_packages_are_imported_inside_functions_only(path):
 def test_the_documents_and_code_name_no_path_of_one_machine():
     for path in [*DOCUMENTS, *SCRIPTS, *ROOMS]:
         assert not re.search(r"(?<![\w.])/(?:root|home|work|Users)/", path.read_text()), path
+
+
+def test_the_data_guide_names_every_column_as_the_schema_does():
+    from linklab.data.links import LINK_SCHEMA
+
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    for column in LINK_SCHEMA.columns:
+        assert f"| `{column.name}` |" in text and column.description in text, column.name

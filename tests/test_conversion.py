@@ -187,6 +187,30 @@ def test_the_same_command_writes_the_same_bytes(links, converted, tmp_path):
             assert (again / path.name).read_bytes() == path.read_bytes(), path.name
 
 
+def test_workers_change_no_byte_and_the_first_bad_row_is_named(links, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(csv_stream, "BLOCK_BYTES", 20_000)
+    made = [convert(links, tmp_path / w, "--workers", w, "--max-rows", 150) for w in ("1", "2")]
+    for path in made[0].iterdir():
+        assert path.name == "manifest.json" or path.read_bytes() == (made[1] / path.name).read_bytes()
+    assert sum(len(lines) for lines in lines_of(made[1]).values()) == 150
+    rows = links.read_text().splitlines(keepends=True)
+    rows[90] = rows[90].replace("[", "", 1)  # cannot serve, which a worker finds
+    rows[140] = rows[140].replace(",", "", 1)  # a cell too few, which cutting finds while workers are at row 90
+    (tmp_path / "bad.csv").write_text("".join(rows).replace(rows[145], '"' + rows[145]))
+    convert(tmp_path / "bad.csv", tmp_path / "bad", "--workers", "2", code=2)
+    assert f"{tmp_path / 'bad.csv'}:91: " in capsys.readouterr().err
+
+
+def test_field_data_without_hidden_columns_keeps_the_choices_of_each_row(links, tmp_path):
+    rows = [row[:21] for row in csv.reader(links.open(newline=""))]
+    folder = convert(write_csv(tmp_path / "field.csv", rows[0], rows[1:]), tmp_path / "set")
+    whole = {line["id"]: line for lines in lines_of(convert(links, tmp_path / "whole")).values() for line in lines}
+    found = [line for lines in lines_of(folder).values() for line in lines]
+    assert len(found) == len(rows) - 1
+    for line in found:
+        assert line == whole[line["id"]] | {"values": {}}
+
+
 def test_another_split_seed_gives_another_division(links, converted, tmp_path):
     first = {line["id"] for line in lines_of(converted)["test"]}
     other = {line["id"] for line in lines_of(convert(links, tmp_path / "set", "--split-seed", 1))["test"]}

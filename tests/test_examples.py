@@ -69,6 +69,7 @@ def test_a_link_row_becomes_prompt_answer_choices_and_their_worth(links):
     [
         ({"recommended_channel_mhz": ""}, "column 'recommended_channel_mhz' is empty"),
         ({"expected_throughput_mbps": "  "}, "column 'expected_throughput_mbps' is empty"),
+        ({"expected_throughput_mbps": "NA"}, "column 'expected_throughput_mbps' = 'NA' is no number"),
         ({"recommended_channel_mhz": "5180"}, "'5180' is not among 'available_channels_mhz'"),
         ({"channel_throughput_mbps": "[1.0,2.0]"}, "has 2 values for 3 choices"),
         ({"noise_dbm": "[-91,-90]"}, "differ in length"),
@@ -184,3 +185,12 @@ def test_spaced_and_plain_lists_are_the_same_row(links):
     path = links({}, {name: json.dumps(json.loads(text)) for name, text in CELLS.items() if text.startswith("[")})
     one, other = iter_examples(path, make_task(path))
     assert (one.prompt, one.choices) == (other.prompt, other.choices)
+
+
+def test_one_word_among_numbers_leaves_the_target_a_number_and_is_named(tmp_path):
+    rows = colors(40) + [colors(1)[0] | {"weight": "NA"}]
+    path = write_rows(tmp_path / "a.csv", rows)
+    task = make_task(path, ["weight"])
+    assert task.targets[0].kind == "number"
+    with pytest.raises(UserError, match=r"a.csv:42: column 'weight' = 'NA' is no number"):
+        list(iter_examples(path, task))

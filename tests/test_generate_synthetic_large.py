@@ -1,6 +1,7 @@
 """The generator: same bytes whatever the chunks and workers, complete or not at all, and balanced as asked."""
 
 import csv
+import functools
 import hashlib
 import json
 import os
@@ -9,6 +10,7 @@ import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import generate_synthetic_large
 import pytest
@@ -69,6 +71,30 @@ def test_bytes_do_not_depend_on_the_hash_seed(tmp_path, plain, hash_seed):
     assert (tmp_path / "set" / "links.csv").read_bytes() == b"".join(
         (plain / "links.csv").read_bytes().splitlines(keepends=True)[:401]
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hash_seed", ["0", "1"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("chunk", ["7", "1000", "3100"])
+def test_one_sha256_for_chunks_times_workers_times_hash_seeds(tmp_path, plain, chunk, workers, hash_seed):
+    subprocess.run(
+        [sys.executable, SCRIPTS / "generate_synthetic_large.py", "--out-dir", tmp_path / "set", "--n-samples", "3100",
+         "--seed", "7", "--workers", workers, "--chunk-size", chunk],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed}, check=True, capture_output=True,
+    )  # fmt: skip
+    print(f"links.csv {sha(tmp_path / 'set')}")
+    assert sha(tmp_path / "set") == sha(plain)
+
+
+@pytest.mark.slow
+def test_the_first_thousand_rows_of_a_hundred_thousand_are_a_run_of_a_thousand(tmp_path):
+    long = generate(tmp_path / "long", "--n-samples", 100_000, "--seed", 5)
+    short = generate(tmp_path / "short", "--n-samples", 1000, "--seed", 5)
+    with open(long / "links.csv", "rb") as handle:
+        first = b"".join(next(handle) for _ in range(1001))
+    assert first == (short / "links.csv").read_bytes()
+    assert len(rows_of(long)) == 100_000
 
 
 def test_a_shorter_run_is_the_beginning_of_a_longer_one(tmp_path, plain):
@@ -318,26 +344,32 @@ def test_hub_upload_asks_for_a_token_before_any_work(tmp_path, monkeypatch, caps
 def test_hub_upload_sends_the_set_and_never_says_the_token(tmp_path, monkeypatch, capsys):
     import huggingface_hub
 
-    calls = []
-
-    class FakeApi:
-        def __init__(self, token):
-            assert token == "hf_secret"
-
-        def create_repo(self, repo, **more):
-            calls.append((repo, more))
-
-        def upload_folder(self, **more):
-            calls.append(more)
-
+    api = create_autospec(huggingface_hub.HfApi)  # refuses words the real one does not know
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
+    monkeypatch.setattr(huggingface_hub, "HfApi", api)
     generate(tmp_path / "set", "--n-samples", 5, "--upload-to-hf", "me/links")
-    assert calls[0] == ("me/links", {"repo_type": "dataset", "private": True, "exist_ok": True})
-    assert sorted(calls[1]["allow_patterns"]) == ["README.md", "links.csv", "links.zip", "manifest.json"]
+    api.assert_called_once_with(token="hf_secret")
+    (made,), (sent,) = api().create_repo.call_args_list, api().upload_folder.call_args_list
+    assert made.args == ("me/links",)
+    assert made.kwargs == {"repo_type": "dataset", "private": True, "exist_ok": True}
+    assert (sent.kwargs["repo_id"], sent.kwargs["folder_path"]) == ("me/links", str(tmp_path / "set"))
+    assert sorted(sent.kwargs["allow_patterns"]) == ["README.md", "links.csv", "links.zip", "manifest.json"]
     said = capsys.readouterr()
     assert "me/links" in said.err and "hf_secret" not in said.err + said.out
     assert "hf_secret" not in (tmp_path / "set" / "manifest.json").read_text()
+
+
+@pytest.mark.parametrize(("repo", "said"), [("me/links", "onnection refused"), ("no name", "no name")])
+def test_a_hub_that_cannot_be_reached_or_a_bad_name_is_one_clear_line(tmp_path, monkeypatch, capsys, repo, said):
+    import huggingface_hub
+
+    nowhere = functools.partial(huggingface_hub.HfApi, endpoint="http://127.0.0.1:9")  # the real client, no network
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(huggingface_hub, "HfApi", nowhere)
+    generate(tmp_path / "set", "--n-samples", 5, "--upload-to-hf", repo, code=2)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: --upload-to-hf {repo}: ") and said in line and "hf_secret" not in line
+    assert len(rows_of(tmp_path / "set")) == 5
 
 
 def test_a_killed_parent_leaves_no_worker_behind(tmp_path):

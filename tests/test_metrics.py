@@ -271,8 +271,9 @@ def test_rows_that_cannot_be_scored_are_one_clear_error(examples, said):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("594", 594.0), ("-3.5", -3.5), ("1e3", 1000.0), ("nan", None), ("inf", None), ("1e999", None), ("1_000", None),
-     ("", None), (None, None), (" 5", None), ("0x10", None), ("١٢", None)],
+    [("594", 594.0), ("-3.5", -3.5), ("1e3", 1000.0), (".5", 0.5), ("5.", 5.0), ("nan", None), ("inf", None),
+     ("1e999", None), ("1_000", None), ("007", None), ("", None), (None, None), (" 5", None), ("0x10", None),
+     ("١٢", None)],
 )  # fmt: skip
 def test_read_number_takes_plain_finite_numbers_only(text, value):
     assert rows.read_number(text) == value if value is not None else math.isnan(rows.read_number(text))

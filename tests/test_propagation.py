@@ -37,7 +37,9 @@ def worst(ours, theirs, points=1000):
     ours, theirs = np.broadcast_arrays(ours, theirs)
     assert ours.size >= points
     assert np.isfinite(ours).all()
-    return float(np.abs(ours - theirs).max())
+    largest = float(np.abs(ours - theirs).max())
+    print(f"{ours.size:,} points, largest difference {largest:.1e}")  # pytest -rP shows it
+    return largest
 
 
 def test_free_space_loss_agrees_with_pycraf(pycraf):

@@ -375,6 +375,43 @@ def test_bad_usage_is_exit_2_and_overwrites_nothing(rows, tmp_path, capsys):
     assert "--force" in capsys.readouterr().err
 
 
+def test_outputs_that_cannot_be_written_are_refused_before_any_work(rows, tmp_path, capsys, monkeypatch):
+    path = write(tmp_path / "links.csv", rows)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(validate_dataset, "make_plan", lambda *words: pytest.fail("the file was read"))
+    for option in ("--report", "--violations"):
+        for bad, said in (
+            (tmp_path, "is a folder"),
+            (tmp_path / "file" / "x", "cannot"),
+            (tmp_path / "file", "--force"),
+        ):
+            assert validate_dataset.main([path, option, str(bad)]) == 2
+            assert said in capsys.readouterr().err
+    assert validate_dataset.main([path, "--report", str(tmp_path / "r"), "--violations", str(tmp_path / "r")]) == 2
+    mixed = ["--report", str(tmp_path / "r.json"), "--violations", str(tmp_path / "r.manifest.json")]
+    assert validate_dataset.main([path, *mixed]) == 2
+    assert "named twice" in capsys.readouterr().err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "links.csv"]
+
+
+@pytest.mark.parametrize("change", [("rssi_dbm", "sinr_db"), ("rain_mm_h", "lat_a"), ("site_id", "scenario_id")])
+def test_a_wrong_name_in_the_header_does_not_blame_the_rows(rows, tmp_path, change):
+    header = rows[0].split(",")
+    a, b = map(header.index, change)
+    swapped, doubled = list(header), list(header)
+    swapped[a], swapped[b] = header[b], header[a]
+    doubled[a] = header[b]
+    for names, code in ((swapped, "column_order"), (doubled, "bad_header")):
+        found = violations_of(write(tmp_path / "links.csv", [",".join(names), *rows[1:]]), tmp_path)
+        assert {v["line"] for v in found} == {"1"} and code in {v["code"] for v in found}
+    moved = [join([cells[b] if i == a else cells[a] if i == b else cells[i] for i in range(len(cells))])
+             for cells in map(cells_of, rows)]  # fmt: skip
+    damaged = [*moved[:5], with_cell(moved[5], moved[0], "rain_mm_h", "wet"), *moved[6:]]
+    found = violations_of(write(tmp_path / "links.csv", damaged), tmp_path)  # names and cells moved together
+    assert {v["code"] for v in found} == {"column_order", "not_a_number"}
+    assert {v["line"] for v in found} == {"1", "6"}
+
+
 def test_a_header_without_rows_fails_the_check(rows, tmp_path):
     found = violations_of(write(tmp_path / "links.csv", rows[:1]), tmp_path)
     assert places(found) == {(2, "", "no_rows")}

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from linklab.cli import UserError, say
 
@@ -93,25 +94,53 @@ def atomic_write(path: str | os.PathLike, *, binary: bool = False, force: bool =
 
     Text is UTF-8 with LF line ends. An existing file is refused without `force`.
     """
-    path = check_out_file(path, force=force)
-    _make_folder(path.parent)
-    try:
-        number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise UserError(f"{path.parent}: cannot write here ({(error.strerror or str(error)).lower()})") from error
-    temporary = Path(name)
-    try:
+    with FileSet(force=force) as together, together.open(path, binary=binary) as handle:
+        yield handle
+
+
+class FileSet:
+    """Files that appear together when the block ends, or not at all when it raises.
+
+    Each is written aside first; then they are renamed, one straight after the other in the order they were opened in.
+    A kill between two renames is possible in principle: open the manifest last, its hashes tell such a mixture.
+    """
+
+    def __init__(self, *, force: bool = False) -> None:
+        self.force = force
+        self.aside: dict[Path, Path] = {}  # where the bytes of each file are until the end
+
+    def __enter__(self) -> FileSet:
+        return self
+
+    @contextlib.contextmanager
+    def open(self, path: str | os.PathLike, *, binary: bool = False, force: bool = False) -> Iterator:
+        """Yield a handle to write a file of the set with; text is UTF-8 with LF line ends."""
+        path = check_out_file(path, force=self.force or force)
+        _make_folder(path.parent)
+        _remove_left_overs(path)
+        try:
+            number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".{os.getpid()}.tmp", dir=path.parent)
+        except OSError as error:
+            message = f"{path.parent}: cannot write here ({(error.strerror or str(error)).lower()})"
+            raise UserError(message) from error
+        self.aside[path] = Path(name)
         text = {} if binary else {"encoding": "utf-8", "newline": "\n"}
         with os.fdopen(number, "wb" if binary else "w", **text) as handle:
             yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        os.chmod(temporary, path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask())
-        os.replace(temporary, path)
-        _fsync_folder(path.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        os.chmod(name, path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~_umask())
+
+    def __exit__(self, kind, *error) -> None:
+        try:
+            if kind is None:
+                for path, aside in self.aside.items():
+                    os.replace(aside, path)
+                for folder in {path.parent for path in self.aside}:
+                    _fsync_folder(folder)
+        finally:
+            for aside in self.aside.values():
+                aside.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -128,7 +157,12 @@ def write_text(path: str | os.PathLike, text: str, *, force: bool = False) -> No
 
 def write_json(path: str | os.PathLike, value: object, *, force: bool = False) -> None:
     """Write `value` as indented JSON, in one order of keys, refusing NaN."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", force=force)
+    write_text(path, json_text(value), force=force)
+
+
+def json_text(value: object) -> str:
+    """Return what `write_json` writes."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def read_json(path: str | os.PathLike) -> dict:
@@ -235,12 +269,15 @@ def locked_folder(folder: str | os.PathLike, *, wait_s: float = 60.0) -> Iterato
         yield
 
 
-def _remove_left_overs(out_dir: Path) -> None:
-    """Remove staging folders of `out_dir` whose process is gone."""
-    for path in out_dir.parent.glob(f".{glob.escape(out_dir.name)}.*.tmp"):
+def _remove_left_overs(out: Path) -> None:
+    """Remove what killed runs have left beside a folder or file: whatever was staged for it and has no process."""
+    for path in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
         owner = path.name.split(".")[-2]
-        if path.is_dir() and owner.isdigit() and not _process_runs(int(owner)):
-            shutil.rmtree(path, ignore_errors=True)
+        if owner.isdigit() and not _process_runs(int(owner)):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 def _process_runs(pid: int) -> bool:
@@ -301,15 +338,23 @@ def commit() -> str | None:
     return done.stdout.strip() or None if done.returncode == 0 else None
 
 
-def describe_files(paths: Mapping[str | os.PathLike, int | None], base: Path | None = None) -> list[dict]:
-    """Return path, SHA-256, size in bytes and rows of each file; a folder stands for every file below it."""
+def describe_files(
+    paths: Mapping[str | os.PathLike, int | None],
+    base: Path | None = None,
+    aside: Mapping[Path, Path] = MappingProxyType({}),
+) -> list[dict]:
+    """Return path, SHA-256, size in bytes and rows of each file; a folder stands for every file below it.
+
+    `aside` says where the bytes of a file are that has not appeared yet (`FileSet.aside`).
+    """
     entries = []
     for path, rows in paths.items():
         path = Path(path)
         members = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for member in members:
             name = member.relative_to(base) if base else member
-            entry = {"path": name.as_posix(), "sha256": sha256_file(member), "bytes": member.stat().st_size}
+            there = aside.get(member, member)
+            entry = {"path": name.as_posix(), "sha256": sha256_file(there), "bytes": there.stat().st_size}
             entries.append(entry | ({"rows": rows} if rows is not None and member == path else {}))
     return entries
 
@@ -323,15 +368,34 @@ def write_manifest(
     inputs: Mapping[str | os.PathLike, int | None],
     outputs: Mapping[str | os.PathLike, int | None],
     extra: Mapping | None = None,
-    name: str = MANIFEST,
 ) -> Path:
-    """Write the manifest of a finished stage: what was asked, what was read, what came out, and when.
+    """Write the manifest of a finished stage into its folder: see `make_manifest`.
+
+    Written last, so that a folder with a manifest is a complete one.
+    """
+    value = make_manifest(folder, script=script, argv=argv, seed=seed, inputs=inputs, outputs=outputs, extra=extra)
+    write_json(Path(folder) / MANIFEST, value, force=True)
+    return Path(folder) / MANIFEST
+
+
+def make_manifest(
+    folder: str | os.PathLike,
+    *,
+    script: str,
+    argv: list[str],
+    seed: int | None,
+    inputs: Mapping[str | os.PathLike, int | None],
+    outputs: Mapping[str | os.PathLike, int | None],
+    extra: Mapping | None = None,
+    aside: Mapping[Path, Path] = MappingProxyType({}),
+) -> dict:
+    """Return what a manifest says: what was asked, what was read, what came out, and when.
 
     `inputs` and `outputs` map a path to its rows (None where rows mean nothing). Outputs lie below `folder`, and are
-    named relative to it. Written last, so that a folder with a manifest is a complete one.
+    named relative to it.
     """
     folder = Path(folder)
-    value = {
+    return {
         "script": Path(script).name,
         "argv": list(argv),
         "seed": seed,
@@ -339,11 +403,9 @@ def write_manifest(
         "commit": commit(),
         "versions": versions(),
         "inputs": describe_files(inputs),
-        "outputs": describe_files(outputs, base=folder),
+        "outputs": describe_files(outputs, folder, aside),
         "extra": dict(extra or {}),
     }
-    write_json(folder / name, value, force=True)
-    return folder / name
 
 
 def read_manifest(path: str | os.PathLike) -> dict:

@@ -12,7 +12,7 @@ from sys import float_info
 from typing import NamedTuple
 
 from linklab.data.infer import NOT_A_VALUE
-from linklab.data.schema import Column
+from linklab.data.schema import NUMBER, Column
 
 # Codes are a contract: reports of different months are compared by them.
 CODES = {
@@ -64,7 +64,7 @@ CODES = {
 
 _INT = re.compile(r"0|-?[1-9][0-9]*")
 _FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.([0-9]+))?")
-_LENIENT_FLOAT = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+_LENIENT_FLOAT = re.compile(NUMBER)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b\ufeff]")  # with the zero-width space and the BOM
 _FREE_TEXT_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")  # a note may hold tabs and line breaks
 # é read as Windows-1252 is Ã©: a letter of C3-F4 (as first byte), then the characters of bytes 80-BF.

@@ -112,10 +112,11 @@ def _quoting_fault(data: bytes, position: int, limit: int) -> str | None:
     return None if closing is None or closing.end() == limit else "text after the closing quote of a cell"
 
 
-def is_plain(data: bytes) -> bool:
+def is_plain(data: bytes, *, row_a_line: bool = False) -> bool:
     """True when every line of `data` is one record of UTF-8 text and quotes only wrap whole cells.
 
-    Then any CSV reader understands it the same way. False is no verdict: the exact reader decides.
+    Then any CSV reader understands it the same way. False is no verdict: the exact reader decides. Line ends inside
+    quotes are looked for only with `row_a_line`.
     """
     if not data.endswith(b"\n") or data.startswith((b"\n", b"\r")) or b"\n\n" in data or b"\0" in data:
         return False
@@ -126,10 +127,10 @@ def is_plain(data: bytes) -> bool:
             data.decode("utf-8")
         except UnicodeDecodeError:
             return False
-    return _quotes_are_plain(data)
+    return _quotes_are_plain(data, row_a_line)
 
 
-def _quotes_are_plain(data: bytes) -> bool:
+def _quotes_are_plain(data: bytes, row_a_line: bool) -> bool:
     bytes_ = np.frombuffer(data, np.uint8)
     quotes = np.flatnonzero(bytes_ == _QUOTE)
     if len(quotes) % 2:
@@ -138,6 +139,8 @@ def _quotes_are_plain(data: bytes) -> bool:
     before = bytes_[opening - 1]  # data ends with LF, so that -1 is a line end too
     after = bytes_[closing + 1]
     fits = ((before == _COMMA) | (before == _LF)) & ((after == _COMMA) | (after == _LF) | (after == _CR))
+    if row_a_line and (np.searchsorted(quotes, np.flatnonzero(bytes_ == _LF)) % 2).any():
+        return False
     return bool(fits.all())
 
 
@@ -193,6 +196,15 @@ def _sound_header(path: str | Path) -> Header:
     return header
 
 
+class Block(NamedTuple):
+    """Some whole rows of a file: plain text of a row a line, still to be cut, or rows that had to be read exactly."""
+
+    line: int
+    n_rows: int
+    text: bytes
+    rows: list[tuple[int, list[str]]] | None = None
+
+
 def iter_rows(path: str | Path, *, skip_damaged: bool = False) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells as text) of every row below the header.
 
@@ -201,7 +213,17 @@ def iter_rows(path: str | Path, *, skip_damaged: bool = False) -> Iterator[tuple
     Cells are what the file says: no stripping, no guessing, no missing values.
     """
     header = scan_header(path) if skip_damaged else _sound_header(path)
-    n_columns, line, buffer = len(header.names), 1 + header.n_lines, b""
+    for block in _cut_blocks(path, header, skip_damaged):
+        yield from read_block(path, block, len(header.names), skip_damaged=skip_damaged)
+
+
+def iter_blocks(path: str | Path) -> Iterator[Block]:
+    """Yield the rows of a file block by block: each can be read by itself, in whatever process, with `read_block`."""
+    return _cut_blocks(path, _sound_header(path), skip_damaged=False)
+
+
+def _cut_blocks(path: str | Path, header: Header, skip_damaged: bool) -> Iterator[Block]:
+    line, buffer = 1 + header.n_lines, b""
     with open(path, "rb") as handle:
         handle.seek(header.end)
         final = False
@@ -210,36 +232,48 @@ def iter_rows(path: str | Path, *, skip_damaged: bool = False) -> Iterator[tuple
             final = not chunk
             buffer += chunk
             cut = len(buffer) if final else buffer.rfind(b"\n") + 1
-            block, rest = buffer[:cut], buffer[cut:]
-            rows = _read_plain(block, n_columns)
-            if rows is not None:
-                yield from enumerate(rows, start=line)
-                line += len(rows)
+            text, rest = buffer[:cut], buffer[cut:]
+            n_lines = text.count(b"\n")
+            if is_plain(text, row_a_line=True):
+                yield Block(line, n_lines, text)
+                line += n_lines
                 buffer = rest
                 continue
-            used = 0
-            for record in scan_records(block, at=0, line=line, n_columns=n_columns, final=final):
+            rows, used = [], 0
+            for record in scan_records(text, at=0, line=line, n_columns=len(header.names), final=final):
                 used = record.end
                 fault = _fault(record)
                 if fault is None:
-                    yield record.line, record.cells
+                    rows.append((record.line, record.cells))
                 elif not skip_damaged:
+                    yield Block(line, len(rows), b"", rows)
                     raise UserError(f"{path}:{record.line}: {fault}")
-            line += block.count(b"\n", 0, used)
-            buffer = block[used:] + rest
+            if rows:
+                yield Block(line, len(rows), b"", rows)
+            line += text.count(b"\n", 0, used)
+            buffer = text[used:] + rest
 
 
-def _read_plain(block: bytes, n_columns: int) -> list[list[str]] | None:
-    """Read a block with the csv module, or return None where it might read it differently from `scan_records`."""
-    if not is_plain(block):
-        return None
+def read_block(
+    path: str | Path, block: Block, n_columns: int, *, skip_damaged: bool = False
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, cells) of a block's rows; raises as `iter_rows` does."""
+    if block.rows is not None:
+        yield from block.rows
+        return
     try:
-        rows = list(csv.reader(io.StringIO(block.decode("utf-8"), newline="\n"), strict=True))
+        rows = list(csv.reader(io.StringIO(block.text.decode("utf-8"), newline="\n"), strict=True))
     except csv.Error:
-        return None
-    if len(rows) != block.count(b"\n") or set(map(len, rows)) != {n_columns}:
-        return None
-    return rows
+        rows = []
+    if len(rows) == block.n_rows and set(map(len, rows)) == {n_columns}:
+        yield from enumerate(rows, start=block.line)
+        return
+    for record in scan_records(block.text, at=0, line=block.line, n_columns=n_columns, final=True):
+        fault = _fault(record)
+        if fault is None:
+            yield record.line, record.cells
+        elif not skip_damaged:
+            raise UserError(f"{path}:{record.line}: {fault}")
 
 
 def _fault(record: Record) -> str | None:

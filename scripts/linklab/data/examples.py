@@ -6,11 +6,13 @@ import dataclasses
 import hashlib
 import heapq
 import math
+import operator
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from linklab.cli import UserError
 from linklab.data.prompts import read_list
+from linklab.data.schema import read_number
 from linklab.data.splits import FRACTIONS, rank_key, split_of
 from linklab.data.task import Target, Task
 
@@ -20,7 +22,7 @@ class Example:
     """A row ready for a model or a rule.
 
     `values` holds what each legal choice is worth, aligned with `choices`; {} where nobody knows. `row` holds the raw
-    cells, {} when the example came from JSONL.
+    cells (those the other fields were made from, where the maker was told so), {} when the example came from JSONL.
     """
 
     id: str
@@ -37,22 +39,45 @@ class Example:
 class ExampleMaker:
     """Turns raw rows of one file into examples."""
 
-    def __init__(self, task: Task, *, split_by: str | None = None, seed: int = 0, fractions=FRACTIONS) -> None:
+    def __init__(
+        self,
+        task: Task,
+        *,
+        split_by: str | None = None,
+        seed: int = 0,
+        fractions=FRACTIONS,
+        whole_rows: bool = True,
+    ) -> None:
         """`split_by` names the column whose equal cells stay on one side; the schema's group column by default."""
         self.task, self.seed, self.fractions = task, seed, fractions
         self.names, self.template = task.schema.names, task.template
         self.with_own_choices = [t for t in task.targets if t.kind == "class" and t.choices_from]
+        self.numbers = [t.name for t in task.targets if t.kind == "number"]
         self.id_column = task.schema.one_of_role("id")
         self.group_column = task.schema[split_by] if split_by else task.schema.one_of_role("group")
         self.shown = sorted(task.template.columns, key=task.schema.names.index)
+        self._pick = None
+        if not whole_rows:
+            used = {*self.shown, *(t.name for t in task.targets)}
+            used |= {name for t in task.targets for name in (t.choices_from, t.utility) if name}
+            used |= {column.name for column in (self.id_column, self.group_column) if column}
+            if len(used) > 1:  # itemgetter gives no tuple for one
+                self.names = [name for name in task.schema.names if name in used]
+                self._pick = operator.itemgetter(*map(task.schema.names.index, self.names))
 
     def make(self, cells: list[str], number: int) -> Example:
         """Return the example of data row `number` (from 1); raises a UserError naming the column that cannot serve."""
-        row = dict(zip(self.names, cells, strict=True))
+        row = dict(zip(self.names, self._pick(cells) if self._pick else cells, strict=True))
         target = {t.name: row[t.name] for t in self.task.targets}
         for name, text in target.items():
             if not text.strip():
                 raise UserError(f"column '{name}' is empty; a row without its target cannot be learnt or scored")
+        for name in self.numbers:
+            if math.isnan(read_number(target[name])):
+                raise UserError(
+                    f"column '{name}' = {target[name][:80]!r} is no number, as the column's other cells are; a row "
+                    f"without its target cannot be learnt or scored: leave it out"
+                )
         choices, values = self._choices(row, target)
         lists = {t.choices_from: choices[t.name] for t in self.with_own_choices}
         if self.group_column:
@@ -103,8 +128,12 @@ def iter_examples(csv_path: str | Path, task: Task, **how) -> Iterator[Example]:
     """Yield the example of every row; a row that cannot serve is a UserError naming file and line."""
     from linklab.data.csv_stream import iter_rows
 
-    maker = ExampleMaker(task, **how)
-    for number, (line, cells) in enumerate(iter_rows(csv_path), start=1):
+    return make_examples(csv_path, ExampleMaker(task, **how), iter_rows(csv_path))
+
+
+def make_examples(csv_path: str | Path, maker: ExampleMaker, rows: Iterable, first: int = 1) -> Iterator[Example]:
+    """Yield the examples of rows (line number, cells) of a file, which are its rows `first`, `first` + 1, …"""
+    for number, (line, cells) in enumerate(rows, start=first):
         try:
             yield maker.make(cells, number)
         except UserError as error:

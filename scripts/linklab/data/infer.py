@@ -12,7 +12,7 @@ from pathlib import Path
 
 from linklab.cli import UserError
 from linklab.data import csv_stream
-from linklab.data.schema import Column, Schema
+from linklab.data.schema import NUMBER, Column, Schema
 
 CLASS_MAX_INTEGERS = 20  # an integer target with at most so many values is a class: nobody measures only 20 numbers
 MAX_CHOICES = 1000  # a text target with more values than this is free text; they are not listed
@@ -21,7 +21,7 @@ BATCH_ROWS = 2000
 NOT_A_VALUE = frozenset(("nan", "na", "n/a", "null", "none", "inf", "-inf", "+inf", "infinity", "-infinity"))
 
 _INT = r"(?:0|-?[1-9][0-9]{0,17})"  # a leading zero makes a code (a postcode, a serial number), not a number
-_FLOAT = r"(?:[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?)"
+_FLOAT = f"(?:{NUMBER})"
 _KINDS = {
     "int": _INT,
     "float": _FLOAT,

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from itertools import islice
 from json.encoder import encode_basestring as quote
 from pathlib import Path
+from typing import NamedTuple
 
 from linklab import files
 from linklab.cli import UserError
-from linklab.data.examples import Example, lowest_ranked
+from linklab.data.csv_stream import Block, read_block
+from linklab.data.examples import Example, ExampleMaker, lowest_ranked, make_examples
 from linklab.data.splits import SPLITS
 from linklab.data.task import Task
 
@@ -62,6 +65,13 @@ class CardFeatures:
         if _JSON.match(example.group):
             self._see_name("group", example.group)
 
+    def merge(self, other: CardFeatures) -> None:
+        """Take note of what was seen of the rows that follow."""
+        self.dated |= other.dated
+        for name, first in other._first.items():
+            for text in first.values():
+                self._see_name(name, text)
+
     def _see_name(self, name: str, text: str) -> None:
         first = self._first[name]
         first.setdefault("date" if _DATE.match(text) else "JSON", text)
@@ -96,6 +106,27 @@ class CardFeatures:
             "  - name: choices", *struct(own, "list: string"),
             "  - name: values", *struct(worth, "list: float64"),
         ]  # fmt: skip
+
+
+class Converted(NamedTuple):
+    """What became of a block of rows: (split, id, line) of each, and what the card must know of them."""
+
+    lines: list[tuple[str, str, str]]
+    features: CardFeatures
+
+
+def convert_block(item: tuple[int, int | None, Block], *, csv_path: str | Path, task: Task, **how) -> Converted:
+    """Convert the rows of a block: `item` is the number of its first row, how many are wanted (None: all), the block.
+
+    `how` goes to `ExampleMaker`.
+    """
+    first, wanted, block = item
+    maker, features, lines = ExampleMaker(task, whole_rows=False, **how), CardFeatures(task), []
+    rows = islice(read_block(csv_path, block, len(task.schema.names)), wanted)
+    for example in make_examples(csv_path, maker, rows, first):
+        features.see(example)
+        lines.append((example.split, example.id, to_line(example, task)))
+    return Converted(lines, features)
 
 
 def shard_name(split: str, index: int, count: int) -> str:

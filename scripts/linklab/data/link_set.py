@@ -9,7 +9,6 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from linklab.data.link_card import card_text
 from linklab.data.link_stream import Recipe, stream_blocks
 from linklab.data.link_text import HEADER, ID_DIGITS, put_ids
 from linklab.data.links import LINK_SCHEMA
+from linklab.parallel import usable_cores
 
 CSV_NAME, ZIP_NAME, CARD_NAME = "links.csv", "links.zip", "README.md"
 HARDNESS_ROWS = 5_000
@@ -29,11 +29,6 @@ MOST_ROWS_PER_WANTED = 200  # `--balance generate` gives up on a stratum rarer t
 ROWS_PER_BLOCK = 1_500  # about; decides only whether several processes are worth starting
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 _ZIP_LEVEL = 1  # level 6 is a fifth smaller and five times as slow
-
-
-def usable_cores() -> int:
-    """Processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def plain_rows(recipe: Recipe, n_rows: int, workers: int) -> Iterator[tuple[bytes, np.ndarray]]:
@@ -121,20 +116,16 @@ class _ChunkedWriter:
 
 
 def read_head(csv_path: Path, n_rows: int) -> dict[str, list]:
-    """The first distinct rows of a links.csv as {column: values}, lists read from JSON."""
-    columns: dict[str, list] = {name: [] for name in LINK_SCHEMA.names}
-    last_id = None
+    """The first distinct rows of a links.csv as {column: values}, lists of numbers read from JSON."""
+    lists = [column for column in LINK_SCHEMA.columns if column.kind.startswith("list")]
+    rows: dict[str, list] = {}
     with open(csv_path, encoding="utf-8", newline="") as handle:
         for row in csv.DictReader(handle):
-            if row["scenario_id"] == last_id:
-                continue
-            last_id = row["scenario_id"]
-            for column in LINK_SCHEMA.columns:
-                cell = row[column.name]
-                columns[column.name].append(json.loads(cell) if column.kind.startswith("list") else cell)
-            if len(columns["scenario_id"]) == n_rows:
+            rows.setdefault(row["scenario_id"], row)
+            if len(rows) == n_rows:
                 break
-    return columns
+    columns = {name: [row[name] for row in rows.values()] for name in LINK_SCHEMA.names}
+    return columns | {c.name: json.loads(f"[{','.join(columns[c.name])}]") for c in lists}
 
 
 def write_set(
@@ -176,8 +167,6 @@ def write_set(
             writer = _write_rows(stage, rows, total, chunk_rows)
         except OSError as error:
             raise UserError(f"{out_dir}: cannot write ({(error.strerror or str(error)).lower()})") from error
-        except BrokenProcessPool as error:
-            raise UserError("a worker process was killed (out of memory?); use fewer --workers") from error
         figures = hardness(read_head(stage / CSV_NAME, HARDNESS_ROWS), recipe.preset, min_gap=recipe.min_gap)
         extra |= {"hardness": figures, "chunk_rows": chunk_rows, "chunks": writer.chunks}
         (stage / CARD_NAME).write_text(card_text(recipe, writer.rows, figures, extra.get("strata")), encoding="utf-8")

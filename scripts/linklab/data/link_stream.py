@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import time
-from collections import deque
+import itertools
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-IN_FLIGHT_PER_WORKER = 2  # finished blocks that may wait for the reader: bounds memory
+from linklab.parallel import map_in_order
 
 
 class Recipe(NamedTuple):
@@ -43,34 +40,9 @@ def make_rows(recipe: Recipe, block: int, with_text: bool, column_names: tuple[s
     return RowBlock(text, starts, {name: columns[name] for name in column_names})
 
 
-def _end_with_parent(parent: int) -> None:
-    """Make a worker end when its parent was killed, instead of waiting for work for ever."""
-
-    def watch():
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def stream_blocks(
     recipe: Recipe, workers: int, *, with_text: bool = True, column_names: tuple[str, ...] = ()
 ) -> Iterator[RowBlock]:
     """Yield the blocks 0, 1, 2, … of a recipe in order, without end; close the iterator to stop the workers."""
-    if workers <= 1:
-        block = 0
-        while True:
-            yield make_rows(recipe, block, with_text, column_names)
-            block += 1
-    with ProcessPoolExecutor(workers, initializer=_end_with_parent, initargs=(os.getpid(),)) as pool:
-        waiting = deque()
-        block = 0
-        try:
-            while True:
-                while len(waiting) < workers * IN_FLIGHT_PER_WORKER:
-                    waiting.append(pool.submit(make_rows, recipe, block, with_text, column_names))
-                    block += 1
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    draw = partial(make_rows, recipe, with_text=with_text, column_names=column_names)
+    return map_in_order(draw, itertools.count(), workers)

@@ -51,6 +51,7 @@ def upload_dataset(folder: str | os.PathLike, repo: str) -> None:
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "no answer")
         raise UserError(f"--upload-to-hf {repo}: the Hub refused ({status}); complete in {folder}") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"--upload-to-hf {repo}: {str(error).splitlines()[0]}; complete in {folder}") from None
+    except (ValueError, OSError, *HfHubHTTPError.__bases__) as error:  # the last are those of the Hub's own HTTP client
+        words = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"--upload-to-hf {repo}: {words}; complete in {folder}") from None
     say(f"uploaded {folder} to https://huggingface.co/datasets/{repo}")

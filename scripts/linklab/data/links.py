@@ -6,6 +6,8 @@ SINR and MCS, what every channel really carries): a prompt that showed them woul
 
 from __future__ import annotations
 
+import dataclasses
+
 from linklab.data.schema import Column, Schema
 
 CANDIDATES = "available_channels_mhz"
@@ -74,3 +76,8 @@ LINK_SCHEMA = Schema(
                 high=100, decimals=4),
     )
 )  # fmt: skip
+
+# What field data has: nobody knows the hidden truth, so no answer has a worth either, and there is no regret.
+FIELD_SCHEMA = Schema(
+    tuple(dataclasses.replace(c, utility_from=None) for c in LINK_SCHEMA.by_role("id", "group", "input", "target"))
+)

@@ -24,6 +24,7 @@ LINK_TEMPLATE = (
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?"
 _PLAIN_NUMBERS = re.compile(rf"\[{_NUMBER}(?:,{_NUMBER})*+\]")  # a JSON list that can simply be cut at its commas
+_short_numbers: set[str] = set()  # numbers of at most four characters met in plain lists: there are 13,000
 
 
 def read_template(path: str | Path) -> str:
@@ -50,6 +51,7 @@ class _Line:
     pattern: str
     fields: tuple[str, ...]
     lists: tuple[str, ...]  # the list columns among the fields, each once
+    separator: str | None = None  # what stands between all fields, where nothing else stands in the line
 
 
 class Template:
@@ -76,7 +78,10 @@ class Template:
                     f"the visible columns are: {', '.join(self.visible)}"
                 )
         lists = dict.fromkeys(name for name in fields if self.visible[name].kind.startswith("list_"))
-        return _Line(_FIELD.sub("%s", line.replace("%", "%%")) if fields else line, tuple(fields), tuple(lists))
+        around = _FIELD.split(line)[::2]
+        alike = len(fields) > 1 and not around[0] and not around[-1] and len(set(around[1:-1])) == 1
+        pattern = _FIELD.sub("%s", line.replace("%", "%%")) if fields else line
+        return _Line(pattern, tuple(fields), tuple(lists), around[1] if alike else None)
 
     @property
     def columns(self) -> list[str]:
@@ -98,14 +103,20 @@ class Template:
                 sizes = {name: len(cell) for name, cell in cells.items()}
                 raise UserError(f"the list columns of one template line differ in length: {sizes}")
             columns = [cells[name] if name in cells else repeat(row[name]) for name in line.fields]
-            lines.extend(map(line.pattern.__mod__, zip(*columns, strict=False)))
+            write = line.pattern.__mod__ if line.separator is None else line.separator.join  # twice as fast as %
+            lines.extend(map(write, zip(*columns, strict=False)))
         return "\n".join(lines)
 
 
 def read_list(name: str, text: str) -> list[str]:
     """Return the elements of a JSON list cell, numbers as they are written: `[5180,-61.5]` -> ["5180", "-61.5"]."""
-    if _PLAIN_NUMBERS.fullmatch(text):
-        return text[1:-1].split(",")
+    if text[:1] == "[" and text[-1:] == "]":
+        elements = text[1:-1].split(",")
+        if _short_numbers.issuperset(elements):  # as a rule: faster than the pattern
+            return elements
+        if _PLAIN_NUMBERS.fullmatch(text):
+            _short_numbers.update([element for element in elements if len(element) <= 4])
+            return elements
     try:
         value = json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
     except (ValueError, RecursionError):

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import re
 from collections.abc import Iterable
 
 from linklab.cli import UserError
+
+# How a decimal number may be spelt in a CSV, an answer or a prediction: `594`, `-.5`, `5.`, `1e-3`; no leading zeros,
+# which make a code (a postcode), and digits of one script only.
+NUMBER = r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
+_NUMBER = re.compile(NUMBER)
+
+
+def read_number(text: str | None) -> float:
+    """Return the number a text is, NaN where it is none: "594" -> 594.0; "594 Mbit/s", "nan", "1e999" -> NaN."""
+    if text is None or not _NUMBER.fullmatch(text):
+        return math.nan
+    value = float(text)
+    return value if math.isfinite(value) else math.nan
+
 
 ROLES = ("id", "group", "input", "target", "hidden")
 KINDS = ("int", "float", "str", "list_int", "list_float", "list_str")

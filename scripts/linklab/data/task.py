@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from linklab.cli import UserError
 from linklab.data.prompts import LINK_TEMPLATE, Template, default_template, read_template
-from linklab.data.schema import Schema
-
-# The grammar `infer` takes for a number, so that the cell of a number target is always a legal answer.
-_NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
+from linklab.data.schema import Schema, read_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +55,7 @@ class Task:
             part = parts[i] if i < len(parts) else ""
             if target.kind != "class" or part not in choices[target.name]:  # a class may hold outer spaces itself
                 part = part.strip()
-            legal = part in choices[target.name] if target.kind == "class" else bool(_NUMBER.fullmatch(part))
+            legal = part in choices[target.name] if target.kind == "class" else not math.isnan(read_number(part))
             answer[target.name] = part if legal else None
             if not legal:
                 problems.append(
@@ -101,10 +98,10 @@ def make_task(
     """
     from linklab.data.csv_stream import read_header
     from linklab.data.infer import infer_schema
-    from linklab.data.links import LINK_SCHEMA
+    from linklab.data.links import FIELD_SCHEMA, LINK_SCHEMA
 
     header = read_header(csv_path)
-    is_links = header == LINK_SCHEMA.names
+    is_links = header in (LINK_SCHEMA.names, FIELD_SCHEMA.names)
     if not is_links and not target_fields:
         raise UserError(
             f"{csv_path}: not a links.csv, so --target-field is needed; the columns are: {', '.join(header)}"
@@ -114,7 +111,7 @@ def make_task(
         if name not in header:
             raise UserError(f"{csv_path}:1: no column '{name}'; the columns are: {', '.join(header)}")
     if is_links:
-        schema = LINK_SCHEMA.with_targets(names)
+        schema = (LINK_SCHEMA if header == LINK_SCHEMA.names else FIELD_SCHEMA).with_targets(names)
     else:
         schema = infer_schema(csv_path, names, id_field=id_field, group_field=group_field)
     if not schema.by_role("input"):

@@ -32,7 +32,7 @@ class Plan:
     """What to check: the schema, and for each column of the file its schema column (None: not to be checked)."""
 
     schema: Schema
-    names: list[str]  # the file's header
+    names: list[str]  # the file's header, or the schema's where that fits the cells and the header does not
     columns: list[Column | None]
     lenient: bool = False  # the schema was inferred: only what no CSV should hold is damage
     crlf: bool = False
@@ -228,8 +228,8 @@ def _remember_keys(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, samp
         outcome.groups.append(entries(group, _hash_columns([piece.columns[plan.split_at]]), lines, offsets))
     chosen = np.flatnonzero(rows <= np.uint64(sample_limit))
     if len(chosen):
-        texts = [_raw_row(data, offset, len(plan.columns)) for offset in offsets[chosen].tolist()]
-        outcome.sample.append((rows[chosen], texts))
+        texts = [data[at:end] for at, end in zip(offsets[chosen].tolist(), piece.ends[chosen].tolist(), strict=True)]
+        outcome.sample.append((rows[chosen], [text if text.endswith(b"\n") else text + b"\n" for text in texts]))
 
 
 def _raw_contents(plan: Plan, piece: Piece, data: bytes) -> list[bytes]:
@@ -249,15 +249,6 @@ def _raw_contents(plan: Plan, piece: Piece, data: bytes) -> list[bytes]:
     cuts[0:-1:2], cuts[1::2], cuts[-1] = starts, behind, piece.ends[-1]
     buffers = [None, pa.py_buffer(cuts), pa.py_buffer(data)]
     return pa.BinaryArray.from_buffers(pa.binary(), len(cuts) - 1, buffers).to_pylist()[1::2]
-
-
-def _raw_row(data: bytes, offset: int, n_columns: int) -> bytes:
-    line_end = data.find(b"\n", offset) + 1 or len(data)
-    raw = data[offset:line_end]
-    if raw.count(b'"') % 2:  # the row goes on in the next line
-        record = next(csv_stream.scan_records(data, at=offset, line=0, n_columns=n_columns, final=True))
-        raw = data[offset : record.end]
-    return raw if raw.endswith(b"\n") else raw + b"\n"
 
 
 def _hash_columns(columns: list) -> np.ndarray:

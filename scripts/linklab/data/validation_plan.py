@@ -6,15 +6,18 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from linklab import files
 from linklab.cli import UserError
 from linklab.data import csv_stream
 from linklab.data.checks import Violation
 from linklab.data.infer import infer_schema
 from linklab.data.links import LINK_SCHEMA
-from linklab.data.schema import Schema
-from linklab.data.validation import Plan, show
+from linklab.data.schema import Column, Schema
+from linklab.data.validation import Plan, check_block, show
 
+TRIED_BYTES = 256 << 10  # of the rows, to see whether a faulty header's names or its order are right
 TOLERANCE = 0.02  # an inferred column is a number column when all but so many of its cells are numbers
 SPLIT_NAMES = ("split", "fold", "subset")
 
@@ -64,14 +67,33 @@ def make_plan(
             columns[at] = None
         seen.add(column)
 
-    def place(role: str) -> int | None:
-        return next((at for at, column in enumerate(columns) if column is not None and column.role == role), None)
+    def plan_of(names: list[str], columns: list[Column | None]) -> Plan:
+        def place(role: str) -> int | None:
+            return next((at for at, column in enumerate(columns) if column is not None and column.role == role), None)
 
-    plan = Plan(
-        chosen, header.names, columns, lenient, header.crlf,
-        id_at=place("id"), group_at=place("group"), split_at=split_at,
-    )  # fmt: skip
+        return Plan(
+            chosen, names, columns, lenient, header.crlf,
+            id_at=place("id"), group_at=place("group"), split_at=split_at,
+        )  # fmt: skip
+
+    plan = plan_of(header.names, columns)
+    if violations and split_at is None and len(header.names) == len(chosen.columns):
+        in_order = plan_of(chosen.names, list(chosen.columns))
+        if _count_faults(path, header, in_order) < _count_faults(path, header, plan):
+            notes.append("the cells fit the schema's order of columns, not the header's names: they were checked in it")
+            plan = in_order
     return Start(plan, name, violations, notes, header.end, 1 + header.n_lines)
+
+
+def _count_faults(path: str | Path, header: csv_stream.Header, plan: Plan) -> int:
+    """Return how many violations a plan finds in the first rows, repeated ids among them."""
+    with open(path, "rb") as handle:
+        handle.seek(header.end)
+        data = handle.read(TRIED_BYTES)
+        final = len(data) < TRIED_BYTES
+    outcome = check_block(plan, data, final=final)
+    ids = np.concatenate([part["key"] for part in outcome.ids]) if outcome.ids else np.zeros(0)
+    return len(outcome.violations) + len(ids) - len(np.unique(ids))
 
 
 def _looks_like_links(names: list[str]) -> bool:

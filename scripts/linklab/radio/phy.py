@@ -20,6 +20,8 @@ REQUIRED_SNR_DB = np.array([4, 7, 9, 12, 16, 20, 21, 22, 27, 29, 32, 34], float)
 BACK_OFF_DB = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 6, 6], float)
 EVM_CEILING_DB = 36.0  # transmitter and receiver distortion: no SINR looks better than this
 SNR_SPREAD_DB = 2.0  # the soft edge of rate adaptation
+_AT_A_TIME = 8192  # links: their arrays stay in the cache, which halves the time of the sum over MCS
+_PER_DB = np.log(10) / 10  # exp(this x dB) is 10^(dB / 10) at a fifth of the time
 ETHERNET_MBPS = 1000.0  # a report cannot exceed the radio's wired port
 
 _MAX_PPDU_US = 5484.0  # aPPDUMaxTime, IEEE 802.11-2020 table 19-25
@@ -69,19 +71,31 @@ def goodput_steps(goodput):
 def normal_cdf(x):
     """Standard normal distribution function, absolute error below 1e-7 (Abramowitz & Stegun 7.1.26)."""
     x = np.asarray(x, float)
-    t = 1.0 / (1.0 + (0.3275911 * np.sqrt(0.5)) * np.abs(x))
-    poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-    tail = 0.5 * poly * np.exp(-0.5 * x * x)
+    t = np.abs(x, out=np.empty_like(x))  # all in place: this is where a generator spends its time
+    t *= 0.3275911 * np.sqrt(0.5)
+    t += 1.0
+    np.divide(1.0, t, out=t)
+    tail = t * 1.061405429
+    for factor in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
+        tail += factor
+        tail *= t
+    tail *= 0.5
+    bell = np.multiply(x, -0.5, out=t)
+    bell *= x
+    tail *= np.exp(bell, out=bell)
     return 0.5 + np.copysign(0.5 - tail, x)
 
 
-def effective_snr_db(sinr_db, head_db, back_off_db):
-    """SINR in dB a demodulator sees: less the back-off beyond the head room, and never above the EVM ceiling.
+def effective_snrs_db(sinr_db, head_db):
+    """Yield every distinct back-off with the SNR in dB a demodulator sees at it.
 
-    `head_db` is how far the rules already hold the transmitter below its own maximum.
+    That is the SINR less the back-off beyond the head room, and never above the EVM ceiling. `head_db` is how far the
+    rules already hold the transmitter below its own maximum. Ratios are worked out once: powers cost the most here.
     """
-    loss_db = np.maximum(0.0, back_off_db - np.asarray(head_db))
-    return -10 * np.log10(10 ** ((loss_db - sinr_db) / 10) + 10 ** (-EVM_CEILING_DB / 10))
+    noise, room, ceiling = (np.exp(_PER_DB * -np.asarray(db)) for db in (sinr_db, head_db, EVM_CEILING_DB))
+    for back_off_db in np.unique(BACK_OFF_DB):
+        loss = np.maximum(1.0, np.exp(_PER_DB * back_off_db) * room)
+        yield back_off_db, -10 * np.log10(noise * loss + ceiling)
 
 
 def expected_throughput_mbps(sinr_db, head_db, usable, steps):
@@ -90,10 +104,15 @@ def expected_throughput_mbps(sinr_db, head_db, usable, steps):
     `usable` is the share of time the channel is both idle and available (0..1); `steps` (12, ...) comes from
     `goodput_steps` and broadcasts against the other arrays after its first axis.
     """
-    total = np.zeros(np.broadcast_shapes(np.shape(sinr_db), np.shape(head_db), steps.shape[1:]))
-    for back_off in np.unique(BACK_OFF_DB):
-        snr_db = effective_snr_db(sinr_db, head_db, back_off)
-        for m in np.flatnonzero(back_off == BACK_OFF_DB):
+    shape = np.broadcast_shapes(np.shape(sinr_db), np.shape(head_db), np.shape(usable), steps.shape[1:])
+    if len(shape) == 1 and shape[0] > _AT_A_TIME:
+        arrays = [np.broadcast_to(a, shape) for a in (sinr_db, head_db, usable)]
+        arrays.append(np.broadcast_to(steps, (N_MCS, *shape)))
+        cuts = range(0, shape[0], _AT_A_TIME)
+        return np.concatenate([expected_throughput_mbps(*(a[..., i : i + _AT_A_TIME] for a in arrays)) for i in cuts])
+    total = np.zeros(shape)
+    for back_off_db, snr_db in effective_snrs_db(sinr_db, head_db):
+        for m in np.flatnonzero(back_off_db == BACK_OFF_DB):
             total += steps[m] * normal_cdf((snr_db - REQUIRED_SNR_DB[m]) / SNR_SPREAD_DB)
     return total * usable
 
@@ -101,7 +120,7 @@ def expected_throughput_mbps(sinr_db, head_db, usable, steps):
 def best_mcs(sinr_db, head_db, goodput):
     """Highest existing MCS whose required SNR is met, 0 when none is. `goodput` (12, ...) marks the existing ones."""
     best = np.zeros(np.shape(sinr_db), int)
-    for m in range(1, N_MCS):
-        met = effective_snr_db(sinr_db, head_db, BACK_OFF_DB[m]) >= REQUIRED_SNR_DB[m]
-        best = np.where(met & (goodput[m] > 0), m, best)
+    for back_off_db, snr_db in effective_snrs_db(sinr_db, head_db):
+        for m in np.flatnonzero(back_off_db == BACK_OFF_DB):
+            best = np.where((snr_db >= REQUIRED_SNR_DB[m]) & (goodput[m] > 0), np.maximum(m, best), best)
     return best

@@ -58,22 +58,24 @@ def pick(name: str, columns: dict[str, list], seed: int = 0) -> list[np.ndarray]
     `name` is one of PICKERS; `seed` matters to random_legal only.
     """
     table = Table(columns)
+    return table.split(_scores(name, table, seed))
+
+
+def _scores(name: str, table: Table, seed: int) -> np.ndarray:
     snr = table.rssi - table.noise
     if name == "random_legal":
-        score = np.random.Generator(np.random.Philox(seed)).random(len(snr))
-    elif name == "least_noise":
-        score = -table.noise - _TIE_PER_PCT * table.busy
-    elif name == "least_busy":
-        score = -table.busy + _TIE_PER_PCT * snr
-    elif name == "most_snr":
-        score = snr - _TIE_PER_PCT * table.busy
-    elif name == "snr_and_idle":
-        score = np.log2(1 + 10 ** (snr / 10)) * (1 - table.busy / 100)
-    elif name == "formula":
-        score = table.throughput(snr, table.busy)
-    else:
-        raise ValueError(f"no picker '{name}'; the pickers are: {', '.join(PICKERS)}")
-    return table.split(score)
+        return np.random.Generator(np.random.Philox(seed)).random(len(snr))
+    if name == "least_noise":
+        return -table.noise - _TIE_PER_PCT * table.busy
+    if name == "least_busy":
+        return -table.busy + _TIE_PER_PCT * snr
+    if name == "most_snr":
+        return snr - _TIE_PER_PCT * table.busy
+    if name == "snr_and_idle":
+        return np.log2(1 + 10 ** (snr / 10)) * (1 - table.busy / 100)
+    if name == "formula":
+        return table.throughput(snr, table.busy)
+    raise ValueError(f"no picker '{name}'; the pickers are: {', '.join(PICKERS)}")
 
 
 def formula_throughput(columns: dict[str, list]) -> list[np.ndarray]:
@@ -152,14 +154,14 @@ def hardness(columns: dict[str, list], preset: str, seed: int = 0, min_gap: floa
     known = np.isin(centres, names)
     frequency[known] = times[np.searchsorted(names, centres[known])]
     scores = {"most_frequent": frequency}
-    scores |= {name: np.concatenate(pick(name, columns, seed)) for name in PICKERS}
+    scores |= {name: _scores(name, table, seed) for name in PICKERS}
     pickers = {}
     for name, score in scores.items():
         chosen = start + table.argmax(score)
         regret = 1 - truth[chosen] / best
         pickers[name] = {"accuracy": float((centres[chosen] == labels).mean()), "regret": float(regret.mean())}
     answer = np.array(columns["expected_throughput_mbps"], float)
-    guess = np.maximum.reduceat(np.concatenate(formula_throughput(columns)), start)
+    guess = np.minimum(np.maximum.reduceat(scores["formula"], start), phy.ETHERNET_MBPS)
     return {
         "rows": len(labels),
         "candidates_mean": float(table.count.mean()),

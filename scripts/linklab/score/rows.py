@@ -6,19 +6,18 @@ import dataclasses
 import hashlib
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from linklab.cli import UserError
+from linklab.data.schema import read_number
 from linklab.score.predictions import Prediction
 
 TOP_K = 3
 NEAR_BEST = 0.05  # an answer within 5 % of the best utility is as good in practice: under the noise of a measurement
 INVALID = "(no legal answer)"  # stands in for an answer that cannot be used; no class has this name
 SMALLEST_PROBABILITY = float(np.finfo(float).eps)  # as scikit-learn's log_loss clips; keeps one sure miss finite
-_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?", re.ASCII)
 
 
 @dataclasses.dataclass
@@ -36,14 +35,6 @@ class JudgedRows:
     answers: list
     columns: dict[str, np.ndarray]
     confidences: np.ndarray | None = None
-
-
-def read_number(text: str | None) -> float:
-    """Return the number a text is, NaN where it is none: "594" -> 594.0; "594 Mbit/s", "nan", "1e999" -> NaN."""
-    if text is None or not _NUMBER.fullmatch(text):
-        return math.nan
-    value = float(text)
-    return value if math.isfinite(value) else math.nan
 
 
 def answer_of(prediction: Prediction, target: str) -> str | None:

@@ -1,0 +1,308 @@
+"""Time and weigh the three data scripts as a user runs them: generate, validate, convert; and say where the time goes.
+
+nothing -> benchmarks/results/data.md
+
+    python benchmarks/bench_data.py
+
+Every figure is of a whole process, imports and files included, at two sizes. Validation takes turns with
+pandas.read_csv on the same file. Memory is the largest sum of the shares (PSS) of a script and its children, looked at
+ten times a second. The profiles are of one process, the work of the others added to it. Takes about six minutes and
+4 GB of disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import platform
+import pstats
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+from linklab import cli, files  # noqa: E402
+
+SEED = 1
+PANDAS = (
+    "import sys, time, pandas; t = time.perf_counter(); pandas.read_csv(sys.argv[1]); print(time.perf_counter() - t)"
+)
+TARGETS = {"generate": 40_000, "validate": 150_000, "convert": 40_000}  # rows a second
+MOST_MB, MOST_GROWTH, MOST_PANDAS = 250, 0.20, 2.0
+LOOK_EVERY_S = 0.1
+
+
+class Run(NamedTuple):
+    """What one process, with its children, took."""
+
+    seconds: float
+    cpu_s: float
+    peak_mb: float
+    said: str
+
+
+def run_process(*words) -> Run:
+    """Run a command and return what it took; a UserError with its last line when it fails."""
+    with tempfile.TemporaryFile() as output:
+        started = time.perf_counter()
+        process = subprocess.Popen([sys.executable, *map(str, words)], stdout=output, stderr=subprocess.STDOUT)
+        peak, over = [0.0], threading.Event()
+        watcher = threading.Thread(target=_watch, args=(process.pid, peak, over))
+        watcher.start()
+        _, status, usage = _wait(process.pid)
+        seconds = time.perf_counter() - started
+        over.set()
+        watcher.join()
+        process.returncode = status
+        output.seek(0)
+        said = output.read().decode().strip()
+    if status:
+        raise cli.UserError(f"{words[0]} ended with {status}: {(said.splitlines() or [''])[-1]}")
+    return Run(seconds, usage.ru_utime + usage.ru_stime, peak[0], said)
+
+
+def _wait(pid: int):
+    import os
+
+    pid, status, usage = os.wait4(pid, 0)
+    return pid, os.waitstatus_to_exitcode(status), usage
+
+
+def _watch(pid: int, peak: list[float], over: threading.Event) -> None:
+    while not over.wait(LOOK_EVERY_S):
+        peak[0] = max(peak[0], sum(map(_share_mb, _family(pid))))
+
+
+def _family(pid: int) -> list[int]:
+    """Return a process and all below it."""
+    found, at = [pid], 0
+    while at < len(found):
+        for path in Path(f"/proc/{found[at]}/task").glob("*/children"):
+            try:
+                found += map(int, path.read_text().split())
+            except OSError:  # it has just ended
+                continue
+        at += 1
+    return found
+
+
+def _share_mb(pid: int) -> float:
+    """Return a process's memory, pages it shares with others counted in shares, in MB; 0 when it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("Pss:"))
+
+
+def measure(folder: Path, n_rows: int, repeats: int) -> dict[str, list[Run]]:
+    """Run every script on `n_rows` rows, `repeats` times, each in its turn; returns the runs by name."""
+    runs = defaultdict(list)
+    scripts, data = ROOT / "scripts", folder / "data"
+    links = data / "links.csv"
+    for _ in range(repeats):
+        words = ["--n-samples", n_rows, "--seed", SEED, "--out-dir", data, "--force"]
+        runs["generate"].append(run_process(scripts / "generate_synthetic_large.py", *words))
+        report = ["--report", folder / "report.json", "--violations", folder / "violations.csv", "--force"]
+        runs["validate"].append(run_process(scripts / "validate_dataset.py", links, *report))
+        runs["pandas"].append(run_process("-c", PANDAS, links))
+        words = ["--csv", links, "--out-dir", folder / "jsonl", "--force"]
+        runs["convert"].append(run_process(scripts / "convert_csv_to_jsonl.py", *words))
+        cli.say(f"{n_rows:,} rows: " + ", ".join(f"{name} {run[-1].seconds:.1f} s" for name, run in runs.items()))
+    return dict(runs)
+
+
+# --- profiles ---------------------------------------------------------------------------------------------------------
+
+
+def profile_generate(folder: Path, n_rows: int) -> pstats.Stats:
+    import generate_synthetic_large as script
+
+    return _profile(
+        script.main,
+        ["--n-samples", str(n_rows), "--seed", str(SEED), "--workers", "1", "--out-dir", str(folder / "profiled")],
+    )
+
+
+def profile_validate(folder: Path, n_rows: int) -> pstats.Stats:
+    import validate_dataset as script
+    from linklab.data import validation
+
+    class Here:  # a profile sees its own thread only
+        def __init__(self, n_threads: int) -> None: ...
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error) -> None: ...
+        def submit(self, function, *words, **named):
+            return _Done(function(*words, **named))
+
+    pool, validation.ThreadPoolExecutor = validation.ThreadPoolExecutor, Here
+    try:
+        return _profile(script.main, [str(folder / "profiled" / "links.csv")])
+    finally:
+        validation.ThreadPoolExecutor = pool
+
+
+class _Done:
+    def __init__(self, value) -> None:
+        self.value = value
+
+    def result(self):
+        return self.value
+
+
+def profile_convert(folder: Path, n_rows: int) -> pstats.Stats:
+    import convert_csv_to_jsonl as script
+
+    words = ["--csv", str(folder / "profiled" / "links.csv"), "--workers", "1", "--out-dir", str(folder / "converted")]
+    return _profile(script.main, words)
+
+
+def _profile(main, words: list[str]) -> pstats.Stats:
+    profiler = cProfile.Profile()
+    code = profiler.runcall(main, words)
+    assert code == 0, (words, code)
+    return pstats.Stats(profiler)
+
+
+def hottest(stats: pstats.Stats, n: int) -> list[tuple[str, float]]:
+    """Return the functions with the largest own time, and their share of the whole."""
+    whole = stats.total_tt
+    ordered = sorted(stats.stats.items(), key=lambda item: -item[1][2])
+    return [(_name(where), own / whole) for where, (_, _, own, _, _) in ordered[:n]]
+
+
+def _name(where: tuple[str, int, str]) -> str:
+    path, _, function = where
+    if path == "~":
+        return function.strip("<>").replace("built-in method ", "").replace("method ", "")
+    parts = Path(path).parts
+    known = parts.index("linklab") if "linklab" in parts else len(parts) - 1
+    return f"{'/'.join(parts[known:])} {function}"
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def middle(runs: list[Run], what: str) -> float:
+    return statistics.median(getattr(run, what) for run in runs)
+
+
+def read_seconds(runs: list[Run]) -> float:
+    """Return what pandas.read_csv alone took, without its import."""
+    return statistics.median(float(run.said) for run in runs)
+
+
+def verdicts(small: dict, large: dict, sizes: list[int]) -> list[str]:
+    """Return a line for each claim: what was asked, what was seen, whether it holds."""
+    n = sizes[-1]
+    lines = ["| claim | seen | |", "|---|---|---|"]
+
+    def claim(words: str, seen: str, holds: bool) -> None:
+        lines.append(f"| {words} | {seen} | {'holds' if holds else '**fails**'} |")
+
+    for name, target in TARGETS.items():
+        speed = n / middle(large[name], "seconds")
+        claim(f"{name}: at least {target:,} rows/s at {n:,} rows", f"{speed:,.0f}", speed >= target)
+    for size, runs in zip(sizes, (small, large), strict=True):
+        ratio = middle(runs["validate"], "seconds") / middle(runs["pandas"], "seconds")
+        alone = middle(runs["validate"], "seconds") / read_seconds(runs["pandas"])
+        words = f"validate: at most {MOST_PANDAS:g} times pandas.read_csv, whole processes, {size:,} rows"
+        claim(words, f"{ratio:.2f} ({alone:.2f} without pandas' import)", ratio <= MOST_PANDAS)
+    for name in TARGETS:
+        peaks = [middle(runs[name], "peak_mb") for runs in (small, large)]
+        growth = peaks[1] / peaks[0] - 1
+        words = f"{name}: memory under {MOST_MB} MB, within {MOST_GROWTH:.0%} from {sizes[0]:,} to {n:,} rows"
+        seen = f"{peaks[0]:.0f} and {peaks[1]:.0f} MB ({growth:+.0%})"
+        claim(words, seen, max(peaks) < MOST_MB and abs(growth) <= MOST_GROWTH)
+    return lines
+
+
+def page(args, machine: str, small: dict, large: dict, profiles: dict) -> str:
+    lines = [
+        "# Speed and memory of the data scripts",
+        "",
+        f"Machine: {machine}. Python {platform.python_version()}. Made by `python benchmarks/bench_data.py`; "
+        f"the standard preset, seed {SEED}; medians of {args.repeats} runs at {args.rows[0]:,} rows, "
+        f"one run at {args.rows[1]:,}.",
+        "",
+        "Whole processes, imports and files included. Memory: largest sum of the shares (PSS) of a script and its "
+        "children.",
+        "",
+        *verdicts(small, large, args.rows),
+        "",
+        "| script | rows | seconds | rows/s | processor seconds | memory, MB |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for size, runs in zip(args.rows, (small, large), strict=True):
+        for name, of_name in runs.items():
+            seconds, cpu_s, peak = (middle(of_name, what) for what in ("seconds", "cpu_s", "peak_mb"))
+            shown = "pandas.read_csv" if name == "pandas" else name
+            lines.append(f"| {shown} | {size:,} | {seconds:.2f} | {size / seconds:,.0f} | {cpu_s:.2f} | {peak:.0f} |")
+    more = args.rows[1] - args.rows[0]
+    lines += [
+        "",
+        "A row more, start and end left out:",
+        "",
+        "| script | rows/s | processor µs a row |",
+        "|---|---:|---:|",
+    ]
+    for name in small:
+        seconds, cpu_s = (middle(large[name], what) - middle(small[name], what) for what in ("seconds", "cpu_s"))
+        lines.append(f"| {name} | {more / seconds:,.0f} | {1e6 * cpu_s / more:.1f} |")
+    lines += [
+        "",
+        f"## Where the time goes ({args.profile_rows:,} rows, one process, own time of the hottest functions)",
+    ]
+    for name, stats in profiles.items():
+        lines += ["", f"{name}:", "", "| function | share |", "|---|---:|"]
+        lines += [f"| `{function}` | {share:.1%} |" for function, share in hottest(stats, 12)]
+    return "\n".join(lines) + "\n"
+
+
+def two_sizes(text: str) -> list[int]:
+    """Argparse type: `100000,2000000` -> [100000, 2000000]."""
+    sizes = [cli.positive_int(part) for part in cli.comma_list(text)]
+    if len(sizes) != 2 or sizes[0] >= sizes[1]:
+        raise argparse.ArgumentTypeError(f"'{text}': two numbers of rows, the smaller first")
+    return sizes
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(__doc__)
+    parser.add_argument("--rows", type=two_sizes, default="100000,2000000", metavar="SMALL,LARGE", help="set sizes")
+    parser.add_argument("--repeats", type=cli.positive_int, default=3, help="runs at the smaller size")
+    parser.add_argument("--profile-rows", type=cli.positive_int, default=40_000, help="rows of the profiles")
+    parser.add_argument("--out", default=str(ROOT / "benchmarks/results/data.md"), help="file to write")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    from save_results import describe_machine
+
+    files.check_out_file(args.out, force=True)
+    if not Path("/proc/self/smaps_rollup").exists():
+        raise cli.UserError("memory is read from /proc/PID/smaps_rollup, which only Linux has; run this there")
+    with tempfile.TemporaryDirectory(prefix="linklab-bench-") as name:
+        folder = Path(name)
+        profilers = {"generate": profile_generate, "validate": profile_validate, "convert": profile_convert}
+        profiles = {name: profiler(folder, args.profile_rows) for name, profiler in profilers.items()}
+        small, large = (measure(folder, n, r) for n, r in zip(args.rows, (args.repeats, 1), strict=True))
+    files.write_text(args.out, page(args, describe_machine(), small, large, profiles), force=True)
+    cli.say(f"wrote {args.out}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
