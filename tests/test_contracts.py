@@ -187,6 +187,18 @@ def test_every_error_in_the_troubleshooting_page_is_one_the_code_says():
         assert line in others or any(re.search(pattern, text) for text in spoken), f"no code says: {line}"
 
 
+def test_ci_runs_what_is_here_with_actions_pinned_by_commit():
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    pins = re.findall(r"uses: \S+@(.*)", text)
+    assert pins and all(re.fullmatch(r"[0-9a-f]{40} # v[\d.]+", pin) for pin in pins), pins
+    assert re.findall(r"run: (.*)", text) == ["bash .ci/run", "make canaries"]
+    made = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make ")]
+    assert made == ["make check", "make demo MODEL=tiny"]
+    for command in [*made, "make canaries"]:
+        done = subprocess.run(["make", "-n", *command.split()[1:], "PYTHON=true"], cwd=ROOT, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+
+
 @pytest.mark.parametrize("path", ROOMS, ids=lambda path: str(path.relative_to(ROOT / "scripts" / "linklab")))
 def test_rooms_import_in_one_direction(path):
     room = path.relative_to(ROOT / "scripts" / "linklab").parts[0]
