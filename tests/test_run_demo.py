@@ -34,7 +34,7 @@ def scripts_of(commands):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, plots_drawn_once):
     """A demo that has run: (its folder, the commands it ran)."""
     out, commands = tmp_path_factory.mktemp("demo") / "out", []
     with pytest.MonkeyPatch.context() as patch:
