@@ -106,7 +106,7 @@ CANARIES = [  # gate, what is broken, how
     ("documents", "an option no script has", replace("README.md", "--seed 1 --out-dir runs/data", "--sede 1")),
     ("documents", "a script nobody explains", put("scripts/new.py", '"""New."""\n')),
     ("documents", "a link to nowhere", replace("docs/training.md", "](results/", "](result/")),
-    ("documents", "an error no code says", replace("docs/troubleshooting.md", "out of memory; use", "no memory; use")),
+    ("documents", "an error no code says", replace("docs/troubleshooting.md", "out of memory; …", "no memory; …")),
     ("artifacts", "a file nobody explains", replace("docs/files.md", "`trainer_log.csv`", "`log.csv`")),
 ]  # fmt: skip
 
