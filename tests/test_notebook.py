@@ -257,7 +257,7 @@ def execute(repository: Path, **settings) -> tuple[nbformat.NotebookNode, str | 
     from nbclient.exceptions import CellExecutionError
 
     notebook = read_notebook(**SMALL | settings)
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(repository / "notebooks")}})
+    client = NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(repository / "notebooks")}})
     try:
         client.execute()
     except CellExecutionError as error:
