@@ -1,4 +1,5 @@
-# make demo · make test · make lint · make bench · make clean
+# make demo · make test · make lint · make check · make bench · make clean
+#   make check                  all that must be green before a merge, as a table; make canaries sees each gate turn red
 #   make demo MODEL=tiny        the same chain on a tiny model, about a minute
 #   make demo ROWS=4000         ten times the training rows, under an hour on two cores
 PYTHON ?= python3
@@ -7,7 +8,7 @@ ROWS ?= $(if $(filter tiny,$(MODEL)),1000,400)
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint check canaries bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -22,6 +23,12 @@ test-slow: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+
+check: $(VENV)/.dev
+	$(PY) scripts/check_merge.py $(if $(GATES),--only $(GATES))
+
+canaries: $(VENV)/.dev
+	$(PY) -m pytest -n auto -m slow tests/test_check_merge.py
 
 bench: $(VENV)/.bench
 	@for script in benchmarks/bench_*.py; do echo "$$script"; $(PY) $$script || exit 1; done

@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import functools
 import multiprocessing
 import os
 import random
@@ -86,6 +87,32 @@ def train_on_rule(folder: Path, *, shuffled: bool = False) -> dict:
 def taught_rule(tmp_path_factory):
     """The tiny model trained on the rule, and its evaluation on the test split."""
     return train_on_rule(tmp_path_factory.mktemp("taught_rule"))
+
+
+@pytest.fixture(scope="module")
+def plots_drawn_once():
+    """Draw each kind of plot for real the first time, and give the same picture again after that.
+
+    Drawing takes a third of a second. For tests that train or evaluate many times and look at no picture; what plots
+    show is tested in test_report.py.
+    """
+    from linklab.score import plots
+
+    def once(draw):
+        drawn = []
+
+        @functools.wraps(draw)
+        def draw_once(*args, **kwargs):
+            if not drawn:
+                drawn.append(draw(*args, **kwargs))
+            return drawn[0]
+
+        return draw_once
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("loss_curve", "confusion_matrix", "predicted_against_true", "reliability", "intervals_chart"):
+            patch.setattr(plots, name, once(getattr(plots, name)))
+        yield
 
 
 def _enter(log: str, module: str, function: str, arguments: tuple) -> None:

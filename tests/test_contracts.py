@@ -1,6 +1,7 @@
 """The promises between README, scripts and rooms: what is documented exists, and what exists is documented."""
 
 import ast
+import json
 import re
 import shlex
 import subprocess
@@ -38,17 +39,42 @@ def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
     return found
 
 
+def fenced_blocks(document: Path, language: str) -> list[list[str]]:
+    """The lines of every code block of a language."""
+    blocks, inside = [], None
+    for line in document.read_text().replace("\\\n", " ").splitlines():
+        if line.startswith("```"):
+            if inside is None and line == f"```{language}":
+                inside = []
+                blocks.append(inside)
+            else:
+                inside = None if inside is not None or line == "```" else []
+        elif inside is not None:
+            inside.append(line)
+    return blocks
+
+
 def commands() -> list[tuple[str, str]]:
-    """Every `python scripts/…` line of the documents' code blocks."""
+    """Every command of the documents' code blocks, comments left out."""
     found = []
     for document in DOCUMENTS:
-        fenced = False
-        for line in document.read_text().replace("\\\n", " ").splitlines():
-            if line.startswith("```"):
-                fenced = not fenced
-            elif fenced and (match := re.match(r"(?:\$ )?(?:\.venv/bin/)?python3? (scripts/.*)", line.strip())):
-                found.append((document.name, match[1]))
+        lines = [line for block in fenced_blocks(document, "bash") for line in block]
+        lines += [
+            line for block in fenced_blocks(document, "") for line in block if re.match(r"(\$ |python|make)", line)
+        ]
+        for line in lines:
+            words = re.sub(r"(^|\s)#\s.*", "", line).removeprefix("$ ").strip()
+            found += [(str(document.relative_to(ROOT)), words)] if words else []
     return found
+
+
+def named_in_text() -> list[tuple[str, str]]:
+    """Every `make …` that stands in a sentence."""
+    return [
+        (str(document.relative_to(ROOT)), command)
+        for document in DOCUMENTS
+        for command in re.findall(r"`(make [^`…]+)`", document.read_text())
+    ]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
@@ -90,15 +116,88 @@ def test_help_opens_with_the_scripts_own_first_sentence(path):
 
 
 def test_there_are_commands_to_check():
-    assert len(commands()) >= 8
+    assert len(commands()) >= 40
+    assert {document for document, _ in commands()} >= {"README.md", "environment.md", "docs/quickstart.md"}
 
 
-@pytest.mark.parametrize(("document", "command"), commands())
-def test_every_documented_command_parses_against_the_real_parser(document, command):
-    script, *words = shlex.split(command)
-    path = ROOT / script
-    assert path.exists(), f"{document} names {script}"
-    load(path).build_parser().parse_args(words)  # exits, and so fails, on a word the parser does not know
+# Commands that are no script of ours: a pattern, and what must be there for them.
+OTHERS = {
+    r"python3 -m venv \.venv": "Makefile",
+    r"(\.venv/bin/)?python -m pip install -r requirements\.txt": "requirements.txt",
+    r"\.venv/bin/pre-commit install": ".pre-commit-config.yaml",
+    r"source \.venv/bin/activate": "Makefile",
+    r"perl -pi -e 's\|OWNER/REPOSITORY\|.*' README\.md notebooks/gemma_wifi_colab\.ipynb": "README.md",
+}
+
+
+@pytest.mark.parametrize(("document", "command"), sorted({*commands(), *named_in_text()}))
+def test_every_documented_command_is_one_that_works_here(document, command):
+    """Ours against their real parsers, make's without running them, the rest by name."""
+    launcher = r"(?:(?:\.venv/bin/)?python3?|accelerate launch(?: --\w+(?: [\w.]+)?)*)"
+    if found := re.fullmatch(launcher + r"\s+((?:scripts|benchmarks)/\w+\.py)(.*)", command):
+        assert (ROOT / found[1]).exists(), f"{document} names {found[1]}"
+        load(ROOT / found[1]).build_parser().parse_args(shlex.split(found[2]))  # exits on a word it does not know
+    elif command.startswith("make "):
+        done = subprocess.run(["make", "-n", *shlex.split(command)[1:], "PYTHON=true"], cwd=ROOT, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        makefile = (ROOT / "Makefile").read_text()
+        for name in re.findall(r"([A-Z]+)=", command):  # make takes any name in silence
+            assert f"$({name})" in makefile, f"{document}: the Makefile knows no {name}"
+    else:
+        needs = [path for pattern, path in OTHERS.items() if re.fullmatch(pattern, command)]
+        assert needs, f"{document}: nothing checks `{command}`"
+        assert (ROOT / needs[0]).exists()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_inside_the_repository_leads_somewhere(document):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", document.read_text()):
+        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_every_document_can_be_reached_from_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    for document in DOCUMENTS[1:]:
+        if document.parent.name != "results":
+            assert f"]({document.relative_to(ROOT)})" in readme, f"README.md does not link {document.name}"
+
+
+def spoken_lines() -> set[str]:
+    """Every text of the scripts, rooms, notebook and Makefile, with … where a name or a number is put in."""
+    notebook = json.loads((ROOT / "notebooks" / "gemma_wifi_colab.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    said = {re.sub(r"\$\(\w+\)", "…", line) for line in (ROOT / "Makefile").read_text().splitlines()}
+    for source in [*(path.read_text() for path in [*SCRIPTS, *ROOMS]), *cells]:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.add(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                said.add("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
+    return said | {(ROOT / ".pre-commit-config.yaml").read_text()}
+
+
+def test_every_error_in_the_troubleshooting_page_is_one_the_code_says():
+    """A line of ours must occur in the code; `…` in the page stands for anything put in."""
+    others = {"KeyError: 'state'"}  # nbconvert's words
+    spoken = spoken_lines()
+    lines = [line for block in fenced_blocks(ROOT / "docs" / "troubleshooting.md", "text") for line in block]
+    assert len(lines) >= 25
+    for line in lines:
+        line = re.sub(r"^RuntimeError: |\.{5,}Failed$", "", line)
+        pattern = ".*".join(re.escape(part) for part in line.split("…"))
+        assert line in others or any(re.search(pattern, text) for text in spoken), f"no code says: {line}"
+
+
+def test_ci_runs_what_is_here_with_actions_pinned_by_commit():
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    pins = re.findall(r"uses: \S+@(.*)", text)
+    assert pins and all(re.fullmatch(r"[0-9a-f]{40} # v[\d.]+", pin) for pin in pins), pins
+    assert re.findall(r"run: (.*)", text) == ["bash .ci/run", "make canaries"]
+    made = [line for line in (ROOT / ".ci" / "run").read_text().splitlines() if line.startswith("make ")]
+    assert made == ["make check", "make demo MODEL=tiny"]
+    for command in [*made, "make canaries"]:
+        done = subprocess.run(["make", "-n", *command.split()[1:], "PYTHON=true"], cwd=ROOT, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
 
 
 @pytest.mark.parametrize("path", ROOMS, ids=lambda path: str(path.relative_to(ROOT / "scripts" / "linklab")))

@@ -22,7 +22,7 @@ PROMPT = "animal: eel\ncode: 512"
 
 
 @pytest.fixture(scope="module", autouse=True)
-def imported_things_are_not_garbage(rule_table, tmp_path_factory):
+def imported_things_are_not_garbage(rule_table, tmp_path_factory, plots_drawn_once):
     """Every training collects garbage, a third of a second over all that torch imports, and finds nothing."""
     assert finetune.main(words(rule_table, tmp_path_factory.mktemp("first") / "out", steps=1, save=1)) == 0
     gc.collect()

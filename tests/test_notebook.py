@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import os
 import re
 import shutil
@@ -113,6 +114,33 @@ def test_the_stop_button_ends_the_command_too(set_up):
     with pytest.raises(KeyboardInterrupt):
         set_up["run"](sys.executable, "-c", "import time; print(flush=True); time.sleep(60)", meanwhile=stop)
     assert time.monotonic() - started < 10
+
+
+@pytest.fixture
+def in_colab(set_up, tmp_path, monkeypatch):
+    """The set-up's names in a folder as Colab starts in: no repository here or above."""
+    (tmp_path / "content").mkdir()
+    (tmp_path / "scripts" / "linklab").unlink()
+    monkeypatch.chdir(tmp_path / "content")
+    return set_up
+
+
+def test_colab_clones_the_repository_once_and_finds_it_again_after_a_restart(in_colab, tmp_path):
+    commands = []
+
+    def clone(*words):
+        commands.append([str(word) for word in words])
+        (words[-1] / "scripts" / "linklab").mkdir(parents=True)
+
+    in_colab |= {"run": clone, "REPOSITORY": "https://example.org/toolkit"}
+    assert in_colab["find_repository"]() == tmp_path / "content" / "repository"
+    assert in_colab["find_repository"]() == tmp_path / "content" / "repository"
+    assert len(commands) == 1 and commands[0][:2] == ["git", "clone"] and "https://example.org/toolkit" in commands[0]
+
+
+def test_an_address_that_was_never_filled_in_is_named_before_git_asks_for_a_password(in_colab):
+    with pytest.raises(RuntimeError, match="REPOSITORY is not filled in"):
+        in_colab["find_repository"]()
 
 
 MAKES_A_FOLDER = """
@@ -229,7 +257,7 @@ def execute(repository: Path, **settings) -> tuple[nbformat.NotebookNode, str | 
     from nbclient.exceptions import CellExecutionError
 
     notebook = read_notebook(**SMALL | settings)
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(repository / "notebooks")}})
+    client = NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(repository / "notebooks")}})
     try:
         client.execute()
     except CellExecutionError as error:
@@ -239,6 +267,11 @@ def execute(repository: Path, **settings) -> tuple[nbformat.NotebookNode, str | 
 
 def executed_cells(notebook) -> list[str]:
     return [cell.id for cell in notebook.cells if cell.cell_type == "code" and cell.execution_count]
+
+
+def shown_by(notebook) -> dict[str, str]:
+    """What each cell shows, as text."""
+    return {cell.id: str(cell.get("outputs")) for cell in notebook.cells}
 
 
 def break_script(repository: Path, script: str) -> None:
@@ -273,15 +306,33 @@ def test_the_notebook_runs_from_top_to_bottom_and_shows_its_results(finished):
 
     repository, notebook = finished
     assert executed_cells(notebook) == list(code_cells(notebook))
-    shown = {cell.id: str(cell.get("outputs")) for cell in notebook.cells}
+    shown = shown_by(notebook)
     assert "Bayes ceiling" in shown["generate"]
     assert "--- assistant" in shown["convert"]
     assert "boosting" in shown["baselines"]
     assert "image/png" in shown["train"] and "image/png" in shown["after"]
     assert "text/html" in shown["compare"]
-    assert "error" not in [output.output_type for cell in notebook.cells for output in cell.get("outputs", [])]
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     html, _ = HTMLExporter().from_notebook_node(notebook)
     (repository / "executed.html").write_text(html)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_on_the_real_weights_and_training_pays(tmp_path):
+    """About 170 training rows and 40 test rows: a few minutes on a CPU. Look at executed.html in pytest's folder."""
+    from nbconvert import HTMLExporter
+
+    repository = copy_repository(tmp_path)
+    notebook, error = execute(repository, BASE_MODEL="embedded", N_SAMPLES=420, N_EPOCHS=0.5)
+    html, _ = HTMLExporter().from_notebook_node(notebook)
+    (repository / "executed.html").write_text(html)
+    assert error is None, error
+    assert executed_cells(notebook) == list(code_cells(notebook))
+    scores = repository / SMALL["OUT_DIR"] / "scores"
+    before, after = (json.loads((scores / run / "metrics.json").read_text())["metrics"] for run in ("base", "lora"))
+    metric = "expected_throughput_mbps/mae"
+    assert after[metric]["value"] < before[metric]["value"], "training taught nothing"
 
 
 @pytest.mark.slow
@@ -308,3 +359,38 @@ def test_a_stage_forced_to_fail_stops_the_run_there(finished, stage):
     finally:
         (repository / "scripts" / script).write_text(saved)
         aside.rename(made)
+
+
+LOSES_THE_MACHINE = """
+import os, runpy, signal, sys
+from linklab.model import checkpoints
+true = checkpoints.mark_complete
+def mark_and_die(*args):
+    true(*args)
+    os.kill(os.getppid(), signal.SIGKILL)  # the notebook's kernel
+    os.kill(os.getpid(), signal.SIGKILL)
+checkpoints.mark_complete = mark_and_die
+runpy.run_path(__file__.replace(".py", "_true.py"), run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_after_a_lost_kernel_run_all_goes_on_from_the_last_checkpoint(finished):
+    from nbclient.exceptions import DeadKernelError
+
+    repository, _ = finished
+    out, script = repository / SMALL["OUT_DIR"], repository / "scripts" / STAGES["train"][0]
+    true = script.rename(script.with_name(script.name.replace(".py", "_true.py")))
+    shutil.move(out / "lora", repository / "lora_before")
+    script.write_text(LOSES_THE_MACHINE)
+    try:
+        with pytest.raises(DeadKernelError):
+            execute(repository)
+        assert list((out / "lora" / "checkpoints").glob("*/complete.json")), "nothing to go on from"
+        true.replace(script)
+        notebook, error = execute(repository)
+        assert error is None, error
+        assert re.search(r"continuing from .*checkpoint-\d+", shown_by(notebook)["train"])
+    finally:
+        if true.exists():
+            true.replace(script)

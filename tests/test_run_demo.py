@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -33,7 +34,7 @@ def scripts_of(commands):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, plots_drawn_once):
     """A demo that has run: (its folder, the commands it ran)."""
     out, commands = tmp_path_factory.mktemp("demo") / "out", []
     with pytest.MonkeyPatch.context() as patch:
@@ -79,6 +80,32 @@ def test_the_demo_runs_its_stages_in_order_and_ends_with_the_report_and_the_verd
     told = capfd.readouterr()
     assert told.out.splitlines() == [f"report: {out}/report/report.html", verdict]
     assert again == [] and told.err.count("done already") == len(NAMES)  # and a second run does nothing
+
+
+def explained_files(script):
+    """What docs/files.md lists in a script's section, each name between backticks."""
+    text = (Path(run_demo.__file__).parents[1] / "docs" / "files.md").read_text()
+    section = text.split(f"## {script}\n")[1].split("\n## ")[0]
+    return {
+        name
+        for line in section.splitlines()
+        if line.startswith("|")
+        for name in re.findall("`([^`]+)`", line.split("|")[1])
+    }
+
+
+def test_every_file_a_stage_writes_is_explained_in_the_documents(demo):
+    out, _ = demo
+    for stage in run_demo.plan_stages("tiny", 24, 8, 1, out):
+        explained, seen = explained_files(stage.script), set()
+        for path in stage.manifest.parent.rglob("*"):
+            if path.is_file():
+                first, *rest = path.relative_to(stage.manifest.parent).parts
+                name = "BASELINE/" if rest and stage.name == "baselines" else f"{first}/" if rest else first
+                name = re.sub("recommended_channel_mhz|expected_throughput_mbps", "TARGET", name)
+                seen.add(re.sub("^(train|validation|test)(?=-0)", "SPLIT", name))
+        assert seen <= explained, f"docs/files.md does not explain what {stage.script} writes: {seen - explained}"
+        assert explained - seen <= {"merged/"}, f"{stage.script} writes no {explained - seen - {'merged/'}}"
 
 
 @pytest.fixture

@@ -1,0 +1,71 @@
+"""README and quickstart, followed to the letter: every command runs in turn, on the tiny model and fewer rows."""
+
+import csv
+import importlib
+import random
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from test_contracts import ROOT, fenced_blocks
+
+# What is changed in a documented command so that it takes seconds.
+SMALLER = {"--base-model embedded": "--base-model tiny", "--model embedded": "--model tiny",
+           "--n-samples 5500": "--n-samples 250", "--n-samples 2000": "--n-samples 250",
+           "--max-rows 400": "--max-rows 20", "--max-rows 200": "--max-rows 20"}  # fmt: skip
+
+
+def write_table(path: Path, n: int) -> None:
+    """Write the reader's own table: a price that follows from size and street, several rows a customer."""
+    rng = random.Random(1)
+    with open(path, "w", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(["customer", "street", "size_m2", "price"])
+        for number in range(n):
+            street, size = rng.choice(["oak", "elm", "ash"]), rng.randrange(20, 200)
+            writer.writerow([f"c{number // 3}", street, size, size * (2 + len(street)) + rng.randrange(90)])
+
+
+def script_blocks(document: str) -> list[str]:
+    """The blocks of a document that call scripts, each as its commands."""
+    blocks = ["\n".join(lines) for lines in fenced_blocks(ROOT / document, "bash")]
+    return [block for block in blocks if block.startswith("python scripts/")]
+
+
+BLOCKS = [("README.md", 0), ("README.md", 1), ("docs/quickstart.md", 0), ("docs/quickstart.md", 1)]
+
+
+def test_these_are_all_the_blocks():
+    assert [
+        (name, n) for name in ("README.md", "docs/quickstart.md") for n in range(len(script_blocks(name)))
+    ] == BLOCKS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("document", "number"), BLOCKS)
+def test_the_commands_of_a_block_run_in_the_order_they_stand(document, number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "mine.csv", 300)
+    write_table(tmp_path / "new.csv", 5)
+    block = script_blocks(document)[number]
+    for said, smaller in SMALLER.items():
+        block = re.sub(re.escape(said) + r"\b", smaller, block)
+    for command in block.splitlines():
+        _, script, *words = shlex.split(command, comments=True)
+        assert importlib.import_module(Path(script).stem).main(words) == 0, command
+
+
+def test_the_address_is_filled_in_everywhere_by_the_documented_command(tmp_path):
+    (command,) = [line for block in fenced_blocks(ROOT / "README.md", "bash") for line in block if "perl" in line]
+    *_, readme, notebook = shlex.split(command)
+    for name in (readme, notebook):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text((ROOT / name).read_text())
+    subprocess.run(shlex.split(command), cwd=tmp_path, check=True)
+    for name in (readme, notebook):
+        assert "OWNER/REPOSITORY" not in (tmp_path / name).read_text()
+        assert "your-name/your-repository" in (tmp_path / name).read_text()
+    left = [path for path in ROOT.glob("docs/*.md") if "OWNER/REPOSITORY" in path.read_text()]
+    assert not left and "OWNER/REPOSITORY" not in (ROOT / "environment.md").read_text()
