@@ -213,7 +213,8 @@ def run(args) -> None:
         "# How far the intervals and tests can be trusted", "",
         f"`python benchmarks/bench_intervals.py`: {args.repeats:,} data sets a cell (40 times as many for independent "
         f"shares, 10 times for McNemar's test, 4 times for sign flips, a quarter for means of n above 400), "
-        f"seed {args.seed}; one standard error of a cell of {args.repeats:,} is {error:.2f} points. All figures in percent.", "",
+        f"seed {args.seed}; one standard error of a cell of {args.repeats:,} is {error:.2f} points. All in percent.",
+        "",
         "## Shares of independent rows: Wilson's interval, simulated", "",
         "Columns are the true share.", "", *shares,
         "The same without luck: exact binomial sums over 97 shares from .02 to .98.", "", *describe_exact(exact),
