@@ -95,6 +95,23 @@ def test_the_table_has_a_line_for_every_run_best_first_and_a_dash_for_no_opinion
     assert rule[0]["value"] == "20.0 %" and rule[2]["value"] == "–"
 
 
+def test_what_a_run_costs_is_told_and_its_price_left_to_the_reader(folder, tmp_path):
+    experiment = make_experiment(folder)
+    assert tables.build_costs(experiment) == []  # nothing was measured: no table of dashes
+    cost = {"seconds": 20.0, "rows_per_second": 100.0, "parameters": 268_098_176, "peak_memory_mb": 1234.5}
+    compare.find_run(experiment.runs, "tuned").metrics["cost"] = cost
+    line = next(line for line in tables.build_costs(experiment) if line["run"] == "tuned")
+    assert line == {
+        "run": "tuned", "seconds": "20", "rows_per_second": "100", "hours_per_million": "2.78",
+        "parameters": "268,098,176", "peak_memory_mb": "1,234",
+    }  # fmt: skip
+    report.write_report(tmp_path, experiment)
+    for name in ("report.html", "report.md", "comparison.md"):
+        text = (tmp_path / name).read_text()
+        for part in ("hours per million rows", "268,098,176", "1,234", "Dollars per million rows"):
+            assert part in text, (name, part)
+
+
 def test_a_markdown_table_has_as_many_cells_in_every_line(folder, tmp_path):
     report.write_report(tmp_path, make_experiment(folder))
     for name in ("report.md", "comparison.md"):
