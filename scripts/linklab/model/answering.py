@@ -91,7 +91,8 @@ class Asker:
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.model.config.use_cache = True
         self.end = end_token(tokenizer)
-        self.number_starts: dict[str, list[int]] = {}  # by what stands before the number
+        self.number_tokens: dict[str, set[int]] = {}  # by what stands before the number
+        self.number_starts: dict[str, list[int]] = {}
 
     def tokens(self, text: str) -> list[int]:
         """Return the tokens of a piece of an answer."""
@@ -300,9 +301,13 @@ class Asker:
         return self.number_starts[before]
 
     def _number_tokens(self, before: str) -> set[int]:
-        samples = [f"{sign}{n}" for n in range(1000) for sign in ("", "-")] + [f"{n / 10}" for n in range(-100, 100)]
-        encoded = self.tokenizer([before + text for text in samples], add_special_tokens=False)["input_ids"]
-        return {token for ids in encoded for token in ids}
+        if before not in self.number_tokens:
+            samples = [f"{sign}{n}" for n in range(1000) for sign in ("", "-")] + [
+                f"{n / 10}" for n in range(-100, 100)
+            ]
+            encoded = self.tokenizer([before + text for text in samples], add_special_tokens=False)["input_ids"]
+            self.number_tokens[before] = {token for ids in encoded for token in ids}
+        return self.number_tokens[before]
 
     def write(
         self, prompts: Sequence[str], *, max_new_tokens: int, progress: Callable[[int], None] | None = None
