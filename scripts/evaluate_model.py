@@ -71,13 +71,16 @@ def run(args) -> None:
         answers, cost = ask_model(args, task, examples)
         predictions = {answer["id"]: Prediction(**answer) for answer in answers}
         name, role = args.name or describe_model(args.model, args.free), args.role or role_of(args.model)
+    judged = metrics.judge(examples, predictions, task, top_k=args.top_k)
     with files.staged_folder(args.out_dir, force=args.force) as folder:
         result = metrics.write_run(
-            folder, examples, predictions, task, model=name, role=role, cost=cost, top_k=args.top_k,
+            folder, examples, predictions, task, model=name, role=role, cost=cost, top_k=args.top_k, judged=judged,
             description="free greedy writing" if args.free else "held to the legal answers" if args.model else "",
         )  # fmt: skip
-        draw_plots(folder, examples, predictions, task)
-        files.write_text(folder / "report.md", write_summary(result))
+        draw_plots(folder, judged)
+        files.write_text(
+            folder / "report.md", write_summary(result, sorted(path.name for path in folder.glob("*.png")))
+        )
         inputs = source_files(args)
         if args.predictions:
             inputs[args.predictions] = len(examples)
@@ -122,24 +125,26 @@ def describe_model(model: str, free: bool) -> str:
     return f"{name} (free)" if free else name
 
 
-def draw_plots(folder: Path, examples, predictions, task) -> None:
+def draw_plots(folder: Path, judged) -> None:
     """Draw what each target's kind calls for."""
     import numpy as np
-    from linklab.score import metrics, plots
+    from linklab.score import plots
 
-    for rows in metrics.judge(examples, predictions, task):
+    for rows in judged:
         if rows.kind == "class":
-            plots.write_png(
-                folder / f"confusion_{rows.target}.png", plots.confusion_matrix(rows.truth, rows.answers, rows.target)
-            )
+            drawn = {"confusion": plots.confusion_matrix(rows.truth, rows.answers, rows.target)}
+            if rows.confidences is not None:
+                right = rows.columns["accuracy"]
+                drawn["reliability"] = plots.reliability(rows.confidences, right, f"{rows.target}: as sure as right?")
         else:
             truth, answers = np.asarray(rows.truth), np.asarray(rows.answers)
-            picture = plots.predicted_against_true(truth, answers, rows.unit, rows.target)
-            plots.write_png(folder / f"predicted_{rows.target}.png", picture)
+            drawn = {"predicted": plots.predicted_against_true(truth, answers, rows.unit, rows.target)}
+        for name, picture in drawn.items():
+            plots.write_png(folder / f"{name}_{rows.target}.png", picture)
 
 
-def write_summary(result: dict) -> str:
-    """Return the experiment's scores as a markdown table."""
+def write_summary(result: dict, pictures: list[str]) -> str:
+    """Return the experiment's scores as a markdown table, and its plots."""
     n = result["n"]
     lines = [
         f"# {result['model']} on the {result['split']} split", "",
@@ -151,7 +156,7 @@ def write_summary(result: dict) -> str:
         value = "–" if entry["value"] is None else f"{entry['value']:.4g}"
         better = "higher" if entry["higher_is_better"] else "lower"
         lines.append(f"| {key} | {value} | {low} to {high} | {entry['unit']} | {better} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *(f"![{name}]({name})\n" for name in pictures)])
 
 
 def main(argv=None) -> int:

@@ -4,6 +4,8 @@ import json
 
 import evaluate_model
 import pytest
+from linklab.data.examples import read_examples
+from linklab.data.task import make_task
 
 
 def evaluate(folder, *more):
@@ -129,6 +131,38 @@ def test_predictions_that_do_not_answer_every_row_once_are_refused(data, lines, 
     assert not (tmp_path / "out").exists()
 
 
+NUMBERS = {  # what stands for a number -> what is said, None where it counts as invalid
+    '"nan"': None, '"inf"': None, '"fast"': None, '"12 EUR"': None, '""': None, "null": None,
+    "NaN": "NaN is no JSON number", "12": "numbers are texts", '{"a": 1}': "must be null or map",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("written, said", NUMBERS.items(), ids=NUMBERS.keys())
+def test_what_is_no_number_is_refused_or_counts_as_invalid(tmp_path, capfd, written, said):
+    """NaN must never reach a mean, and leaving out a hard row must never help: its error is that of the answer 0."""
+    table = tmp_path / "prices.csv"
+    table.write_text("colour,price\n" + "".join(f"c{i},{100 + i % 90}.5\n" for i in range(300)))
+    given = tmp_path / "given" / "predictions.jsonl"
+    words = ["--csv", str(table), "--target-field", "price", "--predictions", str(given)]
+    given.parent.mkdir()
+    ids = [f"row-{n}" for n in range(1, 301)]
+    names = [e.id for e in read_examples(table, make_task(table, ["price"]), "test")]
+    assert len(names) > 10 and set(names) < set(ids)
+    truth = {name: 100.5 + (ids.index(name)) % 90 for name in names}
+    lines = [json.dumps({"id": name, "answer": {"price": f"{truth[name]}"}}) for name in names]
+    lines[0] = f'{{"id": "{names[0]}", "answer": {{"price": {written}}}}}'
+    given.write_text("\n".join(lines) + "\n")
+    code = evaluate_model.main([*words, "--out-dir", str(tmp_path / "out")])
+    if said:
+        assert code == 2 and said in capfd.readouterr().err and not (tmp_path / "out").exists()
+        return
+    found = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    n = len(names)
+    assert (code, found["n"]) == (0, {"expected": n, "answered": n - 1, "invalid": 1})
+    assert found["metrics"]["price/mae"]["value"] == pytest.approx(truth[names[0]] / n)
+    assert found["metrics"]["price/within_5pct"]["value"] == pytest.approx(1 - 1 / n)
+
+
 def test_the_csv_and_its_conversations_are_the_same_rows_to_judge(taught_rule, tmp_path):
     import convert_csv_to_jsonl
 
@@ -157,10 +191,11 @@ def test_every_file_a_reader_expects_is_there(taught_rule):
         "metrics.json",
         "row_scores.csv",
         "confusion_kind.png",
+        "reliability_kind.png",
         "report.md",
         "manifest.json",
     } <= names
     manifest = json.loads((taught_rule["evaluation"] / "manifest.json").read_text())
     assert {entry["path"] for entry in manifest["outputs"]} == names - {"manifest.json"}
     report = (taught_rule["evaluation"] / "report.md").read_text()
-    assert "| kind/accuracy |" in report
+    assert "| kind/accuracy |" in report and "![reliability_kind.png](reliability_kind.png)" in report

@@ -62,6 +62,21 @@ def test_bootstrap_agrees_with_scipys_percentile_bootstrap():
     assert ours == pytest.approx(tuple(theirs), abs=0.02)
 
 
+@pytest.mark.parametrize(("n", "t"), [(2, 12.706), (20, 2.0930), (2000, 1.9612)])
+def test_few_rows_push_the_bootstraps_ends_out_as_students_t_does(n, t):
+    """Of a mean of normal values the interval then is mean ± t s / sqrt(n), the textbook's."""
+    level = intervals.small_sample_level(n)
+    half_width = stats.norm.ppf(0.5 + level / 2) * math.sqrt((n - 1) / n)  # resampling's own spread is that much small
+    if n > 2:  # 12.7 standard errors are all of the resamples
+        assert half_width == pytest.approx(t, abs=5e-4)
+    assert 0.95 < level <= 1
+    values = np.random.default_rng(n).normal(size=n)
+    ends = intervals.bootstrap({"mean": intervals.mean_statistic(values)}, np.arange(n), resamples=4000)["mean"]
+    if n == 20:
+        width = 2 * t * values.std(ddof=1) / math.sqrt(n)
+        assert ends[1] - ends[0] == pytest.approx(width, rel=0.05)  # the plain percentiles' is 9 % narrower
+
+
 def test_resample_counts_draw_whole_clusters_and_do_not_depend_on_the_block_size(monkeypatch):
     clusters = np.array([0, 0, 1, 2, 2, 2])
     counts = np.concatenate(list(intervals.resample_counts(clusters, 500, seed=4)))
@@ -79,7 +94,8 @@ def test_clusters_widen_the_interval_of_a_share():
     clusters = np.repeat(np.arange(20), 10)
     assert intervals.effective_n(hits, clusters) == pytest.approx(19.0)  # 20 groups, sample variance
     grouped, alone = intervals.share_interval(hits, clusters), intervals.share_interval(hits)
-    assert grouped == pytest.approx(intervals.wilson(9.5, 19.0))
+    # Student's t with 19 degrees of freedom, 2.093, where 20 independent rows would have the normal's 1.960.
+    assert grouped == pytest.approx(intervals.wilson(9.5, 19.0, level=2 * stats.norm.cdf(2.0930240544) - 1))
     assert grouped[0] < alone[0] < alone[1] < grouped[1]
 
 

@@ -74,6 +74,25 @@ def test_every_metric_equals_scikit_learns_on_fuzzed_cases(cases):
             assert got.keys() == expected.keys()
             for name, value in expected.items():
                 assert got[name]["value"] == pytest.approx(value, rel=1e-12, abs=1e-12), name
+            check_per_class(examples, predictions)
+
+
+def check_per_class(examples, predictions):
+    """Precision, recall and F1 of each class against plain counts, and against scikit-learn's report."""
+    answered, _ = read_answers(examples, predictions)
+    true = [e.target["channel"] for e in examples]
+    lines = metrics.per_class(metrics.judge(examples, predictions, TASK)[0])
+    assert [line["class"] for line in lines] == sorted({*true, *answered} - {"INVALID"}, key=int)
+    theirs = oracle.classification_report(true, answered, output_dict=True, zero_division=0)
+    for line in lines:
+        label, hits = line["class"], sum(t == a == line["class"] for t, a in zip(true, answered, strict=True))
+        said, occurs = answered.count(label), true.count(label)
+        assert (line["rows"], line["answers"]) == (occurs, said)
+        precision, recall = hits / said if said else 0.0, hits / occurs if occurs else 0.0
+        f1 = 2 * hits / (said + occurs)
+        assert (line["precision"], line["recall"], line["f1"]) == pytest.approx((precision, recall, f1), abs=1e-12)
+        own = theirs[label]
+        assert (precision, recall, f1) == pytest.approx((own["precision"], own["recall"], own["f1-score"]), abs=1e-12)
 
 
 def expected_metrics(examples, predictions):

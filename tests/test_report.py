@@ -95,6 +95,23 @@ def test_the_table_has_a_line_for_every_run_best_first_and_a_dash_for_no_opinion
     assert rule[0]["value"] == "20.0 %" and rule[2]["value"] == "–"
 
 
+def test_what_a_run_costs_is_told_and_its_price_left_to_the_reader(folder, tmp_path):
+    experiment = make_experiment(folder)
+    assert tables.build_costs(experiment) == []  # nothing was measured: no table of dashes
+    cost = {"seconds": 20.0, "rows_per_second": 100.0, "parameters": 268_098_176, "peak_memory_mb": 1234.5}
+    compare.find_run(experiment.runs, "tuned").metrics["cost"] = cost
+    line = next(line for line in tables.build_costs(experiment) if line["run"] == "tuned")
+    assert line == {
+        "run": "tuned", "seconds": "20", "rows_per_second": "100", "hours_per_million": "2.78",
+        "parameters": "268,098,176", "peak_memory_mb": "1,234",
+    }  # fmt: skip
+    report.write_report(tmp_path, experiment)
+    for name in ("report.html", "report.md", "comparison.md"):
+        text = (tmp_path / name).read_text()
+        for part in ("hours per million rows", "268,098,176", "1,234", "Dollars per million rows"):
+            assert part in text, (name, part)
+
+
 def test_a_markdown_table_has_as_many_cells_in_every_line(folder, tmp_path):
     report.write_report(tmp_path, make_experiment(folder))
     for name in ("report.md", "comparison.md"):
@@ -110,7 +127,7 @@ def test_a_markdown_table_has_as_many_cells_in_every_line(folder, tmp_path):
     ("metric", "value", "text"),
     [("accuracy", 0.7646, "76.5 %"), ("mae", 40.123, "40.1"), ("mae", 0.00052, "0.0005"), ("mae", 1234.5, "1234"),
      ("top3_accuracy", 1.0, "100.0 %"), ("r2", -0.0088, "−0.009"), ("mae", 0.0, "0"), ("mae", math.nan, "–"),
-     ("mae", None, "–")],
+     ("mae", None, "–"), ("regret", -0.0003, "−0.03 %"), ("regret", -1e-6, "0.0 %"), ("accuracy", 0.0, "0.0 %")],
 )  # fmt: skip
 def test_values_are_written_with_the_digits_they_deserve(metric, value, text):
     assert tables.format_value(metric, value) == text
@@ -119,6 +136,21 @@ def test_values_are_written_with_the_digits_they_deserve(metric, value, text):
 @pytest.mark.parametrize(("p", "text"), [(0.0004, "< 0.001"), (0.0312, "0.031"), (1.0, "1.000"), (None, "–")])
 def test_p_values_are_never_written_as_zero(p, text):
     assert tables.format_p(p) == text
+
+
+def test_a_long_title_stays_inside_a_small_picture():
+    """The page's right edge is white where a title would run over it."""
+    import io
+
+    from PIL import Image
+
+    title = "boosting_candidates: expected_throughput_mbps"
+    for png in (
+        plots.predicted_against_true(np.array([5.0, 9.0]), np.array([6.0, 9.0]), "Mbit/s", title),
+        plots.reliability(np.array([0.5, 0.9]), np.array([0, 1]), title),
+    ):
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+        assert (pixels[:60, -2:] == 255).all()
 
 
 def test_plots_take_awkward_rows_and_repeat_their_bytes():

@@ -16,6 +16,9 @@ from linklab.model.answer_loss import cap_logits
 from linklab.model.chat import encode_prompt, end_token
 
 MAX_NUMBER_CHARACTERS = 12  # of a number whose column has no range
+FOLLOWED = (
+    -1
+)  # in place of a token: any of the row's followers, the tokens that the next part of the answer may begin with
 HEAD_ROWS = 256  # states the head is applied to at once: 256 x 262,144 logits in float32 are 268 MB
 
 
@@ -46,6 +49,14 @@ def build_trie(answers: Sequence[Sequence[int]]) -> Trie:
             parent = node
         trie.leaves.append(path)
     return trie
+
+
+def inner_part(trie: Trie) -> tuple[Trie, dict[int, int]]:
+    """Return the trie without its last tokens, which nothing is read after, and the new number of each node kept."""
+    kept = sorted({parent for parent in trie.parents if parent >= 0})
+    place = {-1: -1} | {node: i for i, node in enumerate(kept)}
+    parts = [trie.tokens[node] for node in kept], [place[trie.parents[node]] for node in kept]
+    return Trie(*parts, [trie.depths[node] for node in kept], []), place
 
 
 def needs_end(answers: Sequence[Sequence[int]]) -> bool:
@@ -80,6 +91,8 @@ class Asker:
         self.model = model.eval().requires_grad_(False).to(self.device)
         self.model.config.use_cache = True
         self.end = end_token(tokenizer)
+        self.number_tokens: dict[str, set[int]] = {}  # by what stands before the number
+        self.number_starts: dict[str, list[int]] = {}
 
     def tokens(self, text: str) -> list[int]:
         """Return the tokens of a piece of an answer."""
@@ -166,74 +179,91 @@ class Asker:
         return cap_logits(functional.linear(hidden, weight).float(), self.model.config)
 
     def score_choices(
-        self, reading: Reading, begun: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]]
-    ) -> list[list[float]]:
+        self, reading: Reading, begun: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]],
+        followers: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[float]]:  # fmt: skip
         """Return the natural log-probability of every choice (a token sequence) of every row.
 
-        `begun` holds the tokens of the answer so far, which stand between what was read and the choice.
+        `begun` holds the tokens of the answer so far, which stand between what was read and the choice. A choice may
+        end in FOLLOWED, which has the probability of the row's `followers` together.
         """
         import torch
 
         tries = [build_trie([[*start, *answer] for answer in answers])
                  for start, answers in zip(begun, choices, strict=True)]  # fmt: skip
-        hidden = self._forward(reading, tries, keep=False)
+        inner, places = zip(*map(inner_part, tries), strict=True)
+        hidden = self._forward(reading, inner, keep=False) if any(trie.tokens for trie in inner) else None
         states, asked = [], []  # the states the head is applied to; of each row, (state, token) of its nodes
         for r, (trie, start) in enumerate(zip(tries, begun, strict=True)):
-            new = hidden[r, hidden.shape[1] - len(trie.tokens) :]
+            first = 0 if hidden is None else hidden.shape[1] - len(inner[r].tokens)
             skip = len(start)
             at = {}
             for parent in dict.fromkeys(trie.parents[skip:]):
                 at[parent] = len(states)
-                states.append(reading.last[r] if parent < 0 else new[parent])
+                states.append(reading.last[r] if parent < 0 else hidden[r, first + places[r][parent]])
             nodes = zip(trie.parents[skip:], trie.tokens[skip:], strict=True)
-            asked.append([(at[parent], token) for parent, token in nodes])
-        log_p = self._log_probabilities(torch.stack(states), [pair for row in asked for pair in row])
+            asked.append([(at[parent], token, r) for parent, token in nodes])
+        log_p = self._log_probabilities(torch.stack(states), [node for row in asked for node in row], followers)
         found, done = [], 0
         for trie, start, row in zip(tries, begun, asked, strict=True):
             own, done = log_p[done : done + len(row)], done + len(row)
             found.append([sum(own[node - len(start)] for node in path[len(start) :]) for path in trie.leaves])
         return found
 
-    def _log_probabilities(self, states, asked: Sequence[tuple[int, int]]) -> list[float]:
-        """Return log P(token | state) of every (state, token) asked; the states are headed HEAD_ROWS at a time."""
+    def _log_probabilities(self, states, asked: Sequence[tuple[int, int, int]], followers) -> list[float]:
+        """Return log P(token | state) of every (state, token, row) asked; the states are headed HEAD_ROWS at a time."""
         import torch
 
-        state, token = (torch.tensor(column, device=states.device) for column in zip(*asked, strict=True))
+        state, token, row = (torch.tensor(column, device=states.device) for column in zip(*asked, strict=True))
         found = torch.empty(len(asked), device=states.device)
         for start in range(0, len(states), HEAD_ROWS):
             scores = self._head(states[start : start + HEAD_ROWS])
             here = (state >= start) & (state < start + HEAD_ROWS)
             normal = torch.logsumexp(scores, dim=-1)
             found[here] = scores[state[here] - start, token[here]] - normal[state[here] - start]
+            for i in (here & (token == FOLLOWED)).nonzero()[:, 0].tolist():
+                at = state[i] - start
+                found[i] = torch.logsumexp(scores[at, list(followers[row[i]])], dim=-1) - normal[at]
         return found.tolist()
 
     def write_numbers(
-        self, reading: Reading, begun: Sequence[Sequence[int]], before: str, after: str, *, characters: int
-    ) -> list[str]:
+        self, reading: Reading, begun: Sequence[Sequence[int]], before: str, followers: Sequence[Sequence[int]], *,
+        characters: int,
+    ) -> list[str]:  # fmt: skip
         """Return the number every row's answer goes on with, chosen greedily among the tokens numbers are written in.
 
         It has at most `characters` characters: a model that knows no end would otherwise write digits for ever.
-        `before` stands between the begun part and the number, `after` behind it ("" for the end of the turn).
+        `before` stands between the begun part and the number; it ends at the end of the turn or at one of the row's
+        `followers`, the tokens the next part may begin with.
         """
         import torch
 
-        stop = {self.end, self.tokenizer.eos_token_id, *self.tokens(after)[:1]}
+        end = {self.end, self.tokenizer.eos_token_id}
+        stop = end.union(*followers)
         lead = set(self.tokens(before))
-        allowed = torch.tensor(sorted(self._number_tokens(before) | stop), device=self.device)
+        numbers = self._number_tokens(before)
+        allowed = sorted(numbers | stop)
+        foreign = [[token not in numbers | end | set(own) for token in allowed] for own in followers]
         back_to = reading.valid.shape[1], list(reading.lengths), reading.last
         if any(begun):
             self.read(reading, begun)
-        written = self._write_greedily(reading, characters + len(lead), stop, allowed=allowed, lead=lead)
+        written = self._write_greedily(
+            reading, characters + len(lead), stop, lead=lead,
+            allowed=torch.tensor(allowed, device=self.device), foreign=torch.tensor(foreign, device=self.device),
+        )  # fmt: skip
         self.forget(reading, *back_to)
         texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
         # `before` may have been written again behind the number, and a space there would part it in two.
         return [text.split()[0][:characters] if text.split() else "" for text in texts]
 
-    def _write_greedily(self, reading: Reading, limit: int, stop: set[int], *, allowed=None, lead=frozenset()):
+    def _write_greedily(
+        self, reading: Reading, limit: int, stop: set[int], *, allowed=None, foreign=None, lead=frozenset()
+    ):
         """Return the tokens every row goes on with, the likeliest (among `allowed`) at each step, up to one in `stop`.
 
-        A row has not begun, and so cannot stop, while it has written tokens of `lead` only. Written here rather than
-        with generate(): that applies the head to (rows, 1, hidden), for which a CPU copies its weight once a row.
+        `foreign` (rows, allowed) marks what is allowed to other rows only. A row has not begun, and so cannot stop,
+        while it has written tokens of `lead` only. Written here rather than with generate(): that applies the head to
+        (rows, 1, hidden), for which a CPU copies its weight once a row.
         """
         rows = len(reading.lengths)
         written: list[list[int]] = [[] for _ in range(rows)]
@@ -242,7 +272,8 @@ class Asker:
         for _ in range(limit):
             if picked:  # read only when a further token is wanted
                 self.read(reading, [[token] for token in picked])
-            best = self._head(reading.last, allowed).argmax(dim=-1)
+            scores = self._head(reading.last, allowed)
+            best = (scores if foreign is None else scores.masked_fill(foreign, -math.inf)).argmax(dim=-1)
             picked = (best if allowed is None else allowed[best]).tolist()
             for r in list(open_rows):
                 if picked[r] in stop and (not lead or set(written[r]) - lead):
@@ -253,10 +284,30 @@ class Asker:
                 break
         return written
 
+    def first_tokens(self, task, position: int, row) -> list[int]:
+        """Return the tokens the target at `position` of a row's answer may begin with; none behind the last target."""
+        if position >= len(task.targets):
+            return []
+        target, before = task.targets[position], task.separator if position else ""
+        if target.kind == "class":
+            return sorted({self.tokens(before + text)[0] for text in row.choices[target.name]})
+        return self._number_starts(before)
+
+    def _number_starts(self, before: str) -> list[int]:
+        if before not in self.number_starts:
+            texts = [f"{before}{sign}{n}" for n in range(1000) for sign in ("", "-", "+", ".")]
+            ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
+            self.number_starts[before] = sorted({tokens[0] for tokens in ids})
+        return self.number_starts[before]
+
     def _number_tokens(self, before: str) -> set[int]:
-        samples = [f"{sign}{n}" for n in range(1000) for sign in ("", "-")] + [f"{n / 10}" for n in range(-100, 100)]
-        encoded = self.tokenizer([before + text for text in samples], add_special_tokens=False)["input_ids"]
-        return {token for ids in encoded for token in ids}
+        if before not in self.number_tokens:
+            samples = [f"{sign}{n}" for n in range(1000) for sign in ("", "-")] + [
+                f"{n / 10}" for n in range(-100, 100)
+            ]
+            encoded = self.tokenizer([before + text for text in samples], add_special_tokens=False)["input_ids"]
+            self.number_tokens[before] = {token for ids in encoded for token in ids}
+        return self.number_tokens[before]
 
     def write(
         self, prompts: Sequence[str], *, max_new_tokens: int, progress: Callable[[int], None] | None = None
@@ -308,12 +359,12 @@ def answer_exactly(asker: Asker, examples, task, *, progress=None) -> list[dict]
         raw, begun, rankings = [""] * len(rows), [[] for _ in rows], [{} for _ in rows]
         for position, target in enumerate(task.targets):
             before = task.separator if position else ""
-            after = task.separator if position < len(task.targets) - 1 else ""
+            followers = [asker.first_tokens(task, position + 1, row) for row in rows]
             if target.kind == "class":
-                texts = _choose(asker, reading, rows, target, begun, before, after, rankings)
+                texts = _choose(asker, reading, rows, target, begun, before, followers, rankings)
             else:
                 size = longest_number(task.schema[target.name])
-                texts = asker.write_numbers(reading, begun, before, after, characters=size)
+                texts = asker.write_numbers(reading, begun, before, followers, characters=size)
             for r, text in enumerate(texts):
                 raw[r] += before + text
                 begun[r] += asker.tokens(before + text)
@@ -325,18 +376,23 @@ def answer_exactly(asker: Asker, examples, task, *, progress=None) -> list[dict]
     return found
 
 
-def _choose(asker, reading, rows, target, begun, before: str, after: str, rankings: list[dict]) -> list[str]:
-    """Rank the legal choices of every row, and return the best of each."""
+def _choose(asker, reading, rows, target, begun, before: str, followers, rankings: list[dict]) -> list[str]:
+    """Rank the legal choices of every row, and return the best of each.
+
+    A choice counts with the end of the turn behind the last target, and where one begins another (1 and 10) with what
+    may follow it: the `followers` of its row, all ways the next target can begin.
+    """
     choices = []
-    for row in rows:
+    for row, following in zip(rows, followers, strict=True):
         answers = [asker.tokens(before + text) for text in row.choices[target.name]]
-        if not after:
+        if not following:
             answers = [[*answer, asker.end] for answer in answers]
         elif needs_end(answers):
-            answers = [[*answer, *asker.tokens(after)[:1]] for answer in answers]
+            answers = [[*answer, FOLLOWED] for answer in answers]
         choices.append(answers)
     best = []
-    for row, ranking, log_p in zip(rows, rankings, asker.score_choices(reading, begun, choices), strict=True):
+    scores = asker.score_choices(reading, begun, choices, followers)
+    for row, ranking, log_p in zip(rows, rankings, scores, strict=True):
         top = max(log_p)
         normal = top + math.log(sum(math.exp(value - top) for value in log_p))
         ranked = sorted(zip(row.choices[target.name], log_p, strict=True), key=lambda pair: -pair[1])

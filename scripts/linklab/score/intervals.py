@@ -64,9 +64,17 @@ def effective_n(hits: np.ndarray, clusters: np.ndarray) -> float:
 
 
 def share_interval(hits: np.ndarray, clusters: np.ndarray | None = None, level: float = LEVEL) -> tuple[float, float]:
-    """Return Wilson's interval of the share of ones in `hits`, widened where rows come in clusters."""
+    """Return Wilson's interval of the share of ones in `hits`, widened where rows come in clusters.
+
+    How alike a cluster's rows are is guessed from the clusters, so Student's t with one degree of freedom less than
+    their number takes the normal's place (Korn and Graubard 1998).
+    """
+    from scipy.special import ndtr, stdtrit
+
     hits = np.asarray(hits, dtype=float)
     n = len(hits) if clusters is None else effective_n(hits, clusters)
+    if n < len(hits):
+        level = float(2 * ndtr(stdtrit(int(clusters.max()), 0.5 + level / 2)) - 1)
     return wilson(float(hits.mean()) * n, n, level)
 
 
@@ -94,13 +102,28 @@ def bootstrap(
 ) -> dict[str, tuple[float, float]]:
     """Return the percentile interval of each statistic; all are taken on the same resamples.
 
+    The ends stand further out for few clusters (`small_sample_level`), where the plain percentiles cover too little.
     A statistic maps counts (resamples, rows) to one value a resample, NaN where it does not exist there: left out.
     """
     values: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
     for counts in resample_counts(clusters, resamples, seed):
         for name, statistic in statistics.items():
             values[name].append(statistic(counts))
+    level = small_sample_level(int(clusters.max()) + 1, level)
     return {name: percentile_interval(np.concatenate(parts), level) for name, parts in values.items()}
+
+
+def small_sample_level(n: int, level: float = LEVEL) -> float:
+    """Return the level whose percentiles cover `level` of n independent units: 0.95 -> 0.968 for 20, 0.9502 for 2,000.
+
+    Resampling n units spreads less than n units do, by sqrt((n - 1) / n), and takes their spread for the true one where
+    Student's t does not (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", the expanded percentile).
+    """
+    from scipy.special import ndtr, stdtrit
+
+    if n < 2:
+        return level
+    return float(2 * ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.5 + level / 2)) - 1)
 
 
 def percentile_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:

@@ -55,14 +55,16 @@ def score(
     top_k: int = TOP_K,
     resamples: int = intervals.RESAMPLES,
     seed: int = 0,
+    judged: Sequence[JudgedRows] | None = None,
 ) -> dict:
     """Return the metrics.json value of one predictor on these examples.
 
     `targets` names the targets the predictor has an opinion on (all of the task's by default); the others are left out
-    rather than counted as invalid. `resamples=0` leaves the bootstrap intervals out (null).
+    rather than counted as invalid. `resamples=0` leaves the bootstrap intervals out (null). `judged` is what `judge`
+    gave for the same rows, where a caller has it.
     """
     assert role in ROLES, role
-    judged = judge(examples, predictions, task, targets, top_k)
+    judged = judged or judge(examples, predictions, task, targets, top_k)
     clusters = intervals.number_clusters([example.group for example in examples])
     invalid = np.any([rows.columns["invalid_share"] > 0 for rows in judged], axis=0)
     metrics = {}
@@ -247,6 +249,7 @@ def write_run(
     task,
     *,
     force: bool = False,
+    judged: Sequence[JudgedRows] | None = None,
     **options,
 ) -> dict:
     """Write what later stages need of one predictor, and return its metrics.
@@ -255,8 +258,9 @@ def write_run(
     resamples), per_class_TARGET.csv and samples.json (the first rows by id, not picked). `options` are `score`'s.
     """
     folder = Path(folder)
-    result = score(examples, predictions, task, **options)
-    judged = judge(examples, predictions, task, result["targets"], options.get("top_k", TOP_K))
+    if judged is None:
+        judged = judge(examples, predictions, task, options.get("targets"), options.get("top_k", TOP_K))
+    result = score(examples, predictions, task, judged=judged, **options)
     write_predictions(folder / PREDICTIONS_FILE, (predictions[example.id] for example in examples), force=force)
     _write_row_scores(folder / ROWS_FILE, examples, judged, force)
     for rows in judged:

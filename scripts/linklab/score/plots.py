@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,11 @@ _STYLE = {
     "axes.titlelocation": "left",
     "legend.frameon": False,
 }
+
+
+def _wrap(title: str) -> str:
+    """Return a title in lines that fit a small plot; constrained layout lets a long one run off the picture."""
+    return textwrap.fill(title, width=38)
 
 
 def _draw(size: tuple[float, float], draw, **grid) -> bytes:
@@ -142,7 +148,7 @@ def reliability(confidences: np.ndarray, right: np.ndarray, title: str) -> bytes
         upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="sure as right")
         upper.vlines(sure, ends[:, 0], ends[:, 1], color=INK, linewidth=1)
         upper.plot(sure, share, color=INK, marker="o", markersize=5, linestyle="", label="answers, 95 %")
-        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share right", title=title)
+        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share right", title=_wrap(title))
         upper.grid(color=PALE, linewidth=0.5)
         upper.legend(loc="upper left")
         lower.bar((np.arange(BINS) + 0.5) / BINS, counts, width=0.09, color=PALE, edgecolor=INK)
@@ -162,7 +168,7 @@ def predicted_against_true(truth: np.ndarray, answers: np.ndarray, unit: str, ti
         axes.fill_between(line, 0.9 * line, 1.1 * line, color=PALE, label="within 10 %", linewidth=0)
         axes.plot(line, line, color=GREY, linewidth=1, linestyle="--", label="equal")
         axes.scatter(truth[shown], answers[shown], s=9, color=INK, alpha=0.45, linewidths=0, label="rows")
-        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", title=title)
+        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", title=_wrap(title))
         axes.set_xlabel(f"true {unit}".strip())
         axes.set_ylabel(f"predicted {unit}".strip())
         axes.legend(loc="upper left")

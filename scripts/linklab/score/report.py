@@ -38,6 +38,11 @@ ROLE_NAMES = {
     "formula": "formula",
     "ceiling": "ceiling",
 }
+COST_NOTE = (
+    "On the machine that ran it; a baseline's seconds include its training, a model's do not. Dollars per million "
+    "rows: the hours per million times your price of such a machine per hour (at 1 dollar an hour the column reads as "
+    "dollars). Memory and parameters are measured of models only."
+)
 MAX_PLOTTED_CLASSES = 400  # beyond it a class target is a free text, and a heat map shows nothing
 
 
@@ -252,6 +257,7 @@ def write_report(out_dir: str | Path, experiment: Experiment, *, force: bool = F
         "differences": build_differences(experiment),
         "tests": sum(result.p_holm is not None for result in experiment.differences),
         "costs": build_costs(experiment),
+        "cost_note": COST_NOTE,
         "plots": plots,
         "samples": build_samples(experiment),
         "data_card": build_data_card(experiment),

@@ -51,11 +51,16 @@ def in_percent(metric: str) -> bool:
 
 
 def format_value(metric: str, value: float | None, signed: bool = False) -> str:
-    """Write a value: ("accuracy", 0.764) -> "76.4 %"; ("mae", 40.123) -> "40.1"."""
+    """Write a value: ("accuracy", 0.764) -> "76.4 %"; ("mae", 40.123) -> "40.1".
+
+    A small share gets the digit it needs not to look like none: ("regret", -0.0003) -> "−0.03 %".
+    """
     if value is None or math.isnan(value):
         return "–"
     if in_percent(metric):
-        return f"{100 * value:{'+' if signed else ''}.1f} %".replace("-", "−")
+        decimals = 1 if not 5e-5 <= abs(value) < 5e-4 else 2
+        percent = round(100 * value, decimals) + 0.0  # no minus before a zero
+        return f"{percent:{'+' if signed and percent else ''}.{decimals}f} %".replace("-", "−")
     if metric == "r2":
         return f"{value:{'+' if signed else ''}.3f}".replace("-", "−")
     decimals = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0

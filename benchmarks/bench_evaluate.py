@@ -1,0 +1,264 @@
+"""Time the ways to get answers from the embedded Gemma 3 270M on this machine, and say what each gives.
+
+generated links, embedded weights -> benchmarks/results/evaluate.md
+
+    python benchmarks/bench_evaluate.py
+
+- generate, one row at a time: what a first script does; text only.
+- generate, in batches: transformers' own, rows sorted by length, left padding; several batch sizes are tried and its
+  best is taken. A fine-tuned model ends its answer after the true answer's tokens, so that many are written.
+- brute force: a forward pass over prompt + choice for every legal channel, rows' choices sorted by length, in batches,
+  the head at the choice's positions only; several batch sizes are tried and its best is taken. It gives what exact
+  scoring gives for the channel, and no throughput.
+- exact scoring, channels only: what brute force gives, by reading each prompt once and the channels as a trie.
+- exact scoring, as evaluate_model.py does it: the probability of every legal channel, and the throughput.
+
+All get the same prompts, weights, precision and threads, and take turns, one slice of the rows after another, so that
+a machine that slows down slows all of them. Brute force and exact scoring must agree within 1e-4.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from linklab import cli, files  # noqa: E402
+
+CHANNEL = "recommended_channel_mhz"
+GENERATE, BATCHED, BRUTE = "generate, one at a time", "generate, batched", "brute force"
+CHANNELS, EXACT = "exact scoring, channels only", "exact scoring"
+TOLERANCE = 1e-4  # of a log-probability, between brute force and exact scoring
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = cli.make_parser(__doc__)
+    parser.add_argument("--model", default="embedded", metavar="NAME", help="embedded, tiny or a folder")
+    parser.add_argument("--rows", type=cli.positive_int, default=200, metavar="N", help="rows to answer")
+    parser.add_argument("--slices", type=cli.positive_int, default=5, metavar="N", help="turns each way takes")
+    parser.add_argument("--tries", type=cli.positive_int, default=16, metavar="N", help="rows to try batch sizes on")
+    parser.add_argument("--batch-sizes", default="1,2,4,8,16", type=cli.comma_list, metavar="N,N", help="to be tried")
+    cli.add_precision_options(parser)
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "evaluate.md", help="file to write"
+    )
+    return parser
+
+
+def make_links(folder: Path, rows: int) -> Path:
+    """Generate enough links for `rows` test rows."""
+    import generate_synthetic_large
+
+    words = ["--n-samples", str(max(200, rows * 12)), "--seed", "5", "--out-dir", str(folder / "data")]
+    if generate_synthetic_large.main(words):
+        raise cli.UserError("the links could not be generated")
+    return folder / "data" / "links.csv"
+
+
+def pad_left(rows: list[list[int]], pad: int):
+    """Return (token ids, mask), both (rows, longest)."""
+    import torch
+
+    longest = max(map(len, rows))
+    ids = torch.tensor([[pad] * (longest - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def cut(items: list, size: int) -> list[list]:
+    """Return the items in lists of `size`."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
+
+
+def generate(asker, examples, size: int) -> dict[str, str]:
+    """Let transformers write each answer, as long as the longest true answer of its batch."""
+    import torch
+    from linklab.model.chat import encode_answer, encode_prompt
+
+    tokenizer, texts = asker.tokenizer, {}
+    rows = [(encode_prompt(tokenizer, e.prompt), len(encode_answer(tokenizer, e.answer)), e.id) for e in examples]
+    for batch in cut(sorted(rows, key=lambda row: len(row[0])), size):
+        ids, mask = pad_left([prompt for prompt, *_ in batch], tokenizer.pad_token_id)
+        length = max(answer for _, answer, _ in batch)
+        with torch.inference_mode():
+            written = asker.model.generate(
+                input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=length, eos_token_id=None,
+                pad_token_id=tokenizer.pad_token_id,
+            )  # fmt: skip
+        found = tokenizer.batch_decode(written[:, ids.shape[1] :], skip_special_tokens=True)
+        texts |= {name: text for (_, _, name), text in zip(batch, found, strict=True)}
+    return texts
+
+
+def brute_force(asker, examples, size: int, separator: str) -> dict[str, dict[str, float]]:
+    """Return each row's log-probability of every legal channel from a forward pass over prompt + channel."""
+    import torch
+    from linklab.model.answering import needs_end
+    from linklab.model.chat import encode_prompt
+
+    asked = []
+    for example in examples:
+        prompt, choices = encode_prompt(asker.tokenizer, example.prompt), example.choices[CHANNEL]
+        answers = [asker.tokens(choice) for choice in choices]
+        assert not needs_end(answers), "channels of four digits each: none begins another"
+        asked += [(prompt, answer, example.id, choice) for choice, answer in zip(choices, answers, strict=True)]
+    found: dict[str, dict[str, float]] = {example.id: {} for example in examples}
+    for batch in cut(sorted(asked, key=lambda one: len(one[0])), size):
+        ids, mask = pad_left([prompt + answer for prompt, answer, *_ in batch], asker.tokenizer.pad_token_id)
+        longest = max(len(answer) for _, answer, *_ in batch)
+        with torch.inference_mode():
+            logits = asker.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=longest + 1).logits
+            log_p = torch.log_softmax(logits[:, :-1].float(), dim=-1)  # (rows, longest, vocab)
+        for own, (_, answer, name, choice) in zip(log_p, batch, strict=True):
+            places = range(longest - len(answer), longest)
+            found[name][choice] = sum(own[at, token].item() for at, token in zip(places, answer, strict=True))
+    return {name: normalise(scores) for name, scores in found.items()}
+
+
+def normalise(scores: dict[str, float]) -> dict[str, float]:
+    """Return log-probabilities that sum to 1 over the legal channels."""
+    top = max(scores.values())
+    normal = top + math.log(sum(math.exp(score - top) for score in scores.values()))
+    return {choice: score - normal for choice, score in scores.items()}
+
+
+def score_channels(asker, examples) -> dict[str, dict[str, float]]:
+    """Return what `brute_force` does, from one reading of each prompt and a trie of its channels."""
+    from linklab.model.answering import Reading
+    from linklab.model.chat import encode_prompt
+
+    prompts, found = [encode_prompt(asker.tokenizer, example.prompt) for example in examples], {}
+    for batch in asker.batches([len(prompt) for prompt in prompts]):
+        reading = Reading(len(batch))
+        asker.read(reading, [prompts[i] for i in batch])
+        choices = [examples[i].choices[CHANNEL] for i in batch]
+        answers = [[asker.tokens(choice) for choice in own] for own in choices]
+        for i, own, scores in zip(
+            batch, choices, asker.score_choices(reading, [[]] * len(batch), answers), strict=True
+        ):
+            found[examples[i].id] = normalise(dict(zip(own, scores, strict=True)))
+    return found
+
+
+def best_size(ask, examples, sizes: list[int], name: str) -> tuple[int, dict[int, float]]:
+    """Return the fastest batch size on these rows, and rows a second of each."""
+    speeds = {}
+    for size in sizes:
+        started = time.perf_counter()
+        ask(examples, size)
+        speeds[size] = len(examples) / (time.perf_counter() - started)
+        cli.say(f"{name}, {size} at a time: {speeds[size]:.2f} rows/s")
+    return max(speeds, key=speeds.get), speeds
+
+
+def run(args) -> None:
+    from linklab.data.examples import read_examples
+    from linklab.data.task import make_task
+    from linklab.model import answering, load
+    from save_results import describe_machine
+
+    sizes = [int(size) for size in args.batch_sizes]
+    with tempfile.TemporaryDirectory() as folder, load.quiet_transformers():
+        csv_path = make_links(Path(folder), args.rows)
+        task = make_task(csv_path)
+        examples = read_examples(csv_path, task, "test", args.rows)
+        if len(examples) < args.rows:
+            raise cli.UserError(f"only {len(examples)} test rows were generated; --rows {args.rows} are asked for")
+        asker = answering.load_asker(args.model, args.precision, None, 8192)
+        precision = str(asker.model.dtype).removeprefix("torch.")
+
+        def ask_generate(rows, size):
+            return generate(asker, rows, size)
+
+        def ask_brute(rows, size):
+            return brute_force(asker, rows, size, task.separator)
+
+        def ask_exact(rows):
+            given = answering.answer_exactly(asker, rows, task)
+            return {one["id"]: dict(one["choices"][CHANNEL]) for one in given}
+
+        few = examples[: args.tries]
+        ask_exact(few[:2])  # the first call of all makes what every later one finds made
+        written_size, written_speeds = best_size(ask_generate, few, sizes, BATCHED)
+        brute_size, brute_speeds = best_size(ask_brute, few, sizes, BRUTE)
+        ways = {
+            GENERATE: lambda rows: ask_generate(rows, 1), BATCHED: lambda rows: ask_generate(rows, written_size),
+            BRUTE: lambda rows: ask_brute(rows, brute_size), CHANNELS: lambda rows: score_channels(asker, rows),
+            EXACT: ask_exact,
+        }  # fmt: skip
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        worst = 0.0
+        for number, rows in enumerate(cut(examples, math.ceil(len(examples) / args.slices)), start=1):
+            found = {}
+            for name, ask in ways.items():
+                started = time.perf_counter()
+                found[name] = ask(rows)
+                seconds[name].append(time.perf_counter() - started)
+                cli.say(f"slice {number} of {args.slices}, {name}: {len(rows) / seconds[name][-1]:.2f} rows/s")
+            worst = max(worst, *(abs(found[BRUTE][e.id][choice] - found[way][e.id][choice])
+                                 for way in (CHANNELS, EXACT) for e in rows
+                                 for choice in e.choices[CHANNEL]))  # fmt: skip
+        if precision == "float32" and worst > TOLERANCE:
+            raise cli.UserError(f"brute force and exact scoring differ by {worst:.1e} in a log-probability")
+
+    choices = statistics.mean(len(example.choices[CHANNEL]) for example in examples)
+    tried = {BATCHED: (written_size, written_speeds), BRUTE: (brute_size, brute_speeds)}
+    text = describe(args, seconds, tried, describe_machine(), precision, choices, worst)
+    files.write_text(args.out, text, force=True)
+    print(f"wrote {args.out}")
+
+
+def describe(args, seconds, tried, machine: str, precision: str, choices: float, worst: float) -> str:
+    """Return the result as markdown."""
+    import torch
+    import transformers
+
+    total = {name: sum(times) for name, times in seconds.items()}
+    gives = {
+        GENERATE: "text", BATCHED: "text", BRUTE: "every legal channel's probability",
+        CHANNELS: "every legal channel's probability",
+        EXACT: "every legal channel's probability, and the throughput",
+    }  # fmt: skip
+    lines = [
+        "# What asking a model costs, by the way it is asked", "",
+        f"`python benchmarks/bench_evaluate.py`: {args.model}, {precision}, {torch.get_num_threads()} threads, "
+        f"{args.rows} link rows with {choices:.1f} legal channels each on average, both targets in the answer.",
+        f"Machine: {machine}. torch {torch.__version__}, transformers {transformers.__version__}.", "",
+        "| way | gives | rows/s | its seconds / exact scoring's | slowest and fastest slice, rows/s |",
+        "|---|---|---:|---:|---:|",
+    ]  # fmt: skip
+    share = args.rows / len(seconds[EXACT])
+    for name, times in seconds.items():
+        size = f" ({tried[name][0]} at a time)" if name in tried else ""
+        rivals = f"{total[name] / total[EXACT]:.2f}"
+        lines.append(
+            f"| {name}{size} | {gives[name]} | {args.rows / total[name]:.2f} | {rivals} "
+            f"| {share / max(times):.2f} to {share / min(times):.2f} |"
+        )
+    against_text, against_brute = total[BATCHED] / total[EXACT], total[BRUTE] / total[CHANNELS]
+    lines += [
+        "", f"Exact scoring against batched generation, both with channel and throughput: {against_text:.2f} times as "
+        f"fast (wanted: at least 1). Against brute force, both with the channels' probabilities: {against_brute:.2f} "
+        f"times (wanted: at least 5); with the throughput on top {total[BRUTE] / total[EXACT]:.2f} times. Largest "
+        f"difference between brute force and exact scoring in a log-probability: {worst:.1e}.", "",
+    ]  # fmt: skip
+    for name, (_, speeds) in tried.items():
+        shown = ", ".join(f"{size}: {speed:.2f}" for size, speed in speeds.items())
+        lines.append(f"Batch sizes tried for {name}, on {args.tries} rows (rows/s): {shown}.")
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line."""
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
