@@ -23,8 +23,8 @@ def _flock(handle: int, *, wait: bool) -> bool:
 
 
 @contextlib.contextmanager
-def claim(path: Path) -> Iterator[int | None]:
-    """Hold `path` for the length of the block; yields None at once when somebody else holds it.
+def claim(path: Path, *, wait: bool = False) -> Iterator[int | None]:
+    """Hold `path` for the length of the block; yields None at once when somebody else holds it, or waits for them.
 
     Yields the open file's number otherwise. A child that keeps that file open (`stages.call(hold=…)`) keeps the claim:
     a run whose worker was killed is not taken up before its training has ended.
@@ -32,7 +32,7 @@ def claim(path: Path) -> Iterator[int | None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        yield handle if _flock(handle, wait=False) else None
+        yield handle if _flock(handle, wait=wait) else None
     finally:
         os.close(handle)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+
 from linklab import cli
 from linklab.cli import UserError
 
+MEASURED = ("accuracy", "mae")  # the metric a curve is drawn of, for class and for number targets
 # What a study sets itself; given after the lone `--`, it would be said twice.
 OWN = ("--csv", "--data", "--target-field", "--prompt-template", "--split-seed", "--out-dir", "--resume", "--force",
-       "--dry-run", "--max-rows", "--seed", "--base-model", "--mode", "--eval-rows")  # fmt: skip
+       "--dry-run", "--max-rows", "--seed", "--base-model", "--mode")  # fmt: skip
 
 
 def add_data_options(parser):
@@ -50,7 +53,7 @@ def check_training_words(words: list[str], taken: tuple[str, ...] = ()) -> None:
             raise UserError(f"{name} after `--`: the study sets it itself; leave it out there")
     if words and not words[0].startswith("-"):
         raise UserError(
-            f"'{words[0]}': an option of finetune_gemma_from_csv.py is expected after `--`, like --epochs 2"
+            f"'{words[0]}': after `--` an option of finetune_gemma_from_csv.py is expected, like --epochs 2"
         )
 
 
@@ -64,3 +67,14 @@ def data_words(args) -> list[str]:
     if args.prompt_template:
         words += ["--prompt-template", args.prompt_template]
     return words + (["--split-seed", str(args.split_seed)] if args.split_seed else [])
+
+
+def parse_goal(text: str) -> tuple[str, float]:
+    """Argparse type: `accuracy=0.7`, `mae=60` or `TARGET/accuracy=0.7` -> (name, value)."""
+    name, found, value = text.partition("=")
+    if name.rsplit("/", 1)[-1] not in MEASURED or not found:
+        raise argparse.ArgumentTypeError(f"'{text}': write accuracy=X, mae=X or TARGET/accuracy=X")
+    number = cli.positive_float(value)
+    if name.endswith("accuracy") and number >= 1:
+        raise argparse.ArgumentTypeError(f"'{text}': an accuracy lies between 0 and 1, like accuracy=0.7")
+    return name, number

@@ -140,7 +140,7 @@ class Curve:
 
     def interval(self, part: str) -> tuple[float, float]:
         """Return the 95 % interval of "height", "slope" or "floor"."""
-        return _ends(np.array([getattr(law, part) for law in self.resampled]))
+        return interval_of(np.array([getattr(law, part) for law in self.resampled]))
 
     def band(self, rows) -> tuple[np.ndarray, np.ndarray]:
         """Return the 95 % interval of the error at each of these rows."""
@@ -217,7 +217,8 @@ def describe(needed: RowsNeeded) -> str:
     return f"about {_round(needed.rows):,.0f} rows [{_round(needed.low):,.0f}, {_round(needed.high):,.0f}]"
 
 
-def _ends(values: np.ndarray) -> tuple[float, float]:
+def interval_of(values: np.ndarray) -> tuple[float, float]:
+    """Return the middle 95 % of resampled values."""
     from linklab.score.intervals import percentile_interval
 
     return percentile_interval(values)

@@ -34,10 +34,10 @@ class Run:
 
     def is_done(self) -> bool:
         """Say whether every stage's manifest says that it is done."""
-        return all(stages.stale_reason(stage) is None for stage in self.stages)
+        return self.seconds() is not None and all(stages.stale_reason(stage) is None for stage in self.stages)
 
     def seconds(self) -> float | None:
-        """Return what the run took, over all attempts; None while it is not done."""
+        """Return what the run took; None while it was never done."""
         path = self.folder / TIME
         return files.read_json(path)["seconds"] if path.exists() else None
 
