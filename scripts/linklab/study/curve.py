@@ -304,12 +304,17 @@ def describe_law(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list
         return [fitted[0].upper() + fitted[1:] + ".", ""]
     law = fitted.law
     error = "1 − accuracy" if curve.is_share else "error"
-    parts = {part: "{:.3g}, {:.3g}".format(*fitted.interval(part)) for part in ("height", "slope", "floor")}
+    parts = {part: ", ".join(map(_short, fitted.interval(part))) for part in ("height", "slope", "floor")}
     known = "(the ceiling's, taken as known)" if fitted.floor_known else f"[{parts['floor']}]"
-    floor = f"{law.floor:.3g} {known}"
-    lines = [f"Fitted law: {error} = {floor} + {law.height:.3g} [{parts['height']}] × (rows / {law.centre:,.0f})^−"
-             f"{law.slope:.3g} [{parts['slope']}].", ""]  # fmt: skip
+    floor = f"{_short(law.floor)} {known}"
+    lines = [f"Fitted law: {error} = {floor} + {_short(law.height)} [{parts['height']}] × (rows / {law.centre:,.0f})^−"
+             f"{_short(law.slope)} [{parts['slope']}].", ""]  # fmt: skip
     for what, value in goals_of(curve, asked):
         needed = power_law.rows_needed(fitted, curve.value(value))
         lines.append(f"- {curve.show(value)} ({what}): {power_law.describe(needed)}")
     return [*lines, ""]
+
+
+def _short(value: float) -> str:
+    """Return three digits; what a fit leaves of nothing is nothing: 8.9e-24 -> `0`."""
+    return f"{value:.3g}" if value > 1e-6 else "0"

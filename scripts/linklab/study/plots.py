@@ -12,6 +12,7 @@ from linklab.score.plots import _draw as draw_png
 from linklab.study.curve import MetricCurve
 
 LINES = [("s", "--"), ("^", "-."), ("v", ":"), ("P", (0, (5, 1, 1, 1, 1, 1))), ("X", (0, (1, 3)))]  # of the baselines
+BEYOND = 3  # times the largest size: how far the law is drawn
 DARKS = ["#5c5c5c", "#8a8a86", "#3a3a3a", "#a5a5a0", "#707070"]
 
 
@@ -23,7 +24,7 @@ def learning_curve(curve: MetricCurve) -> bytes:
 
     def draw(figure, axes):
         if not isinstance(curve.fitted, str):
-            rows = np.geomspace(sizes.min(), sizes.max() * 3, 80)
+            rows = np.geomspace(sizes.min(), sizes.max() * BEYOND, 80)
             low, high = (scale * curve.value(error) for error in curve.fitted.band(rows))
             seen = rows <= sizes.max()
             axes.fill_between(rows, low, high, color=PALE, linewidth=0, label="law, 95 %", alpha=0.7)
@@ -42,7 +43,8 @@ def learning_curve(curve: MetricCurve) -> bytes:
         axes.errorbar(sizes, means, yerr=np.abs(ends - means), color=INK, marker="D", markersize=6, linestyle="",
                       markerfacecolor=YELLOW, capsize=3, linewidth=1.4, label="model, 95 %", zorder=5)  # fmt: skip
         axes.set_xscale("log")
-        axes.set_xticks(sizes, [f"{int(rows):,}" for rows in sizes])
+        shown = [*sizes, *([] if isinstance(curve.fitted, str) else [sizes.max() * BEYOND])]
+        axes.set_xticks(shown, [f"{int(rows):,}" for rows in shown])
         axes.minorticks_off()
         axes.set_xlabel("training rows (logarithmic)")
         axes.set_ylabel(f"{tables.label(name)}, {'%' if curve.is_share else curve.unit}".removesuffix(", "))

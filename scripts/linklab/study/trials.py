@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import optuna
-from optuna.storages.journal import BaseJournalFileLock, JournalFileBackend
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from linklab.cli import UserError
@@ -37,8 +37,8 @@ ALIVE = (TrialState.WAITING, TrialState.RUNNING)
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-class JournalLock(BaseJournalFileLock):
-    """Optuna's lock on the journal as a file lock: it goes with its process, where a symbolic link would stay.
+class JournalLock:
+    """What Optuna locks its journal with, as a file lock: it goes with its process, where a symbolic link would stay.
 
     Whoever gets it cuts off a line that a kill left unfinished; the next one would be written onto it.
     """
