@@ -136,7 +136,8 @@ def write_results(args, folder: Path, trials) -> None:
         files.write_text(folder / "summary.md", sweep.write_summary(args, trials, shares), force=True)
         outputs = ["study.json", "trials.csv", "summary.md"]
         if shares:
-            write_png(folder / "importances.png", plots.importances(shares, len(results)), force=True)
+            n = sum(trial.state.name == "COMPLETE" for trial in results)
+            write_png(folder / "importances.png", plots.importances(shares, n), force=True)
             outputs.append("importances.png")
         if results:
             lines = [

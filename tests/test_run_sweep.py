@@ -181,7 +181,7 @@ def kill_at_random(start, kills, pause, seed, n_workers=2):
         workers[k] = start()
         done += 1
     for worker in workers:
-        worker.join(600)
+        worker.join(3600)
     assert [worker.exitcode for worker in workers] == [0] * n_workers
     return done
 
@@ -323,7 +323,7 @@ REFUSED = [
     (["--space", "speed=1,2"], "'speed' is no setting to sweep; there are: learning_rate, lora_rank"),
     (["--space", "lora_rank=8", "lora_rank=16"], "a setting stands there twice"),
     (["--space", "epochs=1,2", "max_steps=3,4"], "epochs and max_steps both say how long"),
-    (["--space", "lora_rank=8,16"], "--trials 12: there are only 2 settings"),
+    (["--space", "lora_rank=8,16"], "--trials 12: the space has only 2 settings"),
     (["--space", "learning_rate=log:1e-4:1e-3", "--sampler", "grid"], "a grid needs a list"),
     (["--space", "lora_rank=8,16", "--sampler", "grid", "--trials", "3"], "the grid has 2 settings"),
     ([*SPACE, "--metric", "kind/mae"], "--metric kind/mae: there are: loss, kind/accuracy"),

@@ -80,16 +80,19 @@ def parallel_coordinates(
     """Return a line a trial over one axis a setting, and the result at the right: darker is better, the best is thick.
 
     `axes_of` holds name, ticks (position 0..1, text); `trials` hold `at` (positions, one a setting), `value` and
-    `pruned`.
+    `pruned`. A run stopped early has no result to compare: its line ends before the last axis. Results that differ
+    fivefold are drawn by their logarithm, for one bad trial must not press the others together.
     """
     done = sorted((trial for trial in trials if not trial["pruned"]), key=lambda trial: trial["value"])
     done = done if lower_is_better else done[::-1]
-    values = [trial["value"] for trial in trials]
-    low, high = min(values), max(values)
-    span = (high - low) or 1.0
+    values = [trial["value"] for trial in done]
+    low, high = (min(values), max(values)) if values else (0.0, 1.0)
+    by_log = low > 0 and high > 5 * low
+    turn, back = (np.log, np.exp) if by_log else (float, float)
+    span = (turn(high) - turn(low)) or 1.0
 
     def height(value: float) -> float:
-        at = (value - low) / span
+        at = (turn(value) - turn(low)) / span
         return 1 - at if lower_is_better else at
 
     def draw(figure, axes):
@@ -105,16 +108,15 @@ def parallel_coordinates(
                 look = {"color": "black", "linewidth": 3, "marker": "D", "markersize": 7, "markerfacecolor": YELLOW}
             axes.plot(range(last + 1), points, zorder=10 - rank / 100, label="best" if best else None, **look)
         for k, trial in enumerate(trial for trial in trials if trial["pruned"]):
-            points = [*trial["at"], height(trial["value"])]
-            axes.plot(range(last + 1), points, color="0.6", linewidth=0.9, linestyle=":", marker="x", markersize=4,
+            axes.plot(range(last), trial["at"], color="0.6", linewidth=0.9, linestyle=":", marker="x", markersize=4,
                       zorder=1, label="stopped early" if k == 0 else None)  # fmt: skip
         for x, axis in enumerate(axes_of):
             axes.axvline(x, color=GREY, linewidth=0.8, zorder=0)
             for at, text in axis["ticks"]:
                 axes.annotate(text, (x, at), xytext=(-5, 0), ha="right", **note)
         axes.axvline(last, color=INK, linewidth=1.4, zorder=0)
-        for part in (0.0, 0.5, 1.0):
-            value = low + span * (1 - part if lower_is_better else part)
+        for part in (0.0, 0.5, 1.0) if values else ():
+            value = back(turn(low) + span * (1 - part if lower_is_better else part))
             axes.annotate(
                 f"{value:.4g}", (last, part), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8
             )
@@ -124,7 +126,7 @@ def parallel_coordinates(
         axes.set_ylim(-0.08, 1.08)
         axes.spines[:].set_visible(False)
         axes.tick_params(axis="x", length=0)
-        axes.set_title(f"Trials: darker is better, {label} better upwards")
+        axes.set_title(f"Trials: darker is better; {label} improves upwards")
         figure.legend(loc="outside lower center", ncols=2)
 
     return draw_png((2.4 + 1.5 * len(axes_of), 4.2), draw)
