@@ -70,15 +70,15 @@ def covered(sims, resamples, seed=0):
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
     """An exact binomial test (SciPy) finds no coverage below 90 %; the next test says that it would."""
-    sims = 80
-    for name, hits in covered(sims, 150).items():
+    sims = 60
+    for name, hits in covered(sims, 100).items():
         assert binomtest(hits, sims, 0.90, alternative="less").pvalue > 0.01, (name, hits)
 
 
 def test_with_intervals_half_as_wide_the_coverage_test_would_fail(monkeypatch):
     monkeypatch.setattr(power_law, "LEVEL", 0.6)
-    sims = 40
-    assert any(binomtest(hits, sims, 0.90, alternative="less").pvalue < 1e-4 for hits in covered(sims, 150).values())
+    sims = 30
+    assert any(binomtest(hits, sims, 0.90, alternative="less").pvalue < 1e-4 for hits in covered(sims, 100).values())
 
 
 def exact(law, sizes=SIZES, seeds=2, spread=0.002):

@@ -83,6 +83,7 @@ def luck(text, seed):
 def place(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "call", stand_in(tmp_path / "ledger"))
     monkeypatch.setattr(plots, "learning_curve", lambda found: b"png")  # half a second each
+    monkeypatch.setattr(files, "commit", lambda: None)
     (tmp_path / "ledger").touch()
     return tmp_path
 
@@ -114,6 +115,8 @@ def test_a_study_writes_its_table_its_law_and_what_a_goal_needs_and_runs_nothing
     big_table, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setattr(stages, "call", stand_in(tmp_path / "ledger"))
+    monkeypatch.setattr(curve, "BESIDE", ("most_frequent",))  # trees take seconds
+    monkeypatch.setattr(files, "commit", lambda: None)
     asked = words(big_table, tmp_path, "--goal", "accuracy=0.9", rows="100")
     assert run_learning_curve.main(asked) == 0
     folder = study_of(tmp_path)
@@ -125,12 +128,11 @@ def test_a_study_writes_its_table_its_law_and_what_a_goal_needs_and_runs_nothing
         seeds = [float(line["value"]) for line in lines if line["predictor"] == "model" and line["rows"] == str(rows)
                  and line["seed"] != "mean"]  # fmt: skip
         assert len(seeds) == 2 and value == pytest.approx(sum(seeds) / 2, abs=1e-5)
-    assert {line["predictor"] for line in lines} == {"model", "most_frequent", "boosting_flat"}
-    for name in ("most_frequent", "boosting_flat"):
-        assert [line["rows"] for line in lines if line["predictor"] == name] == ["32", "64", "128", "256"]
+    assert {line["predictor"] for line in lines} == {"model", "most_frequent"}
+    assert [line["rows"] for line in lines if line["predictor"] == "most_frequent"] == ["32", "64", "128", "256"]
     summary = (folder / "summary.md").read_text()
     assert "Fitted law: 1 − accuracy = " in summary and "- 90.0 % (asked for): " in summary
-    assert "as good as boosting_flat at 256 rows" in summary
+    assert "as good as most_frequent at 256 rows" in summary
     png = (folder / "curve_kind_accuracy.png").read_bytes()
     assert png.startswith(b"\x89PNG") and len(png) > 20_000
     assert "[12/12]" in capfd.readouterr().err
