@@ -10,35 +10,19 @@ read and wrote is as it was. An interrupted training continues from its last who
 
 from __future__ import annotations
 
-import ctypes
-import dataclasses
 import math
-import os
 import shlex
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 from linklab import cli, files
 from linklab.cli import say
+from linklab.stages import Stage, call, command_of, stale_reason
 
-SCRIPTS = Path(__file__).parent
 # The tiny model starts from random weights, so it is trained whole and faster; Gemma gets LoRA's defaults.
 TRAINING = {"tiny": ["--mode", "full", "--learning-rate", "2e-3", "--epochs", "2"]}
 LORA = ["--mode", "lora"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Stage:
-    """One script, the words it is called with, and the manifest that says it is finished."""
-
-    name: str
-    shows: str
-    script: str
-    words: list[str]
-    manifest: Path
 
 
 def build_parser():
@@ -109,17 +93,15 @@ def run(args) -> int:
     out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is named before anything runs
     started = time.monotonic()
     for number, stage in enumerate(stages, start=1):
-        reason = files.stale_reason(stage.manifest, script=stage.script, argv=stage.words)
+        reason = stale_reason(stage)
         head = f"[{number}/{len(stages)}] {stage.name}: {stage.shows}"
         if reason is None:
             say(f"{head} - done already")
             continue
-        # Only a finished stage needs --force; a training that was interrupted is continued, not replaced.
-        force = ["--force"] if stage.manifest.exists() else []
-        script = os.path.relpath(SCRIPTS / stage.script)
-        say(f"\n{head}{f' (again: {reason})' if force else ''}\n$ python {shlex.join([script, *stage.words, *force])}")
+        command = command_of(stage)
+        say(f"\n{head}{f' (again: {reason})' if command[-1] == '--force' else ''}\n$ python {shlex.join(command)}")
         begun = time.monotonic()
-        if code := call([sys.executable, script, *stage.words, *force]):
+        if code := call([sys.executable, *command]):
             say(f"error: stage {stage.name} ended with exit code {code}; mend it and run this command again: "
                 f"what is finished is kept")  # fmt: skip
             return code
@@ -128,29 +110,6 @@ def run(args) -> int:
     say(f"\nall {len(stages)} stages done in {cli.format_seconds(time.monotonic() - started)}")
     print(f"report: {out}/report/report.html", manifest["extra"]["verdict"], sep="\n")
     return 0
-
-
-def call(command: list[str]) -> int:
-    """Run a command to its end and return its exit code; Ctrl-C and SIGTERM reach it, and it is waited for.
-
-    A stage that ends because this process was killed outright gets SIGTERM (Linux), so that no training runs on unseen.
-    """
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr, preexec_fn=_end_with_parent)
-    before = signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number))
-    try:
-        while True:
-            try:
-                code = child.wait()
-                return code if code >= 0 else 128 - code
-            except KeyboardInterrupt:
-                continue  # the terminal has sent it to the child too, which is writing its checkpoint
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def _end_with_parent() -> None:
-    if sys.platform.startswith("linux"):
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, linux/prctl.h
 
 
 def main(argv=None) -> int:

@@ -1,0 +1,80 @@
+"""What both studies are asked: which rows, which model, where to; and the words the scripts below get from it."""
+
+from __future__ import annotations
+
+import argparse
+
+from linklab import cli
+from linklab.cli import UserError
+
+MEASURED = ("accuracy", "mae")  # the metric a curve is drawn of, for class and for number targets
+# What a study sets itself; given after the lone `--`, it would be said twice.
+OWN = ("--csv", "--data", "--target-field", "--prompt-template", "--split-seed", "--out-dir", "--resume", "--force",
+       "--dry-run", "--max-rows", "--seed", "--base-model", "--mode")  # fmt: skip
+
+
+def add_data_options(parser):
+    """Add the source of the rows, as finetune takes it; returns the group."""
+    data = parser.add_argument_group("Input")
+    source = data.add_mutually_exclusive_group(required=True)
+    source.add_argument("--csv", metavar="FILE", help="a CSV's rows, divided as convert does")
+    source.add_argument("--data", metavar="DIR", help="a folder convert_csv_to_jsonl.py wrote")
+    data.add_argument(
+        "--target-field",
+        type=cli.comma_list,
+        metavar="COL[,COL]",
+        help="with --csv: column(s) the answer holds; both link targets for a links.csv",
+    )
+    data.add_argument("--prompt-template", metavar="FILE", help="with --csv: text with {column} for visible columns")
+    data.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
+    return data
+
+
+def add_training_options(parser) -> None:
+    """Add the model and what is passed on to finetune as it is."""
+    model = parser.add_argument_group("Model")
+    model.add_argument(
+        "--base-model",
+        default="google/gemma-3-270m-it",
+        metavar="NAME",
+        help="Hub id, folder, `embedded` (Gemma 3 270M from a Python package) or `tiny` (for tests)",
+    )
+    model.add_argument("--mode", choices=("full", "lora", "qlora"), default="lora", help="what is trained")
+    model.add_argument(
+        "training", nargs="*", metavar="OPTION", help="after a lone `--`: options of finetune_gemma_from_csv.py as is"
+    )
+
+
+def check_training_words(words: list[str], taken: tuple[str, ...] = ()) -> None:
+    """Raise a UserError for an option that the study sets itself."""
+    for word in words:
+        name = word.split("=")[0]
+        if name in OWN or name in taken:
+            raise UserError(f"{name} after `--`: the study sets it itself; leave it out there")
+    if words and not words[0].startswith("-"):
+        raise UserError(
+            f"'{words[0]}': after `--` an option of finetune_gemma_from_csv.py is expected, like --epochs 2"
+        )
+
+
+def data_words(args) -> list[str]:
+    """Return the words that name the rows, the same for finetune and evaluate."""
+    if args.data:
+        return ["--data", args.data]
+    words = ["--csv", args.csv]
+    if args.target_field:
+        words += ["--target-field", ",".join(args.target_field)]
+    if args.prompt_template:
+        words += ["--prompt-template", args.prompt_template]
+    return words + (["--split-seed", str(args.split_seed)] if args.split_seed else [])
+
+
+def parse_goal(text: str) -> tuple[str, float]:
+    """Argparse type: `accuracy=0.7`, `mae=60` or `TARGET/accuracy=0.7` -> (name, value)."""
+    name, found, value = text.partition("=")
+    if name.rsplit("/", 1)[-1] not in MEASURED or not found:
+        raise argparse.ArgumentTypeError(f"'{text}': write accuracy=X, mae=X or TARGET/accuracy=X")
+    number = cli.positive_float(value)
+    if name.endswith("accuracy") and number >= 1:
+        raise argparse.ArgumentTypeError(f"'{text}': an accuracy lies between 0 and 1, like accuracy=0.7")
+    return name, number

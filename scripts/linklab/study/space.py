@@ -1,0 +1,171 @@
+"""The settings a sweep tries: `learning_rate=log:1e-4:1e-3 lora_rank=8,16,32`, read with errors a person can act on."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+
+SCHEDULES = ("cosine", "linear", "constant_with_warmup")
+# Options of finetune_gemma_from_csv.py: (type, lowest, highest); a tuple of texts where only those are taken.
+TUNABLE: dict[str, tuple] = {
+    "learning_rate": (float, 1e-12, math.inf),
+    "lora_rank": (int, 1, math.inf),
+    "lora_alpha": (int, 1, math.inf),
+    "lora_dropout": (float, 0.0, 1.0),
+    "per_device_batch_size": (int, 1, math.inf),
+    "gradient_accumulation_steps": (int, 1, math.inf),
+    "epochs": (float, 1e-12, math.inf),
+    "max_steps": (int, 1, math.inf),
+    "lr_schedule": SCHEDULES,
+    "warmup_fraction": (float, 0.0, 1.0),
+    "weight_decay": (float, 0.0, math.inf),
+}
+DRAWN_DIGITS = 3  # of a number drawn from a range: more would make commands unreadable and nothing better
+_HOW = "write NAME=A,B,C for a list, NAME=LOW:HIGH for a range, NAME=log:LOW:HIGH for one drawn by its logarithm"
+
+
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One setting: a list of choices, or a range where `choices` is empty."""
+
+    name: str
+    text: str
+    choices: tuple = ()
+    low: float = 0.0
+    high: float = 0.0
+    log: bool = False
+    whole: bool = False
+
+    @property
+    def size(self) -> float:
+        """How many values there are; infinity for a range of fractions."""
+        if self.choices:
+            return len(self.choices)
+        return self.high - self.low + 1 if self.whole else math.inf
+
+    def draw(self, rng):
+        """Return a value drawn at random."""
+        if self.choices:
+            return self.choices[int(rng.integers(len(self.choices)))]
+        if self.whole and not self.log:
+            return int(rng.integers(self.low, self.high + 1))
+        turn, back = (math.log, math.exp) if self.log else (float, float)
+        value = back(rng.uniform(turn(self.low), turn(self.high)))
+        value = round(value) if self.whole else float(f"{value:.{DRAWN_DIGITS}g}")
+        return min(max(value, self.low), self.high)
+
+    def distribution(self):
+        """Return it as Optuna's distribution."""
+        from optuna import distributions
+
+        if self.choices:
+            return distributions.CategoricalDistribution(self.choices)
+        kind = distributions.IntDistribution if self.whole else distributions.FloatDistribution
+        return kind(self.low, self.high, log=self.log)
+
+    def position(self, value) -> float:
+        """Return where a value stands on a drawn axis, 0 at the bottom to 1 at the top."""
+        if self.choices:
+            return self.choices.index(value) / max(len(self.choices) - 1, 1)
+        turn = math.log if self.log else float
+        return (turn(value) - turn(self.low)) / (turn(self.high) - turn(self.low))
+
+    def ticks(self) -> list[tuple[float, str]]:
+        """Return (position, text) of what a drawn axis shows."""
+        if self.choices:
+            return [(self.position(value), write_value(value)) for value in self.choices]
+        middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
+        return [(self.position(value), f"{value:.3g}") for value in (self.low, middle, self.high)]
+
+
+def parse_axis(text: str) -> Axis:
+    """Argparse type: one setting and its values."""
+    name, found, spec = text.partition("=")
+    if not found or not spec:
+        raise argparse.ArgumentTypeError(f"'{text}': {_HOW}")
+    if name not in TUNABLE:
+        raise argparse.ArgumentTypeError(f"'{name}' is no setting to sweep; there are: {', '.join(TUNABLE)}")
+    if ":" in spec:
+        return _parse_range(name, text, spec)
+    values = tuple(_read(name, part) for part in spec.split(","))
+    if len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"'{text}': a value stands there twice")
+    return Axis(name, text, values)
+
+
+def _parse_range(name: str, text: str, spec: str) -> Axis:
+    kind = TUNABLE[name]
+    if isinstance(kind[0], str):
+        raise argparse.ArgumentTypeError(f"'{text}': a list is expected, of {', '.join(kind)}")
+    parts = spec.split(":")
+    log = parts[0] == "log"
+    ends = parts[1:] if log else parts
+    if len(ends) != 2:
+        raise argparse.ArgumentTypeError(f"'{text}': {_HOW}")
+    low, high = (_read(name, end) for end in ends)
+    if not low < high:
+        raise argparse.ArgumentTypeError(f"'{text}': {write_value(low)} is not below {write_value(high)}")
+    if log and low <= 0:
+        raise argparse.ArgumentTypeError(f"'{text}': a logarithm needs a lower end above 0")
+    return Axis(name, text, (), low, high, log, kind[0] is int)
+
+
+def _read(name: str, text: str):
+    kind = TUNABLE[name]
+    if isinstance(kind[0], str):
+        if text not in kind:
+            raise argparse.ArgumentTypeError(f"{name}: '{text}' is none of {', '.join(kind)}")
+        return text
+    make, low, high = kind
+    try:
+        value = make(text)
+    except ValueError:
+        what = "a whole number" if make is int else "a number"
+        raise argparse.ArgumentTypeError(f"{name}: '{text}' is not {what}") from None
+    if not low <= value <= high or math.isinf(value):
+        bounds = f"{low:g} to {high:g}" if math.isfinite(high) else "a finite number above 0" if low else "0 or more"
+        raise argparse.ArgumentTypeError(f"{name}: {text} is not {bounds}")
+    return value
+
+
+def write_value(value) -> str:
+    """Return a value as a command takes it: 0.0005 -> `0.0005`, 1e-05 -> `1e-05`."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def write_words(settings: dict) -> list[str]:
+    """Return settings as options: {"lora_rank": 8} -> ["--lora-rank", "8"]."""
+    return [word for name, value in settings.items() for word in (option_of(name), write_value(value))]
+
+
+def option_of(name: str) -> str:
+    """Return the option a setting is given with: lora_rank -> --lora-rank."""
+    return f"--{name.replace('_', '-')}"
+
+
+def count_settings(axes: Sequence[Axis]) -> float:
+    """Return how many different settings there are; infinity where a range of fractions is among them."""
+    return math.prod(axis.size for axis in axes)
+
+
+def grid(axes: Sequence[Axis]) -> list[dict]:
+    """Return every combination of the lists, the last one changing fastest."""
+    return [dict(zip([axis.name for axis in axes], values, strict=True))
+            for values in itertools.product(*(axis.choices for axis in axes))]  # fmt: skip
+
+
+def draw_distinct(axes: Sequence[Axis], seed: int, taken: Sequence[dict] = ()) -> Iterator[dict]:
+    """Yield settings at random, none twice nor any of `taken`; one seed gives one order, however many are wanted."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    seen = {tuple(settings[axis.name] for axis in axes) for settings in taken}
+    while len(seen) < count_settings(axes):
+        settings = {axis.name: axis.draw(rng) for axis in axes}
+        key = tuple(settings.values())
+        if key not in seen:
+            seen.add(key)
+            yield settings
