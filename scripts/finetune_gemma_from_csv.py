@@ -170,7 +170,7 @@ def run(args) -> int:
 
 def train_model(args, folder: Path, task, train_examples, validation_examples, source: dict) -> int:
     """Build, train, and write everything below `folder`; returns the exit code."""
-    from linklab.model import load, training
+    from linklab.model import checkpoints, load, plan, results, training
 
     with load.quiet_transformers():
         precision = load.choose_precision(args.precision, args.base_model)
@@ -187,10 +187,10 @@ def train_model(args, folder: Path, task, train_examples, validation_examples, s
         choose_intervals(args, steps)
         fingerprint = dataclasses.asdict(settings) | source
         trainer = training.make_trainer(model, tokenizer, train, validation, settings, fingerprint, folder, args)
-        report_plan(args, trainer, train, validation, settings, steps)
+        plan.report(args, trainer, train, validation, settings, steps)
         if args.dry_run:
             return 0
-        checkpoint = choose_checkpoint(args, folder, fingerprint)
+        checkpoint = checkpoints.choose(folder / "checkpoints", args.resume, fingerprint)
         started = time.monotonic()
         with explained_failures(args):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -199,7 +199,9 @@ def train_model(args, folder: Path, task, train_examples, validation_examples, s
             return 128 + stopped
         if trainer.is_world_process_zero():
             seconds = time.monotonic() - started
-            finish(args, folder, task, trainer, tokenizer, settings, fingerprint, seconds, len(train))
+            results.finish(
+                args, folder, task, trainer, tokenizer, settings, fingerprint, seconds, len(train), script=__file__
+            )
     return 0
 
 
@@ -276,60 +278,6 @@ def encode(examples, tokenizer, max_length: int, name: str):
     return encoded
 
 
-def report_plan(args, trainer, train, validation, settings, steps: int) -> None:
-    """Say what will be trained on what; with --dry-run also what it will cost."""
-    import statistics
-
-    from linklab.model import training
-
-    lengths = sorted(train.lengths)
-    trained, everything = training.count_parameters(trainer.model)
-    say(f"rows: {len(train):,} training, {len(validation):,} validation; tokens a row: median "
-        f"{statistics.median(lengths):.0f}, 95 % {lengths[int(0.95 * (len(lengths) - 1))]}, longest {lengths[-1]}; "
-        f"answers: {train.answer_tokens / len(train):.1f} tokens")  # fmt: skip
-    say(f"{settings.mode}: {trained:,} of {everything:,} parameters trained, learning rate {settings.learning_rate:g}, "
-        f"{steps:,} steps of {settings.batch_size * settings.accumulation} rows; "
-        f"checkpoint every {args.save_steps}")  # fmt: skip
-    if not args.dry_run:
-        return
-    seconds, tokens = training.measure_step(trainer, train)
-    per_epoch = sum(lengths) / tokens * seconds
-    total = per_epoch * steps * settings.batch_size * settings.accumulation / len(train)
-    optimizer_mb = trained * 8 / 2**20
-    disk_mb = (
-        trained * 12 * max(2, args.save_total_limit) + (everything * 4 if args.mode == "full" else trained * 4)
-    ) / 2**20
-    say(
-        f"one batch of the longest rows: {seconds:.2f} s for {tokens:,} tokens; "
-        f"the whole run: about {cli.format_seconds(total)}"
-    )
-    say(f"memory: about {training.peak_memory_mb() + optimizer_mb:,.0f} MB at the peak; disk: about {disk_mb:,.0f} MB")
-    say("dry run: stopped before training")
-
-
-def choose_checkpoint(args, folder: Path, fingerprint: dict) -> Path | None:
-    """Return the checkpoint to continue from, None to start at the beginning."""
-    from linklab.model import checkpoints
-
-    if args.resume is None:
-        return None
-    if args.resume == "auto":
-        found, torn = checkpoints.find_last_whole(folder / "checkpoints")
-        for path in torn:
-            say(f"{path}: not whole (the machine stopped while it was written); left out")
-            shutil.rmtree(path)
-    else:
-        found = Path(args.resume)
-        if not checkpoints.is_whole(found):
-            raise UserError(f"{found}: no whole checkpoint; --resume auto finds the last whole one")
-    if found:
-        checkpoints.refuse_other_settings(found, fingerprint)
-        say(f"continuing from {found}")
-    else:
-        say("no checkpoint yet; starting at the beginning")
-    return found
-
-
 class explained_failures:
     """Turn out-of-memory and a full disk into one line that says what to lower."""
 
@@ -353,74 +301,6 @@ class explained_failures:
                 f"{self.args.out_dir}: no space left on the disk; free some or choose another --out-dir, "
                 f"then run again with --resume auto"
             ) from error
-
-
-def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, seconds: float, n_rows: int) -> None:
-    """Write the model, its scores, log, plot and card, and the manifest last."""
-    from linklab.data.jsonl import TASK_FILE
-    from linklab.data.source import source_files
-    from linklab.model import training
-    from linklab.score import plots
-
-    for name in ("model", "merged"):  # left by a run that was killed while it finished; the checkpoint has it all
-        shutil.rmtree(folder / name, ignore_errors=True)
-    with files.staged_folder(folder / "model") as made:
-        trainer.model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        files.write_json(made / TASK_FILE, task.to_dict())
-    if args.merge and args.mode != "full":
-        with files.staged_folder(folder / "merged") as made:
-            merge(folder / "model", made, args)
-            files.write_json(made / TASK_FILE, task.to_dict())
-    history = trainer.state.log_history
-    training.write_log(folder / "trainer_log.csv", history)
-    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
-    trained, everything = training.count_parameters(trainer.model)
-    scores = {
-        "model": args.base_model, "mode": args.mode, "rows": n_rows, "steps": trainer.state.global_step,
-        "best_validation_loss": min(losses, default=None), "seconds": round(seconds, 1),
-        "peak_memory_mb": round(training.peak_memory_mb(), 1), "trained_parameters": trained, "parameters": everything,
-        "settings": dataclasses.asdict(settings),
-        "hashes": {name: fingerprint[name] for name in ("prompts", "labels")},
-    }  # fmt: skip
-    files.write_json(folder / "metrics.json", scores, force=True)
-    plots.write_png(
-        folder / "loss.png", plots.loss_curve(plots.read_trainer_log(folder / "trainer_log.csv")), force=True
-    )
-    files.write_text(folder / "README.md", write_card(scores, task), force=True)
-    outputs = ["model", "metrics.json", "trainer_log.csv", "loss.png", "README.md"] + (["merged"] if args.merge else [])
-    files.write_manifest(
-        folder, script=__file__, argv=args.argv, seed=args.seed, inputs=source_files(args),
-        outputs={folder / name: None for name in outputs if (folder / name).exists()},
-        extra={name: scores[name] for name in ("rows", "steps", "best_validation_loss", "seconds", "peak_memory_mb")},
-    )  # fmt: skip
-    say(f"wrote {folder / 'model'}: {args.mode}, {n_rows:,} rows, {trainer.state.global_step:,} steps in "
-        f"{cli.format_seconds(seconds)}, best validation loss {min(losses, default=float('nan')):.4f}")  # fmt: skip
-
-
-def merge(adapter: Path, made: Path, args) -> None:
-    """Write the adapter added into its base model, which any program loads without PEFT."""
-    from linklab.model.load import load_trained
-
-    model, tokenizer = load_trained(adapter, base_model=args.base_model)
-    model.save_pretrained(made)
-    tokenizer.save_pretrained(made)
-
-
-def write_card(scores: dict, task) -> str:
-    """Return the model card."""
-    settings = "\n".join(f"| {name} | {value} |" for name, value in scores["settings"].items())
-    targets = ", ".join(f"`{t.name}`" for t in task.targets)
-    return (
-        f"---\nlicense: gemma\nbase_model: {scores['model']}\npipeline_tag: text-generation\n---\n\n"
-        f"# {scores['model']}, fine-tuned ({scores['mode']}) to answer {targets}\n\n"
-        f"{scores['rows']:,} rows, {scores['steps']:,} steps, {scores['seconds']:,.0f} s; best validation loss "
-        f"{scores['best_validation_loss']}. Scores on unseen rows come from `evaluate_model.py`.\n\n"
-        f"Use is governed by the Gemma Terms of Use (https://ai.google.dev/gemma/terms).\n\n"
-        f"## Prompt\n\n```text\n{task.template.text}\n```\n\n"
-        f"## Settings\n\n| setting | value |\n|---|---|\n{settings}\n"
-        f"| prompts sha256 | {scores['hashes']['prompts']} |\n"
-    )
 
 
 def main(argv=None) -> int:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import train_on_rule
 from linklab import files
-from linklab.model import answer_loss, load
+from linklab.model import answer_loss, load, results
 
 WEIGHTS = {"full": "model.safetensors", "lora": "adapter_model.safetensors", "qlora": "adapter_model.safetensors"}
 PROMPT = "animal: eel\ncode: 512"
@@ -46,13 +46,13 @@ def tree(folder):
 @pytest.fixture(scope="module")
 def trained(rule_table, tmp_path_factory):
     """Train a mode once; returns a function mode -> (folder, what the model said just before it was saved)."""
-    plain_finish = finetune.finish
+    plain_finish = results.finish
 
     @functools.cache
     def train(mode):
         said = {}
 
-        def finish(args, folder, task, trainer, tokenizer, *rest):
+        def finish(args, folder, task, trainer, tokenizer, *rest, **named):
             model = trainer.model.eval()
             ids = tokenizer.apply_chat_template(
                 [{"role": "user", "content": PROMPT}], add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -62,15 +62,15 @@ def trained(rule_table, tmp_path_factory):
                 said["written"] = model.generate(input_ids=ids, max_new_tokens=8, do_sample=False)[
                     0, ids.shape[1] :
                 ].tolist()
-            plain_finish(args, folder, task, trainer, tokenizer, *rest)
+            plain_finish(args, folder, task, trainer, tokenizer, *rest, **named)
 
         out = tmp_path_factory.mktemp("trained") / mode
-        finetune.finish = finish
+        results.finish = finish
         try:
             merge = [] if mode == "full" else ["--merge"]
             assert finetune.main(words(rule_table, out, "--mode", mode, *merge, steps=6)) == 0
         finally:
-            finetune.finish = plain_finish
+            results.finish = plain_finish
         return out, said
 
     return train

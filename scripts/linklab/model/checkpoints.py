@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from linklab import files
-from linklab.cli import UserError
+from linklab.cli import UserError, say
 
 COMPLETE = "complete.json"  # written last: the files of the checkpoint with their hashes, and the settings
 PREFIX = "checkpoint-"
@@ -56,3 +57,24 @@ def refuse_other_settings(folder: Path, settings: dict) -> None:
                 f"{folder}: was made with {name} = {made_from.get(name)!r}, and now it is {settings.get(name)!r}; "
                 f"go back to that, or start afresh with --force or another --out-dir"
             )
+
+
+def choose(folder: Path, resume: str | None, settings: dict) -> Path | None:
+    """Return the checkpoint `--resume` means, None to start at the beginning; remove torn ones."""
+    if resume is None:
+        return None
+    if resume == "auto":
+        found, torn = find_last_whole(folder)
+        for path in torn:
+            say(f"{path}: not whole (the machine stopped while it was written); left out")
+            shutil.rmtree(path)
+    else:
+        found = Path(resume)
+        if not is_whole(found):
+            raise UserError(f"{found}: no whole checkpoint; --resume auto finds the last whole one")
+    if found:
+        refuse_other_settings(found, settings)
+        say(f"continuing from {found}")
+    else:
+        say("no checkpoint yet; starting at the beginning")
+    return found

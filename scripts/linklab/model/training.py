@@ -304,28 +304,6 @@ def write_log(path: Path, history: list[dict]) -> None:
         writer.writerows(line for line in lines.values() if line["train_loss"] or line["validation_loss"])
 
 
-def measure_step(trainer, train) -> tuple[float, float]:
-    """Return (seconds, tokens) of one optimizer step on the longest rows, leaving the weights as they were.
-
-    Two passes are run and the second is timed: the first one also pays for allocation.
-    """
-    import torch
-
-    longest = sorted(range(len(train)), key=lambda i: -train.lengths[i])[: trainer.args.per_device_train_batch_size]
-    batch = trainer._prepare_inputs(trainer.data_collator([train[i] for i in longest]))
-    model = trainer.accelerator.prepare(trainer.model)
-    seconds = 0.0
-    for _ in range(2):
-        started = time.perf_counter()
-        loss = trainer.compute_loss(model, dict(batch))
-        trainer.accelerator.backward(loss)
-        model.zero_grad(set_to_none=True)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-    return seconds, batch["input_ids"].numel()
-
-
 def peak_memory_mb() -> float:
     """Return the most memory this process has held: the GPU's where there is one, else resident memory."""
     import resource
