@@ -1,11 +1,13 @@
 """Fine-tune Gemma 3 270M on a CSV or on converted conversations, with the loss on the answer only.
 
-CSV or JSONL folder -> DIR/model (adapter or whole model, tokenizer), metrics.json, trainer_log.csv, loss.png,
-manifest.json
+CSV or JSONL folder -> DIR/model (adapter or whole model, tokenizer, model card), metrics.json, trainer_log.csv,
+loss.png, README.md, tensorboard/, manifest.json
 
     python scripts/finetune_gemma_from_csv.py --data runs/jsonl --base-model embedded --out-dir runs/lora
 
 Stop it with Ctrl-C or lose the machine: the same command with `--resume auto` continues from the last whole checkpoint.
+Several GPUs or machines: accelerate launch scripts/finetune_gemma_from_csv.py ... (docs/training.md, which also gives
+the source of each default).
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ from pathlib import Path
 from linklab import cli, files
 from linklab.cli import UserError, say
 
-OWN = ("checkpoints", "model", "merged", "metrics.json", "trainer_log.csv", "loss.png", "README.md",
+OWN = ("checkpoints", "model", "merged", "metrics.json", "trainer_log.csv", "loss.png", "README.md", "tensorboard",
        files.MANIFEST)  # fmt: skip
+
+# What a full disk is called by the system and safetensors, and by torch.save, which passes no reason on
+NO_SPACE = ("No space left", "File too large", "Disk quota", "inline_container.cc", "iostream error")
 
 
 def build_parser():
@@ -50,7 +55,13 @@ def build_parser():
         nargs="?",
         const="auto",
         metavar="auto|DIR",
-        help="continue from the last whole checkpoint in --out-dir, or from this one; starts afresh when there is none",
+        help="continue from the last whole checkpoint in --out-dir or --drive-dir, or from this one; "
+        "starts afresh when there is none",
+    )
+    output.add_argument(
+        "--drive-dir",
+        metavar="DIR",
+        help="also keep a verified copy of each checkpoint here, on a disk that outlives the machine (a mounted Drive)",
     )
     output.add_argument("--force", action="store_true", help="replace what an earlier run wrote to --out-dir")
     output.add_argument(
@@ -59,7 +70,7 @@ def build_parser():
     output.add_argument(
         "--dry-run",
         action="store_true",
-        help="build everything, time one step, print the plan, and stop before training",
+        help="build everything, time a step, print what the run will do and cost, and stop before training",
     )
     model = parser.add_argument_group("Model")
     model.add_argument(
@@ -68,7 +79,12 @@ def build_parser():
         metavar="NAME",
         help="Hub id, folder, `embedded` (Gemma 3 270M from a Python package) or `tiny` (for tests)",
     )
-    model.add_argument("--mode", choices=("full", "lora", "qlora"), default="lora", help="what is trained")
+    model.add_argument(
+        "--mode",
+        choices=("full", "lora", "qlora"),
+        default="lora",
+        help="what is trained: every weight, adapters on all linear layers, or adapters on a base held in 4 bits (NF4)",
+    )
     model.add_argument("--lora-rank", type=cli.positive_int, default=16, metavar="N", help="rank of the adapters")
     model.add_argument(
         "--lora-alpha",
@@ -93,7 +109,8 @@ def build_parser():
         "--learning-rate",
         type=cli.positive_float,
         metavar="X",
-        help="peak learning rate (default: 5e-4 for lora and qlora, 5e-5 for full)",
+        help="peak learning rate (default: 5e-4 for lora and qlora, 5e-5 for full: adapters need about ten times as "
+        "much, see docs/training.md)",
     )
     train.add_argument(
         "--lr-schedule",
@@ -138,9 +155,21 @@ def build_parser():
         type=int,
         default=0,
         metavar="N",
-        help="stop after N validation losses without a better one; 0: never",
+        help="stop after N validations in a row without a better one (see --best-by); 0: never",
     )
-    train.add_argument("--report-to", choices=("tensorboard", "none"), default="none", help="also log to TensorBoard")
+    train.add_argument(
+        "--best-by",
+        choices=("loss", "accuracy"),
+        default="loss",
+        help="which weights are delivered: those of the lowest validation loss, or those that would write the right "
+        "class for most validation rows",
+    )
+    train.add_argument(
+        "--report-to",
+        choices=("tensorboard", "none"),
+        default="tensorboard",
+        help="where the log goes beside trainer_log.csv: TensorBoard's files in DIR/tensorboard",
+    )
     again = parser.add_argument_group("Reproducibility")
     again.add_argument("--seed", type=cli.seed_number, default=0, metavar="N", help="seeds adapters and row order")
     again.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
@@ -155,22 +184,29 @@ def run(args) -> int:
         if files.stale_reason(folder / files.MANIFEST, script=__file__, argv=args.argv) is None:
             say(f"{folder}: finished already; nothing to do")
             return 0
-    if not args.dry_run:
+    first = cli.process_rank() == 0  # of several processes, one looks after the folders
+    if not args.dry_run and first:
         check_out_dir(folder, force=args.force, resume=args.resume)
     task, train, validation, source = read_rows(args)
     if args.dry_run:  # leaves nothing behind
         with tempfile.TemporaryDirectory() as scratch:
             return train_model(args, Path(scratch), task, train, validation, source)
+    if not first:
+        return train_model(args, folder, task, train, validation, source)
     files.require_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with files.locked_folder(folder):
         prepare_out_dir(folder, force=args.force, resume=args.resume)
+        if args.drive_dir:
+            from linklab.model import drive
+
+            drive.prepare(Path(args.drive_dir), force=args.force, resume=args.resume)
         return train_model(args, folder, task, train, validation, source)
 
 
 def train_model(args, folder: Path, task, train_examples, validation_examples, source: dict) -> int:
     """Build, train, and write everything below `folder`; returns the exit code."""
-    from linklab.model import checkpoints, load, plan, results, training
+    from linklab.model import checkpoints, held_out, load, plan, results, training
 
     with load.quiet_transformers():
         precision = load.choose_precision(args.precision, args.base_model)
@@ -181,16 +217,23 @@ def train_model(args, folder: Path, task, train_examples, validation_examples, s
         tokenizer = load.load_tokenizer(args.base_model)
         train = encode(train_examples, tokenizer, args.max_length, "training")
         validation = encode(validation_examples, tokenizer, args.max_length, "validation")
+        judged = held_out.mark_judged(validation, validation_examples, task, tokenizer)
+        if args.best_by == "accuracy" and not judged:
+            raise UserError(f"--best-by accuracy needs a class as first target; '{task.targets[0].name}' is a number")
         model = training.build_model(settings)
         load.fit_threads(training.count_parameters(model)[1])
-        steps = training.total_steps(len(train), settings)
+        steps = training.total_steps(len(train), settings, training.world_size())
         choose_intervals(args, steps)
-        fingerprint = dataclasses.asdict(settings) | source
+        fingerprint = dataclasses.asdict(settings) | source | unusual(args)
         trainer = training.make_trainer(model, tokenizer, train, validation, settings, fingerprint, folder, args)
-        plan.report(args, trainer, train, validation, settings, steps)
+        plan.report(args, train, validation, settings, steps, trainer.model)
         if args.dry_run:
+            with explained_failures(args):
+                plan.report_cost(args, trainer, train, validation, settings, steps, precision.reason, folder)
             return 0
-        checkpoint = checkpoints.choose(folder / "checkpoints", args.resume, fingerprint)
+        with trainer.accelerator.main_process_first():  # it removes torn ones and fetches; the others find them so
+            drive_dir = Path(args.drive_dir) if args.drive_dir else None
+            checkpoint = checkpoints.choose(folder / "checkpoints", args.resume, fingerprint, drive_dir)
         started = time.monotonic()
         with explained_failures(args):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -203,6 +246,14 @@ def train_model(args, folder: Path, task, train_examples, validation_examples, s
                 args, folder, task, trainer, tokenizer, settings, fingerprint, seconds, len(train), script=__file__
             )
     return 0
+
+
+def unusual(args) -> dict:
+    """Return what else a checkpoint must not be continued without; nothing for one process and the lowest loss."""
+    from linklab.model.training import world_size
+
+    found = {"processes": world_size()} if world_size() > 1 else {}
+    return found | ({"best_by": args.best_by} if args.best_by != "loss" else {})
 
 
 def choose_intervals(args, steps: int) -> None:
@@ -221,9 +272,14 @@ def read_rows(args):
 
     task, read = open_source(args)
     train, validation = read("train", args.max_rows), read("validation", args.eval_rows)
+    if not validation:
+        raise UserError("no row fell into the validation split; get more rows (a tenth of the groups go there)")
     if len(train) < args.per_device_batch_size:
         raise UserError(f"{len(train)} training rows for a batch of {args.per_device_batch_size}: "
                         f"get more rows or lower --per-device-batch-size")  # fmt: skip
+    if args.dry_run:
+        say(f"rows in all: {len(read('train', None)):,} training, {len(read('validation', None)):,} validation, "
+            f"{len(read('test', None)):,} test (never seen in training)")  # fmt: skip
     hashes = hash_rows(train)
     return task, train, validation, {"rows": len(train), "prompts": hashes["prompts"], "labels": hashes["labels"]}
 
@@ -241,6 +297,19 @@ def check_out_dir(folder: Path, *, force: bool, resume: str | None) -> list[str]
             f"{folder}: holds a training already; continue it with --resume auto or replace it with --force"
         )
     return found
+
+
+def lower_memory(args) -> str:
+    """Return what to lower, by how much, so that the same rows train in less memory."""
+    batch, accumulation = args.per_device_batch_size, args.gradient_accumulation_steps
+    ways = []
+    if batch > 1:
+        ways.append(f"--per-device-batch-size {batch // 2} --gradient-accumulation-steps {accumulation * 2}")
+    if not args.gradient_checkpointing:
+        ways.append("--gradient-checkpointing")
+    if args.mode == "full":
+        ways.append("--mode lora")
+    return "use " + ", then ".join(ways or [f"shorter rows and --max-length {args.max_length // 2}"])
 
 
 def prepare_out_dir(folder: Path, *, force: bool, resume: str | None) -> None:
@@ -288,15 +357,12 @@ class explained_failures:
         pass
 
     def __exit__(self, kind, error, trace) -> None:
+        if error is None or isinstance(error, UserError):
+            return
         text = str(error)
-        if error is not None and ("out of memory" in text or isinstance(error, MemoryError)):
-            half = max(1, self.args.per_device_batch_size // 2)
-            raise UserError(
-                f"out of memory; use --per-device-batch-size {half} --gradient-accumulation-steps "
-                f"{self.args.gradient_accumulation_steps * self.args.per_device_batch_size // half}, then "
-                f"--gradient-checkpointing; checkpoints so far are kept"
-            ) from error
-        if error is not None and ("No space left" in text or "File too large" in text):
+        if "out of memory" in text or "can't allocate memory" in text or isinstance(error, MemoryError):
+            raise UserError(f"out of memory; {lower_memory(self.args)}; checkpoints so far are kept") from error
+        if any(said in text for said in NO_SPACE):
             raise UserError(
                 f"{self.args.out_dir}: no space left on the disk; free some or choose another --out-dir, "
                 f"then run again with --resume auto"

@@ -14,7 +14,8 @@ PREFIX = "checkpoint-"
 
 def mark_complete(folder: Path, settings: dict) -> None:
     """Write the mark of a whole checkpoint."""
-    entries = files.describe_files({path: None for path in sorted(folder.iterdir()) if path.is_file()}, base=folder)
+    made = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != COMPLETE]
+    entries = files.describe_files(dict.fromkeys(made), base=folder)
     files.write_json(folder / COMPLETE, {"settings": settings, "files": entries}, force=True)
 
 
@@ -37,11 +38,16 @@ def steps_of(folder: Path) -> int:
     return int(folder.name.removeprefix(PREFIX))
 
 
+def list_all(folder: Path) -> list[Path]:
+    """Return the checkpoints below `folder`, whole or not, in the order of their steps."""
+    found = [p for p in folder.glob(f"{PREFIX}*") if p.is_dir() and p.name.removeprefix(PREFIX).isdigit()]
+    return sorted(found, key=steps_of)
+
+
 def find_last_whole(folder: Path) -> tuple[Path | None, list[Path]]:
     """Return the newest whole checkpoint below `folder`, or None, and the torn ones that are newer."""
-    found = [p for p in folder.glob(f"{PREFIX}*") if p.is_dir() and p.name.removeprefix(PREFIX).isdigit()]
     torn = []
-    for path in sorted(found, key=steps_of, reverse=True):
+    for path in reversed(list_all(folder)):
         if is_whole(path):
             return path, torn
         torn.append(path)
@@ -59,11 +65,18 @@ def refuse_other_settings(folder: Path, settings: dict) -> None:
             )
 
 
-def choose(folder: Path, resume: str | None, settings: dict) -> Path | None:
-    """Return the checkpoint `--resume` means, None to start at the beginning; remove torn ones."""
+def choose(folder: Path, resume: str | None, settings: dict, drive_folder: Path | None = None) -> Path | None:
+    """Return the checkpoint `--resume` means, None to start at the beginning; remove torn ones.
+
+    With "auto" a later one on the drive is brought to `folder` first.
+    """
     if resume is None:
         return None
     if resume == "auto":
+        if drive_folder:
+            from linklab.model import drive
+
+            drive.fetch(drive_folder, folder, settings)
         found, torn = find_last_whole(folder)
         for path in torn:
             say(f"{path}: not whole (the machine stopped while it was written); left out")
