@@ -272,8 +272,6 @@ def read_rows(args):
 
     task, read = open_source(args)
     train, validation = read("train", args.max_rows), read("validation", args.eval_rows)
-    if not validation:
-        raise UserError("no row fell into the validation split; get more rows (a tenth of the groups go there)")
     if len(train) < args.per_device_batch_size:
         raise UserError(f"{len(train)} training rows for a batch of {args.per_device_batch_size}: "
                         f"get more rows or lower --per-device-batch-size")  # fmt: skip

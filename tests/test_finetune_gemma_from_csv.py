@@ -264,11 +264,12 @@ def test_the_best_weights_may_be_chosen_by_accuracy(rule_table, tmp_path, monkey
     assert "accuracy 62.5%" in capfd.readouterr().err
 
 
-def test_accuracy_cannot_choose_where_the_answer_is_a_number(rule_table, tmp_path, capfd):
-    command = words(rule_table, tmp_path / "out", "--best-by", "accuracy")
-    command[command.index("kind")] = "code"
+def test_accuracy_cannot_choose_where_the_answer_is_a_number(small_links, tmp_path, capfd):
+    command = words(small_links / "links.csv", tmp_path / "out", "--best-by", "accuracy")
+    command[command.index("kind")] = "expected_throughput_mbps"
     assert finetune.main(command) == 2
-    assert "--best-by accuracy needs a class as first target; 'code' is a number" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "--best-by accuracy needs a class as first target; 'expected_throughput_mbps' is a number" in told
 
 
 @pytest.mark.parametrize("best_is_gone", [False, True])
