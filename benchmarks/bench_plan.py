@@ -111,8 +111,8 @@ def write_page(args, lines: list[str], missed: list[str]) -> str:
         f"{describe_machine()}; Python {platform.python_version()}, {named}; commit {files.commit()}; "
         f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'unset')}.", "",
         f"`--base-model {args.model}`, {args.precision}, {args.steps} steps of 8 rows, {args.eval_rows} validation "
-        f"rows, two validations and two checkpoints. Time is that of training, validation and checkpoints; memory the most "
-        f"the process (on a GPU: the GPU) held.", "",
+        f"rows, two validations and two checkpoints. Time is that of training, validation and checkpoints; memory the "
+        f"most the process (on a GPU: the GPU) held.", "",
         "| mode | | predicted | measured | difference |", "|---|---|---:|---:|---:|", *lines, "",
         f"Allowed: memory 20 %, time 30 %. {verdict}", "",
     ])  # fmt: skip
