@@ -19,7 +19,7 @@ LOGGED = {"epoch": "epoch", "train_loss": "loss", "validation_loss": "eval_loss"
 LOG_FIELDS = ("step", *LOGGED)  # of trainer_log.csv, and what the Trainer calls each
 LOSS_WINDOW = "loss_window.json"  # in a checkpoint: the training losses summed since the last one that was logged
 # LoRA on every linear layer: Dettmers et al., QLoRA (2023), section 4, found that adapters on all layers are what
-# reaches full fine-tuning. Learning rates: chosen here on the link task (docs/results); full is the one TRL uses.
+# reaches full fine-tuning. Learning rates: docs/settings.md.
 LEARNING_RATES = {"full": 5e-5, "lora": 5e-4, "qlora": 5e-4}
 # AdamW's memory of squared gradients, 100 steps instead of torch's 1,000: a run here has 50 to 500 steps, and a memory
 # longer than the run meets the gradients' growth too late (validation loss swung .95 -> 1.46 -> .83).
