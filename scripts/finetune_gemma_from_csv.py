@@ -228,7 +228,7 @@ def train_model(args, folder: Path, task, train_examples, validation_examples, s
         trainer = training.make_trainer(model, tokenizer, train, validation, settings, fingerprint, folder, args)
         if trainer.is_fsdp_enabled:
             raise UserError("FSDP splits the model, and its parts are not put together here yet; launch without "
-                            "--use_fsdp: 270M parameters with their optimizer take 5 GB and fit a GPU whole")  # fmt: skip
+                            "FSDP: 270M parameters with their optimizer take 5 GB and fit a GPU whole")  # fmt: skip
         plan.report(args, train, validation, settings, steps, trainer.model)
         if args.dry_run:
             with explained_failures(args):
