@@ -140,6 +140,7 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
         disable_tqdm=True,
         report_to=[],  # ours is added below: it writes beside the other results
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,  # every trained weight is used in every step
         prediction_loss_only=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         seed=settings.seed,
