@@ -1,11 +1,13 @@
 """Fine-tune Gemma 3 270M on a CSV or on converted conversations, with the loss on the answer only.
 
-CSV or JSONL folder -> DIR/model (adapter or whole model, tokenizer), metrics.json, trainer_log.csv, loss.png,
-manifest.json
+CSV or JSONL folder -> DIR/model (adapter or whole model, tokenizer, model card), metrics.json, trainer_log.csv,
+loss.png, README.md, tensorboard/, manifest.json
 
     python scripts/finetune_gemma_from_csv.py --data runs/jsonl --base-model embedded --out-dir runs/lora
 
 Stop it with Ctrl-C or lose the machine: the same command with `--resume auto` continues from the last whole checkpoint.
+Several GPUs or machines: accelerate launch scripts/finetune_gemma_from_csv.py ... (docs/settings.md, which also gives
+the source of each default).
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ from pathlib import Path
 from linklab import cli, files
 from linklab.cli import UserError, say
 
-OWN = ("checkpoints", "model", "merged", "metrics.json", "trainer_log.csv", "loss.png", "README.md",
+OWN = ("checkpoints", "model", "merged", "metrics.json", "trainer_log.csv", "loss.png", "README.md", "tensorboard",
        files.MANIFEST)  # fmt: skip
+
+# What a full disk is called by the system and safetensors, and by torch.save, which passes no reason on
+NO_SPACE = ("No space left", "File too large", "Disk quota", "inline_container.cc", "iostream error")
 
 
 def build_parser():
@@ -50,7 +55,13 @@ def build_parser():
         nargs="?",
         const="auto",
         metavar="auto|DIR",
-        help="continue from the last whole checkpoint in --out-dir, or from this one; starts afresh when there is none",
+        help="continue from the last whole checkpoint in --out-dir or --drive-dir, or from this one; "
+        "starts afresh when there is none",
+    )
+    output.add_argument(
+        "--drive-dir",
+        metavar="DIR",
+        help="also keep a verified copy of each checkpoint here, on a disk that outlives the machine (a mounted Drive)",
     )
     output.add_argument("--force", action="store_true", help="replace what an earlier run wrote to --out-dir")
     output.add_argument(
@@ -59,7 +70,7 @@ def build_parser():
     output.add_argument(
         "--dry-run",
         action="store_true",
-        help="build everything, time one step, print the plan, and stop before training",
+        help="build everything, time a step, print what the run will do and cost, and stop before training",
     )
     model = parser.add_argument_group("Model")
     model.add_argument(
@@ -68,7 +79,12 @@ def build_parser():
         metavar="NAME",
         help="Hub id, folder, `embedded` (Gemma 3 270M from a Python package) or `tiny` (for tests)",
     )
-    model.add_argument("--mode", choices=("full", "lora", "qlora"), default="lora", help="what is trained")
+    model.add_argument(
+        "--mode",
+        choices=("full", "lora", "qlora"),
+        default="lora",
+        help="what is trained: every weight, adapters on all linear layers, or adapters on a base held in 4 bits (NF4)",
+    )
     model.add_argument("--lora-rank", type=cli.positive_int, default=16, metavar="N", help="rank of the adapters")
     model.add_argument(
         "--lora-alpha",
@@ -93,7 +109,8 @@ def build_parser():
         "--learning-rate",
         type=cli.positive_float,
         metavar="X",
-        help="peak learning rate (default: 5e-4 for lora and qlora, 5e-5 for full)",
+        help="peak learning rate (default: 5e-4 for lora and qlora, 5e-5 for full: adapters need about ten times as "
+        "much, see docs/settings.md)",
     )
     train.add_argument(
         "--lr-schedule",
@@ -138,9 +155,21 @@ def build_parser():
         type=int,
         default=0,
         metavar="N",
-        help="stop after N validation losses without a better one; 0: never",
+        help="stop after N validations in a row without a better one (see --best-by); 0: never",
     )
-    train.add_argument("--report-to", choices=("tensorboard", "none"), default="none", help="also log to TensorBoard")
+    train.add_argument(
+        "--best-by",
+        choices=("loss", "accuracy"),
+        default="loss",
+        help="which weights are delivered: those of the lowest validation loss, or those that would write the right "
+        "class for most validation rows",
+    )
+    train.add_argument(
+        "--report-to",
+        choices=("tensorboard", "none"),
+        default="tensorboard",
+        help="where the log goes beside trainer_log.csv: TensorBoard's files in DIR/tensorboard",
+    )
     again = parser.add_argument_group("Reproducibility")
     again.add_argument("--seed", type=cli.seed_number, default=0, metavar="N", help="seeds adapters and row order")
     again.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
@@ -155,22 +184,29 @@ def run(args) -> int:
         if files.stale_reason(folder / files.MANIFEST, script=__file__, argv=args.argv) is None:
             say(f"{folder}: finished already; nothing to do")
             return 0
-    if not args.dry_run:
+    first = cli.process_rank() == 0  # of several processes, one looks after the folders
+    if not args.dry_run and first:
         check_out_dir(folder, force=args.force, resume=args.resume)
     task, train, validation, source = read_rows(args)
     if args.dry_run:  # leaves nothing behind
         with tempfile.TemporaryDirectory() as scratch:
             return train_model(args, Path(scratch), task, train, validation, source)
+    if not first:
+        return train_model(args, folder, task, train, validation, source)
     files.require_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with files.locked_folder(folder):
         prepare_out_dir(folder, force=args.force, resume=args.resume)
+        if args.drive_dir:
+            from linklab.model import drive
+
+            drive.prepare(Path(args.drive_dir), force=args.force, resume=args.resume)
         return train_model(args, folder, task, train, validation, source)
 
 
 def train_model(args, folder: Path, task, train_examples, validation_examples, source: dict) -> int:
     """Build, train, and write everything below `folder`; returns the exit code."""
-    from linklab.model import load, training
+    from linklab.model import checkpoints, held_out, load, plan, results, training
 
     with load.quiet_transformers():
         precision = load.choose_precision(args.precision, args.base_model)
@@ -181,16 +217,26 @@ def train_model(args, folder: Path, task, train_examples, validation_examples, s
         tokenizer = load.load_tokenizer(args.base_model)
         train = encode(train_examples, tokenizer, args.max_length, "training")
         validation = encode(validation_examples, tokenizer, args.max_length, "validation")
+        judged = held_out.mark_judged(validation, validation_examples, task, tokenizer)
+        if args.best_by == "accuracy" and not judged:
+            raise UserError(f"--best-by accuracy needs a class as first target; '{task.targets[0].name}' is a number")
         model = training.build_model(settings)
         load.fit_threads(training.count_parameters(model)[1])
-        steps = training.total_steps(len(train), settings)
+        steps = training.total_steps(len(train), settings, training.world_size())
         choose_intervals(args, steps)
-        fingerprint = dataclasses.asdict(settings) | source
+        fingerprint = dataclasses.asdict(settings) | source | unusual(args)
         trainer = training.make_trainer(model, tokenizer, train, validation, settings, fingerprint, folder, args)
-        report_plan(args, trainer, train, validation, settings, steps)
+        if trainer.is_fsdp_enabled:
+            raise UserError("FSDP splits the model, and its parts are not put together here yet; launch without "
+                            "FSDP: 270M parameters with their optimizer take 5 GB and fit a GPU whole")  # fmt: skip
+        plan.report(args, train, validation, settings, steps, trainer.model)
         if args.dry_run:
+            with explained_failures(args):
+                plan.report_cost(args, trainer, train, validation, settings, steps, precision.reason, folder)
             return 0
-        checkpoint = choose_checkpoint(args, folder, fingerprint)
+        with trainer.accelerator.main_process_first():  # it removes torn ones and fetches; the others find them so
+            drive_dir = Path(args.drive_dir) if args.drive_dir else None
+            checkpoint = checkpoints.choose(folder / "checkpoints", args.resume, fingerprint, drive_dir)
         started = time.monotonic()
         with explained_failures(args):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -199,8 +245,18 @@ def train_model(args, folder: Path, task, train_examples, validation_examples, s
             return 128 + stopped
         if trainer.is_world_process_zero():
             seconds = time.monotonic() - started
-            finish(args, folder, task, trainer, tokenizer, settings, fingerprint, seconds, len(train))
+            results.finish(
+                args, folder, task, trainer, tokenizer, settings, fingerprint, seconds, len(train), script=__file__
+            )
     return 0
+
+
+def unusual(args) -> dict:
+    """Return what else a checkpoint must not be continued without; nothing for one process and the lowest loss."""
+    from linklab.model.training import world_size
+
+    found = {"processes": world_size()} if world_size() > 1 else {}
+    return found | ({"best_by": args.best_by} if args.best_by != "loss" else {})
 
 
 def choose_intervals(args, steps: int) -> None:
@@ -222,6 +278,9 @@ def read_rows(args):
     if len(train) < args.per_device_batch_size:
         raise UserError(f"{len(train)} training rows for a batch of {args.per_device_batch_size}: "
                         f"get more rows or lower --per-device-batch-size")  # fmt: skip
+    if args.dry_run:
+        say(f"rows in all: {len(read('train', None)):,} training, {len(read('validation', None)):,} validation, "
+            f"{len(read('test', None)):,} test (never seen in training)")  # fmt: skip
     hashes = hash_rows(train)
     return task, train, validation, {"rows": len(train), "prompts": hashes["prompts"], "labels": hashes["labels"]}
 
@@ -239,6 +298,19 @@ def check_out_dir(folder: Path, *, force: bool, resume: str | None) -> list[str]
             f"{folder}: holds a training already; continue it with --resume auto or replace it with --force"
         )
     return found
+
+
+def lower_memory(args) -> str:
+    """Return what to lower, by how much, so that the same rows train in less memory."""
+    batch, accumulation = args.per_device_batch_size, args.gradient_accumulation_steps
+    ways = []
+    if batch > 1:
+        ways.append(f"--per-device-batch-size {batch // 2} --gradient-accumulation-steps {accumulation * 2}")
+    if not args.gradient_checkpointing:
+        ways.append("--gradient-checkpointing")
+    if args.mode == "full":
+        ways.append("--mode lora")
+    return "use " + ", then ".join(ways or [f"shorter rows and --max-length {args.max_length // 2}"])
 
 
 def prepare_out_dir(folder: Path, *, force: bool, resume: str | None) -> None:
@@ -276,60 +348,6 @@ def encode(examples, tokenizer, max_length: int, name: str):
     return encoded
 
 
-def report_plan(args, trainer, train, validation, settings, steps: int) -> None:
-    """Say what will be trained on what; with --dry-run also what it will cost."""
-    import statistics
-
-    from linklab.model import training
-
-    lengths = sorted(train.lengths)
-    trained, everything = training.count_parameters(trainer.model)
-    say(f"rows: {len(train):,} training, {len(validation):,} validation; tokens a row: median "
-        f"{statistics.median(lengths):.0f}, 95 % {lengths[int(0.95 * (len(lengths) - 1))]}, longest {lengths[-1]}; "
-        f"answers: {train.answer_tokens / len(train):.1f} tokens")  # fmt: skip
-    say(f"{settings.mode}: {trained:,} of {everything:,} parameters trained, learning rate {settings.learning_rate:g}, "
-        f"{steps:,} steps of {settings.batch_size * settings.accumulation} rows; "
-        f"checkpoint every {args.save_steps}")  # fmt: skip
-    if not args.dry_run:
-        return
-    seconds, tokens = training.measure_step(trainer, train)
-    per_epoch = sum(lengths) / tokens * seconds
-    total = per_epoch * steps * settings.batch_size * settings.accumulation / len(train)
-    optimizer_mb = trained * 8 / 2**20
-    disk_mb = (
-        trained * 12 * max(2, args.save_total_limit) + (everything * 4 if args.mode == "full" else trained * 4)
-    ) / 2**20
-    say(
-        f"one batch of the longest rows: {seconds:.2f} s for {tokens:,} tokens; "
-        f"the whole run: about {cli.format_seconds(total)}"
-    )
-    say(f"memory: about {training.peak_memory_mb() + optimizer_mb:,.0f} MB at the peak; disk: about {disk_mb:,.0f} MB")
-    say("dry run: stopped before training")
-
-
-def choose_checkpoint(args, folder: Path, fingerprint: dict) -> Path | None:
-    """Return the checkpoint to continue from, None to start at the beginning."""
-    from linklab.model import checkpoints
-
-    if args.resume is None:
-        return None
-    if args.resume == "auto":
-        found, torn = checkpoints.find_last_whole(folder / "checkpoints")
-        for path in torn:
-            say(f"{path}: not whole (the machine stopped while it was written); left out")
-            shutil.rmtree(path)
-    else:
-        found = Path(args.resume)
-        if not checkpoints.is_whole(found):
-            raise UserError(f"{found}: no whole checkpoint; --resume auto finds the last whole one")
-    if found:
-        checkpoints.refuse_other_settings(found, fingerprint)
-        say(f"continuing from {found}")
-    else:
-        say("no checkpoint yet; starting at the beginning")
-    return found
-
-
 class explained_failures:
     """Turn out-of-memory and a full disk into one line that says what to lower."""
 
@@ -340,87 +358,16 @@ class explained_failures:
         pass
 
     def __exit__(self, kind, error, trace) -> None:
+        if error is None or isinstance(error, UserError):
+            return
         text = str(error)
-        if error is not None and ("out of memory" in text or isinstance(error, MemoryError)):
-            half = max(1, self.args.per_device_batch_size // 2)
-            raise UserError(
-                f"out of memory; use --per-device-batch-size {half} --gradient-accumulation-steps "
-                f"{self.args.gradient_accumulation_steps * self.args.per_device_batch_size // half}, then "
-                f"--gradient-checkpointing; checkpoints so far are kept"
-            ) from error
-        if error is not None and ("No space left" in text or "File too large" in text):
+        if "out of memory" in text or "can't allocate memory" in text or isinstance(error, MemoryError):
+            raise UserError(f"out of memory; {lower_memory(self.args)}; checkpoints so far are kept") from error
+        if any(said in text for said in NO_SPACE):
             raise UserError(
                 f"{self.args.out_dir}: no space left on the disk; free some or choose another --out-dir, "
                 f"then run again with --resume auto"
             ) from error
-
-
-def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, seconds: float, n_rows: int) -> None:
-    """Write the model, its scores, log, plot and card, and the manifest last."""
-    from linklab.data.jsonl import TASK_FILE
-    from linklab.data.source import source_files
-    from linklab.model import training
-    from linklab.score import plots
-
-    for name in ("model", "merged"):  # left by a run that was killed while it finished; the checkpoint has it all
-        shutil.rmtree(folder / name, ignore_errors=True)
-    with files.staged_folder(folder / "model") as made:
-        trainer.model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        files.write_json(made / TASK_FILE, task.to_dict())
-    if args.merge and args.mode != "full":
-        with files.staged_folder(folder / "merged") as made:
-            merge(folder / "model", made, args)
-            files.write_json(made / TASK_FILE, task.to_dict())
-    history = trainer.state.log_history
-    training.write_log(folder / "trainer_log.csv", history)
-    losses = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
-    trained, everything = training.count_parameters(trainer.model)
-    scores = {
-        "model": args.base_model, "mode": args.mode, "rows": n_rows, "steps": trainer.state.global_step,
-        "best_validation_loss": min(losses, default=None), "seconds": round(seconds, 1),
-        "peak_memory_mb": round(training.peak_memory_mb(), 1), "trained_parameters": trained, "parameters": everything,
-        "settings": dataclasses.asdict(settings),
-        "hashes": {name: fingerprint[name] for name in ("prompts", "labels")},
-    }  # fmt: skip
-    files.write_json(folder / "metrics.json", scores, force=True)
-    plots.write_png(
-        folder / "loss.png", plots.loss_curve(plots.read_trainer_log(folder / "trainer_log.csv")), force=True
-    )
-    files.write_text(folder / "README.md", write_card(scores, task), force=True)
-    outputs = ["model", "metrics.json", "trainer_log.csv", "loss.png", "README.md"] + (["merged"] if args.merge else [])
-    files.write_manifest(
-        folder, script=__file__, argv=args.argv, seed=args.seed, inputs=source_files(args),
-        outputs={folder / name: None for name in outputs if (folder / name).exists()},
-        extra={name: scores[name] for name in ("rows", "steps", "best_validation_loss", "seconds", "peak_memory_mb")},
-    )  # fmt: skip
-    say(f"wrote {folder / 'model'}: {args.mode}, {n_rows:,} rows, {trainer.state.global_step:,} steps in "
-        f"{cli.format_seconds(seconds)}, best validation loss {min(losses, default=float('nan')):.4f}")  # fmt: skip
-
-
-def merge(adapter: Path, made: Path, args) -> None:
-    """Write the adapter added into its base model, which any program loads without PEFT."""
-    from linklab.model.load import load_trained
-
-    model, tokenizer = load_trained(adapter, base_model=args.base_model)
-    model.save_pretrained(made)
-    tokenizer.save_pretrained(made)
-
-
-def write_card(scores: dict, task) -> str:
-    """Return the model card."""
-    settings = "\n".join(f"| {name} | {value} |" for name, value in scores["settings"].items())
-    targets = ", ".join(f"`{t.name}`" for t in task.targets)
-    return (
-        f"---\nlicense: gemma\nbase_model: {scores['model']}\npipeline_tag: text-generation\n---\n\n"
-        f"# {scores['model']}, fine-tuned ({scores['mode']}) to answer {targets}\n\n"
-        f"{scores['rows']:,} rows, {scores['steps']:,} steps, {scores['seconds']:,.0f} s; best validation loss "
-        f"{scores['best_validation_loss']}. Scores on unseen rows come from `evaluate_model.py`.\n\n"
-        f"Use is governed by the Gemma Terms of Use (https://ai.google.dev/gemma/terms).\n\n"
-        f"## Prompt\n\n```text\n{task.template.text}\n```\n\n"
-        f"## Settings\n\n| setting | value |\n|---|---|\n{settings}\n"
-        f"| prompts sha256 | {scores['hashes']['prompts']} |\n"
-    )
 
 
 def main(argv=None) -> int:

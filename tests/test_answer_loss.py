@@ -67,6 +67,26 @@ def test_answer_only_loss_and_gradient_are_those_of_the_masked_full_logits(mode,
             torch.testing.assert_close(other.grad, parameter.grad, atol=1e-5, rtol=1e-3, msg=name)
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_rows_padded_on_the_left_with_a_mask_have_the_loss_of_unpadded_rows(attention, tokenizer, encoded):
+    model = tiny.build_model(tokenizer, attn_implementation=attention)
+    items = [encoded[i] for i in range(5)]
+    expected = masked_full_logit_loss(model, items)
+    answer_loss.use_answer_only_loss(model)
+    longest = max(len(item["input_ids"]) for item in items) + 3
+    ids = torch.full((5, longest), tokenizer.pad_token_id)
+    labels, mask = torch.full_like(ids, answer_loss.IGNORED), torch.zeros_like(ids)
+    for i, item in enumerate(items):
+        tokens = torch.tensor(item["input_ids"])
+        start = longest - len(tokens)
+        ids[i, start:], mask[i, start:] = tokens, 1
+        labels[i, start + item["answer_start"] :] = tokens[item["answer_start"] :]
+    assert model(input_ids=ids, labels=labels, attention_mask=mask).loss.item() == pytest.approx(
+        expected.item(), abs=1e-5
+    )
+    assert abs(model(input_ids=ids, labels=labels).loss.item() - expected.item()) > 1e-4  # the mask is what does it
+
+
 def test_a_softcapped_head_is_capped_in_the_answer_only_loss_too(tokenizer, encoded):
     untouched, ours = (tiny.build_model(tokenizer, final_logit_softcapping=0.3) for _ in range(2))
     answer_loss.use_answer_only_loss(ours)

@@ -40,9 +40,19 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=(doc or "").strip(), formatter_class=_Formatter, allow_abbrev=False)
 
 
+def process_rank() -> int:
+    """Return which of several processes this one is (`accelerate launch`, torchrun), 0 when it is alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
 def say(message: str) -> None:
-    """Print one line of progress on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Print one line of progress on stderr; of several processes the first one speaks."""
+    if process_rank() == 0:
+        print(message, file=sys.stderr, flush=True)
+
+
+def _say_error(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -166,7 +176,7 @@ def main(parser: argparse.ArgumentParser, run, argv: list[str] | None) -> int:
     try:
         return run(args) or 0
     except UserError as error:
-        say(f"error: {error}")
+        _say_error(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         say("interrupted")
@@ -175,9 +185,9 @@ def main(parser: argparse.ArgumentParser, run, argv: list[str] | None) -> int:
         return 1
     except OSError as error:
         if error.errno in _NO_SPACE:  # a write that fails does not say which file it was
-            say(f"error: {error.filename or 'writing'}: {error.strerror.lower()}; free some space or write elsewhere")
+            _say_error(f"{error.filename or 'writing'}: {error.strerror.lower()}; free some space or write elsewhere")
             return 2
         if error.filename is None:
             raise
-        say(f"error: {error.filename}: {(error.strerror or str(error)).lower()}")
+        _say_error(f"{error.filename}: {(error.strerror or str(error)).lower()}")
         return 2

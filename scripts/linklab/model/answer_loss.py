@@ -73,7 +73,7 @@ def _answer_only(model, input_ids, labels, attention_mask, num_items_in_batch):
     logits = cap_logits(logits, model.config)
     total = functional.cross_entropy(logits.float(), answers, reduction="sum")
     count = wanted.sum() if num_items_in_batch is None else num_items_in_batch
-    return CausalLMOutput(loss=total / count)
+    return CausalLMOutput(loss=total / count, logits=None if model.training else logits)  # (answer tokens, vocab)
 
 
 def cap_logits(logits, config):

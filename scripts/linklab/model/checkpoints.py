@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from linklab import files
-from linklab.cli import UserError
+from linklab.cli import UserError, say
 
 COMPLETE = "complete.json"  # written last: the files of the checkpoint with their hashes, and the settings
 PREFIX = "checkpoint-"
@@ -13,7 +14,8 @@ PREFIX = "checkpoint-"
 
 def mark_complete(folder: Path, settings: dict) -> None:
     """Write the mark of a whole checkpoint."""
-    entries = files.describe_files({path: None for path in sorted(folder.iterdir()) if path.is_file()}, base=folder)
+    made = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != COMPLETE]
+    entries = files.describe_files(dict.fromkeys(made), base=folder)
     files.write_json(folder / COMPLETE, {"settings": settings, "files": entries}, force=True)
 
 
@@ -36,11 +38,16 @@ def steps_of(folder: Path) -> int:
     return int(folder.name.removeprefix(PREFIX))
 
 
+def list_all(folder: Path) -> list[Path]:
+    """Return the checkpoints below `folder`, whole or not, in the order of their steps."""
+    found = [p for p in folder.glob(f"{PREFIX}*") if p.is_dir() and p.name.removeprefix(PREFIX).isdigit()]
+    return sorted(found, key=steps_of)
+
+
 def find_last_whole(folder: Path) -> tuple[Path | None, list[Path]]:
     """Return the newest whole checkpoint below `folder`, or None, and the torn ones that are newer."""
-    found = [p for p in folder.glob(f"{PREFIX}*") if p.is_dir() and p.name.removeprefix(PREFIX).isdigit()]
     torn = []
-    for path in sorted(found, key=steps_of, reverse=True):
+    for path in reversed(list_all(folder)):
         if is_whole(path):
             return path, torn
         torn.append(path)
@@ -56,3 +63,31 @@ def refuse_other_settings(folder: Path, settings: dict) -> None:
                 f"{folder}: was made with {name} = {made_from.get(name)!r}, and now it is {settings.get(name)!r}; "
                 f"go back to that, or start afresh with --force or another --out-dir"
             )
+
+
+def choose(folder: Path, resume: str | None, settings: dict, drive_folder: Path | None = None) -> Path | None:
+    """Return the checkpoint `--resume` means, None to start at the beginning; remove torn ones.
+
+    With "auto" a later one on the drive is brought to `folder` first.
+    """
+    if resume is None:
+        return None
+    if resume == "auto":
+        if drive_folder:
+            from linklab.model import drive
+
+            drive.fetch(drive_folder, folder, settings)
+        found, torn = find_last_whole(folder)
+        for path in torn:
+            say(f"{path}: not whole (the machine stopped while it was written); left out")
+            shutil.rmtree(path)
+    else:
+        found = Path(resume)
+        if not is_whole(found):
+            raise UserError(f"{found}: no whole checkpoint; --resume auto finds the last whole one")
+    if found:
+        refuse_other_settings(found, settings)
+        say(f"continuing from {found}")
+    else:
+        say("no checkpoint yet; starting at the beginning")
+    return found

@@ -5,18 +5,21 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import os
 import signal
 import time
 from pathlib import Path
 
 from linklab import cli, files
 from linklab.cli import UserError, say
-from linklab.model import answer_loss, checkpoints, lora_linear
+from linklab.model import answer_loss, checkpoints, drive, held_out, lora_linear
 
-LOG_FIELDS = ("step", "epoch", "train_loss", "validation_loss", "learning_rate", "grad_norm")
+LOGGED = {"epoch": "epoch", "train_loss": "loss", "validation_loss": "eval_loss", "learning_rate": "learning_rate",
+          "grad_norm": "grad_norm", "validation_accuracy": "eval_accuracy"}  # fmt: skip
+LOG_FIELDS = ("step", *LOGGED)  # of trainer_log.csv, and what the Trainer calls each
 LOSS_WINDOW = "loss_window.json"  # in a checkpoint: the training losses summed since the last one that was logged
 # LoRA on every linear layer: Dettmers et al., QLoRA (2023), section 4, found that adapters on all layers are what
-# reaches full fine-tuning. Learning rates: chosen here on the link task (docs/results); full is the one TRL uses.
+# reaches full fine-tuning. Learning rates: docs/settings.md.
 LEARNING_RATES = {"full": 5e-5, "lora": 5e-4, "qlora": 5e-4}
 # AdamW's memory of squared gradients, 100 steps instead of torch's 1,000: a run here has 50 to 500 steps, and a memory
 # longer than the run meets the gradients' growth too late (validation loss swung .95 -> 1.46 -> .83).
@@ -100,12 +103,13 @@ def count_parameters(model) -> tuple[int, int]:
 def make_trainer(model, tokenizer, train, validation, settings: Settings, fingerprint: dict, folder: Path, options):
     """Return a Trainer that writes whole checkpoints below `folder`/checkpoints.
 
-    `options` holds what does not change the result: eval_steps, save_steps, save_total_limit, patience, report_to.
+    `options` holds what does not change a step: eval_steps, save_steps, save_total_limit, best_by, patience,
+    report_to, drive_dir.
     """
     import torch
     from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
-    steps = total_steps(len(train), settings)
+    steps = total_steps(len(train), settings, world_size())
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=settings.epochs,
@@ -129,13 +133,14 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
         save_steps=options.save_steps,
         save_total_limit=max(2, options.save_total_limit),  # while one is being written, another must be whole
         load_best_model_at_end=True,
-        metric_for_best_model="loss",
-        greater_is_better=False,
+        metric_for_best_model=options.best_by,
+        greater_is_better=options.best_by == "accuracy",
         logging_steps=max(1, min(10, steps // 20)),
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to=[] if options.report_to == "none" else [options.report_to],
+        report_to=[],  # ours is added below: it writes beside the other results
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,  # every trained weight is used in every step
         prediction_loss_only=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         seed=settings.seed,
@@ -145,7 +150,8 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
 
     class AnswerTrainer(Trainer):
         def _get_train_sampler(self, train_dataset=None):
-            return answer_loss.StepSampler(train.lengths, settings.batch_size * settings.accumulation, settings.seed)
+            step_rows = settings.batch_size * settings.accumulation * self.args.world_size
+            return answer_loss.StepSampler(train.lengths, step_rows, settings.seed)
 
         def train(self, resume_from_checkpoint=None, **kwargs):
             self.continued = Path(resume_from_checkpoint) if resume_from_checkpoint else None
@@ -192,10 +198,28 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
 
         def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
             """Weigh a batch by its answer tokens: the validation loss is that of the rows, not of the batches."""
-            loss, *rest = super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-            tokens = (inputs["labels"] != answer_loss.IGNORED).sum()
-            mean_tokens = self.eval_dataset.answer_tokens / len(self.eval_dataset)
-            return loss * tokens / (len(inputs["labels"]) * mean_tokens), *rest
+            inputs = self._prepare_inputs(inputs)
+            judged = inputs.pop("judged", None)
+            with torch.no_grad(), self.compute_loss_context_manager():
+                output = model(**inputs, num_items_in_batch=1)  # the sum over the answers' tokens
+            if judged is not None:
+                self.n_right += held_out.count_right(output.logits, inputs["labels"], judged)
+            mean_tokens = validation.answer_tokens / len(self.eval_dataset)
+            return output.loss.detach() / (len(inputs["labels"]) * mean_tokens), None, None
+
+        def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
+            self.n_right = torch.zeros((), dtype=torch.long, device=self.args.device)
+            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+            if "judged" in validation[0]:
+                n_right = self.accelerator.gather(self.n_right).sum().item()
+                output.metrics[f"{metric_key_prefix}_accuracy"] = n_right / len(validation)
+            return output
+
+        def _determine_best_metric(self, metrics, trial):
+            """Keep the weights of a new best at once, whether or not a checkpoint is due: they would be gone later."""
+            found = super()._determine_best_metric(metrics, trial)
+            self.control.should_save |= found
+            return found
 
         def _save_checkpoint(self, model, trial):
             super()._save_checkpoint(model, trial)
@@ -206,12 +230,18 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
                 files.write_json(made / LOSS_WINDOW, window, force=True)
                 checkpoints.mark_complete(made, fingerprint)
                 write_log(folder / "trainer_log.csv", self.state.log_history)
+                if options.drive_dir:
+                    drive.mirror(made.parent, Path(options.drive_dir))
 
     # No processing_class: it would put the tokenizer's 33 MB into every checkpoint.
     trainer = AnswerTrainer(
-        model=model, args=arguments, train_dataset=train, eval_dataset=validation,
-        data_collator=answer_loss.AnswerCollator(tokenizer.pad_token_id), callbacks=make_callbacks(steps, options),
+        model=model, args=arguments, train_dataset=train,
+        eval_dataset=held_out.EvenRows(validation, arguments.world_size * arguments.per_device_eval_batch_size)
+        if arguments.world_size > 1 else validation,
+        data_collator=held_out.HeldOutCollator(tokenizer.pad_token_id), callbacks=make_callbacks(steps, options),
     )  # fmt: skip
+    if options.report_to == "tensorboard":
+        trainer.add_callback(tensorboard_callback(folder / "tensorboard"))
     trainer.model_accepts_loss_kwargs = True  # the answer-only forward divides by the answer tokens of the whole step
     from transformers import PrinterCallback
 
@@ -219,11 +249,16 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
     return trainer
 
 
-def total_steps(n_rows: int, settings: Settings) -> int:
-    """Return the optimizer steps of a run on one process."""
+def world_size() -> int:
+    """Return how many processes train together (`accelerate launch`, torchrun)."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def total_steps(n_rows: int, settings: Settings, processes: int = 1) -> int:
+    """Return the optimizer steps of a run."""
     if settings.max_steps > 0:
         return settings.max_steps
-    batches = math.ceil(n_rows / settings.batch_size)
+    batches = math.ceil(math.ceil(n_rows / settings.batch_size) / processes)
     return max(1, math.ceil(math.ceil(batches / settings.accumulation) * settings.epochs))
 
 
@@ -246,9 +281,12 @@ def make_callbacks(steps: int, options) -> list:
                         f"train with --bf16 or --fp32, or lower --learning-rate; the last checkpoint is untouched"
                     )
             if "eval_loss" in logs:
-                say(f"step {state.global_step} of {steps}: validation loss {logs['eval_loss']:.4f}")
+                accuracy = f", accuracy {logs['eval_accuracy']:.1%}" if "eval_accuracy" in logs else ""
+                say(f"step {state.global_step} of {steps}: validation loss {logs['eval_loss']:.4f}{accuracy}")
 
         def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step >= state.max_steps and args.eval_strategy != "no":
+                control.should_evaluate = True  # the last weights may be the best ones
             done = state.global_step - self.first
             now = time.monotonic()
             if done and now - self.bar.last >= self.bar.every_s:
@@ -271,6 +309,8 @@ def make_callbacks(steps: int, options) -> list:
             self.before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
 
         def on_step_end(self, args, state, control, **kwargs):
+            if args.world_size > 1:  # all stop at one step, or those that go on would wait for the others for ever
+                self.received = int(agree_on_largest(self.received, args.device))
             if self.received:  # a validation loss that is due is still taken: the run that continues would lack it
                 control.should_save = control.should_training_stop = True
 
@@ -284,6 +324,29 @@ def make_callbacks(steps: int, options) -> list:
     return made
 
 
+def agree_on_largest(number: int, device) -> int:
+    """Return the largest of the numbers that all processes hold."""
+    import torch
+
+    held = torch.tensor(number, device=device)
+    torch.distributed.all_reduce(held, torch.distributed.ReduceOp.MAX)
+    return held.item()
+
+
+def tensorboard_callback(folder: Path):
+    """Return the callback that writes TensorBoard's event files to `folder`, from the first step on."""
+    import importlib.util
+
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--report-to tensorboard needs tensorboard; run: pip install tensorboard==2.21.0, "
+                        "or choose --report-to none")  # fmt: skip
+    from transformers.integrations import TensorBoardCallback
+
+    made = TensorBoardCallback()
+    made.logging_dir = str(folder)
+    return made
+
+
 def received_signal(trainer) -> int:
     """Return the signal that stopped a training, or 0."""
     return next((c.received for c in trainer.callback_handler.callbacks if hasattr(c, "received")), 0)
@@ -294,36 +357,13 @@ def write_log(path: Path, history: list[dict]) -> None:
     lines: dict[int, dict] = {}
     for entry in history:
         line = lines.setdefault(entry["step"], dict.fromkeys(LOG_FIELDS, "") | {"step": entry["step"]})
-        for field, key in (("train_loss", "loss"), ("validation_loss", "eval_loss"), ("learning_rate", "learning_rate"),
-                           ("grad_norm", "grad_norm"), ("epoch", "epoch")):  # fmt: skip
+        for field, key in LOGGED.items():
             if key in entry:
                 line[field] = f"{float(entry[key]):.6g}"
     with files.atomic_write(path, force=True) as handle:
         writer = csv.DictWriter(handle, LOG_FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(line for line in lines.values() if line["train_loss"] or line["validation_loss"])
-
-
-def measure_step(trainer, train) -> tuple[float, float]:
-    """Return (seconds, tokens) of one optimizer step on the longest rows, leaving the weights as they were.
-
-    Two passes are run and the second is timed: the first one also pays for allocation.
-    """
-    import torch
-
-    longest = sorted(range(len(train)), key=lambda i: -train.lengths[i])[: trainer.args.per_device_train_batch_size]
-    batch = trainer._prepare_inputs(trainer.data_collator([train[i] for i in longest]))
-    model = trainer.accelerator.prepare(trainer.model)
-    seconds = 0.0
-    for _ in range(2):
-        started = time.perf_counter()
-        loss = trainer.compute_loss(model, dict(batch))
-        trainer.accelerator.backward(loss)
-        model.zero_grad(set_to_none=True)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - started
-    return seconds, batch["input_ids"].numel()
 
 
 def peak_memory_mb() -> float:

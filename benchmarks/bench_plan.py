@@ -1,0 +1,127 @@
+"""Compare what `finetune_gemma_from_csv.py --dry-run` predicts with what the run then takes, for each mode.
+
+generated links -> benchmarks/results/plan.md
+
+    python benchmarks/bench_plan.py
+
+The dry run and the real run are processes of their own with the same words. Memory must be predicted within 20 %, time
+(from the first step to the delivered weights, validation and checkpoints included) within 30 %.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from linklab import cli, files  # noqa: E402
+from save_results import describe_machine  # noqa: E402
+
+SCRIPT = ROOT / "scripts" / "finetune_gemma_from_csv.py"
+ALLOWED = {"memory": 0.20, "time": 0.30}
+
+
+def build_parser():
+    """Return the parser."""
+    parser = cli.make_parser(__doc__)
+    parser.add_argument("--model", default="embedded", help="embedded, tiny, a folder or a Hub id")
+    parser.add_argument("--modes", type=cli.comma_list, default=["full", "lora", "qlora"], help="full, lora, qlora")
+    parser.add_argument("--steps", type=cli.positive_int, default=12, metavar="N", help="steps of the real run")
+    parser.add_argument("--eval-rows", type=cli.positive_int, default=24, metavar="N", help="validation rows")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="what products are computed in")
+    parser.add_argument("--out", metavar="FILE", help="(default: benchmarks/results/plan.md; none for tiny)")
+    return parser
+
+
+def run(args) -> int:
+    """Plan and run each mode; print and save the table."""
+    import generate_synthetic_large
+
+    lines, missed = [], []
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        n = str(max(200, 12 * args.steps))
+        if generate_synthetic_large.main(["--n-samples", n, "--seed", "1", "--out-dir", str(scratch / "data")]):
+            raise cli.UserError("no rows could be generated")
+        for mode in args.modes:
+            plan, done = plan_and_run(args, mode, scratch)
+            for what, unit in (("time", "s"), ("memory", "MB")):
+                off = plan[what] / done[what] - 1
+                if abs(off) > ALLOWED[what]:
+                    missed.append(f"{mode} {what}")
+                lines.append(f"| {mode} | {what}, {unit} | {plan[what]:,.0f} | {done[what]:,.0f} | {off:+.1%} |")
+                cli.say(lines[-1])
+    text = write_page(args, lines, missed)
+    print(text)
+    if args.out or args.model != "tiny":
+        out = Path(args.out or ROOT / "benchmarks" / "results" / "plan.md")
+        files.write_text(out, text, force=True)
+        cli.say(f"wrote {out}")
+    return 1 if missed else 0
+
+
+def plan_and_run(args, mode: str, scratch: Path) -> tuple[dict, dict]:
+    """Return predicted and measured seconds and MB of one mode."""
+    out = scratch / mode
+    words = [sys.executable, str(SCRIPT), "--csv", str(scratch / "data" / "links.csv"), "--base-model", args.model,
+             "--mode", mode, f"--{args.precision}", "--max-steps", str(args.steps), "--eval-rows", str(args.eval_rows),
+             "--save-steps", str(max(1, args.steps // 2)), "--out-dir", str(out)]  # fmt: skip
+    told = call([*words, "--dry-run"])
+    seconds = re.search(r"^time: about (.*?) \(", told, re.MULTILINE)
+    memory = re.search(r"^memory: about ([\d,]+) MB", told, re.MULTILINE)
+    plan = {"time": read_seconds(seconds[1]), "memory": float(memory[1].replace(",", ""))}
+    call(words)
+    scores = files.read_json(out / "metrics.json")
+    return plan, {"time": scores["seconds"], "memory": scores["peak_memory_mb"]}
+
+
+def call(words: list[str]) -> str:
+    """Run a command; returns what it said."""
+    started = time.monotonic()
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise cli.UserError(f"{' '.join(words)} failed:\n{done.stderr[-2000:]}")
+    cli.say(f"{words[words.index('--mode') + 1]}{' --dry-run' * ('--dry-run' in words)}: "
+            f"{time.monotonic() - started:.0f} s in all")  # fmt: skip
+    return done.stderr
+
+
+def read_seconds(text: str) -> float:
+    """Return the seconds `cli.format_seconds` wrote: `1 min 5 s` -> 65."""
+    units = {"h": 3600, "min": 60, "s": 1}
+    return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+) (h|min|s)\b", text))
+
+
+def write_page(args, lines: list[str], missed: list[str]) -> str:
+    """Return the results page."""
+    versions = files.versions()
+    named = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "bitsandbytes"))
+    verdict = f"Outside: {', '.join(missed)}." if missed else "All within."
+    return "\n".join([
+        "# What --dry-run predicts, and what the run took", "",
+        f"`{' '.join(['python benchmarks/bench_plan.py', *args.argv])}`", "",
+        f"{describe_machine()}; Python {platform.python_version()}, {named}; commit {files.commit()}; "
+        f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'unset')}.", "",
+        f"`--base-model {args.model}`, {args.precision}, {args.steps} steps of 8 rows, {args.eval_rows} validation "
+        f"rows, two validations and two checkpoints. Time is that of training, validation and checkpoints; memory the "
+        f"most the process (on a GPU: the GPU) held.", "",
+        "| mode | | predicted | measured | difference |", "|---|---|---:|---:|---:|", *lines, "",
+        f"Allowed: memory 20 %, time 30 %. {verdict}", "",
+    ])  # fmt: skip
+
+
+def main(argv=None) -> int:
+    """Run the benchmark and return its exit code."""
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,407 @@
+"""Train the same rows with this toolkit, transformers' plain Trainer and TRL's SFTTrainer, and compare loss and speed.
+
+generated links -> benchmarks/results/train.md
+
+    python -m pip install trl==1.16.0
+    python benchmarks/bench_train.py
+
+Each engine runs in a process of its own and gets the very same rows in the same order and batches, the same start
+weights, optimizer (fused AdamW, constant learning rate), gradient clipping and precision, and no gradient checkpointing
+(TRL's default is to use it). First the losses of five steps must agree; the same steps are timed, all but the first.
+Rounds are interleaved. --model tiny shows in a minute that everything runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from linklab import cli, files  # noqa: E402
+from save_results import describe_machine  # noqa: E402
+
+ENGINES = {"ours": "this toolkit", "plain": "transformers Trainer", "trl": "TRL SFTTrainer"}
+MODES = ("full", "lora", "qlora")
+LOSS_TOLERANCE = 1e-4
+TARGETS = {"trl": 2.5, "plain": 1.7}  # full fine-tuning: our rows a second over theirs
+SEED = 0
+# Dense bfloat16 and TF32 products a second, from NVIDIA's data sheets
+PEAK_FLOPS = {"H100": {"bf16": 989e12, "fp32": 67e12}, "H200": {"bf16": 989e12, "fp32": 67e12},
+              "A100": {"bf16": 312e12, "fp32": 19.5e12}, "T4": {"bf16": 0, "fp32": 8.1e12}}  # fmt: skip
+
+
+def build_parser():
+    """Return the parser."""
+    parser = cli.make_parser(__doc__)
+    parser.add_argument(
+        "--model",
+        default="embedded",
+        help="embedded, tiny, a folder, or `random` (Gemma 3 270M's shape, random weights: good for speed)",
+    )
+    parser.add_argument("--modes", type=cli.comma_list, default=list(MODES), help="full, lora, qlora")
+    parser.add_argument("--engines", type=cli.comma_list, default=list(ENGINES), help="ours, plain, trl")
+    parser.add_argument("--steps", type=cli.positive_int, default=5, metavar="N", help="steps a run, the first untimed")
+    parser.add_argument("--rounds", type=cli.positive_int, default=2, metavar="N", help="runs an engine for full")
+    parser.add_argument("--adapter-rounds", type=cli.positive_int, default=1, metavar="N", help="the same for (q)lora")
+    parser.add_argument("--batch-size", type=cli.positive_int, default=4, metavar="N", help="rows a step")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="what products are computed in")
+    parser.add_argument("--out", metavar="FILE", help="(default: benchmarks/results/train.md; none for tiny)")
+    parser.add_argument("--worker", metavar="FILE", help=argparse.SUPPRESS)
+    return parser
+
+
+def run(args) -> int:
+    """Prepare the rows, run every engine in its own process, print and save the table."""
+    if args.worker:
+        return work(json.loads(Path(args.worker).read_text()))
+    with tempfile.TemporaryDirectory() as scratch:
+        scratch = Path(scratch)
+        job = prepare(args, scratch)
+        found = []
+        for mode in args.modes:
+            for turn in range(args.rounds if mode == "full" else args.adapter_rounds):
+                for engine in args.engines if turn % 2 == 0 else reversed(args.engines):
+                    found.append(run_engine(job | {"mode": mode, "engine": engine, "round": turn}, scratch))
+    text = write_page(args, found)
+    print(text)
+    if args.out or args.model != "tiny":
+        out = Path(args.out or ROOT / "benchmarks" / "results" / "train.md")
+        files.write_text(out, text, force=True)
+        cli.say(f"wrote {out}")
+    return 0 if all(worst_difference(found, mode) <= LOSS_TOLERANCE for mode in args.modes) else 1
+
+
+def prepare(args, scratch: Path) -> dict:
+    """Return the job every engine gets: a model folder and tokenised rows, in the order they are taken."""
+    import generate_synthetic_large
+    from linklab.data import examples
+    from linklab.data.task import make_task
+    from linklab.model import load
+    from linklab.model.answer_loss import EncodedExamples, StepSampler
+
+    n = args.steps * args.batch_size
+    words = ["--n-samples", str(max(100, 2 * n)), "--seed", "1", "--out-dir", str(scratch / "data")]
+    if generate_synthetic_large.main(words):
+        raise cli.UserError("no rows could be generated")
+    table = scratch / "data" / "links.csv"
+    random_weights = args.model == "random"
+    folder = make_random(scratch / "model") if random_weights else load.resolve(args.model)
+    tokenizer = load.load_tokenizer(folder)
+    encoded = EncodedExamples(examples.read_examples(table, make_task(table), "train", n), tokenizer, 2048)
+    order = list(StepSampler(encoded.lengths, args.batch_size, SEED))
+    rows = [encoded[i] for i in order]
+    plain = [{"input_ids": row["input_ids"], "answer_start": row["answer_start"]} for row in rows]
+    return {"folder": str(folder), "rows": plain, "steps": args.steps, "batch_size": args.batch_size,
+            "precision": args.precision, "learning_rate": 5e-5}  # fmt: skip
+
+
+def make_random(folder: Path) -> Path:
+    """Write a model of Gemma 3 270M's shape with random weights, and the tiny model's tokenizer."""
+    import torch
+    from linklab.model import tiny
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    layers = ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(18)]
+    config = Gemma3TextConfig(vocab_size=262144, hidden_size=640, intermediate_size=2048, num_hidden_layers=18,
+                              num_attention_heads=4, num_key_value_heads=1, head_dim=256, query_pre_attn_scalar=256,
+                              sliding_window=512, layer_types=layers)  # fmt: skip
+    torch.manual_seed(SEED)
+    Gemma3ForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tiny.build_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def run_engine(job: dict, scratch: Path) -> dict:
+    """Run one engine in a fresh process; returns what it measured."""
+    started = time.monotonic()
+    path, result = scratch / "job.json", scratch / "result.json"
+    path.write_text(json.dumps(job | {"result": str(result), "scratch": str(scratch)}))
+    result.unlink(missing_ok=True)
+    done = subprocess.run(
+        [sys.executable, __file__, "--worker", str(path)], capture_output=True, text=True, check=False
+    )
+    if done.returncode or not result.exists():
+        raise cli.UserError(f"{job['engine']} {job['mode']} failed:\n{done.stderr[-3000:]}")
+    found = json.loads(result.read_text()) | {name: job[name] for name in ("mode", "engine", "round")}
+    cli.say(f"{job['mode']} round {job['round']} {job['engine']}: {found['rows_a_second']:.3f} rows/s, "
+            f"{found['peak_mb']:,.0f} MB, losses {' '.join(f'{loss:.5f}' for loss in found['losses'])} "
+            f"({time.monotonic() - started:.0f} s in all)")  # fmt: skip
+    return found
+
+
+def work(job: dict) -> int:
+    """In a process of its own: train with one engine and write what was measured."""
+    import torch
+    from linklab.model import load
+
+    with load.quiet_transformers():
+        trainer = {"ours": make_ours, "plain": make_plain, "trl": make_trl}[job["engine"]](job)
+        watch = watch_steps()
+        trainer.add_callback(watch)
+        n_all = sum(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in trainer.model.parameters())
+        head = trainer.model.get_input_embeddings().weight.numel()
+        trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    timed_rows = job["rows"][job["batch_size"] :]
+    seconds = watch.ends[-1] - watch.ends[0]
+    tokens = sum(len(row["input_ids"]) for row in timed_rows)
+    answers = sum(len(row["input_ids"]) - row["answer_start"] for row in timed_rows)
+    # Products a training needs: 2 a weight and token forward, as many for the gradient of the input, and as many for
+    # the weight's own where it is trained; the head at answer tokens only. The same count for every engine.
+    per_weight = 6 if job["mode"] == "full" else 4
+    flops = per_weight * ((n_all - head) * tokens + head * answers)
+    found = {"losses": losses, "rows_a_second": len(timed_rows) / seconds, "tokens_a_second": tokens / seconds,
+             "peak_mb": watch.peak_mb, "flops_a_second": flops / seconds,
+             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"}  # fmt: skip
+    Path(job["result"]).write_text(json.dumps(found))
+    return 0
+
+
+def watch_steps():
+    """Return a callback that notes when each step ended and the most memory held until then."""
+    import torch
+    from linklab.model import training
+    from transformers import TrainerCallback
+
+    class Watch(TrainerCallback):
+        ends: list[float] = []
+        peak_mb = 0.0
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.ends.append(time.perf_counter())
+            self.peak_mb = training.peak_memory_mb()
+
+    return Watch()
+
+
+class Rows:
+    """Tokenised rows as this toolkit's trainer takes them."""
+
+    def __init__(self, items: list[dict]) -> None:
+        self.items = items
+        self.lengths = [len(item["input_ids"]) for item in items]
+        self.answer_tokens = sum(len(item["input_ids"]) - item["answer_start"] for item in items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.items[index]
+
+
+def make_ours(job: dict):
+    """Return this toolkit's trainer as the script makes it, with the rows in order and nothing but training to do."""
+    import finetune_gemma_from_csv
+    from linklab.model import load, training
+
+    words = ["--csv", "x", "--out-dir", job["scratch"], "--base-model", job["folder"], "--mode", job["mode"],
+             "--max-steps", str(job["steps"]), "--per-device-batch-size", str(job["batch_size"]),
+             "--gradient-accumulation-steps", "1", "--learning-rate", str(job["learning_rate"]),
+             "--lr-schedule", "constant_with_warmup", "--warmup-fraction", "0", "--save-steps", str(job["steps"]),
+             "--eval-steps", str(job["steps"]), "--report-to", "none", "--seed", str(SEED)]  # fmt: skip
+    args = finetune_gemma_from_csv.build_parser().parse_args(words)
+    settings = finetune_gemma_from_csv.make_settings(args, job["precision"])
+    model = training.build_model(settings)
+    load.fit_threads(training.count_parameters(model)[1])
+    rows = Rows(job["rows"])
+    tokenizer = load.load_tokenizer(job["folder"])
+    trainer = training.make_trainer(
+        model, tokenizer, rows, Rows(job["rows"][:1]), settings, {}, Path(job["scratch"]), args
+    )
+    trainer._get_train_sampler = lambda *_: in_order(rows)
+    trainer.args.eval_strategy = trainer.args.save_strategy = "no"
+    trainer.args.load_best_model_at_end = False
+    trainer.args.logging_steps = trainer.state.logging_steps = 1
+    return trainer
+
+
+def in_order(rows):
+    """Return the sampler that takes rows as they stand."""
+    from torch.utils.data import SequentialSampler
+
+    return SequentialSampler(rows)
+
+
+def load_plainly(job: dict):
+    """Return the model as their users load it: whole, with peft's adapters, or in 4 bits with peft's adapters."""
+    import torch
+    from linklab.model import load, training
+
+    torch.manual_seed(SEED)  # as training.build_model does, so that the adapters start from the same numbers
+    compute = torch.bfloat16 if job["precision"] == "bf16" else torch.float32
+    dtype = torch.float32 if job["mode"] == "full" else compute
+    model = load.load_model(job["folder"], dtype=dtype, quantize_4bit=job["mode"] == "qlora")
+    load.fit_threads(training.count_parameters(model)[1])
+    model.config.use_cache = False
+    if job["mode"] == "full":
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", bias="none", task_type="CAUSAL_LM")
+    return get_peft_model(model, config)
+
+
+def common_arguments(job: dict) -> dict:
+    """Return what both other trainers are set to: what make_ours sets."""
+    import torch
+    from linklab.model import training
+
+    return {
+        "output_dir": job["scratch"] + "/other", "max_steps": job["steps"],
+        "per_device_train_batch_size": job["batch_size"], "learning_rate": job["learning_rate"],
+        "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_grad_norm": 1.0, "optim": "adamw_torch_fused",
+        "adam_beta2": training.ADAM_BETA2,
+        "bf16": job["precision"] == "bf16", "use_cpu": not torch.cuda.is_available(), "save_strategy": "no",
+        "logging_steps": 1, "disable_tqdm": True, "report_to": [], "seed": SEED, "gradient_checkpointing": False,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+    }  # fmt: skip
+
+
+def make_plain(job: dict):
+    """Return transformers' Trainer on padded rows whose prompt tokens are masked in the labels."""
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    pad_token = load_tokenizer(job).pad_token_id
+
+    def collate(items: list[dict]) -> dict:
+        longest = max(len(item["input_ids"]) for item in items)
+        ids = torch.full((len(items), longest), pad_token)
+        labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
+        for i, item in enumerate(items):
+            n, start = len(item["input_ids"]), item["answer_start"]
+            ids[i, :n], mask[i, :n] = torch.tensor(item["input_ids"]), 1
+            labels[i, start:n] = ids[i, start:n]
+        return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, train_dataset=None):
+            return in_order(job["rows"])
+
+    arguments = TrainingArguments(**common_arguments(job), remove_unused_columns=False)
+    trainer = InOrder(load_plainly(job), arguments, train_dataset=Rows(job["rows"]), data_collator=collate)
+    drop_printer(trainer)
+    return trainer
+
+
+def make_trl(job: dict):
+    """Return TRL's SFTTrainer on the tokenised rows with its completion mask, its own collator and loss."""
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [{"input_ids": row["input_ids"], "completion_mask": [int(i >= row["answer_start"])
+             for i in range(len(row["input_ids"]))]} for row in job["rows"]]  # fmt: skip
+
+    class InOrder(SFTTrainer):
+        def _get_train_sampler(self, train_dataset=None):
+            return in_order(job["rows"])
+
+    arguments = SFTConfig(**common_arguments(job), completion_only_loss=True, max_length=None, packing=False)
+    trainer = InOrder(
+        load_plainly(job), arguments, train_dataset=Dataset.from_list(rows), processing_class=load_tokenizer(job)
+    )
+    for parameter in trainer.model.parameters():  # TRL turns the adapters of a 4-bit model to bfloat16
+        if parameter.requires_grad and job["precision"] == "fp32":
+            parameter.data = parameter.data.float()
+    drop_printer(trainer)
+    return trainer
+
+
+def load_tokenizer(job: dict):
+    """Return the job's tokenizer."""
+    from linklab.model import load
+
+    return load.load_tokenizer(job["folder"])
+
+
+def drop_printer(trainer) -> None:
+    """Keep the trainer's own lines off the output."""
+    from transformers import PrinterCallback
+
+    trainer.remove_callback(PrinterCallback)
+
+
+def worst_difference(found: list[dict], mode: str) -> float:
+    """Return the largest difference between the losses of any two engines at one step."""
+    runs = [run["losses"][:5] for run in found if run["mode"] == mode]
+    return max(max(losses) - min(losses) for losses in zip(*runs, strict=True))
+
+
+def middle(found: list[dict], mode: str, engine: str, name: str) -> float:
+    """Return the median over the rounds."""
+    return statistics.median(run[name] for run in found if run["mode"] == mode and run["engine"] == engine)
+
+
+def write_page(args, found: list[dict]) -> str:
+    """Return the results page."""
+    import importlib.metadata
+
+    device = found[0]["device"]
+    gpu = device != "cpu"
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}"
+                         for name in ("torch", "transformers", "peft", "bitsandbytes", "trl"))  # fmt: skip
+    machine = device if gpu else describe_machine()
+    lines = [
+        "# Training speed against transformers' Trainer and TRL", "",
+        f"`{' '.join(['python benchmarks/bench_train.py', *args.argv])}`", "",
+        f"{machine}; Python {platform.python_version()}, "
+        f"{versions}; commit {files.commit()}; OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'unset')}.", "",
+        f"`--base-model {args.model}`, {args.precision}, batches of {args.batch_size} rows of the generated links in "
+        f"one order, fused AdamW, gradient checkpointing off for all (it is TRL's default). Medians of {args.rounds} "
+        f"interleaved rounds for full and {args.adapter_rounds} for the others; {args.steps} steps each, the first "
+        f"untimed. Memory is the most {'the GPU' if gpu else 'the process'} held until the last step.", "",
+        "## Same loss", "",
+        "| mode | " + " | ".join(f"step {i + 1}" for i in range(min(5, args.steps)))
+        + " | largest difference between engines |",
+        "|---|" + "---:|" * (min(5, args.steps) + 1),
+    ]  # fmt: skip
+    for mode in args.modes:
+        first = next(run for run in found if run["mode"] == mode)
+        worst = worst_difference(found, mode)
+        verdict = "" if worst <= LOSS_TOLERANCE else f" **above {LOSS_TOLERANCE:g}**"
+        lines.append(f"| {mode} | " + " | ".join(f"{loss:.5f}" for loss in first["losses"][:5])
+                     + f" | {worst:.1e}{verdict} |")  # fmt: skip
+    extra = ["tokens/s", "model FLOP utilisation"] if gpu else ["tokens/s"]
+    heads = ["mode", "engine", "rows/s", "rounds", "ours is faster by", "peak memory, MB", *extra]
+    lines += ["", "## Speed and memory", "", "| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
+    for mode in args.modes:
+        for engine in args.engines:
+            rate = middle(found, mode, engine, "rows_a_second")
+            rounds = " ".join(f"{run['rows_a_second']:.3g}" for run in found
+                              if run["mode"] == mode and run["engine"] == engine)  # fmt: skip
+            ratio = middle(found, mode, "ours", "rows_a_second") / rate if "ours" in args.engines else float("nan")
+            cells = [mode, ENGINES[engine], f"{rate:.3f}", rounds, "" if engine == "ours" else f"{ratio:.2f} x",
+                     f"{middle(found, mode, engine, 'peak_mb'):,.0f}",
+                     f"{middle(found, mode, engine, 'tokens_a_second'):,.0f}"]  # fmt: skip
+            if gpu:
+                peak = next((p[args.precision] for name, p in PEAK_FLOPS.items() if name in device), 0)
+                used = middle(found, mode, engine, "flops_a_second")
+                cells.append(f"{used / peak:.1%}" if peak else "unknown peak")
+            lines.append("| " + " | ".join(cells) + " |")
+    if "full" in args.modes and "ours" in args.engines:
+        lines += ["", "Wanted for full: " + ", ".join(
+            f"{ENGINES[engine]} {wanted} x, reached "
+            f"{middle(found, 'full', 'ours', 'rows_a_second') / middle(found, 'full', engine, 'rows_a_second'):.2f} x"
+            for engine, wanted in TARGETS.items() if engine in args.engines) + "."]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def main(argv=None) -> int:
+    """Run the benchmark and return its exit code."""
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
