@@ -134,7 +134,7 @@ OTHERS = {
 @pytest.mark.parametrize(("document", "command"), sorted({*commands(), *named_in_text()}))
 def test_every_documented_command_is_one_that_works_here(document, command):
     """Ours against their real parsers, make's without running them, the rest by name."""
-    launcher = r"(?:(?:\.venv/bin/)?python3?|accelerate launch(?: --\w+(?: [\w.]+)?)*)"
+    launcher = r"(?:(?:\.venv/bin/)?python3?|(?:accelerate launch|torchrun)(?: --\w+(?: [\w.]+)?)*)"
     if found := re.fullmatch(launcher + r"\s+((?:scripts|benchmarks)/\w+\.py)(.*)", command):
         assert (ROOT / found[1]).exists(), f"{document} names {found[1]}"
         load(ROOT / found[1]).build_parser().parse_args(shlex.split(found[2]))  # exits on a word it does not know
