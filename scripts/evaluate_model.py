@@ -23,15 +23,8 @@ def build_parser():
     judged = data.add_mutually_exclusive_group(required=True)
     judged.add_argument("--model", metavar="NAME", help="folder finetune wrote, Hub id, `embedded` or `tiny`")
     judged.add_argument("--predictions", metavar="FILE", help="predictions.jsonl of any origin")
-    source = data.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", metavar="DIR", help="folder convert_csv_to_jsonl.py wrote")
-    source.add_argument("--csv", metavar="FILE", help="a CSV, divided as convert does")
-    data.add_argument(
-        "--target-field", type=cli.comma_list, metavar="COL[,COL]", help="with --csv: the answer's columns"
-    )
-    data.add_argument("--prompt-template", metavar="FILE", help="with --csv: text with {column} for visible columns")
+    cli.add_source_options(data)
     data.add_argument("--split", choices=("train", "validation", "test"), default="test", help="the rows to score")
-    data.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
     data.add_argument(
         "--max-rows",
         type=cli.positive_int,

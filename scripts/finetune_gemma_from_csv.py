@@ -30,16 +30,7 @@ NO_SPACE = ("No space left", "File too large", "Disk quota", "inline_container.c
 def build_parser():
     parser = cli.make_parser(__doc__)
     data = parser.add_argument_group("Input")
-    source = data.add_mutually_exclusive_group(required=True)
-    source.add_argument("--csv", metavar="FILE", help="train on a CSV's rows")
-    source.add_argument("--data", metavar="DIR", help="train on a folder convert_csv_to_jsonl.py wrote")
-    data.add_argument(
-        "--target-field",
-        type=cli.comma_list,
-        metavar="COL[,COL]",
-        help="with --csv: column(s) the answer holds; both link targets for a links.csv",
-    )
-    data.add_argument("--prompt-template", metavar="FILE", help="with --csv: text with {column} for visible columns")
+    cli.add_source_options(data)
     data.add_argument("--max-rows", type=cli.positive_int, metavar="N", help="train on N rows; all when left out")
     data.add_argument(
         "--eval-rows",
@@ -172,7 +163,6 @@ def build_parser():
     )
     again = parser.add_argument_group("Reproducibility")
     again.add_argument("--seed", type=cli.seed_number, default=0, metavar="N", help="seeds adapters and row order")
-    again.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
     return parser
 
 

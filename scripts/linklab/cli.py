@@ -140,6 +140,21 @@ def add_row_options(group) -> None:
     )
 
 
+def add_source_options(group) -> None:
+    """Add where rows come from, a CSV or a converted folder: what `linklab.data.source.open_source` reads."""
+    source = group.add_mutually_exclusive_group(required=True)
+    source.add_argument("--csv", metavar="FILE", help="a CSV's rows, divided as convert does")
+    source.add_argument("--data", metavar="DIR", help="a folder convert_csv_to_jsonl.py wrote")
+    group.add_argument(
+        "--target-field",
+        type=comma_list,
+        metavar="COL[,COL]",
+        help="with --csv: column(s) the answer holds; both link targets for a links.csv",
+    )
+    group.add_argument("--prompt-template", metavar="FILE", help="with --csv: text with {column} for visible columns")
+    group.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
+
+
 def add_precision_options(group, *, float16: bool = False) -> None:
     """Add --bf16 and --fp32 (and --fp16), of which one may be given: `precision` is its name, or None."""
     choice = group.add_mutually_exclusive_group()

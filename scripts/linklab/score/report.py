@@ -68,11 +68,14 @@ def write_verdict(experiment: Experiment) -> str:
     unit = experiment.reference.entry(experiment.primary)["unit"]
     size = format_difference(metric, abs(result.difference), unit).lstrip("+")
     ends = format_interval(metric, result.low, result.high, signed=True)
+    p = format_p(result.p_holm) if result.p_holm < 0.001 else f"= {format_p(result.p_holm)}"
     who, whom = f"the {ROLE_NAMES['tuned']}", experiment.reference.name
     if result.verdict == "no difference shown":
         seen = format_difference(metric, result.detectable, unit).lstrip("+")
-        return f"{sentence}; {who} and {whom}: no difference shown (difference {ends}; n shows {seen} or more)."
-    p = format_p(result.p_holm) if result.p_holm < 0.001 else f"= {format_p(result.p_holm)}"
+        return (
+            f"{sentence}; {who} and {whom}: no difference shown "
+            f"(difference {ends}, p {p} over all tests; n shows {seen} or more)."
+        )
     return f"{sentence}; {who} is {result.verdict} than {whom} by {size} (difference {ends}, p {p})."
 
 

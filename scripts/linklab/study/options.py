@@ -16,17 +16,7 @@ OWN = ("--csv", "--data", "--target-field", "--prompt-template", "--split-seed",
 def add_data_options(parser):
     """Add the source of the rows, as finetune takes it; returns the group."""
     data = parser.add_argument_group("Input")
-    source = data.add_mutually_exclusive_group(required=True)
-    source.add_argument("--csv", metavar="FILE", help="a CSV's rows, divided as convert does")
-    source.add_argument("--data", metavar="DIR", help="a folder convert_csv_to_jsonl.py wrote")
-    data.add_argument(
-        "--target-field",
-        type=cli.comma_list,
-        metavar="COL[,COL]",
-        help="with --csv: column(s) the answer holds; both link targets for a links.csv",
-    )
-    data.add_argument("--prompt-template", metavar="FILE", help="with --csv: text with {column} for visible columns")
-    data.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
+    cli.add_source_options(data)
     return data
 
 
