@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-import time
 from pathlib import Path
 
 from linklab import cli, files
@@ -227,17 +226,13 @@ def train_model(args, folder: Path, task, train_examples, validation_examples, s
         with trainer.accelerator.main_process_first():  # it removes torn ones and fetches; the others find them so
             drive_dir = Path(args.drive_dir) if args.drive_dir else None
             checkpoint = checkpoints.choose(folder / "checkpoints", args.resume, fingerprint, drive_dir)
-        started = time.monotonic()
         with explained_failures(args):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if stopped := training.received_signal(trainer):
             say(f"stopped at step {trainer.state.global_step}; continue with the same command and --resume auto")
             return 128 + stopped
         if trainer.is_world_process_zero():
-            seconds = time.monotonic() - started
-            results.finish(
-                args, folder, task, trainer, tokenizer, settings, fingerprint, seconds, len(train), script=__file__
-            )
+            results.finish(args, folder, task, trainer, tokenizer, settings, fingerprint, len(train), script=__file__)
     return 0
 
 

@@ -510,8 +510,13 @@ def test_sigterm_writes_a_checkpoint_and_the_run_that_continues_ends_the_same(
     assert f"stopped at step {checkpoints.steps_of(newest)};" in told
     assert not (first / files.MANIFEST).exists()
     first.rename(out)
+    made = out / "checkpoints" / newest.name
+    window = files.read_json(made / "loss_window.json") | {"seconds": 5000.0}  # as if it had taken so long until here
+    files.write_json(made / "loss_window.json", window, force=True)
+    checkpoints.mark_complete(made, files.read_json(made / checkpoints.COMPLETE)["settings"])
     assert finetune.main(words(rule_table, out, *STOPPABLE, "--resume", "auto", steps=STEPS, save=3)) == 0
     assert_same_result(out, uninterrupted[0])
+    assert files.read_json(out / "metrics.json")["seconds"] > 5000
 
 
 @contextlib.contextmanager

@@ -16,11 +16,9 @@ from linklab.score import plots
 HUB_NAMES = {"embedded": "google/gemma-3-270m"}  # where a reader finds the base model
 
 
-def finish(
-    args, folder: Path, task, trainer, tokenizer, settings, fingerprint, seconds: float, n_rows: int, *, script: str
-) -> None:
+def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, n_rows: int, *, script: str) -> None:
     """Write the model, its scores, log, plot and card, and the manifest last."""
-    history = trainer.state.log_history
+    history, seconds = trainer.state.log_history, trainer.training_seconds()
     training.write_log(folder / "trainer_log.csv", history)
     best = best_validation(trainer.state)
     trained, everything = training.count_parameters(trainer.model)

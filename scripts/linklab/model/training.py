@@ -17,7 +17,7 @@ from linklab.model import answer_loss, checkpoints, drive, held_out, lora_linear
 LOGGED = {"epoch": "epoch", "train_loss": "loss", "validation_loss": "eval_loss", "learning_rate": "learning_rate",
           "grad_norm": "grad_norm", "validation_accuracy": "eval_accuracy"}  # fmt: skip
 LOG_FIELDS = ("step", *LOGGED)  # of trainer_log.csv, and what the Trainer calls each
-LOSS_WINDOW = "loss_window.json"  # in a checkpoint: the training losses summed since the last one that was logged
+LOSS_WINDOW = "loss_window.json"  # in a checkpoint: the losses summed since the last logged one, the seconds so far
 # LoRA on every linear layer: Dettmers et al., QLoRA (2023), section 4, found that adapters on all layers are what
 # reaches full fine-tuning. Learning rates: docs/settings.md.
 LEARNING_RATES = {"full": 5e-5, "lora": 5e-4, "qlora": 5e-4}
@@ -155,6 +155,7 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
 
         def train(self, resume_from_checkpoint=None, **kwargs):
             self.continued = Path(resume_from_checkpoint) if resume_from_checkpoint else None
+            self.started, self.seconds_before = time.monotonic(), 0.0
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
         def _run_epoch(self, **kwargs):
@@ -169,9 +170,14 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
                 super()._run_epoch(**kwargs)
 
         def _restore_loss_window(self, window: dict) -> None:
-            """Take up the losses added since the last logged one, which the Trainer forgets."""
+            """Take up the losses added since the last logged one, which the Trainer forgets, and the seconds."""
             self._tr_loss += window["loss_sum"]
             self._globalstep_last_logged = window["since_step"]
+            self.seconds_before = window["seconds"]
+
+        def training_seconds(self) -> float:
+            """Return how long this training took so far, with what it took before it was continued."""
+            return self.seconds_before + time.monotonic() - self.started
 
         def _restore_patience(self) -> None:
             """Take up the count of validation losses that were no better; the Trainer begins it anew."""
@@ -226,7 +232,8 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
             loss_sum = self.accelerator.gather(self._tr_loss).mean().item()
             if self.args.should_save:
                 made = Path(self.args.output_dir) / f"{checkpoints.PREFIX}{self.state.global_step}"
-                window = {"loss_sum": loss_sum, "since_step": self._globalstep_last_logged}
+                window = {"loss_sum": loss_sum, "since_step": self._globalstep_last_logged,
+                          "seconds": self.training_seconds()}  # fmt: skip
                 files.write_json(made / LOSS_WINDOW, window, force=True)
                 checkpoints.mark_complete(made, fingerprint)
                 write_log(folder / "trainer_log.csv", self.state.log_history)
