@@ -105,7 +105,8 @@ def test_every_file_a_stage_writes_is_explained_in_the_documents(demo):
                 name = re.sub("recommended_channel_mhz|expected_throughput_mbps", "TARGET", name)
                 seen.add(re.sub("^(train|validation|test)(?=-0)", "SPLIT", name))
         assert seen <= explained, f"docs/files.md does not explain what {stage.script} writes: {seen - explained}"
-        assert explained - seen <= {"merged/"}, f"{stage.script} writes no {explained - seen - {'merged/'}}"
+        missing = explained - seen - {"merged/"} - ({"reliability_TARGET.png"} if "--free" in stage.words else set())
+        assert not missing, f"{stage.script} writes no {missing}"
 
 
 @pytest.fixture
