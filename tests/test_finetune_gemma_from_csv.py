@@ -410,7 +410,7 @@ def free_port():
         return probe.getsockname()[1]
 
 
-@pytest.mark.parametrize("mode", ["full", "lora"])
+@pytest.mark.parametrize("mode", [pytest.param("full", marks=pytest.mark.slow), "lora"])
 def test_two_processes_train_as_one(mode, rule_table, tmp_path, start_process):
     """Two times two rows are one time four: the same losses, gradients and weights but for the order of additions.
 

@@ -305,7 +305,7 @@ def test_a_kill_at_each_step_of_writing_leaves_old_or_new(tmp_path, step, left):
     assert path.read_text() == {"old": '{"metadata": {"widgets": {}}}', "new": '{"metadata": {}}'}[left]
 
 
-@pytest.mark.parametrize("n_kills", [8, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_kills", [4, pytest.param(150, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_leave_old_or_new(tmp_path, n_kills):
     path = tmp_path / "n.ipynb"
     notebook = make_notebook({STATE: {f"m{n}": MODEL for n in range(8_000)}})
