@@ -63,12 +63,7 @@ def build_parser():
         help="build everything, time a step, print what the run will do and cost, and stop before training",
     )
     model = parser.add_argument_group("Model")
-    model.add_argument(
-        "--base-model",
-        default="google/gemma-3-270m-it",
-        metavar="NAME",
-        help="Hub id, folder, `embedded` (Gemma 3 270M from a Python package) or `tiny` (for tests)",
-    )
+    cli.add_base_model_option(model)
     model.add_argument(
         "--mode",
         choices=("full", "lora", "qlora"),

@@ -155,6 +155,16 @@ def add_source_options(group) -> None:
     group.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
 
 
+def add_base_model_option(group) -> None:
+    """Add the model that is trained."""
+    group.add_argument(
+        "--base-model",
+        default="google/gemma-3-270m-it",
+        metavar="NAME",
+        help="Hub id, folder, `embedded` (Gemma 3 270M from a Python package) or `tiny` (for tests)",
+    )
+
+
 def add_precision_options(group, *, float16: bool = False) -> None:
     """Add --bf16 and --fp32 (and --fp16), of which one may be given: `precision` is its name, or None."""
     choice = group.add_mutually_exclusive_group()

@@ -16,9 +16,8 @@ from linklab.model.answer_loss import cap_logits
 from linklab.model.chat import encode_prompt, end_token
 
 MAX_NUMBER_CHARACTERS = 12  # of a number whose column has no range
-FOLLOWED = (
-    -1
-)  # in place of a token: any of the row's followers, the tokens that the next part of the answer may begin with
+# In place of a token: any of the row's followers, the tokens that the next part of the answer may begin with
+FOLLOWED = -1
 HEAD_ROWS = 256  # states the head is applied to at once: 256 x 262,144 logits in float32 are 268 MB
 
 

@@ -45,7 +45,7 @@ def _wrap(title: str) -> str:
     return textwrap.fill(title, width=38)
 
 
-def _draw(size: tuple[float, float], draw, **grid) -> bytes:
+def draw_png(size: tuple[float, float], draw, **grid) -> bytes:
     """Return the PNG of a figure (inches) that `draw(figure, axes)` fills in."""
     with rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
@@ -92,7 +92,7 @@ def confusion_matrix(truth: Sequence[str], answers: Sequence[str], title: str) -
         figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class's rows")
 
     side = 2.6 + 0.21 * len(labels)
-    return _draw((side + 1.2, side), draw)
+    return draw_png((side + 1.2, side), draw)
 
 
 def read_trainer_log(path: str | Path) -> dict[str, list[tuple[float, float]]]:
@@ -131,7 +131,7 @@ def loss_curve(curves: dict[str, list[tuple[float, float]]], title: str = "Loss 
         axes.grid(color=PALE, linewidth=0.5)
         axes.legend()
 
-    return _draw((5.2, 3.4), draw)
+    return draw_png((5.2, 3.4), draw)
 
 
 def reliability(confidences: np.ndarray, right: np.ndarray, title: str) -> bytes:
@@ -154,7 +154,7 @@ def reliability(confidences: np.ndarray, right: np.ndarray, title: str) -> bytes
         lower.bar((np.arange(BINS) + 0.5) / BINS, counts, width=0.09, color=PALE, edgecolor=INK)
         lower.set(xlim=(0, 1), xlabel="probability given to the answer", ylabel="answers")
 
-    return _draw((4.2, 4.6), draw, nrows=2, height_ratios=[3, 1])
+    return draw_png((4.2, 4.6), draw, nrows=2, height_ratios=[3, 1])
 
 
 def predicted_against_true(truth: np.ndarray, answers: np.ndarray, unit: str, title: str) -> bytes:
@@ -173,7 +173,7 @@ def predicted_against_true(truth: np.ndarray, answers: np.ndarray, unit: str, ti
         axes.set_ylabel(f"predicted {unit}".strip())
         axes.legend(loc="upper left")
 
-    return _draw((4.4, 4.4), draw)
+    return draw_png((4.4, 4.4), draw)
 
 
 def intervals_chart(lines: Sequence[dict], label: str, percent: bool, title: str) -> bytes:
@@ -203,7 +203,7 @@ def intervals_chart(lines: Sequence[dict], label: str, percent: bool, title: str
         axes.grid(axis="x", color=PALE, linewidth=0.5)
         axes.tick_params(axis="y", length=0)
 
-    return _draw((7.6, 0.9 + 0.27 * len(lines)), draw)
+    return draw_png((7.6, 0.9 + 0.27 * len(lines)), draw)
 
 
 def write_png(path: str | Path, png: bytes, *, force: bool = False) -> None:

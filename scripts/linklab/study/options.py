@@ -23,12 +23,7 @@ def add_data_options(parser):
 def add_training_options(parser) -> None:
     """Add the model and what is passed on to finetune as it is."""
     model = parser.add_argument_group("Model")
-    model.add_argument(
-        "--base-model",
-        default="google/gemma-3-270m-it",
-        metavar="NAME",
-        help="Hub id, folder, `embedded` (Gemma 3 270M from a Python package) or `tiny` (for tests)",
-    )
+    cli.add_base_model_option(model)
     model.add_argument("--mode", choices=("full", "lora", "qlora"), default="lora", help="what is trained")
     model.add_argument(
         "training", nargs="*", metavar="OPTION", help="after a lone `--`: options of finetune_gemma_from_csv.py as is"

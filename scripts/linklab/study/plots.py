@@ -8,7 +8,7 @@ import numpy as np
 
 from linklab.score import tables
 from linklab.score.plots import GREY, INK, PALE, YELLOW
-from linklab.score.plots import _draw as draw_png
+from linklab.score.plots import draw_png as draw_png
 from linklab.study.curve import MetricCurve
 
 LINES = [("s", "--"), ("^", "-."), ("v", ":"), ("P", (0, (5, 1, 1, 1, 1, 1))), ("X", (0, (1, 3)))]  # of the baselines
