@@ -34,9 +34,8 @@ def build_parser():
     data.add_argument(
         "--eval-rows",
         type=cli.positive_int,
-        default=100,
         metavar="N",
-        help="validation rows the validation loss is taken on",
+        help="validation rows the validation loss is taken on (default: a tenth of the training rows, from 40 to 100)",
     )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder for the model and its records")
@@ -254,7 +253,8 @@ def read_rows(args):
     from linklab.score.rows import hash_rows
 
     task, read = open_source(args)
-    train, validation = read("train", args.max_rows), read("validation", args.eval_rows)
+    train = read("train", args.max_rows)
+    validation = read("validation", args.eval_rows or min(100, max(40, len(train) // 10)))
     if len(train) < args.per_device_batch_size:
         raise UserError(f"{len(train)} training rows for a batch of {args.per_device_batch_size}: "
                         f"get more rows or lower --per-device-batch-size")  # fmt: skip

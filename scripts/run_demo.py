@@ -20,9 +20,7 @@ from linklab import cli, files
 from linklab.cli import say
 from linklab.stages import Stage, call, command_of, stale_reason
 
-# The tiny model starts from random weights, so it is trained whole and faster; Gemma gets LoRA's defaults.
-TRAINING = {"tiny": ["--mode", "full", "--learning-rate", "2e-3", "--epochs", "2"]}
-LORA = ["--mode", "lora"]
+LONG = 1000  # training rows from which on a run is no quick look: more unseen rows, more passes
 
 
 def build_parser():
@@ -37,7 +35,7 @@ def build_parser():
         "--test-rows",
         type=cli.positive_int,
         metavar="N",
-        help="unseen rows every predictor is scored on (default: 200, and 400 from 1,000 training rows on)",
+        help=f"unseen rows every predictor is scored on (default: 200, and 400 from {LONG:,} training rows on)",
     )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", metavar="DIR", help="folder for all stages (default: runs/demo-MODEL-ROWS)")
@@ -46,6 +44,13 @@ def build_parser():
         "--seed", type=cli.seed_number, default=1, metavar="N", help="seed of data, baselines and training"
     )
     return parser
+
+
+def training_words(model: str, rows: int) -> list[str]:
+    """Return the training's options. The tiny model starts from random weights, so it is trained whole and faster."""
+    if model == "tiny":
+        return ["--mode", "full", "--learning-rate", "2e-3", "--epochs", "2"]
+    return ["--mode", "lora", "--epochs", "2" if rows >= LONG else "1"]
 
 
 def plan_stages(model: str, rows: int, test_rows: int, seed: int, out: Path) -> list[Stage]:
@@ -73,7 +78,7 @@ def plan_stages(model: str, rows: int, test_rows: int, seed: int, out: Path) -> 
               "--seed", seed, "--out-dir", f"{out}/baselines"),
         evaluate("base", "the model before training", model, "--name", f"{shown} before training"),
         stage("finetune", "training", "finetune_gemma_from_csv.py", "--data", jsonl, "--base-model", model,
-              *TRAINING.get(model, LORA), "--max-rows", rows, "--seed", seed, "--out-dir", f"{out}/finetune",
+              *training_words(model, rows), "--max-rows", rows, "--seed", seed, "--out-dir", f"{out}/finetune",
               "--resume", "auto"),
         evaluate("tuned", "the model after training", f"{out}/finetune/model", "--name", f"{shown} fine-tuned"),
         evaluate("tuned_free", "the same, writing freely", f"{out}/finetune/model", "--name",
@@ -88,7 +93,7 @@ def plan_stages(model: str, rows: int, test_rows: int, seed: int, out: Path) -> 
 
 def run(args) -> int:
     out = Path(args.out_dir or f"runs/demo-{Path(args.model).name}-{args.rows}")
-    test_rows = args.test_rows or (400 if args.rows >= 1000 else 200)
+    test_rows = args.test_rows or (400 if args.rows >= LONG else 200)
     stages = plan_stages(args.model, args.rows, test_rows, args.seed, out)
     out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is named before anything runs
     started = time.monotonic()
