@@ -100,8 +100,8 @@ def generate(asker, examples, size: int) -> dict[str, str]:
 def brute_force(asker, examples, size: int, separator: str) -> dict[str, dict[str, float]]:
     """Return each row's log-probability of every legal channel from a forward pass over prompt + channel."""
     import torch
-    from linklab.model.answering import needs_end
     from linklab.model.chat import encode_prompt
+    from linklab.model.tries import needs_end
 
     asked = []
     for example in examples:

@@ -97,8 +97,10 @@ def ask_model(args, task, examples) -> tuple[list[dict], dict]:
         asker = answering.load_asker(args.model, args.precision, args.base_model, args.batch_tokens)
         started = time.monotonic()
         progress = cli.Progress("ask", len(examples))
-        ask = answering.answer_freely if args.free else answering.answer_exactly
-        answers = ask(asker, examples, task, progress=progress.at)
+        if args.free:
+            answers = answering.answer_freely(asker, examples, task, progress=progress.at)
+        else:
+            answers = answering.answer_exactly(asker, examples, task, numbers=args.numbers, progress=progress.at)
     seconds = time.monotonic() - started
     return answers, {
         "seconds": round(seconds, 2), "rows_per_second": round(len(examples) / seconds, 2),

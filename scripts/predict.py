@@ -98,7 +98,9 @@ def ask(args, task, examples) -> list[dict]:
 
     with load.quiet_transformers():
         asker = answering.load_asker(args.model, args.precision, args.base_model, args.batch_tokens)
-        return answering.answer_exactly(asker, examples, task, progress=cli.Progress("ask", len(examples)).at)
+        return answering.answer_exactly(
+            asker, examples, task, numbers=args.numbers, progress=cli.Progress("ask", len(examples)).at
+        )
 
 
 def to_row(prediction: dict, task) -> dict:

@@ -50,7 +50,7 @@ def training_words(model: str, rows: int) -> list[str]:
     """Return the training's options. The tiny model starts from random weights, so it is trained whole and faster."""
     if model == "tiny":
         return ["--mode", "full", "--learning-rate", "2e-3", "--epochs", "2"]
-    return ["--mode", "lora", "--epochs", "2" if rows >= LONG else "1"]
+    return ["--mode", "lora", "--epochs", "1.5" if rows >= LONG else "1"]
 
 
 def plan_stages(model: str, rows: int, test_rows: int, seed: int, out: Path) -> list[Stage]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from linklab.data.examples import read_examples
 from linklab.data.task import make_task
-from linklab.model import answer_loss, answering, tiny
+from linklab.model import answer_loss, answering, number_texts, tiny, tries
 from linklab.model.chat import encode_answer, encode_prompt
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
@@ -134,7 +134,7 @@ def test_rows_answer_the_same_alone_and_in_a_batch(taught, tokenizer, examples, 
 
 
 def test_the_trie_holds_each_distinct_prefix_once():
-    trie = answering.build_trie([[5, 1], [5, 7, 2], [6]])
+    trie = tries.build_trie([[5, 1], [5, 7, 2], [6]])
     assert (trie.tokens, trie.parents, trie.depths) == ([5, 1, 7, 2, 6], [-1, 0, 0, 2, -1], [1, 2, 2, 3, 1])
     assert trie.leaves == [[0, 1], [0, 2, 3], [4]]
 
@@ -144,7 +144,7 @@ def test_the_trie_holds_each_distinct_prefix_once():
     ([[2, 1], [1]], False),
 ])  # fmt: skip
 def test_a_follower_is_needed_only_where_one_answer_begins_another(answers, expected):
-    assert answering.needs_end(answers) is expected
+    assert tries.needs_end(answers) is expected
 
 
 def write_by_hand(model, tokenizer, head, n):
@@ -204,7 +204,7 @@ def test_exact_answers_take_the_best_legal_choice_of_each_target_in_turn(taught,
     separator = task.separator
     asker = answering.Asker(model, tokenizer)
     follow = asker.tokens(separator)
-    for row, given in zip(rows, answering.answer_exactly(asker, rows, task), strict=True):
+    for row, given in zip(rows, answering.answer_exactly(asker, rows, task, numbers="greedy"), strict=True):
         head = encode_prompt(tokenizer, row.prompt)
         kinds = [asker.tokens(text) + follow for text in row.choices["kind"]]
         expected = normalised(row.choices["kind"], brute_force(model, head, kinds))
@@ -219,7 +219,7 @@ def test_exact_answers_take_the_best_legal_choice_of_each_target_in_turn(taught,
             assert sum(math.exp(score) for _, score in ranking) == pytest.approx(1, abs=1e-6)
             assert [score for _, score in ranking] == sorted((score for _, score in ranking), reverse=True)
         head += asker.tokens(separator + size)
-        number = number_by_hand(model, tokenizer, head, separator, "", answering.MAX_NUMBER_CHARACTERS)
+        number = number_by_hand(model, tokenizer, head, separator, "", number_texts.MAX_CHARACTERS)
         assert given["raw_text"] == separator.join([kind, size, number])
         # Whatever is written for the number, the legal classes before it count.
         assert (given["answer"]["kind"], given["answer"]["size"]) == (kind, size)
@@ -281,7 +281,7 @@ def test_a_number_ends_where_the_next_target_begins(tokenizer, examples, tmp_pat
     reading = answering.Reading(3)
     asker.read(reading, [encode_prompt(words, row.prompt) for row in examples[:3]])
     steps = iter([digits[0], digits[1], word])
-    asker._head = lambda hidden, allowed: torch.nn.functional.one_hot(
+    asker.head = lambda hidden, allowed: torch.nn.functional.one_hot(
         (allowed == next(steps)).nonzero()[0].repeat(3), len(allowed)
     ).float()
     followers = [asker.first_tokens(task, 1, row) for row in examples[:3]]
@@ -295,7 +295,7 @@ def test_a_row_does_not_stop_at_a_follower_of_another_row(tokenizer, examples):
     reading = answering.Reading(2)
     asker.read(reading, [encode_prompt(tokenizer, row.prompt) for row in examples[:2]])
     liked = {a: 3.0, one: 2.0}  # both rows like `a` best; only the first may be followed by it
-    asker._head = lambda hidden, allowed: torch.tensor([[liked.get(t, 0.0) for t in allowed.tolist()]] * 2)
+    asker.head = lambda hidden, allowed: torch.tensor([[liked.get(t, 0.0) for t in allowed.tolist()]] * 2)
     assert asker.write_numbers(reading, [[]] * 2, "", [[a], [b]], characters=4) == ["", "1111"]
 
 
@@ -305,9 +305,9 @@ def test_a_number_target_before_a_class_is_written_and_the_class_scored_after_it
     task = make_task(path, ["count", "size"])
     rows = examples[:6]
     asker = answering.Asker(taught, tokenizer)
-    for row, given in zip(rows, answering.answer_exactly(asker, rows, task), strict=True):
+    for row, given in zip(rows, answering.answer_exactly(asker, rows, task, numbers="greedy"), strict=True):
         head = encode_prompt(tokenizer, row.prompt)
-        number = number_by_hand(taught, tokenizer, head, "", task.separator, answering.MAX_NUMBER_CHARACTERS)
+        number = number_by_hand(taught, tokenizer, head, "", task.separator, number_texts.MAX_CHARACTERS)
         sizes = [[*asker.tokens(task.separator + text), asker.end] for text in row.choices["size"]]
         expected = normalised(row.choices["size"], brute_force(taught, head + asker.tokens(number), sizes))
         assert list(given["choices"]) == ["size"]
@@ -318,7 +318,7 @@ def test_a_number_target_before_a_class_is_written_and_the_class_scored_after_it
 def test_a_number_has_no_more_characters_than_its_column_allows(taught, tokenizer, small_links):
     task = make_task(small_links / "links.csv")  # its throughputs go from 5 to 1000
     rows = read_examples(small_links / "links.csv", task, "test", 5)
-    for given in answering.answer_exactly(answering.Asker(taught, tokenizer), rows, task):
+    for given in answering.answer_exactly(answering.Asker(taught, tokenizer), rows, task, numbers="greedy"):
         channel, number = given["raw_text"].split(task.separator)
         assert channel == given["choices"]["recommended_channel_mhz"][0][0]
         assert len(number) <= 4 and set(number) <= set("0123456789-.")

@@ -33,7 +33,7 @@ def test_value_and_gradients_are_pefts_own():
         found.append([out, inputs.grad, *(p.grad for p in model.parameters() if p.requires_grad)])
     assert len(found[0]) == 4
     for expected, got in zip(*found, strict=True):
-        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-5)
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)  # sums of 60 products, in another order
 
 
 def test_gradients_agree_with_finite_differences():

@@ -1,4 +1,4 @@
-"""Asking a model: the exact probability of every legal answer, numbers held to digits, and free greedy writing.
+"""Asking a model: the exact probability of every legal answer, numbers held to their column, and free greedy writing.
 
 Each prompt is read once. Exact scoring then walks the trie of the legal answers' tokens in one further pass: all of a
 trie's tokens stand in one sequence, an attention mask lets each see the prompt and its own ancestors only, and its
@@ -7,61 +7,18 @@ position is its depth. The head is applied to inner nodes alone, and only for di
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 
 from linklab.cli import say
+from linklab.model import number_texts
 from linklab.model.answer_loss import cap_logits
 from linklab.model.chat import encode_prompt, end_token
+from linklab.model.tries import Trie, build_trie, inner_part, needs_end
 
-MAX_NUMBER_CHARACTERS = 12  # of a number whose column has no range
 # In place of a token: any of the row's followers, the tokens that the next part of the answer may begin with
 FOLLOWED = -1
 HEAD_ROWS = 256  # states the head is applied to at once: 256 x 262,144 logits in float32 are 268 MB
-
-
-@dataclasses.dataclass
-class Trie:
-    """The distinct token prefixes of a set of answers, parents before children."""
-
-    tokens: list[int]  # the token of each node
-    parents: list[int]  # the index of its parent, -1 for a first token
-    depths: list[int]  # 1 for the first token of an answer
-    leaves: list[list[int]]  # for every answer the nodes of its tokens, in order
-
-
-def build_trie(answers: Sequence[Sequence[int]]) -> Trie:
-    """Return the trie of token sequences: [[5, 1], [5, 7]] -> nodes 5, 1, 7."""
-    trie = Trie([], [], [], [])
-    known: dict[tuple[int, int], int] = {}
-    for answer in answers:
-        path, parent = [], -1
-        for token in answer:
-            node = known.get((parent, token))
-            if node is None:
-                node = known[parent, token] = len(trie.tokens)
-                trie.tokens.append(token)
-                trie.parents.append(parent)
-                trie.depths.append(len(path) + 1)
-            path.append(node)
-            parent = node
-        trie.leaves.append(path)
-    return trie
-
-
-def inner_part(trie: Trie) -> tuple[Trie, dict[int, int]]:
-    """Return the trie without its last tokens, which nothing is read after, and the new number of each node kept."""
-    kept = sorted({parent for parent in trie.parents if parent >= 0})
-    place = {-1: -1} | {node: i for i, node in enumerate(kept)}
-    parts = [trie.tokens[node] for node in kept], [place[trie.parents[node]] for node in kept]
-    return Trie(*parts, [trie.depths[node] for node in kept], []), place
-
-
-def needs_end(answers: Sequence[Sequence[int]]) -> bool:
-    """Say whether one answer's tokens begin another's, so that only the token after it tells them apart."""
-    known = {tuple(answer) for answer in answers}
-    return any(tuple(answer[:n]) in known for answer in answers for n in range(1, len(answer)))
 
 
 class Reading:
@@ -112,7 +69,7 @@ class Asker:
     def read(self, reading: Reading, tokens: Sequence[Sequence[int]]) -> None:
         """Let the model read further tokens of every row."""
         chains = [Trie(list(row), list(range(-1, len(row) - 1)), list(range(1, len(row) + 1)), []) for row in tokens]
-        hidden = self._forward(reading, chains, keep=True)
+        hidden = self.forward(reading, chains, keep=True)
         for i, row in enumerate(tokens):
             reading.lengths[i] += len(row)
         reading.last = hidden[:, -1]
@@ -124,7 +81,7 @@ class Asker:
         reading.valid, reading.positions = reading.valid[:, :keys], reading.positions[:, :keys]
         reading.lengths, reading.last = list(lengths), last
 
-    def _forward(self, reading: Reading, tries: Sequence[Trie], *, keep: bool):
+    def forward(self, reading: Reading, tries: Sequence[Trie], *, keep: bool):
         """Return the hidden states (rows, longest, hidden) of tries read after `reading`, each at the right end.
 
         With `keep` they become part of what was read, which only makes sense for tries that are chains.
@@ -170,7 +127,7 @@ class Asker:
             reading.cache.crop(-longest)
         return hidden
 
-    def _head(self, hidden, tokens=None):
+    def head(self, hidden, tokens=None):
         """Return the logits (…, vocab) of hidden states, or those of `tokens` alone."""
         import torch.nn.functional as functional
 
@@ -191,7 +148,7 @@ class Asker:
         tries = [build_trie([[*start, *answer] for answer in answers])
                  for start, answers in zip(begun, choices, strict=True)]  # fmt: skip
         inner, places = zip(*map(inner_part, tries), strict=True)
-        hidden = self._forward(reading, inner, keep=False) if any(trie.tokens for trie in inner) else None
+        hidden = self.forward(reading, inner, keep=False) if any(trie.tokens for trie in inner) else None
         states, asked = [], []  # the states the head is applied to; of each row, (state, token) of its nodes
         for r, (trie, start) in enumerate(zip(tries, begun, strict=True)):
             first = 0 if hidden is None else hidden.shape[1] - len(inner[r].tokens)
@@ -216,7 +173,7 @@ class Asker:
         state, token, row = (torch.tensor(column, device=states.device) for column in zip(*asked, strict=True))
         found = torch.empty(len(asked), device=states.device)
         for start in range(0, len(states), HEAD_ROWS):
-            scores = self._head(states[start : start + HEAD_ROWS])
+            scores = self.head(states[start : start + HEAD_ROWS])
             here = (state >= start) & (state < start + HEAD_ROWS)
             normal = torch.logsumexp(scores, dim=-1)
             found[here] = scores[state[here] - start, token[here]] - normal[state[here] - start]
@@ -240,7 +197,7 @@ class Asker:
         end = {self.end, self.tokenizer.eos_token_id}
         stop = end.union(*followers)
         lead = set(self.tokens(before))
-        numbers = self._number_tokens(before)
+        numbers = self.tokens_of_numbers(before)
         allowed = sorted(numbers | stop)
         foreign = [[token not in numbers | end | set(own) for token in allowed] for own in followers]
         back_to = reading.valid.shape[1], list(reading.lengths), reading.last
@@ -271,7 +228,7 @@ class Asker:
         for _ in range(limit):
             if picked:  # read only when a further token is wanted
                 self.read(reading, [[token] for token in picked])
-            scores = self._head(reading.last, allowed)
+            scores = self.head(reading.last, allowed)
             best = (scores if foreign is None else scores.masked_fill(foreign, -math.inf)).argmax(dim=-1)
             picked = (best if allowed is None else allowed[best]).tolist()
             for r in list(open_rows):
@@ -299,7 +256,7 @@ class Asker:
             self.number_starts[before] = sorted({tokens[0] for tokens in ids})
         return self.number_starts[before]
 
-    def _number_tokens(self, before: str) -> set[int]:
+    def tokens_of_numbers(self, before: str) -> set[int]:
         if before not in self.number_tokens:
             samples = [f"{sign}{n}" for n in range(1000) for sign in ("", "-")] + [
                 f"{n / 10}" for n in range(-100, 100)
@@ -342,11 +299,12 @@ def load_asker(name: str, precision: str | None, base_model: str | None, batch_t
     return Asker(model, tokenizer, batch_tokens=batch_tokens)
 
 
-def answer_exactly(asker: Asker, examples, task, *, progress=None) -> list[dict]:
+def answer_exactly(asker: Asker, examples, task, *, numbers: str = "median", progress=None) -> list[dict]:
     """Return a prediction (see predictions.jsonl) of every example, held to what is legal.
 
     A class target gets the most probable of the row's legal choices, with every choice's probability among them; a
-    number target what the model writes greedily in digits after the choices before it.
+    number target the median of the numbers that may follow the choices before it, or with `numbers` "greedy" what the
+    model writes greedily in digits.
     """
     prompts = [encode_prompt(asker.tokenizer, example.prompt) for example in examples]
     found: list[dict] = [{}] * len(examples)
@@ -361,9 +319,13 @@ def answer_exactly(asker: Asker, examples, task, *, progress=None) -> list[dict]
             followers = [asker.first_tokens(task, position + 1, row) for row in rows]
             if target.kind == "class":
                 texts = _choose(asker, reading, rows, target, begun, before, followers, rankings)
-            else:
-                size = longest_number(task.schema[target.name])
+            elif numbers == "greedy":
+                size = number_texts.longest_number(task.schema[target.name])
                 texts = asker.write_numbers(reading, begun, before, followers, characters=size)
+            else:
+                column = task.schema[target.name]
+                given = number_texts.distributions(asker, reading, begun, before, followers, column)
+                texts = [number_texts.weighted_median(row) for row in given]
             for r, text in enumerate(texts):
                 raw[r] += before + text
                 begun[r] += asker.tokens(before + text)
@@ -398,12 +360,6 @@ def _choose(asker, reading, rows, target, begun, before: str, followers, ranking
         ranking[target.name] = [[name, value - normal] for name, value in ranked]
         best.append(ranked[0][0])
     return best
-
-
-def longest_number(column) -> int:
-    """Return the characters the longest number of a column's range has: 5..1000 -> 4."""
-    ends = [end for end in (column.low, column.high) if end is not None]
-    return max((len(f"{end:.{column.decimals or 0}f}") for end in ends), default=MAX_NUMBER_CHARACTERS)
 
 
 def answer_freely(asker: Asker, examples, task, *, max_new_tokens: int = 32, progress=None) -> list[dict]:

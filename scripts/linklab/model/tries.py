@@ -1,0 +1,49 @@
+"""Tries: the tokens that many answers share, each held once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+
+@dataclasses.dataclass
+class Trie:
+    """The distinct token prefixes of a set of answers, parents before children."""
+
+    tokens: list[int]  # the token of each node
+    parents: list[int]  # the index of its parent, -1 for a first token
+    depths: list[int]  # 1 for the first token of an answer
+    leaves: list[list[int]]  # for every answer the nodes of its tokens, in order
+
+
+def build_trie(answers: Sequence[Sequence[int]]) -> Trie:
+    """Return the trie of token sequences: [[5, 1], [5, 7]] -> nodes 5, 1, 7."""
+    trie = Trie([], [], [], [])
+    known: dict[tuple[int, int], int] = {}
+    for answer in answers:
+        path, parent = [], -1
+        for token in answer:
+            node = known.get((parent, token))
+            if node is None:
+                node = known[parent, token] = len(trie.tokens)
+                trie.tokens.append(token)
+                trie.parents.append(parent)
+                trie.depths.append(len(path) + 1)
+            path.append(node)
+            parent = node
+        trie.leaves.append(path)
+    return trie
+
+
+def inner_part(trie: Trie) -> tuple[Trie, dict[int, int]]:
+    """Return the trie without its last tokens, which nothing is read after, and the new number of each node kept."""
+    kept = sorted({parent for parent in trie.parents if parent >= 0})
+    place = {-1: -1} | {node: i for i, node in enumerate(kept)}
+    parts = [trie.tokens[node] for node in kept], [place[trie.parents[node]] for node in kept]
+    return Trie(*parts, [trie.depths[node] for node in kept], []), place
+
+
+def needs_end(answers: Sequence[Sequence[int]]) -> bool:
+    """Say whether one answer's tokens begin another's, so that only the token after it tells them apart."""
+    known = {tuple(answer) for answer in answers}
+    return any(tuple(answer[:n]) in known for answer in answers for n in range(1, len(answer)))
