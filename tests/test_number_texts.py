@@ -64,6 +64,9 @@ def test_the_median_is_numpys_of_as_many_copies():
     assert weighted_median({}) == ""
 
 
+ALL = {"most": 10**6, "smallest": 0.0, "read_at_most": 10**6}
+
+
 @pytest.fixture(scope="module")
 def asker():
     tokenizer = tiny.build_tokenizer()
@@ -101,7 +104,7 @@ def test_the_distribution_is_that_of_asking_for_every_number_alone(asker, low, h
     texts = [str(n) for n in range(low, high + 1)]
     for _ in range(2):  # asking leaves what was read as it was
         found = number_texts.distributions(
-            asker, reading, begun, " ", [[], [follower], []], column(low=low, high=high), smallest=0.0
+            asker, reading, begun, " ", [[], [follower], []], column(low=low, high=high), **ALL
         )
         for head, start, own, row in zip(heads, begun, ([], [follower], []), found, strict=True):
             expected = by_hand(asker, head + start, " ", texts, [asker.end, asker.tokenizer.eos_token_id, *own])
@@ -134,12 +137,21 @@ def test_unlikely_beginnings_move_the_median_little(asker):
     asker.read(reading, heads)
     own = column(low=5, high=1000)
     whole, cut = (
-        number_texts.distributions(asker, reading, [[]] * 8, "", [[]] * 8, own, smallest=smallest)
-        for smallest in (0.0, number_texts.SMALLEST)
+        number_texts.distributions(asker, reading, [[]] * 8, "", [[]] * 8, own, **limits) for limits in (ALL, {})
     )
     for full, short in zip(whole, cut, strict=True):
-        assert len(full) == 996 and sum(short.values()) == pytest.approx(1)
+        assert len(full) > len(short) and sum(short.values()) == pytest.approx(1)
         assert all(is_legal(text, own) for text in short)
-        at = float(weighted_median(short))
-        assert sum(p for text, p in full.items() if float(text) <= at) >= 0.45
-        assert sum(p for text, p in full.items() if float(text) >= at) >= 0.45
+        at, left_out = float(weighted_median(short)), 1 - sum(full[text] for text in short)
+        assert 0 < left_out < 0.5
+        assert sum(p for text, p in full.items() if float(text) <= at) >= 0.5 - left_out
+        assert sum(p for text, p in full.items() if float(text) >= at) >= 0.5 - left_out
+
+
+def test_a_number_without_end_is_taken_as_it_stands(asker):
+    """No range: an untrained model would write digits for ever."""
+    reading = answering.Reading(1)
+    asker.read(reading, [encode_prompt(asker.tokenizer, "ab")])
+    (found,) = number_texts.distributions(asker, reading, [[]], "", [[]], column("float"))
+    assert sum(found.values()) == pytest.approx(1)
+    assert all(is_legal(text, column("float")) for text in found)

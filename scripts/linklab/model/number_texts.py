@@ -14,9 +14,10 @@ from collections.abc import Mapping, Sequence
 from linklab.model.tries import build_trie
 
 MAX_CHARACTERS = 12  # of a number whose column has no range
-# A beginning less probable than this is not followed further: it stands for itself where it is a number, and is left
-# out where it is none (a `-`). A median moves by no more than such beginnings hold together.
-SMALLEST = 1 / 256
+# How far a distribution is followed. Of the beginnings of one length the likeliest are read on, and none much less
+# likely than the best; the median moves by no more than the others hold together. A row that has had READ_AT_MOST of
+# them read takes the next ones for numbers as they stand: 12.3 for all of 12.3….
+MOST, SMALLEST, READ_AT_MOST = 32, 1 / 256, 128
 _BEGINNING = re.compile(r"(-?)(0|[1-9][0-9]*|)(?:(\.)([0-9]*))?")
 
 
@@ -75,13 +76,14 @@ def weighted_median(probabilities: Mapping[str, float]) -> str:
 
 def distributions(
     asker, reading, begun: Sequence[Sequence[int]], before: str, followers: Sequence[Sequence[int]], column,
-    *, smallest: float = SMALLEST,
+    *, most: int = MOST, smallest: float = SMALLEST, read_at_most: int = READ_AT_MOST,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Return, for every row, the probability of each number text its answer may go on with; they sum to 1.
 
     At every token the model is held to the column's legal numbers; a number ends with the turn's end or one of the
-    row's `followers`. `before` stands between the `begun` part of the answer and the number. Empty where the model
-    could write no legal number.
+    row's `followers`. `before` stands between the `begun` part of the answer and the number. At most `most` beginnings
+    of one length are followed, each at least `smallest` times as probable as the best. Empty where the model could
+    write no legal number.
     """
     import torch
 
@@ -101,7 +103,7 @@ def distributions(
         scores = torch.log_softmax(asker.head(states, headed).double(), dim=-1).exp().tolist()
         scored = iter(scores)
         for r, beginnings in enumerate(live):
-            live[r] = []
+            longer = []
             for tokens, text, probability in beginnings:
                 row, nexts = next(scored), writer.nexts(text)
                 end = sum(row[at] for at in stops[r]) if writer.may_end(text) else 0.0
@@ -109,17 +111,27 @@ def distributions(
                 if total == 0.0:
                     continue
                 _add(found[r], writer.number(text), probability * end / total)
-                for token, longer in nexts:
-                    share = probability * row[columns[token]] / total
-                    if share >= smallest and writer.nexts(longer):
-                        live[r].append(((*tokens, token), longer, share))
-                    elif writer.may_end(longer):
-                        _add(found[r], writer.number(longer), share)
+                shares = [probability * row[columns[token]] / total for token, _ in nexts]
+                longer += [((*tokens, token), more, share) for (token, more), share in zip(nexts, shares, strict=True)]
+            live[r] = _to_follow(writer, longer, found[r], len(seen[r]) < read_at_most)[:most]
+            live[r] = [one for one in live[r] if one[2] > live[r][0][2] * smallest]
         if not any(live):
             break
         states = _read_beginnings(asker, reading, seen, live)
     asker.forget(reading, *back_to)
     return [{text: p / sum(row.values()) for text, p in row.items()} if sum(row.values()) else {} for row in found]
+
+
+def _to_follow(writer: _Writer, beginnings, found: dict[str, float], may_read: bool) -> list:
+    """Return the beginnings to read on, likeliest first, and add the numbers among the others to `found`."""
+    open_ones = []
+    for beginning in beginnings:
+        _, text, share = beginning
+        if may_read and writer.nexts(text):
+            open_ones.append(beginning)
+        elif writer.may_end(text):
+            _add(found, writer.number(text), share)
+    return sorted(open_ones, key=lambda beginning: -beginning[2])
 
 
 def _add(found: dict[str, float], text: str, probability: float) -> None:
