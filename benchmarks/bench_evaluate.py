@@ -172,7 +172,7 @@ def run(args) -> None:
         examples = read_examples(csv_path, task, "test", args.rows)
         if len(examples) < args.rows:
             raise cli.UserError(f"only {len(examples)} test rows were generated; --rows {args.rows} are asked for")
-        asker = answering.load_asker(args.model, args.precision, None, 8192)
+        asker = answering.load_asker(args.model, args.precision, None)
         precision = str(asker.model.dtype).removeprefix("torch.")
 
         def ask_generate(rows, size):
@@ -246,9 +246,9 @@ def describe(args, seconds, tried, machine: str, precision: str, choices: float,
     against_text, with_median = total[BATCHED] / total[GREEDY], total[BATCHED] / total[EXACT]
     against_brute = total[BRUTE] / total[CHANNELS]
     lines += [
-        "", f"Exact scoring against batched generation, both with a channel and greedy digits: {against_text:.2f} times as "
-        f"fast (wanted: at least 1), {with_median:.2f} times with the median. Against brute force, both with the channels' "
-        f"probabilities: {against_brute:.2f} times (wanted: at least 5); with a throughput on top "
+        "", f"Exact scoring against batched generation, both with a channel and greedy digits: {against_text:.2f} "
+        f"times as fast (wanted: at least 1), {with_median:.2f} times with the median. Against brute force, both with "
+        f"the channels' probabilities: {against_brute:.2f} times (wanted: at least 5); with a throughput on top "
         f"{total[BRUTE] / total[GREEDY]:.2f} times, with its median {total[BRUTE] / total[EXACT]:.2f}. Largest "
         f"difference between brute force and exact scoring in a log-probability: {worst:.1e}.", "",
     ]  # fmt: skip

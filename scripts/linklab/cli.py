@@ -183,7 +183,12 @@ def add_precision_options(group, *, float16: bool = False) -> None:
 def add_asking_options(group) -> None:
     """Add how a trained model is loaded and asked."""
     group.add_argument("--base-model", metavar="NAME", help="the base model of an adapter, when it has moved")
-    group.add_argument("--batch-tokens", type=positive_int, default=8192, metavar="N", help="tokens a batch, padded")
+    group.add_argument(
+        "--batch-tokens",
+        type=positive_int,
+        metavar="N",
+        help="tokens a batch, padded (default: 8192 on a GPU, else 2048)",
+    )
     group.add_argument(
         "--numbers", choices=("median", "greedy"), default="median",
         help="a number's answer: the median of all it may be, or the digits as they come (default: median)",
