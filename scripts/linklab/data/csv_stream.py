@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -262,7 +261,7 @@ def read_block(
         yield from block.rows
         return
     try:
-        rows = list(csv.reader(io.StringIO(block.text.decode("utf-8"), newline="\n"), strict=True))
+        rows = list(csv.reader(block.text.decode("utf-8").removesuffix("\n").split("\n"), strict=True))
     except csv.Error:
         rows = []
     if len(rows) == block.n_rows and set(map(len, rows)) == {n_columns}:
