@@ -12,7 +12,7 @@ import convert_csv_to_jsonl
 import pytest
 from linklab import files
 from linklab.data import csv_stream, jsonl, link_set
-from linklab.data.examples import ExampleMaker, read_examples
+from linklab.data.examples import ExampleMaker, iter_examples, read_examples
 from linklab.data.link_stream import Recipe
 from linklab.data.links import LINK_SCHEMA
 from linklab.data.task import make_task
@@ -257,6 +257,20 @@ def test_copies_and_identical_prompts_are_never_on_two_sides(tmp_path):
     assert {line["id"] for lines in found.values() for line in lines} == set(copies)
     left_out = sum(copies.values()) - sum(map(len, found.values()))
     assert files.read_manifest(tmp_path / "set")["extra"]["copies_left_out"] == left_out > 0
+
+
+def test_of_rows_with_one_id_outside_training_the_first_in_the_file_counts(tmp_path):
+    path = write_csv(tmp_path / "a.csv", ["name", "x", "y"], [[f"n{i % 7}", i, "yes"] for i in range(300)])
+    task = make_task(path, ["y"], id_field="name")
+    first = {}
+    for example in iter_examples(path, task):
+        if example.split != "train":
+            first.setdefault(example.id, (example.split, example.prompt))
+    assert {split for split, _ in first.values()} == {"validation", "test"}
+    found = lines_of(convert(path, tmp_path / "set", "--target-field", "y", "--id-field", "name"))
+    assert first == {
+        line["id"]: (split, line["messages"][0]["content"]) for split in SPLITS[1:] for line in found[split]
+    }
 
 
 # Any CSV

@@ -120,10 +120,11 @@ class CardFeatures:
 
 
 class Converted(NamedTuple):
-    """What became of a block of rows: (split, id, line) of each, and what the card must know of them."""
+    """What became of a block of rows."""
 
-    lines: list[tuple[str, str, str]]
-    features: CardFeatures
+    train: list[str]  # lines
+    others: list[tuple[str, str, str]]  # (split, id, line) of each row outside training
+    features: CardFeatures  # what the card must know of the rows
 
 
 def convert_block(item: tuple[int, int | None, Block], *, csv_path: str | Path, task: Task, **how) -> Converted:
@@ -146,11 +147,15 @@ def convert_block(item: tuple[int, int | None, Block], *, csv_path: str | Path, 
 
 
 def _write(task: Task, parts: Iterable[Columns]) -> Converted:
-    features, lines = CardFeatures(task), []
+    made = Converted([], [], CardFeatures(task))
     for columns in parts:
-        features.see(columns)
-        lines += zip(columns.splits, columns.ids, to_lines(columns, task), strict=True)
-    return Converted(lines, features)
+        made.features.see(columns)
+        for split, row_id, line in zip(columns.splits, columns.ids, to_lines(columns, task), strict=True):
+            if split == "train":
+                made.train.append(line)
+            else:
+                made.others.append((split, row_id, line))
+    return made
 
 
 def _as_columns(example: Example, task: Task) -> Columns:
