@@ -62,12 +62,14 @@ def run(args) -> None:
         copies = 0
         for converted in convert(args, csv_path, task):
             features.merge(converted.features)
-            writers["train"].write(converted.train)  # copies (oversampling) may weigh in training;
-            for split, row_id, line in converted.others:  # a scorer wants each row once
-                if ids.add(row_id):
-                    writers[split].write([line])
+            lines = {"train": converted.train, "validation": [], "test": []}
+            for split, row_id, line in converted.others:
+                if ids.add(row_id):  # copies (oversampling) may weigh in training; a scorer wants each row once
+                    lines[split].append(line)
                 else:
                     copies += 1
+            for split, writer in writers.items():
+                writer.write(lines[split])
         rows = {split: writer.rows for split, writer in writers.items()}
         if not rows["train"]:
             raise cli.UserError(
