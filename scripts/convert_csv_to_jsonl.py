@@ -62,11 +62,14 @@ def run(args) -> None:
         copies = 0
         for converted in convert(args, csv_path, task):
             features.merge(converted.features)
-            for split, row_id, line in converted.lines:
-                if split != "train" and not ids.add(row_id):  # copies (oversampling) may weigh in training;
-                    copies += 1  # a scorer wants each row once
-                    continue
-                writers[split].write(line)
+            lines = {"train": converted.train, "validation": [], "test": []}
+            for split, row_id, line in converted.others:
+                if ids.add(row_id):  # copies (oversampling) may weigh in training; a scorer wants each row once
+                    lines[split].append(line)
+                else:
+                    copies += 1
+            for split, writer in writers.items():
+                writer.write(lines[split])
         rows = {split: writer.rows for split, writer in writers.items()}
         if not rows["train"]:
             raise cli.UserError(
@@ -138,14 +141,17 @@ class ShardWriter:
         self.folder, self.split, self.size = folder, split, size
         self.rows, self._paths, self._handle = 0, [], None
 
-    def write(self, line: str) -> None:
-        """Add one line."""
-        if self.rows % self.size == 0:
-            self.close()
-            self._paths.append(self.folder / f"{self.split}-{len(self._paths):05d}.part")
-            self._handle = open(self._paths[-1], "w", 1 << 20, encoding="utf-8", newline="\n")  # noqa: SIM115
-        self._handle.write(line)
-        self.rows += 1
+    def write(self, lines: list[str]) -> None:
+        """Add some lines."""
+        while lines:
+            room = self.size - self.rows % self.size
+            if room == self.size:
+                self.close()
+                self._paths.append(self.folder / f"{self.split}-{len(self._paths):05d}.part")
+                self._handle = open(self._paths[-1], "wb")  # noqa: SIM115
+            self._handle.write("".join(lines[:room]).encode())
+            self.rows += len(lines[:room])
+            lines = lines[room:]
 
     def close(self) -> None:
         """Close the open shard, if any."""

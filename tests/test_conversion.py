@@ -12,7 +12,7 @@ import convert_csv_to_jsonl
 import pytest
 from linklab import files
 from linklab.data import csv_stream, jsonl, link_set
-from linklab.data.examples import read_examples
+from linklab.data.examples import ExampleMaker, iter_examples, read_examples
 from linklab.data.link_stream import Recipe
 from linklab.data.links import LINK_SCHEMA
 from linklab.data.task import make_task
@@ -201,6 +201,27 @@ def test_workers_change_no_byte_and_the_first_bad_row_is_named(links, tmp_path, 
     assert f"{tmp_path / 'bad.csv'}:91: " in capsys.readouterr().err
 
 
+def test_only_a_block_that_holds_an_odd_row_is_made_row_by_row(links, tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_stream, "BLOCK_BYTES", 50_000)
+    made, make = [], ExampleMaker.make
+
+    def count(self, cells, number):
+        made.append(number)
+        return make(self, cells, number)
+
+    monkeypatch.setattr(ExampleMaker, "make", count)
+    convert(links, tmp_path / "links", "--workers", "1")
+    assert not made
+    rows = [[f"r{i}", "[1,2]" if i % 100 else "[]", i % 7 * 1.5, "yes" if i % 3 else "no"] for i in range(300)]
+    path = write_csv(tmp_path / "a.csv", ["name", "levels", "x", "y"], rows)
+    found = lines_of(convert(path, tmp_path / "set", "--target-field", "y", "--id-field", "name", "--workers", "1"))
+    prompts = {line["id"]: line["messages"][0]["content"] for lines in found.values() for line in lines}
+    assert made == list(range(1, 301))
+    assert prompts == {
+        name: f"x: {x}" if levels == "[]" else f"x: {x}\nlevels: 1\nlevels: 2" for name, levels, x, _ in rows
+    }
+
+
 def test_field_data_without_hidden_columns_keeps_the_choices_of_each_row(links, tmp_path):
     rows = [row[:21] for row in csv.reader(links.open(newline=""))]
     folder = convert(write_csv(tmp_path / "field.csv", rows[0], rows[1:]), tmp_path / "set")
@@ -236,6 +257,20 @@ def test_copies_and_identical_prompts_are_never_on_two_sides(tmp_path):
     assert {line["id"] for lines in found.values() for line in lines} == set(copies)
     left_out = sum(copies.values()) - sum(map(len, found.values()))
     assert files.read_manifest(tmp_path / "set")["extra"]["copies_left_out"] == left_out > 0
+
+
+def test_of_rows_with_one_id_outside_training_the_first_in_the_file_counts(tmp_path):
+    path = write_csv(tmp_path / "a.csv", ["name", "x", "y"], [[f"n{i % 7}", i, "yes"] for i in range(300)])
+    task = make_task(path, ["y"], id_field="name")
+    first = {}
+    for example in iter_examples(path, task):
+        if example.split != "train":
+            first.setdefault(example.id, (example.split, example.prompt))
+    assert {split for split, _ in first.values()} == {"validation", "test"}
+    found = lines_of(convert(path, tmp_path / "set", "--target-field", "y", "--id-field", "name"))
+    assert first == {
+        line["id"]: (split, line["messages"][0]["content"]) for split in SPLITS[1:] for line in found[split]
+    }
 
 
 # Any CSV

@@ -6,9 +6,12 @@ import json
 import random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from linklab.cli import UserError
 from linklab.data import examples
-from linklab.data.examples import iter_examples, read_examples
+from linklab.data.csv_stream import iter_rows
+from linklab.data.examples import ExampleMaker, iter_examples, read_examples
 from linklab.data.links import LINK_SCHEMA
 from linklab.data.task import make_task
 
@@ -69,6 +72,10 @@ def test_a_link_row_becomes_prompt_answer_choices_and_their_worth(links):
     [
         ({"recommended_channel_mhz": ""}, "column 'recommended_channel_mhz' is empty"),
         ({"expected_throughput_mbps": "  "}, "column 'expected_throughput_mbps' is empty"),
+        (
+            {"recommended_channel_mhz": " ", "available_channels_mhz": '[" ","5530","5775"]'},
+            "column 'recommended_channel_mhz' is empty",
+        ),
         ({"expected_throughput_mbps": "NA"}, "column 'expected_throughput_mbps' = 'NA' is no number"),
         ({"recommended_channel_mhz": "5180"}, "'5180' is not among 'available_channels_mhz'"),
         ({"channel_throughput_mbps": "[1.0,2.0]"}, "has 2 values for 3 choices"),
@@ -82,6 +89,60 @@ def test_a_row_that_cannot_serve_is_named_by_file_line_and_column(links, change,
     with pytest.raises(UserError) as error:
         list(iter_examples(path, make_task(path)))
     assert str(error.value).startswith(f"{path}:4: ") and said in str(error.value)
+    with pytest.raises((UserError, ValueError)):
+        columns_of(path, make_task(path))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"channel_throughput_mbps": "[100.000,0.0,1200.250]"},
+        {"channel_throughput_mbps": "[100,0,-0]"},
+        {"channel_throughput_mbps": "[0.00001,0.5,1.50]"},
+        {"channel_throughput_mbps": "[12345678901234567.8,0.5,1.50]"},
+        {"channel_throughput_mbps": "[1e5, 0.00001, 123456789012345678.5]"},
+        {"available_channels_mhz": '["5210","a,b","5775"]'},
+        {"scenario_id": "é", "site_id": "7"},
+    ],
+)
+def test_rows_made_column_by_column_are_those_made_one_by_one(links, change):
+    path = links({}, change, {"site_id": "S000000123"})
+    assert_same(path, make_task(path))
+
+
+def test_other_columns_are_made_column_by_column_too(tmp_path):
+    path = write_rows(tmp_path / "a.csv", colors(50))
+    for targets in (["label"], ["weight"], ["color", "size"]):
+        for how in ({}, {"split_by": "color"}, {"seed": 3}):
+            assert_same(path, make_task(path, targets), **how)
+    assert_same(path, make_task(path, ["label"], id_field="name"))
+
+
+def columns_of(path, task, **how):
+    return ExampleMaker(task, **how).make_columns([cells for _, cells in iter_rows(path)], 1)
+
+
+def assert_same(path, task, **how):
+    columns, rows = columns_of(path, task, **how), list(iter_examples(path, task, **how))
+    assert list(columns.ids) == [e.id for e in rows] and list(columns.groups) == [e.group for e in rows]
+    assert columns.splits == [e.split for e in rows]
+    assert columns.prompts == [e.prompt for e in rows] and columns.answers == [e.answer for e in rows]
+    assert [list(texts) for texts in zip(*columns.targets, strict=True)] == [list(e.target.values()) for e in rows]
+    for target, choices in zip((t.name for t in task.targets if t.choices_from), columns.choices, strict=True):
+        assert choices == [e.choices[target] for e in rows]
+    for target, texts in zip((t.name for t in task.targets if t.utility), columns.values, strict=True):
+        assert texts == [json.dumps(e.values[target], separators=(",", ":")) for e in rows]
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(st.decimals(-9_999_999_999, 9_999_999_999, places=4) | st.floats(-1e30, 1e30), min_size=1)))
+def test_floats_are_written_as_json_writes_them(lists):
+    for decimals in (None, 4, 3, 2, 1):
+        texts = [[str(x) if decimals is None else f"{x:.{decimals}f}" for x in numbers] for numbers in lists]
+        cells = [f"[{','.join(numbers)}]" for numbers in texts]
+        expected = [json.dumps(list(map(float, numbers)), separators=(",", ":")) for numbers in texts]
+        assert examples.write_floats("x", cells) == expected
 
 
 def test_rows_of_one_site_are_on_one_side(links):

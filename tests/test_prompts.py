@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from linklab.cli import UserError
 from linklab.data.links import LINK_SCHEMA
-from linklab.data.prompts import LINK_TEMPLATE, Template, default_template, read_list, read_template
+from linklab.data.prompts import LINK_TEMPLATE, Template, default_template, read_list, read_lists, read_template
 from linklab.data.schema import Column, Schema
 
 SCHEMA = Schema(
@@ -45,7 +45,18 @@ ROW = {
     ],
 )
 def test_a_prompt_is_the_template_with_the_cells_in_it(text, prompt):
-    assert Template(text, SCHEMA).render(ROW) == prompt
+    template = Template(text, SCHEMA)
+    assert template.render(ROW) == prompt
+    other = ROW | {"color": "%s", "channels": "[100, 104]", "levels": "[0,-1.25]"}
+    columns = {name: (ROW[name], other[name], ROW[name]) for name in ROW}
+    assert template.render_rows(columns) == [prompt, template.render(other), prompt]
+
+
+def test_rows_with_an_empty_list_have_no_line_for_it_and_are_left_to_render():
+    template = Template("{color}\n{channels}\nend", SCHEMA)
+    assert template.render(ROW | {"channels": "[]"}) == "red\nend"
+    with pytest.raises(ValueError, match="empty"):
+        template.render_rows({name: (ROW[name], "[]") for name in ROW})
 
 
 @pytest.mark.parametrize(
@@ -86,6 +97,8 @@ def test_columns_are_those_shown_each_once():
 def test_lists_of_different_length_on_one_line_are_refused():
     with pytest.raises(UserError, match="differ in length"):
         Template("{channels} {levels}", SCHEMA).render({**ROW, "levels": "[-61]"})
+    with pytest.raises(ValueError, match="different length"):
+        Template("{channels} {levels}", SCHEMA).render_rows({name: [ROW[name]] for name in ROW} | {"levels": ["[-61]"]})
 
 
 @pytest.mark.parametrize(
@@ -102,6 +115,7 @@ def test_lists_of_different_length_on_one_line_are_refused():
 )
 def test_list_elements_are_texts_as_they_are_written(cell, elements):
     assert read_list("x", cell) == elements
+    assert read_lists("x", [cell, "[7]", cell]) == [elements, ["7"], elements]
 
 
 @pytest.mark.parametrize(
@@ -116,6 +130,9 @@ def test_list_elements_are_texts_as_they_are_written(cell, elements):
         "[1,]",
         "[,1]",
         "[01]",
+        "(1)",
+        "21]",
+        "[12",
         "[+1]",
         "[.5]",
         "[1.]",
@@ -135,6 +152,10 @@ def test_list_elements_are_texts_as_they_are_written(cell, elements):
 def test_a_cell_that_is_no_list_is_refused_by_name(cell):
     with pytest.raises(UserError, match="column 'noise_dbm' = .*a JSON list of numbers or texts is expected"):
         read_list("noise_dbm", cell)
+    read_lists("x", ["[1,2]"])  # known from now on
+    for before, after in (([], []), (["[1]"], ["[2]"]), (["[5180,-61.25]"], [])):  # short numbers, and any
+        with pytest.raises(UserError, match="column 'noise_dbm' = .*a JSON list of numbers or texts is expected"):
+            read_lists("noise_dbm", [*before, cell, *after])
 
 
 @settings(max_examples=200, deadline=None)

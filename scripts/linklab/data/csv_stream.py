@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import io
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -118,7 +117,7 @@ def is_plain(data: bytes, *, row_a_line: bool = False) -> bool:
     Then any CSV reader understands it the same way. False is no verdict: the exact reader decides. Line ends inside
     quotes are looked for only with `row_a_line`.
     """
-    if not data.endswith(b"\n") or data.startswith((b"\n", b"\r")) or b"\n\n" in data or b"\0" in data:
+    if not data.endswith(b"\n") or data.startswith((b"\n", b"\r")) or b"\0" in data:
         return False
     if b"\r" in data and (data.count(b"\r") != data.count(b"\r\n") or b"\n\r" in data):
         return False
@@ -127,19 +126,15 @@ def is_plain(data: bytes, *, row_a_line: bool = False) -> bool:
             data.decode("utf-8")
         except UnicodeDecodeError:
             return False
-    return _quotes_are_plain(data, row_a_line)
-
-
-def _quotes_are_plain(data: bytes, row_a_line: bool) -> bool:
     bytes_ = np.frombuffer(data, np.uint8)
-    quotes = np.flatnonzero(bytes_ == _QUOTE)
-    if len(quotes) % 2:
+    line_ends, quotes = np.flatnonzero(bytes_ == _LF), np.flatnonzero(bytes_ == _QUOTE)
+    if len(quotes) % 2 or (np.diff(line_ends) == 1).any():
         return False
     opening, closing = quotes[::2], quotes[1::2]
     before = bytes_[opening - 1]  # data ends with LF, so that -1 is a line end too
     after = bytes_[closing + 1]
     fits = ((before == _COMMA) | (before == _LF)) & ((after == _COMMA) | (after == _LF) | (after == _CR))
-    if row_a_line and (np.searchsorted(quotes, np.flatnonzero(bytes_ == _LF)) % 2).any():
+    if row_a_line and (np.searchsorted(quotes, line_ends) % 2).any():
         return False
     return bool(fits.all())
 
@@ -262,7 +257,7 @@ def read_block(
         yield from block.rows
         return
     try:
-        rows = list(csv.reader(io.StringIO(block.text.decode("utf-8"), newline="\n"), strict=True))
+        rows = list(csv.reader(block.text.decode("utf-8").removesuffix("\n").split("\n"), strict=True))
     except csv.Error:
         rows = []
     if len(rows) == block.n_rows and set(map(len, rows)) == {n_columns}:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from json.encoder import encode_basestring as quote
 from pathlib import Path
@@ -13,31 +14,41 @@ from typing import NamedTuple
 from linklab import files
 from linklab.cli import UserError
 from linklab.data.csv_stream import Block, read_block
-from linklab.data.examples import Example, ExampleMaker, lowest_ranked, make_examples
+from linklab.data.examples import Columns, Example, ExampleMaker, json_floats, lowest_ranked, make_examples
 from linklab.data.splits import SPLITS
-from linklab.data.task import Task
+from linklab.data.task import Target, Task
 
 TASK_FILE = "task.json"
+CHUNK_ROWS = 100  # converted together, column by column: what they need stays in the processor's cache
 _DATE = re.compile(r"\d{4}-\d\d")  # how every text starts that Arrow's JSON reader may take for a moment in time
 _JSON = re.compile(r'\s*(?:[-\d"\[{]|null|true|false|NaN|Infinity)')  # and every text that may itself be read as JSON
 
 
-def to_line(example: Example, task: Task) -> str:
-    """Return the JSONL line of an example. Choices shared by all rows stand in task.json instead."""
+def to_lines(columns: Columns, task: Task) -> list[str]:
+    """Return the JSONL lines of some rows. Choices shared by all rows stand in task.json instead."""
     # By hand, since millions are written: what json.dumps gives with ensure_ascii=False and no spaces.
-    own = [t.name for t in task.targets if t.choices_from]
-    target = ",".join([f"{quote(name)}:{quote(text)}" for name, text in example.target.items()])
-    choices = ",".join([f"{quote(name)}:[{','.join(map(quote, example.choices[name]))}]" for name in own])
-    values = ",".join([f"{quote(name)}:[{','.join(map(repr, worth))}]" for name, worth in example.values.items()])
-    text = (
-        f'{{"id":{quote(example.id)},"group":{quote(example.group)},"messages":['
-        f'{{"role":"user","content":{quote(example.prompt)}}},{{"role":"assistant","content":{quote(example.answer)}}}],'
-        f'"target":{{{target}}},"choices":{{{choices}}},"values":{{{values}}}}}\n'
+    own = [t for t in task.targets if t.choices_from]
+    worth = [t for t in task.targets if t.utility]
+
+    def keys(targets: Iterable[Target], value: str) -> str:
+        return ",".join([quote(t.name).replace("%", "%%") + f":{value}" for t in targets])
+
+    layout = (
+        '{"id":%s,"group":%s,"messages":[{"role":"user","content":%s},{"role":"assistant","content":%s}],'
+        f'"target":{{{keys(task.targets, "%s")}}},'
+        f'"choices":{{{keys(own, "[%s]")}}},"values":{{{keys(worth, "%s")}}}}}\n'
     )
-    if text.isascii():
-        return text
+    texts = (columns.ids, columns.groups, columns.prompts, columns.answers, *columns.targets)
+    choices = [[",".join(map(quote, row)) for row in rows] for rows in columns.choices]
+    pieces = zip(*(map(quote, column) for column in texts), *choices, *columns.values, strict=True)
+    lines = list(map(layout.__mod__, pieces))
+    if all(map(str.isascii, lines)):
+        return lines
     # The line separators U+2028 and U+2029 end a line for some readers of JSONL, so they are escaped.
-    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029").replace("\x85", "\\u0085")
+    escapes = ("\u2028", "\\u2028"), ("\u2029", "\\u2029"), ("\x85", "\\u0085")
+    for character, escape in escapes:
+        lines = [line.replace(character, escape) for line in lines]
+    return lines
 
 
 class CardFeatures:
@@ -53,17 +64,17 @@ class CardFeatures:
         self.dated: set[str] = set()  # columns in which a date was seen
         self._first: dict[str, dict[str, str]] = {"id": {}, "group": {}}  # the first date and the first JSON of each
 
-    def see(self, example: Example) -> None:
-        """Take note of one row; raises a UserError for ids or groups that no declared type could keep."""
-        if example.prompt[4:5] == "-" and _DATE.match(example.prompt):
+    def see(self, rows: Columns) -> None:
+        """Take note of some rows; raises a UserError for ids or groups that no declared type could keep."""
+        if any(map(_DATE.match, rows.prompts)):
             self.dated.add("messages")
-        for text in example.target.values():
-            if text[4:5] == "-" and _DATE.match(text):
-                self.dated.add("target")
-        if _JSON.match(example.id):  # a date starts as a number does
-            self._see_name("id", example.id)
-        if _JSON.match(example.group):
-            self._see_name("group", example.group)
+        if any(map(_DATE.match, itertools.chain(*rows.targets))):
+            self.dated.add("target")
+        for row_id, group in zip(rows.ids, rows.groups, strict=True):
+            if _JSON.match(row_id):  # a date starts as a number does
+                self._see_name("id", row_id)
+            if _JSON.match(group):
+                self._see_name("group", group)
 
     def merge(self, other: CardFeatures) -> None:
         """Take note of what was seen of the rows that follow."""
@@ -109,10 +120,11 @@ class CardFeatures:
 
 
 class Converted(NamedTuple):
-    """What became of a block of rows: (split, id, line) of each, and what the card must know of them."""
+    """What became of a block of rows."""
 
-    lines: list[tuple[str, str, str]]
-    features: CardFeatures
+    train: list[str]  # lines
+    others: list[tuple[str, str, str]]  # (split, id, line) of each row outside training
+    features: CardFeatures  # what the card must know of the rows
 
 
 def convert_block(item: tuple[int, int | None, Block], *, csv_path: str | Path, task: Task, **how) -> Converted:
@@ -121,12 +133,38 @@ def convert_block(item: tuple[int, int | None, Block], *, csv_path: str | Path, 
     `how` goes to `ExampleMaker`.
     """
     first, wanted, block = item
-    maker, features, lines = ExampleMaker(task, whole_rows=False, **how), CardFeatures(task), []
-    rows = islice(read_block(csv_path, block, len(task.schema.names)), wanted)
-    for example in make_examples(csv_path, maker, rows, first):
-        features.see(example)
-        lines.append((example.split, example.id, to_line(example, task)))
-    return Converted(lines, features)
+    maker = ExampleMaker(task, **how)
+
+    def rows() -> Iterator[tuple[int, list[str]]]:
+        return islice(read_block(csv_path, block, len(task.schema.names)), wanted)
+
+    try:
+        cells = [row for _, row in rows()]
+        starts = range(0, len(cells), CHUNK_ROWS)
+        return _write(task, (maker.make_columns(cells[i : i + CHUNK_ROWS], first + i) for i in starts))
+    except (UserError, ValueError):  # some row may not serve: one by one it is known which, and what is wrong with it
+        return _write(task, (_as_columns(example, task) for example in make_examples(csv_path, maker, rows(), first)))
+
+
+def _write(task: Task, parts: Iterable[Columns]) -> Converted:
+    made = Converted([], [], CardFeatures(task))
+    for columns in parts:
+        made.features.see(columns)
+        for split, row_id, line in zip(columns.splits, columns.ids, to_lines(columns, task), strict=True):
+            if split == "train":
+                made.train.append(line)
+            else:
+                made.others.append((split, row_id, line))
+    return made
+
+
+def _as_columns(example: Example, task: Task) -> Columns:
+    return Columns(
+        [example.id], [example.group], [example.split], [example.prompt], [example.answer],
+        [[text] for text in example.target.values()],
+        [[example.choices[t.name]] for t in task.targets if t.choices_from],
+        [[json_floats(numbers)] for numbers in example.values.values()],
+    )  # fmt: skip
 
 
 def shard_name(split: str, index: int, count: int) -> str:

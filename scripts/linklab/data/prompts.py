@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
-from collections.abc import Mapping
-from itertools import repeat
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -23,7 +23,9 @@ LINK_TEMPLATE = (
 )
 _FIELD = re.compile(r"\{([^{}]*)\}")
 _NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?"
-_PLAIN_NUMBERS = re.compile(rf"\[{_NUMBER}(?:,{_NUMBER})*+\]")  # a JSON list that can simply be cut at its commas
+_PLAIN_LIST = rf"\[{_NUMBER}(?:,{_NUMBER})*+\]"  # a JSON list that can simply be cut at its commas
+_PLAIN_NUMBERS = re.compile(_PLAIN_LIST)
+_ALL_PLAIN_NUMBERS = re.compile(rf"(?:{_PLAIN_LIST}\0)*+")  # such cells, each ended by NUL
 _short_numbers: set[str] = set()  # numbers of at most four characters met in plain lists: there are 13,000
 
 
@@ -102,10 +104,45 @@ class Template:
             if len(set(map(len, cells.values()))) > 1:
                 sizes = {name: len(cell) for name, cell in cells.items()}
                 raise UserError(f"the list columns of one template line differ in length: {sizes}")
-            columns = [cells[name] if name in cells else repeat(row[name]) for name in line.fields]
+            columns = [cells[name] if name in cells else itertools.repeat(row[name]) for name in line.fields]
             write = line.pattern.__mod__ if line.separator is None else line.separator.join  # twice as fast as %
             lines.extend(map(write, zip(*columns, strict=False)))
         return "\n".join(lines)
+
+    def render_rows(
+        self, columns: Mapping[str, Sequence[str]], lists: Mapping[str, Sequence[list[str]]] = MappingProxyType({})
+    ) -> list[str]:
+        """Return what `render` gives for every row, from whole columns: in half the time.
+
+        Raises a ValueError or a UserError, which names no row, where a row has an empty list or `render` would raise.
+        """
+        parts = []
+        for line in self._lines:
+            if not line.lists:
+                rows = zip(*(columns[name] for name in line.fields), strict=True)
+                parts.append(map(line.pattern.__mod__, rows) if line.fields else itertools.repeat(line.pattern))
+                continue
+            cells = {name: lists[name] if name in lists else read_lists(name, columns[name]) for name in line.lists}
+            sizes = [list(map(len, cell)) for cell in cells.values()]
+            if sizes.count(sizes[0]) < len(sizes) or not all(sizes[0]):
+                raise ValueError("lists of different length, or an empty one, which leaves its line out")
+            fields = [cells[name] if name in cells else map(itertools.repeat, columns[name]) for name in line.fields]
+            write = line.pattern.__mod__ if line.separator is None else line.separator.join
+            parts.append(["\n".join(map(write, zip(*row, strict=False))) for row in zip(*fields, strict=True)])
+        return list(map("\n".join, zip(*parts, strict=False)))
+
+
+def read_lists(name: str, cells: Sequence[str]) -> list[list[str]]:
+    """Return what `read_list` gives for each of a column's cells; plain ones are looked at all at once."""
+    lists = [cell[1:-1].split(",") for cell in cells]
+    joined = "\0".join(cells)
+    if joined[:1] == "[" and joined[-1:] == "]" and joined.count("]\0[") == len(cells) - 1:
+        if _short_numbers.issuperset(itertools.chain.from_iterable(lists)):
+            return lists
+        if _ALL_PLAIN_NUMBERS.fullmatch(joined + "\0"):
+            _short_numbers.update([element for row in lists for element in row if len(element) <= 4])
+            return lists
+    return [read_list(name, cell) for cell in cells]
 
 
 def read_list(name: str, text: str) -> list[str]:
