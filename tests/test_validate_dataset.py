@@ -423,3 +423,12 @@ def test_help_answers_without_heavy_packages():
     code = block + f"sys.argv = ['x', '--help']\nimport runpy\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SCRIPT.parent, check=False)
     assert done.returncode == 0 and "--violations" in done.stdout
+
+
+def test_a_run_imports_nothing_it_does_not_need(rows, tmp_path):
+    path = write(tmp_path / "links.csv", [*rows, with_cell(rows[1], rows[0], "rain_mm_h", "wet")])
+    heavy = "torch pandas scipy sklearn"
+    said = f"import atexit, sys\natexit.register(lambda: print([n for n in {heavy.split()} if n in sys.modules]))\n"
+    code = said + f"sys.argv = ['x', {path!r}]\nimport runpy\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SCRIPT.parent, check=False)
+    assert (done.returncode, done.stdout) == (1, "[]\n"), done.stderr
