@@ -244,8 +244,9 @@ def test_counts_are_exact_and_examples_are_capped_and_said_to_be(rows, tmp_path)
     assert value["columns"]["tx_power_dbm"]["invalid"] == 300
 
 
-def test_repeats_are_found_far_apart_and_after_spilling_to_disk(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(duplicates, "SPILL_ROWS", 40)
+@pytest.mark.parametrize("spill_rows", [40, 1])  # 1: nothing is left in memory when the last block has been added
+def test_repeats_are_found_far_apart_and_after_spilling_to_disk(rows, tmp_path, monkeypatch, spill_rows):
+    monkeypatch.setattr(duplicates, "SPILL_ROWS", spill_rows)
     monkeypatch.setattr(validation, "BLOCK_BYTES", 9000)
     again = [*rows, rows[5], rows[1]]
     found = violations_of(write(tmp_path / "links.csv", again), tmp_path)
