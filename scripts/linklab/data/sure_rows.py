@@ -132,11 +132,13 @@ def _read_fours(characters: np.ndarray) -> np.ndarray:
     digits = characters - np.uint8(ord("0"))
     is_digit = digits < 10
     digits *= is_digit
-    twos = digits.copy()
-    twos[1:] += 10 * digits[:-1]
+    twos = np.zeros(len(characters), np.uint8)
+    np.multiply(digits[:-1], 10, out=twos[1:])
+    twos += digits
     twos *= is_digit
-    fours = np.zeros(len(characters) + 1, np.uint16)
-    fours[3:] = twos[:-2] * is_digit[1:-1]
+    hundreds = np.zeros(len(characters) + 1, np.uint8)
+    np.multiply(twos[:-2], is_digit[1:-1], out=hundreds[3:])
+    fours = hundreds.astype(np.uint16)
     fours *= 100
     fours[1:] += twos
     return fours

@@ -83,7 +83,7 @@ class Outcome:
     rows: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: content, other: id
     ids: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: id, other: content
     groups: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: group, other: split
-    sample: list[tuple[np.ndarray, list[bytes]]] = dataclasses.field(default_factory=list)
+    sample: list[tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=list)  # hashes; starts and ends
     no_final_newline: bool = False
 
 
@@ -231,8 +231,7 @@ def _remember_keys(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, samp
         outcome.groups.append(entries(group, _hash_columns([piece.columns[plan.split_at]]), lines, offsets))
     chosen = np.flatnonzero(rows <= np.uint64(sample_limit))
     if len(chosen):
-        texts = [data[at:end] for at, end in zip(offsets[chosen].tolist(), piece.ends[chosen].tolist(), strict=True)]
-        outcome.sample.append((rows[chosen], [text if text.endswith(b"\n") else text + b"\n" for text in texts]))
+        outcome.sample.append((rows[chosen], np.stack([offsets[chosen], piece.ends[chosen]], axis=1)))
 
 
 def _raw_contents(plan: Plan, piece: Piece, data: bytes) -> list[bytes]:
