@@ -21,7 +21,7 @@ MAX_WORDS = 64
 _PLAIN = r"[!#-+\--~](?:[ !#-+\--~]*[!#-+\--~])?"  # printable ASCII without comma, quote and outer spaces
 _QUOTED = r'"[!#-~](?:[ !#-~]*[!#-~])?"'
 _ANY = r'(?:[ !#-+\--~]*|"[ !#-~]*")'
-_PAD = b"\0" * 8  # the window of the first number reaches before it
+_PAD = b"\0" * 8  # the look-ups of the first number reach before it
 
 
 def line_pattern(columns: Sequence[Column | None], *, crlf: bool) -> str | None:
