@@ -135,28 +135,11 @@ def profile_validate(folder: Path, n_rows: int) -> pstats.Stats:
     import validate_dataset as script
     from linklab.data import validation
 
-    class Here:  # a profile sees its own thread only
-        def __init__(self, n_threads: int) -> None: ...
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error) -> None: ...
-        def submit(self, function, *words, **named):
-            return _Done(function(*words, **named))
-
-    pool, validation.ThreadPoolExecutor = validation.ThreadPoolExecutor, Here
+    usual, validation.N_PROCESSES = validation.N_PROCESSES, 1
     try:
         return _profile(script.main, [str(folder / "profiled" / "links.csv")])
     finally:
-        validation.ThreadPoolExecutor = pool
-
-
-class _Done:
-    def __init__(self, value) -> None:
-        self.value = value
-
-    def result(self):
-        return self.value
+        validation.N_PROCESSES = usual
 
 
 def profile_convert(folder: Path, n_rows: int) -> pstats.Stats:

@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import csv
 import os
+import sys
 from pathlib import Path
 
 from linklab import cli, files
@@ -142,9 +143,19 @@ def tell(args: argparse.Namespace, report: dict) -> None:
     cli.say(f"wrote {wrote}; {report['verdict']}" if wrote else report["verdict"])
 
 
+class NoPandas:
+    """Says that pandas is not there: pyarrow would import it, for no use here and half the time of a small file."""
+
+    @staticmethod
+    def find_spec(name: str, path=None, target=None) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name, name=name)
+
+
 def main(argv: list[str] | None = None) -> int:
     return cli.main(build_parser(), run, argv)
 
 
 if __name__ == "__main__":
+    sys.meta_path.insert(0, NoPandas)
     raise SystemExit(main())

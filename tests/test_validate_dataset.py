@@ -3,7 +3,9 @@
 import csv
 import dataclasses
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -193,6 +195,12 @@ def fuzz(rng, rows):
     return bytes(data)
 
 
+def start_two_processes(monkeypatch):
+    """Have files of any size checked by two processes, on a machine of any size."""
+    monkeypatch.setattr(validation, "PARALLEL_BYTES", 0)
+    monkeypatch.setattr(validation, "usable_cores", lambda: 2)
+
+
 def outcome(path, exact, block_bytes, monkeypatch):
     monkeypatch.setattr(validation, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(validation, "EXACT_BYTES", 3000)
@@ -215,6 +223,10 @@ def test_the_fast_path_never_hides_what_the_exact_one_names(rows, tmp_path, monk
         fast = outcome(path, False, 1 << 20, monkeypatch)
         assert fast == exact, number
         assert outcome(path, False, 9_000, monkeypatch) == exact, f"{number}: another block size"
+        if number < 3:
+            with monkeypatch.context() as patch:
+                start_two_processes(patch)
+                assert outcome(path, False, 9_000, patch) == exact, f"{number}: two processes"
         kinds |= {v.code for v in exact[0]}
     assert len(kinds) >= 12, f"the fuzzing damages too little: {kinds}"
 
@@ -232,8 +244,9 @@ def test_counts_are_exact_and_examples_are_capped_and_said_to_be(rows, tmp_path)
     assert value["columns"]["tx_power_dbm"]["invalid"] == 300
 
 
-def test_repeats_are_found_far_apart_and_after_spilling_to_disk(rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(duplicates, "SPILL_ROWS", 40)
+@pytest.mark.parametrize("spill_rows", [40, 1])  # 1: nothing is left in memory when the last block has been added
+def test_repeats_are_found_far_apart_and_after_spilling_to_disk(rows, tmp_path, monkeypatch, spill_rows):
+    monkeypatch.setattr(duplicates, "SPILL_ROWS", spill_rows)
     monkeypatch.setattr(validation, "BLOCK_BYTES", 9000)
     again = [*rows, rows[5], rows[1]]
     found = violations_of(write(tmp_path / "links.csv", again), tmp_path)
@@ -300,7 +313,10 @@ def test_prose_with_quotes_line_breaks_and_windows_line_ends_is_clean(tmp_path):
     assert violations_of(str(path), tmp_path, "--target-field", "label", "--id-field", "id") == []
 
 
-def test_blocks_that_end_inside_a_quoted_cell_lose_no_row_and_no_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize("n_processes", [1, 2])
+def test_blocks_that_end_inside_a_quoted_cell_lose_no_row_and_no_line(tmp_path, monkeypatch, n_processes):
+    if n_processes == 2:
+        start_two_processes(monkeypatch)
     monkeypatch.setattr(validation, "BLOCK_BYTES", 400)
     monkeypatch.setattr(validation.csv_stream, "MAX_RECORD_BYTES", 300)
     path = tmp_path / "prose.csv"
@@ -423,3 +439,20 @@ def test_help_answers_without_heavy_packages():
     code = block + f"sys.argv = ['x', '--help']\nimport runpy\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SCRIPT.parent, check=False)
     assert done.returncode == 0 and "--violations" in done.stdout
+
+
+def test_a_worker_that_is_killed_ends_the_run_with_exit_2(rows, tmp_path, monkeypatch, capsys):
+    start_two_processes(monkeypatch)
+    monkeypatch.setattr(validation, "check_block", lambda *words, **named: os.kill(os.getpid(), signal.SIGKILL))
+    path, report = write(tmp_path / "links.csv", rows), tmp_path / "r.json"
+    assert validate_dataset.main([path, "--report", str(report)]) == 2
+    assert "a worker process was killed" in capsys.readouterr().err and not report.exists()
+
+
+def test_a_run_imports_nothing_it_does_not_need(rows, tmp_path):
+    path = write(tmp_path / "links.csv", [*rows, with_cell(rows[1], rows[0], "rain_mm_h", "wet")])
+    heavy = "torch pandas scipy sklearn"
+    said = f"import atexit, sys\natexit.register(lambda: print([n for n in {heavy.split()} if n in sys.modules]))\n"
+    code = said + f"sys.argv = ['x', {path!r}]\nimport runpy\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SCRIPT.parent, check=False)
+    assert (done.returncode, done.stdout) == (1, "[]\n"), done.stderr

@@ -43,7 +43,7 @@ def map_in_order(function: Callable, items: Iterable, workers: int) -> Iterator:
                     break
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
-            raise UserError("a worker process was killed (out of memory?); use fewer --workers") from error
+            raise UserError("a worker process was killed (out of memory?); free memory or lower --workers") from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
     if last:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -54,10 +55,19 @@ class Cells:
         places = pc.index_in(self.texts, value_set=pa.array([word.encode() for word in words], pa.binary()))
         return pc.fill_null(places, 0).to_numpy(zero_copy_only=False).astype(np.int64)
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Elements per list cell, 0 where the cell is not ok."""
         return np.diff(self.offsets)
+
+    @cached_property
+    def highest(self) -> np.ndarray:
+        """The highest element of each list of numbers, -inf where there is none."""
+        highest = np.full(len(self.ok), -np.inf)
+        if len(self.values):
+            filled = np.flatnonzero(self.lengths)
+            highest[filled] = np.maximum.reduceat(self.values, self.offsets[filled])
+        return highest
 
 
 Faults = list[tuple[int, Verdict]]

@@ -137,7 +137,7 @@ def _answers_of_highest_utility(table: Table, schema: Schema) -> Iterator[Findin
             continue
         lists = _Lists(table, rows, source)
         choices, values = lists.flat(source), lists.flat(utility)
-        best = np.repeat(np.maximum.reduceat(values, lists.starts), lists.n)
+        best = np.repeat(table[utility].highest[rows], lists.n)
         chosen = choices == lists.spread(column.name)
         bad = lists.any(chosen & (values != best))
 
@@ -217,19 +217,18 @@ def _distances(table: Table, schema: Schema) -> Iterator[Finding]:
     )
 
 
-def _best_throughput(table: Table, *names: str) -> tuple[np.ndarray, np.ndarray, _Lists] | None:
+def _best_throughput(table: Table, *names: str) -> tuple[np.ndarray, np.ndarray] | None:
     rows = _sound(table, *names, "channel_throughput_mbps")
     if rows is None:
         return None
-    lists = _Lists(table, rows, "channel_throughput_mbps")
-    return rows, np.maximum.reduceat(lists.flat("channel_throughput_mbps"), lists.starts), lists
+    return rows, table["channel_throughput_mbps"].highest[rows]
 
 
 def _throughputs(table: Table, schema: Schema) -> Iterator[Finding]:
     found = _best_throughput(table, "expected_throughput_mbps")
     if found is None:
         return
-    rows, best, _ = found
+    rows, best = found
     answer = np.rint(np.minimum(best, phy.ETHERNET_MBPS))
     bad = answer != table["expected_throughput_mbps"].values[rows]
     words = dict(zip(rows[bad].tolist(), answer[bad].tolist(), strict=True))
@@ -246,7 +245,7 @@ def _acceptable(table: Table, schema: Schema) -> Iterator[Finding]:
         return
     lists = _Lists(table, rows, CANDIDATES)
     worth, centres = lists.flat("channel_throughput_mbps"), lists.flat(CANDIDATES)
-    best = np.repeat(np.maximum.reduceat(worth, lists.starts), lists.n)
+    best = np.repeat(table["channel_throughput_mbps"].highest[rows], lists.n)
     chosen = worth >= scenarios.ACCEPTABLE_SHARE * best
     counts = np.add.reduceat(chosen.astype(np.int64), lists.starts)
     stated = _Lists(table, rows, name)
@@ -264,7 +263,8 @@ def _gaps(table: Table, schema: Schema) -> Iterator[Finding]:
     found = _best_throughput(table, "second_best_gap_pct")
     if found is None:
         return
-    rows, best, lists = found
+    rows, best = found
+    lists = _Lists(table, rows, "channel_throughput_mbps")
     worth = lists.flat("channel_throughput_mbps")
     at_top = worth == np.repeat(best, lists.n)
     second = np.maximum.reduceat(np.where(at_top, -1.0, worth), lists.starts)

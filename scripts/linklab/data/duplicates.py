@@ -47,10 +47,12 @@ class KeyStore:
     def _spill(self) -> None:
         if not self._shares:
             self._shares = [tempfile.TemporaryFile(prefix="linklab-keys-") for _ in range(N_SHARES)]  # noqa: SIM115
-        packed = np.concatenate(self._held)
-        share = packed["key"] % np.uint64(N_SHARES)
-        for number, handle in enumerate(self._shares):
-            handle.write(packed[share == number].tobytes())
+        packed = np.frombuffer(b"".join(self._held), ENTRY)  # as bytes: numpy would join field by field
+        share = (packed["key"] % np.uint64(N_SHARES)).astype(np.uint8)
+        packed = packed.take(np.argsort(share, kind="stable"))  # [] would copy field by field
+        ends = np.cumsum(np.bincount(share, minlength=N_SHARES))
+        for handle, part in zip(self._shares, np.split(packed, ends[:-1]), strict=True):
+            handle.write(part)
         self._held, self._n_held = [], 0
 
     def repeats(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:

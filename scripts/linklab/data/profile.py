@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow.compute as pc
@@ -146,24 +147,28 @@ class Sample:
     def __init__(self, n_rows: int = SAMPLE_ROWS) -> None:
         self.n_rows = n_rows
         self.limit = np.uint64(2**64 - 1)  # rows with a larger hash cannot be in it any more
-        self._hashes: list[np.ndarray] = []
-        self._rows: list[bytes] = []
+        self._hashes = np.empty(0, np.uint64)
+        self._places = np.empty((0, 2), np.int64)
 
-    def add(self, hashes: np.ndarray, rows: list[bytes]) -> None:
-        """Offer rows as they stand in the file, line end included."""
-        self._hashes.append(hashes)
-        self._rows += rows
-        if len(self._rows) > 1.5 * self.n_rows:
+    def add(self, hashes: np.ndarray, places: np.ndarray) -> None:
+        """Offer rows: their hashes and, (n, 2), the bytes of the file at which they start and end."""
+        self._hashes = np.concatenate([self._hashes, hashes])
+        self._places = np.concatenate([self._places, places])
+        if len(self._hashes) > 1.5 * self.n_rows:
             self._cut()
 
     def _cut(self) -> None:
-        hashes = np.concatenate(self._hashes) if self._hashes else np.empty(0, np.uint64)
-        order = np.argsort(hashes, kind="stable")[: self.n_rows]
+        order = np.argsort(self._hashes, kind="stable")[: self.n_rows]
+        self._hashes, self._places = self._hashes[order], self._places[order]
         if len(order) == self.n_rows:
-            self.limit = hashes[order[-1]]
-        self._hashes, self._rows = [hashes[order]], [self._rows[i] for i in order.tolist()]
+            self.limit = self._hashes[-1]
 
-    def rows(self) -> list[bytes]:
-        """Return the sampled rows."""
+    def rows(self, handle: BinaryIO) -> list[bytes]:
+        """Read the sampled rows, each with a line end."""
         self._cut()
-        return self._rows
+        rows = []
+        for start, end in self._places.tolist():
+            handle.seek(start)
+            row = handle.read(end - start)
+            rows.append(row if row.endswith(b"\n") else row + b"\n")
+        return rows

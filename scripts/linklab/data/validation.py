@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections import deque
+import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,10 +21,12 @@ from linklab.data.cross_checks import find_faults
 from linklab.data.duplicates import entries, hash_texts
 from linklab.data.profile import Profile, profile_cells
 from linklab.data.schema import Column, Schema
+from linklab.parallel import map_in_order, usable_cores
 
 BLOCK_BYTES = 2 << 20  # small enough for the caches, large enough for numpy
 EXACT_BYTES = 32 << 10  # a piece this small that is not plain is read row by row
-N_THREADS = 2
+PARALLEL_BYTES = 8 << 20  # a smaller file is checked before a second process would have started
+N_PROCESSES = 2
 SHOWN_CHARACTERS = 200
 
 
@@ -80,7 +83,7 @@ class Outcome:
     rows: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: content, other: id
     ids: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: id, other: content
     groups: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: group, other: split
-    sample: list[tuple[np.ndarray, list[bytes]]] = dataclasses.field(default_factory=list)
+    sample: list[tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=list)  # hashes; starts and ends
     no_final_newline: bool = False
 
 
@@ -228,8 +231,7 @@ def _remember_keys(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, samp
         outcome.groups.append(entries(group, _hash_columns([piece.columns[plan.split_at]]), lines, offsets))
     chosen = np.flatnonzero(rows <= np.uint64(sample_limit))
     if len(chosen):
-        texts = [data[at:end] for at, end in zip(offsets[chosen].tolist(), piece.ends[chosen].tolist(), strict=True)]
-        outcome.sample.append((rows[chosen], [text if text.endswith(b"\n") else text + b"\n" for text in texts]))
+        outcome.sample.append((rows[chosen], np.stack([offsets[chosen], piece.ends[chosen]], axis=1)))
 
 
 def _raw_contents(plan: Plan, piece: Piece, data: bytes) -> list[bytes]:
@@ -260,31 +262,55 @@ def _hash_columns(columns: list) -> np.ndarray:
     return hash_texts(joined.to_pylist())
 
 
+class _Part(NamedTuple):
+    """A block of a file, to be read and checked in whatever process."""
+
+    at: int
+    size: int
+    final: bool
+    sample_limit: int
+
+
 def check_file(path: str | Path, plan: Plan, start: int, sample_limit) -> Iterator[tuple[int, Outcome]]:
     """Yield (byte offset, outcome) of the blocks of a file in order, the first row at byte `start`.
 
     `sample_limit()` gives the largest content hash still of use for a sample. Constant memory: a few blocks.
     """
-    with open(path, "rb") as handle, ThreadPoolExecutor(N_THREADS) as pool:
-        at, at_end, waiting = start, False, deque()
-        while True:
-            while not at_end and len(waiting) < 2 * N_THREADS:
-                handle.seek(at)
-                data = handle.read(BLOCK_BYTES)
-                at_end = len(data) < BLOCK_BYTES or not handle.read(1)
-                if not at_end:
-                    data = data[: data.rfind(b"\n") + 1] or data
-                if data:
-                    task = pool.submit(check_block, plan, data, final=at_end, sample_limit=int(sample_limit()))
-                    waiting.append((at, len(data), task))
-                at += len(data)
-            if not waiting:
-                return
-            offset, size, task = waiting.popleft()
-            outcome = task.result()
-            if outcome.used < size:  # the block ended inside a quoted cell: the next one starts where that row does
-                for _, _, later in waiting:
-                    later.cancel()
-                waiting.clear()
-                at, at_end = offset + outcome.used, False
-            yield offset, outcome
+    plan.line_pattern  # noqa: B018 (found once, here: what is cached goes to the workers with the plan)
+    at, workers = start, 1
+    if os.path.getsize(path) - start >= PARALLEL_BYTES:
+        workers = min(N_PROCESSES, usable_cores())
+    while at is not None:
+        at = yield from _check_from(path, plan, at, sample_limit, workers)
+        workers = 1  # rows of several lines: where a block starts is known only when the one before has been read
+
+
+def _check_from(path, plan: Plan, at: int, sample_limit, workers: int) -> Iterator[tuple[int, Outcome]]:
+    """Check blocks from byte `at` on; returns where to go on when one has ended inside a row."""
+    outcomes = map_in_order(partial(_check_part, path, plan), _cut_parts(path, at, sample_limit), workers)
+    with contextlib.closing(outcomes):
+        for part, outcome in outcomes:
+            yield part.at, outcome
+            if outcome.used < part.size:
+                return part.at + outcome.used
+    return None
+
+
+def _cut_parts(path, at: int, sample_limit) -> Iterator[_Part]:
+    with open(path, "rb") as handle:
+        final = False
+        while not final:
+            handle.seek(at)
+            data = handle.read(BLOCK_BYTES)
+            final = len(data) < BLOCK_BYTES or not handle.read(1)
+            size = len(data) if final else data.rfind(b"\n") + 1 or len(data)
+            if size:
+                yield _Part(at, size, final, int(sample_limit()))
+            at += size
+
+
+def _check_part(path, plan: Plan, part: _Part) -> tuple[_Part, Outcome]:
+    with open(path, "rb") as handle:
+        handle.seek(part.at)
+        data = handle.read(part.size)
+    return part, check_block(plan, data, final=part.final, sample_limit=part.sample_limit)

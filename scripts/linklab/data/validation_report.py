@@ -76,10 +76,10 @@ def validate(
             tally.add([Violation(2, "", "no_rows", "", "rows below the header")])
         with open(path, "rb") as handle:
             tally.add(_repeated_rows(found, handle, plan, stores, allow_copies))
+            rows = sample.rows(handle)
     finally:
         for store in stores.values():
             store.close()
-    rows = sample.rows()
     found.n_sample, found.sample = len(rows), _sample_values(plan, rows)
     return found
 
@@ -103,8 +103,8 @@ def _take(found: Findings, outcome: Outcome, stores: dict, sample: Sample, line:
             packed["line"] += line
             packed["offset"] += offset
             store.add(packed)
-    for hashes, rows in outcome.sample:
-        sample.add(hashes, rows)
+    for hashes, places in outcome.sample:
+        sample.add(hashes, places + offset)
 
 
 def _repeated_rows(found: Findings, handle, plan: Plan, stores: dict, allow_copies: bool) -> Iterator[Violation]:
