@@ -1,8 +1,12 @@
 """From a --base-model name to a model: names, the embedded import's refusals, precision, quantisation."""
 
 import hashlib
+import os
+import platform
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -204,3 +208,27 @@ def test_the_embedded_import_is_a_plain_saveable_model_with_a_tied_head(tmp_path
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "copy")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     assert sum(path.stat().st_size for path in (tmp_path / "copy").glob("*.safetensors")) < 2 * 268.2e6  # head once
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+def test_freed_memory_is_kept_for_the_next_tensors():
+    """A process of its own: what it changes holds for the rest of it."""
+    script = """
+import resource, sys, torch
+from linklab.model import load
+if sys.argv[1] == "keep":
+    load.keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(25_000_000)  # 100 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(load.__file__).parents[2])}
+    given, kept = (
+        int(subprocess.run([sys.executable, "-c", script, word], env=env, capture_output=True, check=True).stdout)
+        for word in ("give back", "keep")
+    )
+    assert kept < given / 10

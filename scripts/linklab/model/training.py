@@ -57,8 +57,9 @@ def build_model(settings: Settings):
     """
     import torch
 
-    from linklab.model.load import load_model
+    from linklab.model.load import keep_freed_memory, load_model
 
+    keep_freed_memory()
     torch.manual_seed(settings.seed)  # adapters start from random numbers
     compute = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision]
     frozen = torch.float32 if settings.mode == "full" else compute
