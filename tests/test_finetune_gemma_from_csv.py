@@ -15,7 +15,7 @@ import pytest
 import torch
 from conftest import train_on_rule
 from linklab import files
-from linklab.model import answer_loss, load, results
+from linklab.model import answer_loss, load, plan, results
 
 WEIGHTS = {"full": "model.safetensors", "lora": "adapter_model.safetensors", "qlora": "adapter_model.safetensors"}
 PROMPT = "animal: eel\ncode: 512"
@@ -803,3 +803,11 @@ def test_out_of_memory_says_what_to_lower_and_by_how_much():
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
     with pytest.raises(finetune.UserError, match="no space left on the disk"), finetune.explained_failures(args):
         raise OSError(28, "No space left on device")
+
+
+def test_the_plan_measures_memory_on_the_step_with_the_heaviest_batch():
+    """Two batches of two rows a step; the last step may be short."""
+    lengths = [5, 4, 4, 4, 9, 1, 10, 0, 3, 3]
+    assert plan.heaviest_step([0, 1, 2, 3, 6, 7, 4, 0, 8, 9], lengths, 2, 4) == [6, 7, 4, 0]
+    assert plan.heaviest_step([0, 1, 2, 3, 8, 9], lengths, 2, 4) == [0, 1, 2, 3]
+    assert plan.heaviest_step([8, 9, 6], lengths, 2, 2) == [6]

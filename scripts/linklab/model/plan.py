@@ -77,15 +77,14 @@ def report_cost(args, trainer, train, validation, settings, steps: int, why_prec
 def measure(trainer, train, validation, folder: Path) -> Cost:
     """Run steps as the training would, with its rows and its optimizer, and time them.
 
-    The first step takes the longest rows: it shows the most memory, and pays for what is done once. The model is
-    changed by it; a dry run throws it away.
+    The first step is the one of the first pass with the most tokens: it shows the most memory, and pays for what is
+    done once. The model is changed by it; a dry run throws it away.
     """
     batch_size, accumulation = trainer.args.per_device_train_batch_size, trainer.args.gradient_accumulation_steps
     step_rows = batch_size * accumulation
     take_step = prepare_steps(trainer, train)
-    longest = sorted(range(len(train)), key=lambda i: -train.lengths[i])
-    take_step(longest[:step_rows])
     order = list(trainer._get_train_sampler())
+    take_step(heaviest_step(order, train.lengths, batch_size, step_rows))
     rows = order[: TIMED_STEPS * step_rows] or order
     seconds = timed(lambda: [take_step(rows[at : at + step_rows]) for at in range(0, len(rows), step_rows)])
     n_steps = -(-len(rows) // step_rows)
@@ -96,6 +95,15 @@ def measure(trainer, train, validation, folder: Path) -> Cost:
     rate = PROBE_BYTES / timed(lambda: probe_disk(folder))
     return Cost(seconds / tokens, held_seconds / sum(validation.lengths[i] for i in held), rate,
                 training.peak_memory_mb(), seconds / n_steps, tokens // n_steps)  # fmt: skip
+
+
+def heaviest_step(order: list[int], lengths, batch_size: int, step_rows: int) -> list[int]:
+    """Return the rows of the step that holds the batch with the most tokens."""
+
+    def tokens(rows: list[int]) -> int:
+        return max(sum(lengths[i] for i in rows[at : at + batch_size]) for at in range(0, len(rows), batch_size))
+
+    return max((order[at : at + step_rows] for at in range(0, len(order), step_rows)), key=tokens)
 
 
 def prepare_steps(trainer, train):
