@@ -179,10 +179,12 @@ class _Writer:
     def _begins(self, text: str) -> bool:
         if len(text) <= len(self.before):
             return self.before.startswith(text)
-        return text.startswith(self.before) and can_begin(text[len(self.before) :], self.column)
+        return text.startswith(self.before) and can_begin(self.number(text), self.column)
 
     def may_end(self, text: str) -> bool:
-        return text.startswith(self.before) and is_legal(text[len(self.before) :], self.column)
+        """Say whether a legal number stands behind `before`."""
+        return text.startswith(self.before) and is_legal(self.number(text), self.column)
 
     def number(self, text: str) -> str:
+        """Return what stands behind `before`."""
         return text[len(self.before) :]
