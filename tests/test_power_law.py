@@ -115,6 +115,19 @@ def test_too_few_sizes_and_an_error_that_does_not_fall_are_refused():
     assert "has not fallen by more than chance" in power_law.fit_curve(SIZES, flat, rows)
 
 
+def test_a_step_is_no_power_law_and_one_size_without_a_wrong_row_does_not_outweigh_the_others():
+    """A model that answers with the most frequent class until it has seen enough, and then is always right."""
+    wrong = np.random.default_rng(0).uniform(size=100) < 0.62
+    before, after = np.tile(wrong, (3, 1)).astype(float), np.zeros((3, 100))
+    said = power_law.fit_curve(SIZES[:4], [before, before, before, after], np.arange(100), resamples=100)
+    assert "the error falls in a step" in said and "standard errors away" in said
+    law = Law(0.1, 1.2, 0.0, power_law.centre_of(SIZES))  # at the end 1.2 % of 400 rows: by luck none
+    values, rows = simulate(np.random.default_rng(1), law)
+    values[-1][:] = 0
+    curve = power_law.fit_curve(SIZES, values, rows, resamples=100)
+    np.testing.assert_allclose(curve.law.error(SIZES[:-1]), law.error(SIZES[:-1]), atol=0.05)
+
+
 def test_seeds_are_scattered_as_widely_as_their_own_variance_says():
     """k seeds resampled plainly scatter (k - 1) / k of the unbiased variance; ours is corrected. No row noise here."""
     rng = np.random.default_rng(5)

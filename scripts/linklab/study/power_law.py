@@ -17,6 +17,8 @@ SLOPES = np.geomspace(0.01, STEEPEST, 240)  # neighbours are 2.4 % apart
 FREE_FLOOR_SIZES = 4  # three unknowns and one size to spare; below that the floor must be known
 FARTHEST = 10.0  # times the largest size: beyond, the answer would be the formula's and not the data's
 LEVEL = 0.95
+SMALLEST_SPREAD = 0.25  # of the largest: where every row is right nothing scatters, but no size is 16 times as sure
+WORST_MISS = 4.0  # standard errors; true laws were missed by 3.2 at most in 750 simulated studies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +165,8 @@ def fit_curve(
     fixed = floor if len(sizes) < FREE_FLOOR_SIZES else None
     errors = np.array([lines.mean() for lines in values])
     drawn = resample_errors(values, clusters, resamples, seed)
-    spread = np.maximum(drawn.std(axis=0), 1e-6 * max(errors.max(), 1e-9))
+    spread = drawn.std(axis=0)
+    spread = np.maximum(spread, max(SMALLEST_SPREAD * spread.max(), 1e-6 * errors.max(), 1e-9))
     curve = Curve(
         fit(sizes, errors, spread, fixed), fit_many(sizes, drawn, spread, fixed), float(sizes.max()),
         float(sizes.min()), fixed is not None,
@@ -172,6 +175,12 @@ def fit_curve(
     if np.quantile(falls, (1 - LEVEL) / 2) <= 0:
         return (f"no law fitted: from {sizes.min():,.0f} to {sizes.max():,.0f} rows the error has not fallen by more "
                 f"than chance would let it")  # fmt: skip
+    misses = np.abs(errors - curve.law.error(sizes)) / spread
+    if misses.max() > WORST_MISS:
+        at = int(misses.argmax())
+        return (f"no law fitted: no power law comes near these sizes (at {sizes[at]:,.0f} rows the nearest is "
+                f"{misses[at]:.0f} standard errors away): the error falls in a step, and says nothing about larger "
+                f"sizes")  # fmt: skip
     return curve
 
 
