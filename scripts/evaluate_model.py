@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from linklab import cli, files
-from linklab.cli import say
+from linklab.cli import UserError, say
 
 
 def build_parser():
@@ -41,8 +41,8 @@ def build_parser():
     )
     output.add_argument("--force", action="store_true", help="replace what an earlier run wrote to --out-dir")
     model = parser.add_argument_group("Model")
-    cli.add_asking_options(model)
-    model.add_argument(
+    chosen = cli.add_asking_options(model)
+    chosen.add_argument(
         "--free", action="store_true", help="free greedy writing; an answer that is not legal is invalid"
     )
     model.add_argument("--top-k", type=cli.positive_int, default=3, metavar="K", help="k of the top-k accuracy")
@@ -55,6 +55,8 @@ def run(args) -> None:
     from linklab.score.predictions import Prediction, read_predictions
 
     files.check_out_dir(args.out_dir, force=args.force)
+    if args.predictions:
+        check_no_model_options(args)
     task, read = open_source(args)
     examples = read(args.split, args.max_rows)
     if args.predictions:
@@ -86,6 +88,15 @@ def run(args) -> None:
     shown = "; ".join(f"{key} {entry['value']:.3g}" for key, entry in result["metrics"].items()
                       if key.split("/")[-1] in ("accuracy", "regret", "mae"))  # fmt: skip
     say(f"wrote {args.out_dir}: {name} on {len(examples):,} {args.split} rows: {shown}")
+
+
+def check_no_model_options(args) -> None:
+    """Raise a UserError for an option that says how a model is asked, where none is."""
+    parser = build_parser()
+    for name in ("free", "numbers", "batch_tokens", "base_model", "precision"):
+        if getattr(args, name) != parser.get_default(name):
+            option = f"--{args.precision}" if name == "precision" else f"--{name.replace('_', '-')}"
+            raise UserError(f"{option}: says how a model is asked, and --predictions are answers already; leave it out")
 
 
 def ask_model(args, task, examples) -> tuple[list[dict], dict]:

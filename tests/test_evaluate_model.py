@@ -111,6 +111,23 @@ def test_an_untrained_model_that_writes_freely_is_invalid_and_stays_in_the_denom
     assert found["metrics"]["kind/invalid_share"]["value"] == 1
 
 
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--model", "tiny", "--free", "--numbers", "median"], "not allowed with argument"),
+        (["--model", "tiny", "--free", "--numbers", "greedy"], "not allowed with argument"),
+        (["--predictions", "p.jsonl", "--free"], "--free: says how a model is asked"),
+        (["--predictions", "p.jsonl", "--numbers", "greedy"], "--numbers: says how a model is asked"),
+        (["--predictions", "p.jsonl", "--batch-tokens", "9"], "--batch-tokens: says how a model is asked"),
+        (["--predictions", "p.jsonl", "--bf16"], "--bf16: says how a model is asked"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(data, tmp_path, capfd, words, said):
+    code, _ = evaluate(tmp_path / "out", *words, *data)
+    assert code == 2 and said in capfd.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 REFUSED = {
     "missing": (lambda lines: lines[1:], "are missing"),
     "doubled": (lambda lines: [*lines, lines[0]], "was on line 1 already"),

@@ -180,8 +180,8 @@ def add_precision_options(group, *, float16: bool = False) -> None:
         )
 
 
-def add_asking_options(group) -> None:
-    """Add how a trained model is loaded and asked."""
+def add_asking_options(group):
+    """Add how a trained model is loaded and asked; returns the exclusive group of how an answer is chosen."""
     group.add_argument("--base-model", metavar="NAME", help="the base model of an adapter, when it has moved")
     group.add_argument(
         "--batch-tokens",
@@ -189,11 +189,13 @@ def add_asking_options(group) -> None:
         metavar="N",
         help="tokens a batch, padded (default: 8192 on a GPU, else 2048)",
     )
-    group.add_argument(
-        "--numbers", choices=("median", "greedy"), default="median",
+    chosen = group.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--numbers", choices=("median", "greedy"),
         help="a number's answer: the median of all it may be, or the digits as they come (default: median)",
     )  # fmt: skip
     add_precision_options(group)
+    return chosen
 
 
 def main(parser: argparse.ArgumentParser, run, argv: list[str] | None) -> int:

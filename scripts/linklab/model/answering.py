@@ -301,7 +301,7 @@ def load_asker(name: str, precision: str | None, base_model: str | None, batch_t
     return Asker(model, tokenizer, batch_tokens=batch_tokens)
 
 
-def answer_exactly(asker: Asker, examples, task, *, numbers: str = "median", progress=None) -> list[dict]:
+def answer_exactly(asker: Asker, examples, task, *, numbers: str | None = None, progress=None) -> list[dict]:
     """Return a prediction (see predictions.jsonl) of every example, held to what is legal.
 
     A class target gets the most probable of the row's legal choices, with every choice's probability among them; a
