@@ -78,13 +78,15 @@ def measure(trainer, train, validation, folder: Path) -> Cost:
     """Run steps as the training would, with its rows and its optimizer, and time them.
 
     The first step is the one of the first pass with the most tokens: it shows the most memory, and pays for what is
-    done once. The model is changed by it; a dry run throws it away.
+    done once. A second one is not timed either: freed memory is kept, and the first one found none. The model is
+    changed by them; a dry run throws it away.
     """
     batch_size, accumulation = trainer.args.per_device_train_batch_size, trainer.args.gradient_accumulation_steps
     step_rows = batch_size * accumulation
     take_step = prepare_steps(trainer, train)
     order = list(trainer._get_train_sampler())
-    take_step(heaviest_step(order, train.lengths, batch_size, step_rows))
+    take_step(heaviest_step(order, train.lengths, batch_size, step_rows, padded=trainer.args.device.type == "cuda"))
+    take_step(order[:step_rows])
     rows = order[: TIMED_STEPS * step_rows] or order
     seconds = timed(lambda: [take_step(rows[at : at + step_rows]) for at in range(0, len(rows), step_rows)])
     n_steps = -(-len(rows) // step_rows)
@@ -97,13 +99,17 @@ def measure(trainer, train, validation, folder: Path) -> Cost:
                 training.peak_memory_mb(), seconds / n_steps, tokens // n_steps)  # fmt: skip
 
 
-def heaviest_step(order: list[int], lengths, batch_size: int, step_rows: int) -> list[int]:
-    """Return the rows of the step that holds the batch with the most tokens."""
+def heaviest_step(order: list[int], lengths, batch_size: int, step_rows: int, padded: bool) -> list[int]:
+    """Return the rows of the step that holds the batch with the most tokens, counted with its padding if `padded`."""
 
-    def tokens(rows: list[int]) -> int:
-        return max(sum(lengths[i] for i in rows[at : at + batch_size]) for at in range(0, len(rows), batch_size))
+    def batch_tokens(rows: list[int]) -> int:
+        row_tokens = [lengths[i] for i in rows]
+        return len(rows) * max(row_tokens) if padded else sum(row_tokens)
 
-    return max((order[at : at + step_rows] for at in range(0, len(order), step_rows)), key=tokens)
+    def step_tokens(rows: list[int]) -> int:
+        return max(batch_tokens(rows[at : at + batch_size]) for at in range(0, len(rows), batch_size))
+
+    return max((order[at : at + step_rows] for at in range(0, len(order), step_rows)), key=step_tokens)
 
 
 def prepare_steps(trainer, train):
