@@ -13,6 +13,7 @@ the source of each default).
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
 from pathlib import Path
 
@@ -163,6 +164,9 @@ def run(args) -> int:
     import tempfile
 
     folder = Path(args.out_dir)
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":  # accelerate drops it in silence on CPUs
+        raise UserError("FSDP splits the model, and its parts are not put together here; launch without FSDP: "
+                        "270M parameters with their optimizer take 5 GB and fit a GPU whole")  # fmt: skip
     if args.resume == "auto" and not args.force:
         if files.stale_reason(folder / files.MANIFEST, script=__file__, argv=args.argv) is None:
             say(f"{folder}: finished already; nothing to do")
@@ -209,9 +213,6 @@ def train_model(args, folder: Path, task, train_examples, validation_examples, s
         choose_intervals(args, steps)
         fingerprint = dataclasses.asdict(settings) | source | unusual(args)
         trainer = training.make_trainer(model, tokenizer, train, validation, settings, fingerprint, folder, args)
-        if trainer.is_fsdp_enabled:
-            raise UserError("FSDP splits the model, and its parts are not put together here yet; launch without "
-                            "FSDP: 270M parameters with their optimizer take 5 GB and fit a GPU whole")  # fmt: skip
         plan.report(args, train, validation, settings, steps, trainer.model)
         if args.dry_run:
             with explained_failures(args):

@@ -789,6 +789,14 @@ def test_what_cannot_be_trained_is_one_clear_line_and_exit_code_2(rule_table, tm
     assert not (out / "model").exists()
 
 
+def test_fsdp_is_refused_before_anything_is_loaded_also_where_accelerate_would_drop_it(
+    rule_table, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what `accelerate launch --use_fsdp` sets
+    assert finetune.main(words(rule_table, tmp_path / "out")) == 2
+    assert "launch without FSDP" in capfd.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_out_of_memory_says_what_to_lower_and_by_how_much():
     args = finetune.build_parser().parse_args(
         ["--csv", "a", "--out-dir", "b", "--per-device-batch-size", "8", "--gradient-accumulation-steps", "2"]
