@@ -264,7 +264,9 @@ def test_a_worker_told_to_stop_stops_its_training_and_another_one_goes_on_from_i
     assert ledger(place)["stopped", "000"] == 1
     counted = json.loads(next((place / "out").glob(checkpoint)).read_text())["done"]
     assert 1 <= counted < 10
+    monkeypatch.setenv("STUB_SECONDS", "1000")  # as the training says, before and after it was stopped
     assert run_sweep.main(arguments) == 0
+    assert float(table(only_study(place))[0]["seconds"]) == 1000
     assert ledger(place) == Counter({("start", "000"): 2, ("stopped", "000"): 1, ("finish", "000"): 1})
     assert table(only_study(place))[0]["attempts"] == "2"
 

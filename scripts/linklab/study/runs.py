@@ -77,9 +77,15 @@ def attempt(run: Run, handle: int, watch: Callable[[], bool] | None = None) -> b
             return False
         if stage.name == "finetune":  # continued no more; a whole model's are five times its size
             shutil.rmtree(run.folder / "finetune" / "checkpoints", ignore_errors=True)
-    before = run.seconds() or 0.0
-    files.write_json(run.folder / TIME, {"seconds": round(before + time.monotonic() - started, 2)}, force=True)
+    took = max((run.seconds() or 0.0) + time.monotonic() - started, _training_seconds(run))
+    files.write_json(run.folder / TIME, {"seconds": round(took, 2)}, force=True)
     return True
+
+
+def _training_seconds(run: Run) -> float:
+    """Return what the training says it took, with what it took before a kill of this process's forerunner; else 0."""
+    path = run.folder / "finetune" / "metrics.json"
+    return files.read_json(path).get("seconds", 0.0) if path.exists() else 0.0
 
 
 def explain(log: Path, begins: int, code: int) -> str:
