@@ -139,6 +139,8 @@ def write_results(args, folder: Path, trials) -> None:
             n = sum(trial.state.name == "COMPLETE" for trial in results)
             write_png(folder / "importances.png", plots.importances(shares, n), force=True)
             outputs.append("importances.png")
+        else:
+            (folder / "importances.png").unlink(missing_ok=True)
         if results:
             lines = [
                 {"at": [axis.position(trial.params[axis.name]) for axis in args.space], "value": trial.value,

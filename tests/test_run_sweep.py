@@ -79,14 +79,22 @@ def test_a_sweep_finds_the_best_setting_and_gives_a_command_finetune_takes(rule_
     args = finetune_gemma_from_csv.build_parser().parse_args(rest)
     assert script == "scripts/finetune_gemma_from_csv.py" and args.max_rows == 100 and args.seed == 1
     assert args.learning_rate == float(best["learning_rate"]) and args.lora_rank == int(best["lora_rank"])
-    for name in ("summary.md", "settings.png", "importances.png", "manifest.json"):
+    for name in ("summary.md", "settings.png", "manifest.json"):
         assert (folder / name).stat().st_size > 0
+    assert not (folder / "importances.png").exists()
+    assert (
+        "8 complete trials of different losses are needed for 2 settings, and 5 are complete"
+        in (folder / "summary.md").read_text()
+    )
     assert told.out.splitlines()[-1] in (folder / "summary.md").read_text()
     assert "[5/5] trial 4" in told.err and "left" in told.err
     before = ledger(place)
     assert before == Counter({(word, f"00{k}"): 1 for k in range(5) for word in ("start", "finish")})
     assert run_sweep.main(asked) == 0
     assert ledger(place) == before and "taking up this study" in capfd.readouterr().err
+    assert run_sweep.main(words(rule_table, drawing, "--rows", "100", "--no-prune", trials=8)) == 0
+    assert (folder / "importances.png").stat().st_size > 0
+    assert "What explains the variation (fANOVA over 8 complete trials" in (folder / "summary.md").read_text()
 
 
 def test_another_setting_is_another_study_and_more_trials_are_the_same_one(rule_table, place, capfd):

@@ -219,10 +219,15 @@ def write_csv(path: Path, trials: Trials, metric: str) -> None:
             writer.writerow([place, STATES[trial.state], value, *cells, *facts])
 
 
+def needed_trials(axes: Sequence[Axis]) -> int:
+    """Return how many complete trials it takes to say which setting matters: with fewer, luck of the draw does."""
+    return 4 * len(axes)
+
+
 def find_importances(trials: Trials) -> dict[str, float]:
     """Return the share of the variation each setting explains; {} where too few trials say anything."""
     results = [trial for trial in trials.results() if trial and trial.state == TrialState.COMPLETE]
-    if len(results) < 4 or len({trial.value for trial in results}) < 2:
+    if len(results) < needed_trials(trials.axes) or len({trial.value for trial in results}) < 2:
         return {}
     judged = optuna.create_study(direction=trials.study.direction)
     judged.add_trials(results)  # without those of killed workers and those stopped early
@@ -284,7 +289,11 @@ def write_summary(args, trials: Trials, shares: dict[str, float]) -> str:
             "",
         ]
     else:
-        lines += ["Too few complete trials to say which setting matters.", ""]
+        lines += [
+            f"Which setting matters is not said: {needed_trials(trials.axes)} complete trials of different losses are "
+            f"needed for {len(names)} settings, and {count['complete']} are complete (--no-prune, or more --trials).",
+            "",
+        ]
     lines += ["One seed a setting: between the first few the order may be luck.", ""]
     failed = [(place, trial) for place, trial in enumerate(results) if trial and trial.state == TrialState.FAIL]
     if failed:
