@@ -92,9 +92,8 @@ def run(args) -> None:
 
 def check_no_model_options(args) -> None:
     """Raise a UserError for an option that says how a model is asked, where none is."""
-    parser = build_parser()
     for name in ("free", "numbers", "batch_tokens", "base_model", "precision"):
-        if getattr(args, name) != parser.get_default(name):
+        if getattr(args, name):
             option = f"--{args.precision}" if name == "precision" else f"--{name.replace('_', '-')}"
             raise UserError(f"{option}: says how a model is asked, and --predictions are answers already; leave it out")
 
