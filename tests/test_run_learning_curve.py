@@ -36,12 +36,14 @@ def parse(command):
 def stand_in(ledger, fails=lambda args: 0, pause_s=0.0):
     """A stand-in for stages.call: trainings write their files at once, and models are right as often as rows let them.
 
-    Every command is parsed by its script's own parser. Baselines run really, in this process.
+    Every command is parsed by its script's own parser. Baselines run really, in this process. `ledger` gets a line for
+    every stage made, and `begun` beside it one for every stage begun.
     """
 
     def call(command, *, log=None, hold=(), watch=None):
         stem, args = parse(command)
         folder = Path(args.out_dir)
+        note(ledger.with_name("begun"), folder)
         if stem == "run_baselines":
             return importlib.import_module(stem).main(command[2:])
         if code := fails(args):
@@ -53,6 +55,7 @@ def stand_in(ledger, fails=lambda args: 0, pause_s=0.0):
             settings = {"batch_size": args.per_device_batch_size, "accumulation": args.gradient_accumulation_steps}
             facts = {"seconds": 3.0 + 0.5 * (args.max_steps or 0), "peak_memory_mb": 900.0, "settings": settings}
             files.write_json(folder / "metrics.json", facts, force=True)
+            finish(folder, command, ["model", "metrics.json"])
         else:
             rows, seed = (Path(args.model) / "rows").read_text().split()
             task, read = open_source(args)
@@ -64,13 +67,21 @@ def stand_in(ledger, fails=lambda args: 0, pause_s=0.0):
             }  # fmt: skip
             with files.staged_folder(folder, force=args.force) as made:
                 metrics.write_run(made, examples, answers, task, model="m", role="tuned", cost={"seconds": 4.0})
-        outputs = {path: None for path in sorted(folder.iterdir()) if path.name != files.MANIFEST}
-        files.write_manifest(folder, script=command[1], argv=command[2:], seed=None, inputs={}, outputs=outputs)
-        with open(ledger, "a") as handle:
-            handle.write(f"{folder.parent.name}/{folder.name}\n")
+                finish(made, command, sorted(path.name for path in made.iterdir()))
+        note(ledger, folder)
         return 0
 
     return call
+
+
+def finish(folder, command, names):
+    outputs = {folder / name: None for name in names}
+    files.write_manifest(folder, script=command[1], argv=command[2:], seed=None, inputs={}, outputs=outputs)
+
+
+def note(ledger, folder):
+    with open(ledger, "a") as handle:
+        handle.write(f"{folder.parent.name}/{folder.name}\n")
 
 
 def luck(text, seed):
@@ -179,6 +190,13 @@ def test_a_failing_run_is_kept_with_its_error_and_does_not_end_the_study(rule_ta
     assert len((place / "ledger").read_text().split()) == 8
 
 
+def test_a_run_that_ends_well_without_its_results_has_failed_and_says_what_is_missing(rule_table, place, monkeypatch):
+    monkeypatch.setattr(stages, "call", lambda command, **_: 0)
+    assert run_learning_curve.main(words(rule_table, place, "--no-baselines", sizes=["32"], seeds=["1"])) == 1
+    (line,) = lines_of(study_of(place))
+    assert line["error"] == "exit code 0, but not done (not run yet)"
+
+
 def test_a_study_told_to_stop_ends_with_the_code_and_goes_on_later(rule_table, place, monkeypatch):
     stops = lambda args: 143 if "rows-32-seed-2" in args.out_dir else 0  # noqa: E731
     monkeypatch.setattr(stages, "call", stand_in(place / "ledger", stops))
@@ -221,7 +239,7 @@ def work(arguments):
 def test_workers_that_are_killed_at_random_share_the_runs_and_make_each_once(rule_table, place, monkeypatch):
     monkeypatch.setattr(stages, "call", stand_in(place / "ledger", pause_s=0.1))
     asked = words(rule_table, place, "--no-baselines", seeds=["1", "2"], sizes=["32", "64", "128"])
-    context, rng = multiprocessing.get_context("fork"), random.Random(3)
+    context, rng, n_kills = multiprocessing.get_context("fork"), random.Random(3), 4
 
     def start():
         process = context.Process(target=work, args=(asked,))
@@ -229,7 +247,7 @@ def test_workers_that_are_killed_at_random_share_the_runs_and_make_each_once(rul
         return process
 
     workers = [start(), start()]
-    for _ in range(4):
+    for _ in range(n_kills):
         time.sleep(rng.uniform(0.05, 0.2))
         k = rng.randrange(2)
         workers[k].kill()
@@ -238,10 +256,12 @@ def test_workers_that_are_killed_at_random_share_the_runs_and_make_each_once(rul
     for worker in workers:
         worker.join(120)
     assert [worker.exitcode for worker in workers] == [0, 0]
-    made = Counter((place / "ledger").read_text().split())
     names = {f"rows-{n}-seed-{s}/{part}" for n in (32, 64, 128) for s in (1, 2) for part in ("finetune", "evaluation")}
-    # The ledger's line follows the manifest: a kill just in between would leave it out, but none may stand there twice.
-    assert set(made) <= names and set(made.values()) == {1} and len(made) >= len(names) - 1
+    begun, made = (Counter((place / name).read_text().split()) for name in ("begun", "ledger"))
+    assert set(begun) == names and set(made) <= names
+    # A kill costs at most the stage it meets, and a manifest may stand there without its line in the ledger behind it.
+    assert set(made.values()) == {1} and begun.total() <= len(names) + n_kills
+    assert all((study_of(place) / "points" / name / files.MANIFEST).exists() for name in names)
     assert len([line for line in lines_of(study_of(place)) if line["seed"] == "mean"]) == 3
 
 

@@ -71,8 +71,10 @@ def attempt(run: Run, handle: int, watch: Callable[[], bool] | None = None) -> b
             return False
         if code in stages.STOPPED:
             raise Stopped(code)
-        if code or stages.stale_reason(stage) is not None:
-            error = {"stage": stage.name, "code": code, "error": explain(run.folder / LOG, begins, code)}
+        unfinished = stages.stale_reason(stage)
+        if code or unfinished:
+            said = explain(run.folder / LOG, begins, code) if code else f"exit code 0, but not done ({unfinished})"
+            error = {"stage": stage.name, "code": code, "error": said}
             files.write_json(run.folder / ERROR, error, force=True)
             return False
         if stage.name == "finetune":  # continued no more; a whole model's are five times its size
