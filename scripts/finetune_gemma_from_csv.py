@@ -193,7 +193,7 @@ def run(args) -> int:
 
 def train_model(args, folder: Path, task, train_examples, validation_examples, source: dict) -> int:
     """Build, train, and write everything below `folder`; returns the exit code."""
-    from linklab.model import checkpoints, held_out, load, plan, results, training
+    from linklab.model import checkpoints, drive, held_out, load, plan, results, training
 
     with load.quiet_transformers():
         precision = load.choose_precision(args.precision, args.base_model)
@@ -219,8 +219,9 @@ def train_model(args, folder: Path, task, train_examples, validation_examples, s
                 plan.report_cost(args, trainer, train, validation, settings, steps, precision.reason, folder)
             return 0
         with trainer.accelerator.main_process_first():  # it removes torn ones and fetches; the others find them so
-            drive_dir = Path(args.drive_dir) if args.drive_dir else None
-            checkpoint = checkpoints.choose(folder / "checkpoints", args.resume, fingerprint, drive_dir)
+            if args.drive_dir and args.resume == "auto":
+                drive.fetch(Path(args.drive_dir), folder / "checkpoints", fingerprint)
+            checkpoint = checkpoints.choose(folder / "checkpoints", args.resume, fingerprint)
         with explained_failures(args):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if stopped := training.received_signal(trainer):

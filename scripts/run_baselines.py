@@ -91,6 +91,7 @@ def run(args) -> None:
     from linklab.data.examples import read_examples
     from linklab.data.task import make_task
     from linklab.score import baselines, compare, metrics, summary
+    from linklab.score.problem import Problem
 
     csv_path = files.require_file(args.csv)
     files.check_out_dir(args.out_dir, force=args.force)
@@ -98,7 +99,7 @@ def run(args) -> None:
     how = {"split_by": args.split_by, "seed": args.split_seed}
     test = read_examples(csv_path, task, args.split, args.max_rows, **how)
     train = read_examples(csv_path, task, "train", args.max_train_rows, **how)
-    problem = baselines.Problem(
+    problem = Problem(
         train, test, task, args.seed, check_columns(task.schema, args.group_by or []),
         args.preset or read_preset(csv_path),
     )  # fmt: skip

@@ -9,6 +9,7 @@ from linklab.data import examples as example_files
 from linklab.data.links import LINK_SCHEMA
 from linklab.data.task import make_task
 from linklab.score import baselines, boosting, features, metrics
+from linklab.score.problem import Problem, write_numbers
 
 KINDS = ["big", "small", "odd"]
 
@@ -33,7 +34,7 @@ def table(tmp_path):
     task = make_task(path, ["kind", "price"])
     everything = example_files.read_examples(path, task)
     train = [e for e in everything if e.split == "train"]
-    return baselines.Problem(train, [e for e in everything if e.split != "train"], task, group_by=("colour",))
+    return Problem(train, [e for e in everything if e.split != "train"], task, group_by=("colour",))
 
 
 def answers(problem, name):
@@ -45,7 +46,7 @@ def test_on_any_csv_the_rules_for_links_are_left_out(table):
     assert list(baselines.available(table)) == [
         "random", "most_frequent", "mean", "frequency_by_group", "boosting_flat"
     ]  # fmt: skip
-    without_groups = baselines.Problem(table.train, table.test, table.task)
+    without_groups = Problem(table.train, table.test, table.task)
     assert "frequency_by_group" not in baselines.available(without_groups)
 
 
@@ -95,18 +96,18 @@ def test_random_spreads_over_the_choices_and_follows_its_seed(table):
     first, _ = answers(table, "random")
     assert {p.answer["kind"] for p in first} == set(KINDS)
     assert answers(table, "random")[0] == first
-    other = baselines.Problem(table.train, table.test, table.task, seed=1)
+    other = Problem(table.train, table.test, table.task, seed=1)
     assert answers(other, "random")[0] != first
 
 
 def test_no_baseline_reads_the_answers_of_the_rows_it_answers(table):
     for name in baselines.available(table):
-        problem = baselines.Problem(table.train, table.test, table.task, group_by=("colour",))
+        problem = Problem(table.train, table.test, table.task, group_by=("colour",))
         before, _ = answers(problem, name)
         for e in table.test:
             e.target = {"kind": "?", "price": "?"}
             e.row = e.row | {"kind": "?", "price": "?"}
-        fresh = baselines.Problem(table.train, table.test, table.task, group_by=("colour",))
+        fresh = Problem(table.train, table.test, table.task, group_by=("colour",))
         assert answers(fresh, name)[0] == before, name
 
 
@@ -134,7 +135,7 @@ def test_flat_boosting_does_not_diverge_on_rare_classes(monkeypatch):
     task = FakeTask([FakeColumn("x"), FakeColumn("y")])
 
     def log_loss():
-        problem = baselines.Problem(examples[:3200], examples[3200:], task)
+        problem = Problem(examples[:3200], examples[3200:], task)
         given = boosting.flat_class(problem, task.targets[0])
         return -np.mean([dict(ranking)[e.target["kind"]] for (_, ranking), e in zip(given, problem.test, strict=True)])
 
@@ -212,4 +213,4 @@ def test_hidden_and_target_columns_never_reach_the_trees():
 def test_numbers_are_written_as_the_training_answers_are(value, text):
     train = [type("E", (), {"target": {"rate": "594"}})()]
     target = type("T", (), {"name": "rate"})()
-    assert baselines.write_numbers(baselines.Problem(train, [], None), target, [value]) == [(text, [])]
+    assert write_numbers(Problem(train, [], None), target, [value]) == [(text, [])]

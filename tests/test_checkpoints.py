@@ -51,6 +51,8 @@ def test_a_torn_checkpoint_is_left_out_and_the_whole_one_before_it_is_found(tmp_
     tear(torn)
     assert not checkpoints.is_whole(torn)
     assert checkpoints.find_last_whole(tmp_path) == (whole, [torn])
+    assert checkpoints.choose(tmp_path, "auto", SETTINGS) == whole
+    assert whole.exists() and not torn.exists()  # what comes at that step again is not mixed with it
 
 
 def test_checkpoints_are_ordered_by_step_and_other_folders_are_not_checkpoints(tmp_path):

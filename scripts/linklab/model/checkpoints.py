@@ -65,18 +65,11 @@ def refuse_other_settings(folder: Path, settings: dict) -> None:
             )
 
 
-def choose(folder: Path, resume: str | None, settings: dict, drive_folder: Path | None = None) -> Path | None:
-    """Return the checkpoint `--resume` means, None to start at the beginning; remove torn ones.
-
-    With "auto" a later one on the drive is brought to `folder` first.
-    """
+def choose(folder: Path, resume: str | None, settings: dict) -> Path | None:
+    """Return the checkpoint `--resume` means, None to start at the beginning; remove torn ones."""
     if resume is None:
         return None
     if resume == "auto":
-        if drive_folder:
-            from linklab.model import drive
-
-            drive.fetch(drive_folder, folder, settings)
         found, torn = find_last_whole(folder)
         for path in torn:
             say(f"{path}: not whole (the machine stopped while it was written); left out")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from linklab.score.baselines import (
+from linklab.data.schema import read_number
+from linklab.score.features import FlatFeatures, candidate_table
+from linklab.score.problem import (
     Answers,
     Problem,
     choices_target,
@@ -13,8 +15,6 @@ from linklab.score.baselines import (
     utility_target,
     write_numbers,
 )
-from linklab.score.features import FlatFeatures, candidate_table
-from linklab.score.rows import read_number
 
 FLAT_ROUNDS = 40  # a tree a class in each
 POINTWISE_ROUNDS = 300

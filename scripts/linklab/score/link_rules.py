@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from linklab.radio import phy, pickers
-from linklab.score.baselines import Answers, Problem, rank, rank_without_probability, write_numbers
 from linklab.score.features import read_cell, read_list
+from linklab.score.problem import Answers, Problem, rank, rank_without_probability, write_numbers
 
 PICKERS = {  # what a report calls a rule -> what the radio room calls it
     "least_noise": "least_noise",

@@ -76,6 +76,7 @@ def choose_baselines(args) -> tuple[list[str], list[str]] | str:
     """
     from linklab.data.task import make_task
     from linklab.score import baselines
+    from linklab.score.problem import Problem
 
     words = data_words(args)
     if args.data:
@@ -85,7 +86,7 @@ def choose_baselines(args) -> tuple[list[str], list[str]] | str:
             return str(error)
     given, _ = _row_parser().parse_known_args(words)
     task = make_task(Path(given.csv), given.target_field, given.prompt_template, id_field=given.id_field)
-    found = baselines.available(baselines.Problem([], [], task))
+    found = baselines.available(Problem([], [], task))
     return words, [name for name in (*BESIDE, CEILING) if name in found]
 
 
