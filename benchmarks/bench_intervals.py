@@ -112,6 +112,33 @@ def cover_grouped(rng: np.random.Generator, repeats: int) -> list[str]:
     return table(head, lines)
 
 
+DIFFERING = ((0.02, 0.02), (0.1, 0.1), (0.25, 0.25), (0.2, 0.1), (0.3, 0.05), (0.1, 0.0))
+BOOTSTRAP_UP_TO = 200  # rows; above, the two intervals agree and the bootstrap takes long
+
+
+def cover_differences(rng: np.random.Generator, repeats: int) -> list[str]:
+    """Return the coverage of the difference of two shares on the same rows, the bootstrap's in brackets."""
+    lines = []
+    for n in SIZES:
+        rows, cells = np.arange(n), []
+        for first, second in DIFFERING:
+            pairs, times = np.unique(rng.multinomial(n, [first, second, 1 - first - second], size=repeats)[:, :2],
+                                     axis=0, return_counts=True)  # fmt: skip
+            inside = resampled = 0
+            for (a, b), count in zip(pairs.tolist(), times.tolist(), strict=True):
+                low, high = intervals.tango(a, b, n)
+                inside += count * (low <= first - second <= high)
+                if n <= BOOTSTRAP_UP_TO:
+                    statistic = intervals.mean_statistic(np.repeat([1.0, -1.0, 0.0], [a, b, n - a - b]))
+                    low, high = intervals.bootstrap({"mean": statistic}, rows, resamples=1000)["mean"]
+                    resampled += count * (low - 1e-12 <= first - second <= high + 1e-12)
+            beside = f" ({percent(resampled / repeats)})" if n <= BOOTSTRAP_UP_TO else ""
+            cells.append(percent(inside / repeats) + beside)
+        lines.append([f"{n:,}", *cells])
+        cli.say(f"differences, n {n}: {', '.join(cells)}")
+    return table(["n", *(f"{first:g} and {second:g}" for first, second in DIFFERING)], lines)
+
+
 DRAWS = {
     "normal": (lambda rng, size: rng.normal(1, 1, size), 1.0),
     "absolute error of a normal": (lambda rng, size: np.abs(rng.normal(0, 1, size)), math.sqrt(2 / math.pi)),
@@ -207,6 +234,7 @@ def run(args) -> None:
     flip, most_flip = reject_sign_flip(rng, args.repeats)
     family = reject_family(rng, args.repeats)
     means = cover_means(rng, args.repeats)
+    differences = cover_differences(rng, args.repeats)
     error = 100 * math.sqrt(0.95 * 0.05 / args.repeats)
     steps = ", ".join(f"{100 * biggest_step(n):.1f} points at n {n:,}" for n in SIZES)
     text = [
@@ -229,6 +257,12 @@ def run(args) -> None:
         "20 rows are four sites here and 50 are ten: how alike rows are must be guessed from them, and the guess is "
         "often wrong. Claims about grouped rows need at least twenty groups, and more where the share is near 0 or 1.",
         "",
+        "## Differences of two shares on the same rows: Tango's interval", "",
+        "Columns are the shares of rows that only the first run and only the second gets right; in brackets what the "
+        "bootstrap covers.", "", *differences,
+        "Where two runs differ in few rows, or in none, the bootstrap has nothing to resample: its interval is a "
+        "point, which says that they are equal. It covers the true difference only where that happens to be zero. "
+        "Tango's interval of n rows without a difference is ± 3.84 / (n + 3.84).", "",
         "## Means: percentile bootstrap with Hesterberg's small-sample ends", "", *means,
         "What is missing at small n in the skewed columns is the tail that the sample has not seen; no resampling "
         "brings it back.", "",

@@ -1,6 +1,6 @@
 """Save a demo's comparison under docs/results and put its table into README.md.
 
-    python benchmarks/save_results.py runs/demo-embedded-4000
+    python benchmarks/save_results.py runs/demo-embedded-4000 --readme --remark "beside other work"
 
 Reads the report stage's comparison.csv and the manifests; writes docs/results/NAME.md and the part of README.md between
 its two result marks. Both name the machine, the commit and the command.
@@ -66,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path, help="folder run_demo.py wrote")
     parser.add_argument("--readme", action="store_true", help="also put the table into README.md")
+    parser.add_argument("--remark", default="", metavar="TEXT", help="what a reader must know beside the figures")
     return parser
 
 
@@ -83,6 +84,7 @@ def main(argv: list[str] | None = None) -> int:
         f"{describe_machine()}.",
         "", report["extra"]["verdict"], "", *table, "",
         "Values with 95 % intervals. `tuned` and `base` are held to legal answers, `tuned_free` writes what it likes.",
+        *(["", args.remark] if args.remark else []),
     ]  # fmt: skip
     out = ROOT / "docs" / "results" / f"{args.demo.name}.md"
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 from linklab.cli import UserError
-from linklab.score import compare, intervals, metrics
+from linklab.score import compare, intervals, metrics, report, tables
 from linklab.score.predictions import Prediction
 
 CHANNEL = types.SimpleNamespace(name="channel", kind="class", unit="", utility="worth")
@@ -69,6 +69,24 @@ def test_a_lower_error_is_better_and_a_higher_accuracy_too(runs):
     assert compare.best_run(runs, "rate/mae").name == "ceiling"
     assert compare.best_run(runs, "channel/accuracy", "baseline").name == "trees"
     assert compare.best_run(runs, "rate/rmse", "formula") is None
+
+
+def test_runs_that_are_right_on_the_same_rows_are_not_said_to_be_equal(tmp_path):
+    examples = make_examples(12)
+    for name in ("tuned", "trees"):
+        write_run(tmp_path / name, examples, range(12), "tuned" if name == "tuned" else "baseline", off=5)
+    tuned, trees = (compare.find_run(compare.read_runs([tmp_path]), name) for name in ("tuned", "trees"))
+    found = {r.metric: r for r in compare.compare_to([tuned, trees], trees)}
+    accuracy = found["channel/accuracy"]
+    limit = 1.959964**2 / (12 + 1.959964**2)  # 24 points
+    assert (accuracy.difference, accuracy.p, accuracy.verdict) == (0, 1, "no difference shown")
+    assert (accuracy.low, accuracy.high) == pytest.approx((-limit, limit))
+    assert accuracy.detectable == pytest.approx(limit * (1.959964 + 0.841621) / 1.959964)
+    assert np.isnan(found["rate/mae"].detectable)  # the same errors on every row say nothing of how they vary
+    experiment = tables.Experiment("", [tuned, trees], "channel/accuracy", trees, list(found.values()), tuned)
+    assert "no difference shown (difference [−24.2, +24.2], p = 1.000 over all tests; n shows 34.7 points or more)" in (
+        report.write_verdict(experiment)
+    )
 
 
 def test_differences_are_paired_and_tested(runs):

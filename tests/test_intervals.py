@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 from linklab.score import intervals
-from scipy import stats
+from scipy import optimize, stats
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 20), (1, 20), (13, 20), (20, 20), (1, 1), (0, 1), (871, 1000), (2, 19837)])
@@ -105,6 +105,80 @@ def test_independent_rows_keep_their_n():
     assert intervals.share_interval(hits, np.arange(5)) == intervals.wilson(3, 5)
 
 
+def test_rows_that_do_not_differ_say_nothing_of_what_they_could_show():
+    assert math.isnan(intervals.smallest_detectable_difference(0.0, 0.0))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "n", "level", "low", "high"),
+    [
+        (1, 7, 21, 0.95, -0.517, -0.026),  # Fagerland, Lydersen, Laake (2014): airways before and after a transplant
+        (28, 25, 618, 0.90, -0.0148, 0.0247),  # R, PropCIs 0.3: scoreci.mp(25, 28, 618, 0.90)
+    ],
+)
+def test_tango_is_what_others_have_published(first, second, n, level, low, high):
+    assert intervals.tango(first, second, n, level) == pytest.approx((low, high), abs=5e-4 if n == 21 else 5e-5)
+
+
+def _score(difference, first, second, n):
+    """Tango's statistic with the nuisance share found by searching the likelihood, not by its formula."""
+
+    def cost(share):  # of rows only the second has
+        parts = ((first, share + difference), (second, share), (n - first - second, 1 - 2 * share - difference))
+        return -sum(count * math.log(max(chance, 1e-300)) for count, chance in parts if count)
+
+    ends = max(0.0, -difference), min(1.0, (1 - difference) / 2)
+    share = optimize.minimize_scalar(cost, bounds=ends, method="bounded", options={"xatol": 1e-12}).x
+    return (first - second - n * difference) / math.sqrt(n * (2 * share + difference - difference**2))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "n"), [(3, 9, 40), (9, 3, 40), (0, 6, 25), (30, 2, 60), (120, 90, 1000), (5, 5, 12)]
+)
+def test_tango_ends_where_the_score_test_rejects(first, second, n):
+    low, high = intervals.tango(first, second, n)
+    assert -1 <= low < (first - second) / n < high <= 1
+    assert _score(low, first, second, n) == pytest.approx(1.959964, abs=2e-3)
+    assert _score(high, first, second, n) == pytest.approx(-1.959964, abs=2e-3)
+    assert intervals.tango(second, first, n) == pytest.approx((-high, -low), abs=1e-9)
+    if first != second:  # at a difference of 0 it is McNemar's test without a correction
+        p = stats.chi2.sf((first - second) ** 2 / (first + second), 1)
+        assert min(map(abs, intervals.tango(first, second, n, 1 - p))) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 12, 400])
+def test_runs_that_never_differ_may_differ_all_the_same(n):
+    low, high = intervals.tango(0, 0, n)
+    assert high == pytest.approx(1.959964**2 / (n + 1.959964**2)) and low == pytest.approx(-high)
+    assert intervals.tango(n, 0, n)[1] == 1.0 and intervals.tango(0, n, n)[0] == -1.0
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.1, 0.1), (0.2, 0.1), (0.3, 0.05), (0.1, 0.0), (0.02, 0.02)])
+def test_tango_covers_95_percent_or_more_of_small_sets(first, second):
+    """The exact chance over all outcomes of 40 rows; the bootstrap covers 88 % of 20 rows at .1 and 0."""
+    n, covered = 40, 0.0
+    for a in range(n + 1):
+        for b in range(n + 1 - a):
+            chance = stats.multinomial.pmf([a, b, n - a - b], n, [first, second, 1 - first - second])
+            if chance > 1e-9:
+                low, high = intervals.tango(a, b, n)
+                covered += chance * (low <= first - second <= high)
+    assert 0.925 <= covered <= 1
+
+
+def test_clusters_widen_the_interval_of_a_difference():
+    """20 groups of 10 equal rows say as much as 20 rows."""
+    differences = np.repeat(np.arange(20) % 4 - 1.0, 10).clip(-1, 1)
+    clusters = np.repeat(np.arange(20), 10)
+    n = intervals.effective_n(differences, clusters)
+    assert n == pytest.approx(19.0)
+    grouped = intervals.share_difference_interval(differences, clusters)
+    expected = intervals.tango(0.5 * n, 0.25 * n, n, level=2 * stats.norm.cdf(2.0930240544) - 1)
+    assert grouped == pytest.approx(expected)
+    alone = intervals.share_difference_interval(differences)
+    assert alone == intervals.tango(100, 50, 200) and grouped[0] < alone[0] < alone[1] < grouped[1]
+
+
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (5, 5), (2, 9), (40, 61)])
 def test_mcnemar_is_the_exact_binomial_sum(first, second):
     n = first + second
@@ -154,8 +228,8 @@ def test_holm_is_its_definition():
 def test_smallest_detectable_difference_is_found_in_80_percent_of_repeats():
     rng = np.random.default_rng(7)
     n, spread = 300, 0.5
-    many = rng.normal(0, spread, 20_000)
-    size = intervals.smallest_detectable_difference(many, np.arange(20_000)) * math.sqrt(20_000 / n)
+    half = 1.96 * spread / math.sqrt(n)
+    size = intervals.smallest_detectable_difference(0.1 - half, 0.1 + half)
     repeats = rng.normal(size, spread, (2000, n))
     found = (stats.ttest_1samp(repeats, 0, axis=1).pvalue < 0.05).mean()
     assert found == pytest.approx(0.8, abs=0.03)

@@ -248,4 +248,5 @@ def verdict(path: str | Path, found: Findings) -> str:
     name, n, counts = Path(path).name, found.tally.counts.total(), found.tally.counts
     if not n:
         return f"{name} is clean: {found.n_rows:,} rows, no violations"
-    return f"{name} failed: {n:,} violations of {len(counts)} kinds in {found.n_rows:,} rows"
+    said = "1 violation" if n == 1 else f"{n:,} violations of {len(counts)} kind{'s' * (len(counts) > 1)}"
+    return f"{name} failed: {said} in {found.n_rows:,} rows"

@@ -293,8 +293,6 @@ def make_callbacks(steps: int, options) -> list:
                 say(f"step {state.global_step} of {steps}: validation loss {logs['eval_loss']:.4f}{accuracy}")
 
         def on_step_end(self, args, state, control, **kwargs):
-            if state.global_step >= state.max_steps and args.eval_strategy != "no":
-                control.should_evaluate = True  # the last weights may be the best ones
             done = state.global_step - self.first
             now = time.monotonic()
             if done and now - self.bar.last >= self.bar.every_s:

@@ -14,7 +14,7 @@ import numpy as np
 from linklab import files
 from linklab.cli import UserError
 from linklab.score import intervals
-from linklab.score.metrics import METRICS_FILE, ROLES, ROWS_FILE, higher_is_better
+from linklab.score.metrics import METRICS_FILE, ROLES, ROWS_FILE, higher_is_better, is_share
 from linklab.score.predictions import FILE as PREDICTIONS_FILE
 
 TESTED = ("accuracy", "regret", "mae")  # the metrics a p-value is given for; more tests would cost each one power
@@ -200,9 +200,9 @@ def compare_to(
 ) -> list[Difference]:
     """Compare each run with the reference in every per-row metric both have.
 
-    Intervals come from a paired bootstrap on shared resamples of rows, or of whole groups where rows share one. The
-    metrics of TESTED get a p-value (the ceiling gets none): McNemar's exact test for accuracy on independent rows, the
-    sign-flip test otherwise; Holm's adjustment runs over all of them.
+    Shares get Tango's interval, the rest a paired bootstrap on shared resamples of rows, or of whole groups where rows
+    share one. The metrics of TESTED get a p-value (the ceiling gets none): McNemar's exact test for accuracy on
+    independent rows, the sign-flip test otherwise; Holm's adjustment runs over all of them.
     """
     clusters = intervals.number_clusters(reference.groups)
     pairs = {
@@ -212,8 +212,10 @@ def compare_to(
         for metric in run.columns
         if metric in reference.columns
     }
-    statistics = {key: intervals.mean_statistic(values) for key, values in pairs.items()}
-    ends = intervals.bootstrap(statistics, clusters, resamples=resamples, seed=seed)
+    shares = {key: values for key, values in pairs.items() if is_share(key[1].rsplit("/", 1)[1])}
+    statistics = {key: intervals.mean_statistic(values) for key, values in pairs.items() if key not in shares}
+    ends = {key: intervals.share_difference_interval(values, clusters) for key, values in shares.items()}
+    ends |= intervals.bootstrap(statistics, clusters, resamples=resamples, seed=seed)
     roles = {run.name: run.role for run in runs}
     found = []
     for (name, metric), values in pairs.items():
@@ -229,7 +231,8 @@ def compare_to(
 
 def _test(result: Difference, values: np.ndarray, clusters: np.ndarray, seed: int) -> None:
     """Fill in test, p-value and smallest detectable difference."""
-    result.detectable = intervals.smallest_detectable_difference(values, clusters)
+    if clusters.max():  # one group says nothing of how groups vary
+        result.detectable = intervals.smallest_detectable_difference(result.low, result.high)
     if result.metric.endswith("/accuracy"):
         result.discordant = int((values > 0).sum()), int((values < 0).sum())
         result.p_mcnemar = intervals.mcnemar_p(*result.discordant)

@@ -47,35 +47,77 @@ def number_clusters(groups: Sequence[str]) -> np.ndarray:
     return np.array([seen.setdefault(group, len(seen)) for group in groups], dtype=np.int64)
 
 
-def effective_n(hits: np.ndarray, clusters: np.ndarray) -> float:
-    """Return how many independent rows say as much about a share as these do (n over the design effect, Kish 1965).
+def tango(only_first: float, only_second: float, n: float, level: float = LEVEL) -> tuple[float, float]:
+    """Return Tango's score interval of the difference of two shares on the same n rows (Tango 1998).
+
+    `only_first` and `only_second` count the rows that one of the two has and the other has not; all may be effective
+    numbers. Where they never differ, the interval is not a point: n rows without a difference allow z^2 / (n + z^2).
+    """
+    from scipy.optimize import brentq
+    from scipy.special import ndtri
+
+    z, found = float(ndtri(0.5 + level / 2)), (only_first - only_second) / n
+
+    def beyond(difference: float, sign: int) -> float:
+        """Return how far the rows lie outside what a true `difference` lets expect, on the side of `sign`."""
+        linear = (2 * n - only_first + only_second) * difference - only_first - only_second
+        constant = -only_second * difference * (1 - difference)
+        second = (math.sqrt(max(0.0, linear**2 - 8 * n * constant)) - linear) / (4 * n)  # its likeliest share
+        variance = n * (2 * second + difference * (1 - difference))
+        return sign * (n * (found - difference)) - z * math.sqrt(max(0.0, variance))
+
+    # The variance can vanish at the difference found, which is no end of the interval: begin just beside it.
+    low = brentq(beyond, -1.0, found - 1e-9, args=(1,)) if found > -1 else -1.0
+    high = brentq(beyond, found + 1e-9, 1.0, args=(-1,)) if found < 1 else 1.0
+    return low, high
+
+
+def effective_n(values: np.ndarray, clusters: np.ndarray) -> float:
+    """Return how many independent rows say as much about a mean as these do (n over the design effect, Kish 1965).
 
     Rows of one group resemble each other: ten links of one site are fewer than ten sites. Never above n.
     """
-    hits = np.asarray(hits, dtype=float)
-    n, n_clusters = len(hits), int(clusters.max()) + 1
-    share = hits.mean()
-    independent = share * (1 - share) / n
+    values = np.asarray(values, dtype=float)
+    n, n_clusters = len(values), int(clusters.max()) + 1
+    independent = values.var() / n
     if n_clusters in (1, n) or independent == 0:
         return float(n)
-    residuals = np.bincount(clusters, weights=hits - share)
+    residuals = np.bincount(clusters, weights=values - values.mean())
     clustered = n_clusters / (n_clusters - 1) * float((residuals**2).sum()) / n**2
     return n / max(1.0, clustered / independent)
 
 
-def share_interval(hits: np.ndarray, clusters: np.ndarray | None = None, level: float = LEVEL) -> tuple[float, float]:
-    """Return Wilson's interval of the share of ones in `hits`, widened where rows come in clusters.
+def _count_clusters(values: np.ndarray, clusters: np.ndarray | None, level: float) -> tuple[float, float]:
+    """Return the effective n, and the level for which the normal gives what `level` needs with so few clusters.
 
     How alike a cluster's rows are is guessed from the clusters, so Student's t with one degree of freedom less than
     their number takes the normal's place (Korn and Graubard 1998).
     """
     from scipy.special import ndtr, stdtrit
 
-    hits = np.asarray(hits, dtype=float)
-    n = len(hits) if clusters is None else effective_n(hits, clusters)
-    if n < len(hits):
+    n = len(values) if clusters is None else effective_n(values, clusters)
+    if n < len(values):
         level = float(2 * ndtr(stdtrit(int(clusters.max()), 0.5 + level / 2)) - 1)
+    return n, level
+
+
+def share_interval(hits: np.ndarray, clusters: np.ndarray | None = None, level: float = LEVEL) -> tuple[float, float]:
+    """Return Wilson's interval of the share of ones in `hits`, widened where rows come in clusters."""
+    hits = np.asarray(hits, dtype=float)
+    n, level = _count_clusters(hits, clusters, level)
     return wilson(float(hits.mean()) * n, n, level)
+
+
+def share_difference_interval(
+    differences: np.ndarray, clusters: np.ndarray | None = None, level: float = LEVEL
+) -> tuple[float, float]:
+    """Return Tango's interval of the mean of `differences`, widened where rows come in clusters.
+
+    A difference is 1 where only the first of two runs has the row (is right, say), -1 where only the second has it.
+    """
+    differences = np.asarray(differences, dtype=float)
+    n, level = _count_clusters(differences, clusters, level)
+    return tango(float((differences > 0).mean()) * n, float((differences < 0).mean()) * n, n, level)
 
 
 def resample_counts(clusters: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
@@ -178,19 +220,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def smallest_detectable_difference(
-    differences: np.ndarray, clusters: np.ndarray, *, level: float = LEVEL, power: float = 0.8
-) -> float:
-    """Return the mean difference that rows as varied as these would show in `power` of repeats (normal approximation).
+def smallest_detectable_difference(low: float, high: float, *, level: float = LEVEL, power: float = 0.8) -> float:
+    """Return the difference that rows as varied as these would show in `power` of repeats (normal approximation).
 
-    A true difference below it will usually look like none at all, however the test comes out.
+    `low` and `high` are the ends of the difference's interval. A true difference below it will usually look like none
+    at all, however the test comes out. NaN where the interval is a point: such rows say nothing of how they vary.
     """
     from scipy.special import ndtri
 
-    differences = np.asarray(differences, dtype=float)
-    n, n_clusters = len(differences), int(clusters.max()) + 1
-    if n_clusters < 2:
-        return math.nan
-    residuals = np.bincount(clusters, weights=differences - differences.mean())
-    error = math.sqrt(n_clusters / (n_clusters - 1) * float((residuals**2).sum())) / n
-    return float((ndtri(0.5 + level / 2) + ndtri(power)) * error)
+    z = ndtri(0.5 + level / 2)
+    return float((z + ndtri(power)) / z * (high - low) / 2) if high > low else math.nan

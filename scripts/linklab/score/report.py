@@ -72,10 +72,8 @@ def write_verdict(experiment: Experiment) -> str:
     who, whom = f"the {ROLE_NAMES['tuned']}", experiment.reference.name
     if result.verdict == "no difference shown":
         seen = format_difference(metric, result.detectable, unit).lstrip("+")
-        return (
-            f"{sentence}; {who} and {whom}: no difference shown "
-            f"(difference {ends}, p {p} over all tests; n shows {seen} or more)."
-        )
+        limit = "" if math.isnan(result.detectable) else f"; n shows {seen} or more"
+        return f"{sentence}; {who} and {whom}: no difference shown (difference {ends}, p {p} over all tests{limit})."
     return f"{sentence}; {who} is {result.verdict} than {whom} by {size} (difference {ends}, p {p})."
 
 
@@ -174,8 +172,8 @@ def build_notes(experiment: Experiment) -> list[str]:
         f"Every figure rests on the same {n:,} rows. With other rows of the same kind, 95 of 100 such intervals would "
         f"hold the true value; training again with another seed is a further source of luck that they do not cover."
         + (grouped if groups < n else ""),
-        "Shares have Wilson's interval; means, ratios and differences have percentile bootstrap intervals "
-        "(2,000 resamples, fixed seed).",
+        "Shares have Wilson's interval and their differences Tango's; means, ratios and their differences have "
+        "percentile bootstrap intervals (2,000 resamples, fixed seed).",
         "Two intervals in the first table that overlap do not show that two runs are equal: look at the difference on "
         "the same rows. Where none is shown, one below the size that “n can show” may still be there.",
     ]

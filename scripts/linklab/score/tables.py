@@ -70,7 +70,9 @@ def format_value(metric: str, value: float | None, signed: bool = False) -> str:
 def format_difference(metric: str, value: float, unit: str) -> str:
     """Write a signed difference: ("accuracy", -.031, "") -> "−3.1 points"; ("mae", 4.2, "Mbit/s") -> "+4.20 Mbit/s"."""
     text = format_value(metric, value, signed=True)
-    return text.replace(" %", " points") if in_percent(metric) else f"{text} {unit}".rstrip()
+    if in_percent(metric) or math.isnan(value):
+        return text.replace(" %", " points")
+    return f"{text} {unit}".rstrip()
 
 
 def format_interval(metric: str, low: float | None, high: float | None, signed: bool = False) -> str:
