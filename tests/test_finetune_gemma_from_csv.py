@@ -261,7 +261,7 @@ def test_the_best_weights_may_be_chosen_by_accuracy(rule_table, tmp_path, monkey
     assert scores["best_validation_loss"] == pytest.approx(losses["4"], rel=1e-5) and losses["4"] > losses["8"]
     weights = weights_of(tmp_path / "out" / "model")
     assert same(weights, weights_of(tmp_path / "out" / "checkpoints" / "checkpoint-4"))
-    assert "accuracy 62.5%" in capfd.readouterr().err
+    assert "accuracy 62.5 %" in capfd.readouterr().err
 
 
 def test_accuracy_cannot_choose_where_the_answer_is_a_number(small_links, tmp_path, capfd):

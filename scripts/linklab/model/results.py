@@ -88,7 +88,7 @@ def write_card(scores: dict, task, inputs: list[dict]) -> str:
     library = "transformers" if scores["mode"] == "full" else "peft"
     judged = [f"validation loss {scores['best_validation_loss']:.4f}"] if scores["best_validation_loss"] else []
     if scores["validation_accuracy"] is not None:
-        judged.append(f"{scores['validation_accuracy']:.1%} of the validation rows' classes written right")
+        judged.append(f"{100 * scores['validation_accuracy']:.1f} % of the validation rows' classes written right")
     return (
         f"---\nlicense: gemma\nbase_model: {base}\nlibrary_name: {library}\npipeline_tag: text-generation\n---\n\n"
         f"# {base}, fine-tuned ({scores['mode']}) to answer {targets}\n\n"

@@ -289,7 +289,7 @@ def make_callbacks(steps: int, options) -> list:
                         f"train with --bf16 or --fp32, or lower --learning-rate; the last checkpoint is untouched"
                     )
             if "eval_loss" in logs:
-                accuracy = f", accuracy {logs['eval_accuracy']:.1%}" if "eval_accuracy" in logs else ""
+                accuracy = f", accuracy {100 * logs['eval_accuracy']:.1f} %" if "eval_accuracy" in logs else ""
                 say(f"step {state.global_step} of {steps}: validation loss {logs['eval_loss']:.4f}{accuracy}")
 
         def on_step_end(self, args, state, control, **kwargs):

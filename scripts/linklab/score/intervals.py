@@ -169,9 +169,12 @@ def small_sample_level(n: int, level: float = LEVEL) -> float:
 
 
 def percentile_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
-    """Return the middle `level` of the values that exist."""
+    """Return the middle `level` of the values that exist; NaN where there are none, or where all are the same.
+
+    Resamples that never vary say nothing of how other rows would: a point would claim to be sure.
+    """
     values = values[~np.isnan(values)]
-    if not len(values):
+    if not len(values) or values.min() == values.max():
         return math.nan, math.nan
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

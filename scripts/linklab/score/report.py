@@ -68,13 +68,16 @@ def write_verdict(experiment: Experiment) -> str:
     unit = experiment.reference.entry(experiment.primary)["unit"]
     size = format_difference(metric, abs(result.difference), unit).lstrip("+")
     ends = format_interval(metric, result.low, result.high, signed=True)
-    p = format_p(result.p_holm) if result.p_holm < 0.001 else f"= {format_p(result.p_holm)}"
+    sure = [f"difference {ends}"] if ends else []
+    sure.append("p " + (format_p(result.p_holm) if result.p_holm < 0.001 else f"= {format_p(result.p_holm)}"))
     who, whom = f"the {ROLE_NAMES['tuned']}", experiment.reference.name
-    if result.verdict == "no difference shown":
-        seen = format_difference(metric, result.detectable, unit).lstrip("+")
-        limit = "" if math.isnan(result.detectable) else f"; n shows {seen} or more"
-        return f"{sentence}; {who} and {whom}: no difference shown (difference {ends}, p {p} over all tests{limit})."
-    return f"{sentence}; {who} is {result.verdict} than {whom} by {size} (difference {ends}, p {p})."
+    if result.verdict != "no difference shown":
+        return f"{sentence}; {who} is {result.verdict} than {whom} by {size} ({', '.join(sure)})."
+    sure[-1] += " over all tests"
+    limit = ""
+    if not math.isnan(result.detectable):
+        limit = f"; n shows {format_difference(metric, result.detectable, unit).lstrip('+')} or more"
+    return f"{sentence}; {who} and {whom}: no difference shown ({', '.join(sure)}{limit})."
 
 
 def _headline_difference(experiment: Experiment) -> Difference | None:
