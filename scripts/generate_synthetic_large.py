@@ -121,13 +121,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from linklab import files
+    from linklab import files, hub
     from linklab.data import link_set, link_upload
     from linklab.data.link_stream import Recipe
 
     files.check_out_dir(args.out_dir, force=args.force)
     if args.upload_to_hf:
-        link_upload.require_token()
+        hub.require_token(link_upload.UPLOAD_OPTION)
     rows, figures = link_set.write_set(
         args.out_dir,
         script=__file__,

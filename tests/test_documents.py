@@ -34,27 +34,23 @@ def script_blocks(document: str) -> list[str]:
     return [block for block in blocks if block.startswith("python scripts/")]
 
 
-BLOCKS = [("README.md", 0), ("README.md", 1), ("docs/quickstart.md", 0), ("docs/quickstart.md", 1)]
-
-
-def test_these_are_all_the_blocks():
-    assert [
-        (name, n) for name in ("README.md", "docs/quickstart.md") for n in range(len(script_blocks(name)))
-    ] == BLOCKS
+def test_there_are_blocks_to_follow():
+    assert len(script_blocks("README.md")) == 2 and len(script_blocks("docs/quickstart.md")) == 3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("document", "number"), BLOCKS)
-def test_the_commands_of_a_block_run_in_the_order_they_stand(document, number, tmp_path, monkeypatch):
+@pytest.mark.parametrize("document", ["README.md", "docs/quickstart.md"])
+def test_the_commands_of_a_document_run_in_the_order_they_stand(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_table(tmp_path / "mine.csv", 300)
     write_table(tmp_path / "new.csv", 5)
-    block = script_blocks(document)[number]
+    text = "\n".join(script_blocks(document))
     for said, smaller in SMALLER.items():
-        block = re.sub(re.escape(said) + r"\b", smaller, block)
-    for command in block.splitlines():
+        text = re.sub(re.escape(said) + r"\b", smaller, text)
+    for command in text.splitlines():
         _, script, *words = shlex.split(command, comments=True)
-        assert importlib.import_module(Path(script).stem).main(words) == 0, command
+        toy_is_refused = script.endswith("push_to_hub.py") and "gemma" in words  # the tiny model, which nobody can use
+        assert importlib.import_module(Path(script).stem).main(words) == int(toy_is_refused), command
 
 
 def test_the_address_is_filled_in_everywhere_by_the_documented_command(tmp_path):

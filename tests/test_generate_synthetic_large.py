@@ -349,11 +349,12 @@ def test_hub_upload_sends_the_set_and_never_says_the_token(tmp_path, monkeypatch
     monkeypatch.setattr(huggingface_hub, "HfApi", api)
     generate(tmp_path / "set", "--n-samples", 5, "--upload-to-hf", "me/links")
     api.assert_called_once_with(token="hf_secret")
-    (made,), (sent,) = api().create_repo.call_args_list, api().upload_folder.call_args_list
+    (made,), (sent,) = api().create_repo.call_args_list, api().create_commit.call_args_list
     assert made.args == ("me/links",)
     assert made.kwargs == {"repo_type": "dataset", "private": True, "exist_ok": True}
-    assert (sent.kwargs["repo_id"], sent.kwargs["folder_path"]) == ("me/links", str(tmp_path / "set"))
-    assert sorted(sent.kwargs["allow_patterns"]) == ["README.md", "links.csv", "links.zip", "manifest.json"]
+    assert (sent.args[0], sent.kwargs["repo_type"]) == ("me/links", "dataset")
+    files = {operation.path_in_repo: operation.path_or_fileobj for operation in sent.args[1]}
+    assert files == {n: str(tmp_path / "set" / n) for n in ("README.md", "links.csv", "links.zip", "manifest.json")}
     said = capsys.readouterr()
     assert "me/links" in said.err and "hf_secret" not in said.err + said.out
     assert "hf_secret" not in (tmp_path / "set" / "manifest.json").read_text()

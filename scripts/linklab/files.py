@@ -442,11 +442,15 @@ def stale_reason(manifest_path: str | os.PathLike, *, script: str, argv: list[st
         return str(error)
     if value["script"] != Path(script).name or _without_force(value["argv"]) != _without_force(argv):
         return "its command changed"
-    for group, base in (("inputs", Path()), ("outputs", manifest_path.parent)):
-        for entry in value[group]:
-            path = base / entry["path"]
-            if not path.exists():
-                return f"{path} is gone"
-            if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
-                return f"{path} changed"
+    return find_changed(value["inputs"], Path()) or find_changed(value["outputs"], manifest_path.parent)
+
+
+def find_changed(entries: list[dict], base: Path) -> str | None:
+    """Return which file of a manifest's entries is gone or has other bytes, or None when all are as they were."""
+    for entry in entries:
+        path = base / entry["path"]
+        if not path.exists():
+            return f"{path} is gone"
+        if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
+            return f"{path} changed"
     return None

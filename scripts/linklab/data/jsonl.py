@@ -199,13 +199,14 @@ def read_examples(folder: str | Path, split: str, max_rows: int | None = None) -
     """Return a split's examples in rank order, the same rows in the same order as the CSV they came from."""
     assert split in SPLITS, split
     task = read_task(folder)
-    found = lowest_ranked((e for path in shards(folder, split) for e in _read_shard(path, task, split)), max_rows)
+    found = lowest_ranked((e for path in shards(folder, split) for e in read_shard(path, task, split)), max_rows)
     if not found:
         raise UserError(f"{folder}: no rows in the {split} split; generate or collect more rows")
     return found
 
 
-def _read_shard(path: Path, task: Task, split: str) -> Iterator[Example]:
+def read_shard(path: Path, task: Task, split: str) -> Iterator[Example]:
+    """Yield the examples of one shard; a UserError names the line that is none."""
     shared = {t.name: list(t.choices or ()) for t in task.targets if t.kind == "class" and not t.choices_from}
     with open(path, encoding="utf-8", newline="\n") as handle:
         for line, text in enumerate(handle, start=1):

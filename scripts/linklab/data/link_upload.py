@@ -6,8 +6,10 @@ import os
 import shutil
 from pathlib import Path
 
-from linklab import files
+from linklab import files, hub
 from linklab.cli import UserError, say
+
+UPLOAD_OPTION = "--upload-to-hf"
 
 
 def copy_checked(folder: str | os.PathLike, destination: str | os.PathLike) -> Path:
@@ -27,31 +29,11 @@ def copy_checked(folder: str | os.PathLike, destination: str | os.PathLike) -> P
     return destination
 
 
-def require_token() -> str:
-    """The Hub token of the environment, or the error that says how to set one. Never printed."""
-    token = os.environ.get("HF_TOKEN", "").strip()
-    if not token:
-        raise UserError("--upload-to-hf: set HF_TOKEN to a token with write access (huggingface.co/settings/tokens)")
-    return token
-
-
 def upload_dataset(folder: str | os.PathLike, repo: str) -> None:
     """Upload a finished set to the dataset `owner/name` on the Hub; a new one is private."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    api = HfApi(token=require_token())
     names = [e["path"] for e in files.read_manifest(folder)["outputs"]] + [files.MANIFEST]
+    parcel = {name: Path(folder) / name for name in names}
     try:
-        api.create_repo(repo, repo_type="dataset", private=True, exist_ok=True)
-        api.upload_folder(
-            repo_id=repo, repo_type="dataset", folder_path=str(folder), allow_patterns=names,
-            commit_message="Upload a generated set of links",
-        )  # fmt: skip
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", "no answer")
-        raise UserError(f"--upload-to-hf {repo}: the Hub refused ({status}); complete in {folder}") from None
-    except (ValueError, OSError, *HfHubHTTPError.__bases__) as error:  # the last are those of the Hub's own HTTP client
-        words = (str(error) or type(error).__name__).splitlines()[0]
-        raise UserError(f"--upload-to-hf {repo}: {words}; complete in {folder}") from None
-    say(f"uploaded {folder} to https://huggingface.co/datasets/{repo}")
+        hub.send(parcel, repo, "dataset", "Upload a generated set of links", asked_by=f"{UPLOAD_OPTION} {repo}")
+    except UserError as error:
+        raise UserError(f"{error}; the set is complete in {folder}") from None

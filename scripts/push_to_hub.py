@@ -1,0 +1,62 @@
+"""Send a trained model, conversations or a generated set to the Hugging Face Hub, after its checks.
+
+a finished folder -> the model or data set OWNER/NAME, in one commit
+
+    python scripts/push_to_hub.py runs/lora --repo me/links-lora --license gemma --evaluation runs/tuned --dry-run
+
+A folder goes only when every file is what its manifest names, a model only with its scores on unseen rows, data only
+when nothing is wrong with them. The token comes from HF_TOKEN. Private, unless you say --public. Exit code 1: a check
+failed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from linklab import cli, files
+from linklab.cli import CheckFailed, say
+
+
+def build_parser():
+    parser = cli.make_parser(__doc__)
+    what = parser.add_argument_group("Input")
+    what.add_argument("folder", metavar="DIR", type=Path, help="what finetune, convert or generate wrote")
+    what.add_argument("--evaluation", metavar="DIR", type=Path, help="a model's folder of evaluate_model.py, test rows")
+    what.add_argument("--merged", action="store_true", help="send merged/ of a training with --merge, not the adapter")
+    what.add_argument("--base", metavar="OWNER/NAME", help="the base model's name on the Hub, where it was a folder")
+    where = parser.add_argument_group("Output")
+    where.add_argument("--repo", required=True, metavar="OWNER/NAME", help="where to; made when it is not there")
+    where.add_argument("--license", required=True, metavar="ID", help="`gemma` for a model; yours for data: cc-by-4.0")
+    where.add_argument("--public", action="store_true", help="let everybody see it")
+    where.add_argument("--dry-run", action="store_true", help="make the checks, list the files, send nothing")
+    return parser
+
+
+def run(args) -> None:
+    from linklab import hub, publishing
+
+    if not args.dry_run:
+        hub.require_token("push_to_hub.py")
+    for folder in filter(None, (args.folder, args.evaluation)):
+        files.require_file(folder / files.MANIFEST)
+    parcel = publishing.pack(args.folder, args.license, evaluation=args.evaluation, merged=args.merged, base=args.base)
+    for line in publishing.describe(parcel.faults):
+        say(line)
+    if failed := [name for name, fault in parcel.faults.items() if fault]:
+        raise CheckFailed(f"{args.folder}: {len(failed)} of {len(parcel.faults)} checks failed; nothing was sent")
+    for name, size in sorted(parcel.sizes().items()):
+        say(f"    {size:>13,} bytes  {name}")
+    if args.dry_run:
+        say(f"dry run: {len(parcel.files)} files would go to the {parcel.kind} {args.repo}; nothing was sent")
+        return
+    message = f"Add {args.folder.resolve().name}, checked"
+    hub.send(parcel.files, args.repo, parcel.kind, message, asked_by=f"--repo {args.repo}", public=args.public)
+
+
+def main(argv=None) -> int:
+    """Run the script and return its exit code."""
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
