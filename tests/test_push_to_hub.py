@@ -100,6 +100,7 @@ def test_the_merged_model_goes_with_the_scores_of_the_merged_model_only(trained,
     assert "is of another model" in said(capfd) and not api().create_commit.called
     assert push(trained / "lora", *TERMS, "--base", "me/base", "--evaluation", trained / "merged", "--merged") == 0
     assert "model.safetensors" in sent(api) and "adapter_config.json" not in sent(api)
+    assert huggingface_hub.ModelCard(sent(api)["README.md"].decode()).data.library_name == "transformers"
 
 
 def test_the_real_peft_finds_the_base_by_the_name_that_was_sent(trained, api, tmp_path):
@@ -156,6 +157,13 @@ def test_conversations_go_with_a_licence_and_load_as_they_did(small_links, api, 
                    (tmp_path, small_links / "jsonl"))  # fmt: skip
     assert {split: there[split].to_list() for split in there} == {split: here[split].to_list() for split in here}
     assert files.MANIFEST not in sent(api)  # it names folders of this machine
+
+
+def test_a_card_that_is_gone_is_named(small_links, tmp_path, api, capfd):
+    shutil.copytree(small_links / "jsonl", tmp_path / "jsonl")
+    (tmp_path / "jsonl" / "README.md").unlink()
+    assert push(tmp_path / "jsonl", "--license", "cc-by-4.0") == 1
+    assert "NO  every file has the bytes its manifest names: " in said(capfd) and not api.called
 
 
 def test_a_group_on_two_sides_keeps_conversations_here(small_links, tmp_path, api, capfd):

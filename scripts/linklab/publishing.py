@@ -26,7 +26,10 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclasses.dataclass
 class Parcel:
-    """What would be sent, and what was looked at. `faults` maps a check's name to what is wrong, None where nothing."""
+    """What would be sent, and what was looked at.
+
+    `faults` maps a check's name to what is wrong, None where nothing is. `files` is empty where something is.
+    """
 
     kind: str
     files: dict[str, Path | bytes] = dataclasses.field(default_factory=dict)
@@ -66,8 +69,9 @@ def _pack_data(folder: Path, manifest: dict, licence: str, check) -> Parcel:
     parcel = Parcel("dataset")
     parcel.faults["every file has the bytes its manifest names"] = files.find_changed(manifest["outputs"], folder)
     parcel.faults["the licence is one of a data set"] = _licence_fault(licence, model=False)
-    if not any(parcel.faults.values()):
-        parcel.faults |= check(folder, manifest)
+    if any(parcel.faults.values()):
+        return parcel
+    parcel.faults |= check(folder, manifest)
     parcel.files = {entry["path"]: folder / entry["path"] for entry in manifest["outputs"]}
     card = (folder / "README.md").read_text(encoding="utf-8")
     parcel.files["README.md"] = card.replace("---\n", f"---\nlicense: {licence}\n", 1).encode()
@@ -116,10 +120,10 @@ def _pack_model(
     )  # fmt: skip
     scores, fault = _read_scores(evaluation, entries)
     parcel.faults["it was scored on unseen rows, these very files"] = fault
-    parcel.files = {Path(e["path"]).relative_to(part).as_posix(): folder / e["path"] for e in entries}
-    parcel.files["NOTICE"] = GEMMA_NOTICE.encode()
     if any(parcel.faults.values()):
         return parcel
+    parcel.files = {Path(e["path"]).relative_to(part).as_posix(): folder / e["path"] for e in entries}
+    parcel.files["NOTICE"] = GEMMA_NOTICE.encode()
     card = (folder / part / "README.md").read_text(encoding="utf-8").replace(local, named)
     scored = f"## On unseen rows\n\n{_score_table(scores)}"
     if training["model"] == "embedded" and "adapter_config.json" in parcel.files:

@@ -41,7 +41,7 @@ def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, 
     if args.merge and args.mode != "full":
         with files.staged_folder(folder / "merged") as made:
             merge(folder / "model", made, args)
-            add_papers(made, task, card)
+            add_papers(made, task, card.replace("library_name: peft", "library_name: transformers", 1))
     files.write_json(folder / "metrics.json", scores, force=True)
     plots.write_png(
         folder / "loss.png", plots.loss_curve(plots.read_trainer_log(folder / "trainer_log.csv")), force=True
