@@ -16,6 +16,7 @@ HEAVY = ("torch", "transformers", "datasets", "peft", "trl", "bitsandbytes")
 
 OUT = "--out-dir out"
 LINKS = "--csv links.csv"
+HUB = "--repo me/it --license cc-by-4.0 --dry-run"
 METRICS = {
     "model": "m",
     "role": "baseline",
@@ -142,6 +143,13 @@ CASES = [
     ("compare_results", "unknown run", f"run {OUT} --reference best", "no run called 'best'; the runs are: run"),
     ("compare_results", "missing stage", f"run {OUT} --stage gone", "gone"),
     *both("compare_results", COMMON_OUT, "run"),
+    ("push_to_hub", "missing folder", f"gone {HUB}", "gone/manifest.json: no such file"),
+    ("push_to_hub", "a file for a folder", f"links.csv {HUB}", "links.csv/manifest.json: no such file"),
+    ("push_to_hub", "wrong folder", f"old {HUB}", "old/manifest.json: no such file"),
+    ("push_to_hub", "empty file", f"broken {HUB}", "broken/manifest.json: the file is empty"),
+    ("push_to_hub", "wrong file", f"wrongrun {HUB}", "wrongrun/manifest.json: no manifest of this toolkit"),
+    ("push_to_hub", "missing evaluation", f"jsonl {HUB} --evaluation gone", "gone/manifest.json: no such file"),
+    ("push_to_hub", "evaluation of data", f"jsonl {HUB} --evaluation jsonl", "jsonl: holds no training"),
     ("fix_notebook_widgets", "missing file", "gone.ipynb", "gone.ipynb"),
     ("fix_notebook_widgets", "empty file", "empty.csv", "empty.csv"),
     ("fix_notebook_widgets", "wrong file", "links.csv", "links.csv:1:1: not JSON"),
@@ -182,7 +190,9 @@ def prepared(tmp_path_factory):
         "old/notes.txt": "mine",
         "broken/task.json": "",
         "broken/metrics.json": "",
+        "broken/manifest.json": "",
         "wrongrun/metrics.json": "{}",
+        "wrongrun/manifest.json": "{}",
         "run/metrics.json": json.dumps(METRICS),
         "run/row_scores.csv": "id,group,y/true,y/answer,y/accuracy\nr,g,a,a,1\n",
         "run/predictions.jsonl": '{"id": "r", "answer": {"y": "a"}}\n',

@@ -411,7 +411,8 @@ def make_manifest(
 def read_manifest(path: str | os.PathLike) -> dict:
     """Read a manifest (a file, or the folder that holds `manifest.json`)."""
     path = Path(path)
-    value = read_json(path / MANIFEST if path.is_dir() else path)
+    path = path / MANIFEST if path.is_dir() else path
+    value = read_json(path)
     missing = {"script", "argv", "inputs", "outputs"} - value.keys()
     if missing:
         raise UserError(f"{path}: no manifest of this toolkit (no '{sorted(missing)[0]}')")
