@@ -225,6 +225,17 @@ def test_the_token_is_asked_for_before_any_work(small_links, monkeypatch, capfd)
     assert "set HF_TOKEN" in said(capfd)
 
 
+def test_a_base_in_a_folder_called_base_does_not_rewrite_the_card(trained, tmp_path, api):
+    shutil.copytree(trained / "lora", tmp_path / "lora")
+    training = json.loads((tmp_path / "lora" / "metrics.json").read_text())
+    training |= {"model": "base", "settings": training["settings"] | {"base_model": "base"}}
+    (tmp_path / "lora" / "metrics.json").write_text(json.dumps(training))
+    hash_again(tmp_path / "lora", tmp_path / "lora" / "metrics.json")
+    assert push(tmp_path / "lora", *TERMS, "--base", "me/it", "--evaluation", trained / "test") == 0
+    card = huggingface_hub.ModelCard(sent(api)["README.md"].decode())
+    assert card.data.to_dict()["base_model"] == "me/it" and "| base_model | me/it |" in card.text
+
+
 def test_a_hub_that_cannot_be_reached_is_one_clear_line(small_links, monkeypatch, capfd):
     nowhere = functools.partial(huggingface_hub.HfApi, endpoint="http://127.0.0.1:9")  # the real client, no network
     monkeypatch.setenv("HF_TOKEN", "hf_secret")

@@ -68,17 +68,20 @@ def pack(
 def _pack_data(folder: Path, manifest: dict, licence: str, check) -> Parcel:
     parcel = Parcel("dataset")
     parcel.faults["every file has the bytes its manifest names"] = files.find_changed(manifest["outputs"], folder)
-    parcel.faults["the licence is one of a data set"] = _licence_fault(licence, model=False)
+    known = _LICENCE.fullmatch(licence) and licence != "gemma"
+    parcel.faults["the licence is one of a data set"] = None if known else (
+        f"it is '{licence}'; name one as the Hub spells it, such as cc-by-4.0"
+    )  # fmt: skip
     if any(parcel.faults.values()):
         return parcel
-    parcel.faults |= check(folder, manifest)
+    parcel.faults |= check(folder)
     parcel.files = {entry["path"]: folder / entry["path"] for entry in manifest["outputs"]}
     card = (folder / "README.md").read_text(encoding="utf-8")
     parcel.files["README.md"] = card.replace("---\n", f"---\nlicense: {licence}\n", 1).encode()
     return parcel
 
 
-def _check_links(folder: Path, manifest: dict) -> dict[str, str | None]:
+def _check_links(folder: Path) -> dict[str, str | None]:
     from linklab.data import validation_plan, validation_report
 
     path = folder / "links.csv"
@@ -87,14 +90,14 @@ def _check_links(folder: Path, manifest: dict) -> dict[str, str | None]:
     return {"the validator finds nothing": validation_report.verdict(path, found) if tally.counts else None}
 
 
-def _check_conversations(folder: Path, manifest: dict) -> dict[str, str | None]:
+def _check_conversations(folder: Path) -> dict[str, str | None]:
     from linklab.data import jsonl
     from linklab.data.splits import SPLITS
 
-    fault, home = None, {}
+    fault, home, task = None, {}, jsonl.read_task(folder)
     for split in SPLITS:
         for path in jsonl.shards(folder, split):
-            for example in jsonl.read_shard(path, jsonl.read_task(folder), split):
+            for example in jsonl.read_shard(path, task, split):
                 if home.setdefault(example.group, split) != split:
                     fault = fault or f"{path}: group {example.group!r} is in {home[example.group]} too"
     return {"every line is a conversation, and no group is on two sides": fault}
@@ -106,29 +109,34 @@ def _check_conversations(folder: Path, manifest: dict) -> dict[str, str | None]:
 def _pack_model(
     folder: Path, manifest: dict, licence: str, evaluation: Path | None, part: str, base: str | None
 ) -> Parcel:
+    from linklab.data import jsonl
+    from linklab.model import results
+
     parcel = Parcel("model")
     entries = [entry for entry in manifest["outputs"] if entry["path"].startswith(f"{part}/")]
     if not entries:
         raise UserError(f"{folder}: no {part}/ in its manifest; train with --merge to get one")
     training = files.read_json(folder / "metrics.json")
-    named, local = _name_base(training["model"], base)
+    named, nameless = _name_base(training["model"], base)
     parcel.faults["every file has the bytes its manifest names"] = files.find_changed(manifest["outputs"], folder)
-    parcel.faults["the licence is Gemma's, which binds what is made of it"] = _licence_fault(licence, model=True)
-    parcel.faults["the base model has a name on the Hub"] = None if named else (
-        f"it is {training['model']!r} here; name it with --base OWNER/NAME"
-        if training["model"] not in NEVER_SENT else "it is a toy for tests, which nobody can use"
+    parcel.faults["the licence is Gemma's, which binds what is made of it"] = (
+        None if licence == "gemma" else
+        f"it is '{licence}'; say --license gemma (ai.google.dev/gemma/terms asks that they are passed on)"
     )  # fmt: skip
+    parcel.faults["the base model has a name on the Hub"] = nameless
     scores, fault = _read_scores(evaluation, entries)
     parcel.faults["it was scored on unseen rows, these very files"] = fault
     if any(parcel.faults.values()):
         return parcel
     parcel.files = {Path(e["path"]).relative_to(part).as_posix(): folder / e["path"] for e in entries}
     parcel.files["NOTICE"] = GEMMA_NOTICE.encode()
-    card = (folder / part / "README.md").read_text(encoding="utf-8").replace(local, named)
-    scored = f"## On unseen rows\n\n{_score_table(scores)}"
+    unseen = f"On unseen rows:\n\n{_score_table(scores)}"
     if training["model"] == "embedded" and "adapter_config.json" in parcel.files:
-        scored += f"\n{DEQUANTIZED}\n"
-    parcel.files["README.md"] = card.replace("## Prompt\n", f"{scored}\n## Prompt\n", 1).encode()
+        unseen += f"\n\n{DEQUANTIZED}"
+    told = training | {"model": named, "settings": training["settings"] | {"base_model": named}}
+    task = jsonl.read_task(folder / part)
+    card = results.write_card(told, task, manifest["inputs"], merged=part == "merged", unseen=unseen)
+    parcel.files["README.md"] = card.encode()
     parcel.files["metrics.json"] = evaluation / "metrics.json"
     for name in ("adapter_config.json", "config.json"):
         if name in parcel.files:
@@ -136,18 +144,18 @@ def _pack_model(
     return parcel
 
 
-def _name_base(model: str, base: str | None) -> tuple[str | None, str]:
-    """Return the base model's name on the Hub, None where it has none, and what the card calls it."""
+def _name_base(model: str, base: str | None) -> tuple[str, str | None]:
+    """Return what the base model is called on the Hub, and why it has no name there, None where it has one."""
     from linklab.model.results import HUB_NAMES
 
-    local = HUB_NAMES.get(model, model)
+    if base and not _HUB_NAME.fullmatch(base):
+        raise UserError(f"--base {base}: a name on the Hub is OWNER/NAME")
+    named = base or HUB_NAMES.get(model, model)
     if model in NEVER_SENT:
-        return None, local
-    if base:
-        if not _HUB_NAME.fullmatch(base):
-            raise UserError(f"--base {base}: a name on the Hub is OWNER/NAME")
-        return base, local
-    return (local if _HUB_NAME.fullmatch(local) and not Path(local).exists() else None), local
+        return named, "it is a toy for tests, which nobody can use"
+    if not _HUB_NAME.fullmatch(named) or (not base and Path(named).exists()):
+        return named, f"it is {model!r} here; name it with --base OWNER/NAME"
+    return named, None
 
 
 def _name_base_in_config(path: Path, named: str) -> bytes:
@@ -184,16 +192,7 @@ def _score_table(scores: dict) -> str:
         value = f"{tables.format_value(metric, entry['value'])} {entry['unit']}".rstrip()
         ends = tables.format_interval(metric, entry["low"], entry["high"])
         lines.append(f"| {target} | {tables.label(metric)} | {value} | {ends} |")
-    return "\n".join(lines) + "\n"
-
-
-def _licence_fault(licence: str, *, model: bool) -> str | None:
-    if model:
-        terms = "ai.google.dev/gemma/terms asks that they are passed on"
-        return None if licence == "gemma" else f"it is '{licence}'; say --license gemma ({terms})"
-    if not _LICENCE.fullmatch(licence) or licence == "gemma":
-        return f"it is '{licence}'; name one as the Hub spells it, such as cc-by-4.0"
-    return None
+    return "\n".join(lines)
 
 
 def describe(faults: Mapping[str, str | None]) -> list[str]:

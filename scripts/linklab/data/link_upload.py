@@ -18,14 +18,13 @@ def copy_checked(folder: str | os.PathLike, destination: str | os.PathLike) -> P
     The copy appears at once, as every output does; a manifest that names the same bytes means there is nothing to do.
     """
     folder, destination = Path(folder), Path(destination)
-    expected = {e["path"]: e["sha256"] for e in files.read_manifest(folder)["outputs"]}
+    outputs = files.read_manifest(folder)["outputs"]
     with files.staged_folder(destination, force=True) as stage:
-        for name in (*expected, files.MANIFEST):
+        for name in (*(entry["path"] for entry in outputs), files.MANIFEST):
             shutil.copyfile(folder / name, stage / name)
-    for name, sha256 in expected.items():
-        if files.sha256_file(destination / name) != sha256:
-            raise UserError(f"{destination / name}: the copy differs from {folder / name}; copy it again")
-    say(f"copied {folder} to {destination}: {len(expected) + 1} files, hashes equal")
+    if fault := files.find_changed(outputs, destination):
+        raise UserError(f"{fault}: the copy differs from that in {folder}; copy it again")
+    say(f"copied {folder} to {destination}: {len(outputs) + 1} files, hashes equal")
     return destination
 
 

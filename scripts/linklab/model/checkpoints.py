@@ -25,12 +25,7 @@ def is_whole(folder: Path) -> bool:
         mark = files.read_json(folder / COMPLETE)
     except UserError:
         return False
-    return {"settings", "files"} <= mark.keys() and all(
-        (folder / entry["path"]).exists()
-        and (folder / entry["path"]).stat().st_size == entry["bytes"]
-        and files.sha256_file(folder / entry["path"]) == entry["sha256"]
-        for entry in mark["files"]
-    )
+    return {"settings", "files"} <= mark.keys() and files.find_changed(mark["files"], folder) is None
 
 
 def steps_of(folder: Path) -> int:

@@ -13,6 +13,7 @@ from linklab.data.source import source_files
 from linklab.model import training
 from linklab.score import plots
 
+UNSEEN_LATER = "Scores on unseen rows, with intervals, come from `evaluate_model.py`."
 HUB_NAMES = {"embedded": "google/gemma-3-270m"}  # where a reader finds the base model
 
 
@@ -31,7 +32,8 @@ def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, 
         "hashes": {name: fingerprint[name] for name in ("prompts", "labels")},
     }  # fmt: skip
     inputs = source_files(args)
-    card = write_card(scores, task, files.describe_files(inputs))
+    sources = files.describe_files(inputs)
+    card = write_card(scores, task, sources)
     for name in ("model", "merged"):  # left by a run that was killed while it finished; the checkpoint has it all
         shutil.rmtree(folder / name, ignore_errors=True)
     with files.staged_folder(folder / "model") as made:
@@ -41,7 +43,7 @@ def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, 
     if args.merge and args.mode != "full":
         with files.staged_folder(folder / "merged") as made:
             merge(folder / "model", made, args)
-            add_papers(made, task, card.replace("library_name: peft", "library_name: transformers", 1))
+            add_papers(made, task, write_card(scores, task, sources, merged=True))
     files.write_json(folder / "metrics.json", scores, force=True)
     plots.write_png(
         folder / "loss.png", plots.loss_curve(plots.read_trainer_log(folder / "trainer_log.csv")), force=True
@@ -79,13 +81,16 @@ def merge(adapter: Path, made: Path, args) -> None:
     tokenizer.save_pretrained(made)
 
 
-def write_card(scores: dict, task, inputs: list[dict]) -> str:
-    """Return the model card: what it answers, from what it was made, how good it was in training, whose terms hold."""
+def write_card(scores: dict, task, inputs: list[dict], *, merged: bool = False, unseen: str = UNSEEN_LATER) -> str:
+    """Return the model card: what it answers, from what it was made, how good it was in training, whose terms hold.
+
+    `scores` is the training's metrics.json, `inputs` what its manifest says of them; `unseen` tells of unseen rows.
+    """
     settings = "\n".join(f"| {name} | {value} |" for name, value in scores["settings"].items())
     data = "\n".join(f"| {Path(entry['path']).name} | {entry['sha256']} |" for entry in inputs)
     targets = ", ".join(f"`{t.name}`" for t in task.targets)
     base = HUB_NAMES.get(scores["model"], scores["model"])
-    library = "transformers" if scores["mode"] == "full" else "peft"
+    library = "transformers" if merged or scores["mode"] == "full" else "peft"
     judged = [f"validation loss {scores['best_validation_loss']:.4f}"] if scores["best_validation_loss"] else []
     if scores["validation_accuracy"] is not None:
         judged.append(f"{100 * scores['validation_accuracy']:.1f} % of the validation rows' classes written right")
@@ -95,8 +100,7 @@ def write_card(scores: dict, task, inputs: list[dict]) -> str:
         f"{scores['rows']:,} rows, {scores['steps']:,} steps, {scores['seconds']:,.0f} s, "
         f"{scores['peak_memory_mb']:,.0f} MB at the peak.\n\n"
         f"## Scores\n\nThe weights are those of step {scores['best_step']}, the best by validation "
-        f"{scores['best_by']}: {', '.join(judged) or 'none was taken'}. "
-        f"Scores on unseen rows, with intervals, come from `evaluate_model.py`.\n\n"
+        f"{scores['best_by']}: {', '.join(judged) or 'none was taken'}. {unseen}\n\n"
         f"## Prompt\n\nAs the user's turn of the chat template:\n\n```text\n{task.template.text}\n```\n\n"
         f"## Data\n\n| file | SHA-256 |\n|---|---|\n{data}\n"
         f"| the {scores['rows']:,} prompts | {scores['hashes']['prompts']} |\n"

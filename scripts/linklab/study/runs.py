@@ -71,7 +71,7 @@ def attempt(run: Run, handle: int, watch: Callable[[], bool] | None = None) -> b
             return False
         if code in stages.STOPPED:
             raise Stopped(code)
-        unfinished = stages.stale_reason(stage)
+        unfinished = None if code else stages.stale_reason(stage)
         if code or unfinished:
             said = explain(run.folder / LOG, begins, code) if code else f"exit code 0, but not done ({unfinished})"
             error = {"stage": stage.name, "code": code, "error": said}
