@@ -28,7 +28,7 @@ check: $(VENV)/.dev
 	$(PY) scripts/check_merge.py $(if $(GATES),--only $(GATES))
 
 canaries: $(VENV)/.dev
-	$(PY) -m pytest -n auto -m slow tests/test_check_merge.py
+	$(PY) -m pytest -n auto -m slow tests/scripts/test_check_merge.py
 
 bench: $(VENV)/.bench
 	@for script in benchmarks/bench_*.py; do echo "$$script"; $(PY) $$script || exit 1; done

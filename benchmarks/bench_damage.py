@@ -370,8 +370,8 @@ DAMAGES: dict[str, Callable[[Clean], Damage]] = {
 
 
 def check_ours(path: Path) -> list[Report]:
-    from linklab.data.validation_plan import make_plan
-    from linklab.data.validation_report import Tally, validate
+    from linklab.validation.validation_plan import make_plan
+    from linklab.validation.validation_report import Tally, validate
 
     found: list = []
     try:
@@ -394,7 +394,7 @@ def _aligned(row, schema, get) -> list[str]:
 
 def make_frictionless() -> Callable[[Path], list[Report]]:
     import frictionless as fl
-    from linklab.data.links import LINK_SCHEMA
+    from linklab.links.links import LINK_SCHEMA
 
     kinds = {"int": "integer", "float": "number", "str": "string"}
     fields = []
@@ -446,7 +446,7 @@ def make_pandera() -> Callable[[Path], list[Report]]:
     import pandas as pd
     import pandera.errors
     import pandera.pandas as pa
-    from linklab.data.links import LINK_SCHEMA
+    from linklab.links.links import LINK_SCHEMA
 
     types = {"int": "int64", "float": "float64", "str": "str"}
 
@@ -552,13 +552,13 @@ def clean_file(header: list[str], rows: list[list[str]], random_: random.Random)
 
 def read_links() -> tuple[list[str], list[list[str]]]:
     """Rows of links.csv as the generator writes them."""
-    from linklab.data import link_text
+    from linklab.links import row_writer
     from linklab.radio import labels
 
-    text, starts = link_text.format_rows(labels.make_block(0, 0))
-    text = link_text.put_ids(text, starts, 1)
+    text, starts = row_writer.format_rows(labels.make_block(0, 0))
+    text = row_writer.put_ids(text, starts, 1)
     rows = list(csv.reader(io.StringIO(text.decode())))
-    return link_text.HEADER.decode().rstrip("\n").split(","), rows
+    return row_writer.HEADER.decode().rstrip("\n").split(","), rows
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -133,13 +133,13 @@ def profile_generate(folder: Path, n_rows: int) -> pstats.Stats:
 
 def profile_validate(folder: Path, n_rows: int) -> pstats.Stats:
     import validate_dataset as script
-    from linklab.data import validation
+    from linklab.validation import validator
 
-    usual, validation.N_PROCESSES = validation.N_PROCESSES, 1
+    usual, validator.N_PROCESSES = validator.N_PROCESSES, 1
     try:
         return _profile(script.main, [str(folder / "profiled" / "links.csv")])
     finally:
-        validation.N_PROCESSES = usual
+        validator.N_PROCESSES = usual
 
 
 def profile_convert(folder: Path, n_rows: int) -> pstats.Stats:

@@ -81,7 +81,7 @@ def cut(items: list, size: int) -> list[list]:
 def generate(asker, examples, size: int) -> dict[str, str]:
     """Let transformers write each answer, as long as the longest true answer of its batch."""
     import torch
-    from linklab.model.chat import encode_answer, encode_prompt
+    from linklab.models.chat import encode_answer, encode_prompt
 
     tokenizer, texts = asker.tokenizer, {}
     rows = [(encode_prompt(tokenizer, e.prompt), len(encode_answer(tokenizer, e.answer)), e.id) for e in examples]
@@ -101,8 +101,8 @@ def generate(asker, examples, size: int) -> dict[str, str]:
 def brute_force(asker, examples, size: int, separator: str) -> dict[str, dict[str, float]]:
     """Return each row's log-probability of every legal channel from a forward pass over prompt + channel."""
     import torch
-    from linklab.model.chat import encode_prompt
-    from linklab.model.tries import needs_end
+    from linklab.inference.tries import needs_end
+    from linklab.models.chat import encode_prompt
 
     asked = []
     for example in examples:
@@ -132,8 +132,8 @@ def normalise(scores: dict[str, float]) -> dict[str, float]:
 
 def score_channels(asker, examples) -> dict[str, dict[str, float]]:
     """Return what `brute_force` does, from one reading of each prompt and a trie of its channels."""
-    from linklab.model.answering import Reading
-    from linklab.model.chat import encode_prompt
+    from linklab.inference.choice_scorer import Reading
+    from linklab.models.chat import encode_prompt
 
     prompts, found = [encode_prompt(asker.tokenizer, example.prompt) for example in examples], {}
     for batch in asker.batches([len(prompt) for prompt in prompts]):
@@ -160,9 +160,10 @@ def best_size(ask, examples, sizes: list[int], name: str) -> tuple[int, dict[int
 
 
 def run(args) -> None:
-    from linklab.data.examples import read_examples
-    from linklab.data.task import make_task
-    from linklab.model import answering, load
+    from linklab.inference import choice_scorer
+    from linklab.models import load
+    from linklab.tasks.examples import read_examples
+    from linklab.tasks.task import make_task
     from save_results import describe_machine
 
     sizes = [int(size) for size in args.batch_sizes]
@@ -172,7 +173,7 @@ def run(args) -> None:
         examples = read_examples(csv_path, task, "test", args.rows)
         if len(examples) < args.rows:
             raise cli.UserError(f"only {len(examples)} test rows were generated; --rows {args.rows} are asked for")
-        asker = answering.load_asker(args.model, args.precision, None)
+        asker = choice_scorer.load_asker(args.model, args.precision, None)
         precision = str(asker.model.dtype).removeprefix("torch.")
 
         def ask_generate(rows, size):
@@ -182,7 +183,7 @@ def run(args) -> None:
             return brute_force(asker, rows, size, task.separator)
 
         def ask_exact(rows, numbers="median"):
-            given = answering.answer_exactly(asker, rows, task, numbers=numbers)
+            given = choice_scorer.answer_exactly(asker, rows, task, numbers=numbers)
             return {one["id"]: dict(one["choices"][CHANNEL]) for one in given}
 
         few = examples[: args.tries]

@@ -19,7 +19,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 from linklab import cli, files  # noqa: E402
-from linklab.score import intervals  # noqa: E402
+from linklab.metrics import intervals  # noqa: E402
 
 SIZES = (20, 50, 100, 200, 400, 1000, 2000)
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98)

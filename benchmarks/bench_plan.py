@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from linklab import cli, files  # noqa: E402
+from linklab.manifest import commit, versions  # noqa: E402
 from save_results import describe_machine  # noqa: E402
 
 SCRIPT = ROOT / "scripts" / "finetune_gemma_from_csv.py"
@@ -102,13 +103,13 @@ def read_seconds(text: str) -> float:
 
 def write_page(args, lines: list[str], missed: list[str]) -> str:
     """Return the results page."""
-    versions = files.versions()
-    named = ", ".join(f"{name} {versions[name]}" for name in ("torch", "transformers", "peft", "bitsandbytes"))
+    found = versions()
+    named = ", ".join(f"{name} {found[name]}" for name in ("torch", "transformers", "peft", "bitsandbytes"))
     verdict = f"Outside: {', '.join(missed)}." if missed else "All within."
     return "\n".join([
         "# What --dry-run predicts, and what the run took", "",
         f"`{' '.join(['python benchmarks/bench_plan.py', *args.argv])}`", "",
-        f"{describe_machine()}; Python {platform.python_version()}, {named}; commit {files.commit()}; "
+        f"{describe_machine()}; Python {platform.python_version()}, {named}; commit {commit()}; "
         f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'unset')}.", "",
         f"`--base-model {args.model}`, {args.precision}, {args.steps} steps of 8 rows, {args.eval_rows} validation "
         f"rows, two validations and two checkpoints. Time is that of training, validation and checkpoints; memory the "

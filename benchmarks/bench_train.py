@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from linklab import cli, files  # noqa: E402
+from linklab.manifest import commit  # noqa: E402
 from save_results import describe_machine  # noqa: E402
 
 ENGINES = {"ours": "this toolkit", "plain": "transformers Trainer", "trl": "TRL SFTTrainer"}
@@ -87,10 +88,10 @@ def run(args) -> int:
 def prepare(args, scratch: Path) -> dict:
     """Return the job every engine gets: a model folder and tokenised rows, in the order they are taken."""
     import generate_synthetic_large
-    from linklab.data import examples
-    from linklab.data.task import make_task
-    from linklab.model import load
-    from linklab.model.answer_loss import EncodedExamples, StepSampler
+    from linklab.models import load
+    from linklab.tasks import examples
+    from linklab.tasks.task import make_task
+    from linklab.training.answer_loss import EncodedExamples, StepSampler
 
     n = args.steps * args.batch_size
     words = ["--n-samples", str(max(100, 2 * n)), "--seed", "1", "--out-dir", str(scratch / "data")]
@@ -111,7 +112,7 @@ def prepare(args, scratch: Path) -> dict:
 def make_random(folder: Path) -> Path:
     """Write a model of Gemma 3 270M's shape with random weights, and the tiny model's tokenizer."""
     import torch
-    from linklab.model import tiny
+    from linklab.models import tiny
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
     layers = ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(18)]
@@ -145,7 +146,7 @@ def run_engine(job: dict, scratch: Path) -> dict:
 def work(job: dict) -> int:
     """In a process of its own: train with one engine and write what was measured."""
     import torch
-    from linklab.model import load
+    from linklab.models import load
 
     with load.quiet_transformers():
         trainer = {"ours": make_ours, "plain": make_plain, "trl": make_trl}[job["engine"]](job)
@@ -173,7 +174,7 @@ def work(job: dict) -> int:
 def watch_steps():
     """Return a callback that notes when each step ended and the most memory held until then."""
     import torch
-    from linklab.model import training
+    from linklab.training import training
     from transformers import TrainerCallback
 
     class Watch(TrainerCallback):
@@ -207,7 +208,8 @@ class Rows:
 def make_ours(job: dict):
     """Return this toolkit's trainer as the script makes it, with the rows in order and nothing but training to do."""
     import finetune_gemma_from_csv
-    from linklab.model import load, training
+    from linklab.models import load
+    from linklab.training import training
 
     words = ["--csv", "x", "--out-dir", job["scratch"], "--base-model", job["folder"], "--mode", job["mode"],
              "--max-steps", str(job["steps"]), "--per-device-batch-size", str(job["batch_size"]),
@@ -240,7 +242,8 @@ def in_order(rows):
 def load_plainly(job: dict):
     """Return the model as their users load it: whole, with peft's adapters, or in 4 bits with peft's adapters."""
     import torch
-    from linklab.model import load, training
+    from linklab.models import load
+    from linklab.training import training
 
     torch.manual_seed(SEED)  # as training.build_model does, so that the adapters start from the same numbers
     compute = torch.bfloat16 if job["precision"] == "bf16" else torch.float32
@@ -259,7 +262,7 @@ def load_plainly(job: dict):
 def common_arguments(job: dict) -> dict:
     """Return what both other trainers are set to: what make_ours sets."""
     import torch
-    from linklab.model import training
+    from linklab.training import training
 
     return {
         "output_dir": job["scratch"] + "/other", "max_steps": job["steps"],
@@ -324,7 +327,7 @@ def make_trl(job: dict):
 
 def load_tokenizer(job: dict):
     """Return the job's tokenizer."""
-    from linklab.model import load
+    from linklab.models import load
 
     return load.load_tokenizer(job["folder"])
 
@@ -360,7 +363,7 @@ def write_page(args, found: list[dict]) -> str:
         "# Training speed against transformers' Trainer and TRL", "",
         f"`{' '.join(['python benchmarks/bench_train.py', *args.argv])}`", "",
         f"{machine}; Python {platform.python_version()}, "
-        f"{versions}; commit {files.commit()}; OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'unset')}.", "",
+        f"{versions}; commit {commit()}; OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'unset')}.", "",
         f"`--base-model {args.model}`, {args.precision}, batches of {args.batch_size} rows of the generated links in "
         f"one order, fused AdamW, gradient checkpointing off for all (it is TRL's default). Medians of {args.rounds} "
         f"interleaved rounds for full and {args.adapter_rounds} for the others; {args.steps} steps each, the first "

@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from linklab import cli, files  # noqa: E402
+from linklab.manifest import MANIFEST, read_manifest  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,8 +50,8 @@ def run(args) -> None:
         cli.say(f"$ python scripts/{script}.py {shlex.join(words)}")
         if code := importlib.import_module(script).main([*words, "--force"]):
             raise cli.UserError(f"{script}.py ended with exit code {code}")
-    manifest = files.read_manifest(work / "report" / files.MANIFEST)
-    baselines = files.read_manifest(work / "baselines" / files.MANIFEST)["extra"]
+    manifest = read_manifest(work / "report" / MANIFEST)
+    baselines = read_manifest(work / "baselines" / MANIFEST)["extra"]
     name = f"ladder-{args.rows}"
     words = " ".join(["python benchmarks/save_ladder.py", *map(shlex.quote, args.argv)])
     text = [

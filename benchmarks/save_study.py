@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 sys.path.insert(0, str(ROOT / "benchmarks"))
 from linklab import cli, files  # noqa: E402
+from linklab.manifest import read_manifest  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args) -> None:
     from save_results import describe_machine
 
-    manifest = files.read_manifest(args.study)
+    manifest = read_manifest(args.study)
     title, body = (args.study / "summary.md").read_text().split("\n", 1)
     plots = [entry["path"] for entry in manifest["outputs"] if entry["path"].endswith(".png")]
     data = ", ".join(f"`{entry['path']}` (SHA-256 {entry['sha256'][:12]}…)" for entry in manifest["inputs"])

@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from linklab import cli, files
+from linklab import cli
+from linklab.manifest import MANIFEST, check_out_dir, read_manifest, staged_folder, write_manifest
 
 EXIT_NOT_BETTER = 1
 
@@ -54,32 +55,33 @@ def build_parser() -> argparse.ArgumentParser:
 
 def read_stages(names: list[str], runs: list, argv: list[str]) -> tuple[list[dict], list[Path]]:
     """Return the manifests of the stages, of the runs not among them and of this command, and the manifests' paths."""
-    paths = [Path(name) / files.MANIFEST if Path(name).is_dir() else Path(name) for name in names]
+    paths = [Path(name) / MANIFEST if Path(name).is_dir() else Path(name) for name in names]
     for run in runs:  # a run's own manifest, or that of the folder of runs it belongs to
-        paths += [path for path in (run.folder / files.MANIFEST, run.folder.parent / files.MANIFEST) if path.exists()
+        paths += [path for path in (run.folder / MANIFEST, run.folder.parent / MANIFEST) if path.exists()
                   and any((path.parent / e["path"]).is_relative_to(run.folder)
-                          for e in files.read_manifest(path)["outputs"])][:1]  # fmt: skip
+                          for e in read_manifest(path)["outputs"])][:1]  # fmt: skip
     paths = list({path.resolve(): path for path in paths}.values())
     own = {"script": Path(__file__).name, "argv": argv, "outputs": []}
-    return [*map(files.read_manifest, paths), own], paths
+    return [*map(read_manifest, paths), own], paths
 
 
 def run(args: argparse.Namespace) -> int | None:
     """Read, check, compare, write, and say who wins."""
-    from linklab.score import compare, report, tables
+    from linklab.metrics import comparison
+    from linklab.reports import report, tables
 
-    files.check_out_dir(args.out_dir, force=args.force)
-    runs = compare.read_runs(args.runs)
-    compare.check_same_rows(runs, allow_different_prompts=args.allow_different_prompts)
-    primary = compare.primary_metric(runs)
-    candidate = compare.find_run(runs, args.candidate) if args.candidate else compare.first_of_role(runs, "tuned")
-    reference = compare.choose_reference(runs, primary, args.reference, candidate)
-    rival = compare.find_run(runs, args.require_better_than) if args.require_better_than else None
+    check_out_dir(args.out_dir, force=args.force)
+    runs = comparison.read_runs(args.runs)
+    comparison.check_same_rows(runs, allow_different_prompts=args.allow_different_prompts)
+    primary = comparison.primary_metric(runs)
+    candidate = comparison.find_run(runs, args.candidate) if args.candidate else comparison.first_of_role(runs, "tuned")
+    reference = comparison.choose_reference(runs, primary, args.reference, candidate)
+    rival = comparison.find_run(runs, args.require_better_than) if args.require_better_than else None
     if rival and candidate is None:
         raise cli.UserError("--require-better-than needs a tuned model among the runs, or --candidate NAME")
 
-    gate = compare.gate(candidate, rival, primary, seed=args.seed) if rival else None
-    differences = compare.compare_to(runs, reference, seed=args.seed)
+    gate = comparison.gate(candidate, rival, primary, seed=args.seed) if rival else None
+    differences = comparison.compare_to(runs, reference, seed=args.seed)
     stages, manifests = read_stages(args.stage, runs, args.argv)
     logs = [path.parent / "trainer_log.csv" for path in manifests if (path.parent / "trainer_log.csv").exists()]
     experiment = tables.Experiment(
@@ -87,11 +89,13 @@ def run(args: argparse.Namespace) -> int | None:
         candidate=candidate, stages=stages, trainer_log=logs[-1] if logs else None,
     )  # fmt: skip
     verdict = report.write_verdict(experiment)
-    with files.staged_folder(args.out_dir, force=args.force) as folder:
-        lines = compare.write_comparison(folder / "comparison.csv", runs, differences)
+    with staged_folder(args.out_dir, force=args.force) as folder:
+        lines = comparison.write_comparison(folder / "comparison.csv", runs, differences)
         written = report.write_report(folder, experiment)
-        inputs = {run.folder / name: None for run in runs for name in compare.FILES} | dict.fromkeys(manifests + logs)
-        files.write_manifest(
+        inputs = {run.folder / name: None for run in runs for name in comparison.FILES} | dict.fromkeys(
+            manifests + logs
+        )
+        write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.seed,
             inputs=inputs, outputs={folder / "comparison.csv": lines} | dict.fromkeys(written),
             extra={"verdict": verdict},

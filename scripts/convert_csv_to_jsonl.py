@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from linklab import cli, files
+from linklab.manifest import check_out_dir, staged_folder, write_manifest
 
 SHARD_SIZE = 50_000
 
@@ -49,14 +50,14 @@ def build_parser():
 
 
 def run(args) -> None:
-    from linklab.data import jsonl
-    from linklab.data.splits import SPLITS
-    from linklab.data.task import make_task
+    from linklab.tasks import jsonl
+    from linklab.tasks.splits import SPLITS
+    from linklab.tasks.task import make_task
 
     csv_path = files.require_file(args.csv)
-    files.check_out_dir(args.out_dir, force=args.force)
+    check_out_dir(args.out_dir, force=args.force)
     task = make_task(csv_path, args.target_field, args.prompt_template, id_field=args.id_field)
-    with files.staged_folder(args.out_dir, force=args.force) as folder:
+    with staged_folder(args.out_dir, force=args.force) as folder:
         writers = {split: ShardWriter(folder, split, args.shard_size) for split in SPLITS}
         features, ids = jsonl.CardFeatures(task), SeenTexts()
         copies = 0
@@ -79,7 +80,7 @@ def run(args) -> None:
         files.write_json(folder / jsonl.TASK_FILE, task.to_dict())
         files.write_text(folder / "README.md", write_card(task, features, names, rows, csv_path))
         outputs = {folder / name: n for split in SPLITS for name, n in names[split].items()}
-        files.write_manifest(
+        write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.split_seed,
             inputs={csv_path: sum(rows.values()) + copies} | dict.fromkeys(filter(None, [args.prompt_template])),
             outputs=outputs | {folder / jsonl.TASK_FILE: None, folder / "README.md": None},
@@ -93,9 +94,9 @@ def run(args) -> None:
 
 def convert(args, csv_path: Path, task):
     """Yield the converted rows block by block, in the file's order, from as many processes as are worth starting."""
-    from linklab.data.csv_stream import BLOCK_BYTES
-    from linklab.data.jsonl import convert_block
     from linklab.parallel import map_in_order, usable_cores
+    from linklab.tables.csv_stream import BLOCK_BYTES
+    from linklab.tasks.jsonl import convert_block
 
     size, done = csv_path.stat().st_size, 0
     work = partial(convert_block, csv_path=csv_path, task=task, split_by=args.split_by, seed=args.split_seed)
@@ -110,7 +111,7 @@ def convert(args, csv_path: Path, task):
 
 def numbered_blocks(csv_path: Path, max_rows: int | None):
     """Yield (number of its first row, rows wanted, block) for the first `max_rows` rows of a file."""
-    from linklab.data.csv_stream import iter_blocks
+    from linklab.tables.csv_stream import iter_blocks
 
     number = 1
     for block in iter_blocks(csv_path):
@@ -160,7 +161,7 @@ class ShardWriter:
 
     def finish(self) -> dict[str, int]:
         """Give the shards their final names and return the rows of each."""
-        from linklab.data.jsonl import shard_name
+        from linklab.tasks.jsonl import shard_name
 
         self.close()
         named = {}

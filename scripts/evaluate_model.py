@@ -15,6 +15,7 @@ from pathlib import Path
 
 from linklab import cli, files
 from linklab.cli import UserError, say
+from linklab.manifest import check_out_dir, staged_folder, write_manifest
 
 
 def build_parser():
@@ -50,11 +51,11 @@ def build_parser():
 
 
 def run(args) -> None:
-    from linklab.data.source import open_source, source_files
-    from linklab.score import metrics
-    from linklab.score.predictions import Prediction, read_predictions
+    from linklab.metrics import metrics
+    from linklab.metrics.predictions import Prediction, read_predictions
+    from linklab.tasks.source import open_source, source_files
 
-    files.check_out_dir(args.out_dir, force=args.force)
+    check_out_dir(args.out_dir, force=args.force)
     if args.predictions:
         check_no_model_options(args)
     task, read = open_source(args)
@@ -67,7 +68,7 @@ def run(args) -> None:
         predictions = {answer["id"]: Prediction(**answer) for answer in answers}
         name, role = args.name or describe_model(args.model, args.free), args.role or role_of(args.model)
     judged = metrics.judge(examples, predictions, task, top_k=args.top_k)
-    with files.staged_folder(args.out_dir, force=args.force) as folder:
+    with staged_folder(args.out_dir, force=args.force) as folder:
         result = metrics.write_run(
             folder, examples, predictions, task, model=name, role=role, cost=cost, top_k=args.top_k, judged=judged,
             description="free greedy writing" if args.free else "held to the legal answers" if args.model else "",
@@ -81,7 +82,7 @@ def run(args) -> None:
             inputs[args.predictions] = len(examples)
         elif Path(args.model).is_dir():
             inputs[args.model] = None
-        files.write_manifest(
+        write_manifest(
             folder, script=__file__, argv=args.argv, seed=None, inputs=inputs,
             outputs={path: None for path in sorted(folder.iterdir())}, extra={"n": result["n"], "cost": cost},
         )  # fmt: skip
@@ -100,17 +101,18 @@ def check_no_model_options(args) -> None:
 
 def ask_model(args, task, examples) -> tuple[list[dict], dict]:
     """Return (a prediction of every example, what it cost)."""
-    from linklab.model import answering, load
-    from linklab.model.training import count_parameters, peak_memory_mb
+    from linklab.inference import choice_scorer
+    from linklab.models import load
+    from linklab.training.training import count_parameters, peak_memory_mb
 
     with load.quiet_transformers():
-        asker = answering.load_asker(args.model, args.precision, args.base_model, args.batch_tokens)
+        asker = choice_scorer.load_asker(args.model, args.precision, args.base_model, args.batch_tokens)
         started = time.monotonic()
         progress = cli.Progress("ask", len(examples))
         if args.free:
-            answers = answering.answer_freely(asker, examples, task, progress=progress.at)
+            answers = choice_scorer.answer_freely(asker, examples, task, progress=progress.at)
         else:
-            answers = answering.answer_exactly(asker, examples, task, numbers=args.numbers, progress=progress.at)
+            answers = choice_scorer.answer_exactly(asker, examples, task, numbers=args.numbers, progress=progress.at)
     seconds = time.monotonic() - started
     return answers, {
         "seconds": round(seconds, 2), "rows_per_second": round(len(examples) / seconds, 2),
@@ -133,7 +135,7 @@ def describe_model(model: str, free: bool) -> str:
 def draw_plots(folder: Path, judged) -> None:
     """Draw what each target's kind calls for."""
     import numpy as np
-    from linklab.score import plots
+    from linklab.reports import plots
 
     for rows in judged:
         if rows.kind == "class":

@@ -17,11 +17,12 @@ import os
 import shutil
 from pathlib import Path
 
-from linklab import cli, files
+from linklab import cli, files, locks
 from linklab.cli import UserError, say
+from linklab.manifest import MANIFEST, stale_reason
 
 OWN = ("checkpoints", "model", "merged", "metrics.json", "trainer_log.csv", "loss.png", "README.md", "tensorboard",
-       files.MANIFEST)  # fmt: skip
+       MANIFEST)  # fmt: skip
 
 # What a full disk is called by the system and safetensors, and by torch.save, which passes no reason on
 NO_SPACE = ("No space left", "File too large", "Disk quota", "inline_container.cc", "iostream error")
@@ -168,7 +169,7 @@ def run(args) -> int:
         raise UserError("FSDP splits the model, and its parts are not put together here; launch without FSDP: "
                         "270M parameters with their optimizer take 5 GB and fit a GPU whole")  # fmt: skip
     if args.resume == "auto" and not args.force:
-        if files.stale_reason(folder / files.MANIFEST, script=__file__, argv=args.argv) is None:
+        if stale_reason(folder / MANIFEST, script=__file__, argv=args.argv) is None:
             say(f"{folder}: finished already; nothing to do")
             return 0
     first = cli.process_rank() == 0  # of several processes, one looks after the folders
@@ -182,18 +183,19 @@ def run(args) -> int:
         return train_model(args, folder, task, train, validation, source)
     files.require_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with files.locked_folder(folder):
+    with locks.locked_folder(folder):
         prepare_out_dir(folder, force=args.force, resume=args.resume)
         if args.drive_dir:
-            from linklab.model import drive
+            from linklab.training import checkpoint_mirror
 
-            drive.prepare(Path(args.drive_dir), force=args.force, resume=args.resume)
+            checkpoint_mirror.prepare(Path(args.drive_dir), force=args.force, resume=args.resume)
         return train_model(args, folder, task, train, validation, source)
 
 
 def train_model(args, folder: Path, task, train_examples, validation_examples, source: dict) -> int:
     """Build, train, and write everything below `folder`; returns the exit code."""
-    from linklab.model import checkpoints, drive, held_out, load, plan, results, training
+    from linklab.models import load
+    from linklab.training import checkpoint_mirror, checkpoints, cost_estimate, results, training, validation_scores
 
     with load.quiet_transformers():
         precision = load.choose_precision(args.precision, args.base_model)
@@ -204,7 +206,7 @@ def train_model(args, folder: Path, task, train_examples, validation_examples, s
         tokenizer = load.load_tokenizer(args.base_model)
         train = encode(train_examples, tokenizer, args.max_length, "training")
         validation = encode(validation_examples, tokenizer, args.max_length, "validation")
-        judged = held_out.mark_judged(validation, validation_examples, task, tokenizer)
+        judged = validation_scores.mark_judged(validation, validation_examples, task, tokenizer)
         if args.best_by == "accuracy" and not judged:
             raise UserError(f"--best-by accuracy needs a class as first target; '{task.targets[0].name}' is a number")
         model = training.build_model(settings)
@@ -213,14 +215,14 @@ def train_model(args, folder: Path, task, train_examples, validation_examples, s
         choose_intervals(args, steps)
         fingerprint = dataclasses.asdict(settings) | source | unusual(args)
         trainer = training.make_trainer(model, tokenizer, train, validation, settings, fingerprint, folder, args)
-        plan.report(args, train, validation, settings, steps, trainer.model)
+        cost_estimate.report(args, train, validation, settings, steps, trainer.model)
         if args.dry_run:
             with explained_failures(args):
-                plan.report_cost(args, trainer, train, validation, settings, steps, precision.reason, folder)
+                cost_estimate.report_cost(args, trainer, train, validation, settings, steps, precision.reason, folder)
             return 0
         with trainer.accelerator.main_process_first():  # it removes torn ones and fetches; the others find them so
             if args.drive_dir and args.resume == "auto":
-                drive.fetch(Path(args.drive_dir), folder / "checkpoints", fingerprint)
+                checkpoint_mirror.fetch(Path(args.drive_dir), folder / "checkpoints", fingerprint)
             checkpoint = checkpoints.choose(folder / "checkpoints", args.resume, fingerprint)
         with explained_failures(args):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -234,7 +236,7 @@ def train_model(args, folder: Path, task, train_examples, validation_examples, s
 
 def unusual(args) -> dict:
     """Return what else a checkpoint must not be continued without; nothing for one process and the lowest loss."""
-    from linklab.model.training import world_size
+    from linklab.training.training import world_size
 
     found = {"processes": world_size()} if world_size() > 1 else {}
     return found | ({"best_by": args.best_by} if args.best_by != "loss" else {})
@@ -251,8 +253,8 @@ def choose_intervals(args, steps: int) -> None:
 
 def read_rows(args):
     """Return (task, training examples, validation examples, what identifies the data)."""
-    from linklab.data.source import open_source
-    from linklab.score.rows import hash_rows
+    from linklab.metrics.row_scores import hash_rows
+    from linklab.tasks.source import open_source
 
     task, read = open_source(args)
     train = read("train", args.max_rows)
@@ -305,7 +307,7 @@ def prepare_out_dir(folder: Path, *, force: bool, resume: str | None) -> None:
 
 def make_settings(args, precision: str):
     """Return the settings that decide the result."""
-    from linklab.model.training import LEARNING_RATES, Settings
+    from linklab.training.training import LEARNING_RATES, Settings
 
     return Settings(
         mode=args.mode, base_model=args.base_model, epochs=args.epochs, max_steps=args.max_steps or -1,
@@ -319,7 +321,7 @@ def make_settings(args, precision: str):
 
 def encode(examples, tokenizer, max_length: int, name: str):
     """Tokenise once; rows above the length are an error that names them."""
-    from linklab.model.answer_loss import EncodedExamples
+    from linklab.training.answer_loss import EncodedExamples
 
     encoded = EncodedExamples(examples, tokenizer, max_length)
     if encoded.too_long:

@@ -121,14 +121,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from linklab import files, hub
-    from linklab.data import link_set, link_upload
-    from linklab.data.link_stream import Recipe
+    from linklab import hub
+    from linklab.links import data_set, upload
+    from linklab.links.row_stream import Recipe
+    from linklab.manifest import check_out_dir
 
-    files.check_out_dir(args.out_dir, force=args.force)
+    check_out_dir(args.out_dir, force=args.force)
     if args.upload_to_hf:
-        hub.require_token(link_upload.UPLOAD_OPTION)
-    rows, figures = link_set.write_set(
+        hub.require_token(upload.UPLOAD_OPTION)
+    rows, figures = data_set.write_set(
         args.out_dir,
         script=__file__,
         argv=args.argv,
@@ -141,9 +142,9 @@ def run(args: argparse.Namespace) -> None:
         force=args.force,
     )
     if args.upload_to_drive:
-        link_upload.copy_checked(args.out_dir, args.upload_to_drive)
+        upload.copy_checked(args.out_dir, args.upload_to_drive)
     if args.upload_to_hf:
-        link_upload.upload_dataset(args.out_dir, args.upload_to_hf)
+        upload.upload_dataset(args.out_dir, args.upload_to_hf)
     ceiling, formula = figures["bayes"]["ceiling"], figures["pickers"]["formula"]["accuracy"]
     cli.say(f"wrote {args.out_dir}: {rows:,} rows (ceiling {ceiling:.3f}, formula {formula:.3f}); "
             f"links.csv, links.zip, README.md, manifest.json")  # fmt: skip

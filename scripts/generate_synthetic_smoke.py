@@ -24,10 +24,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from linklab.data import link_set
-    from linklab.data.link_stream import Recipe
+    from linklab.links import data_set
+    from linklab.links.row_stream import Recipe
 
-    rows, _ = link_set.write_set(
+    rows, _ = data_set.write_set(
         args.out_dir,
         script=__file__,
         argv=args.argv,

@@ -52,7 +52,7 @@ def run(args) -> None:
 
 def read_task(model: str):
     """Return the task a model was trained for."""
-    from linklab.data.task import Task
+    from linklab.tasks.task import Task
 
     path = Path(model) / "task.json"
     if not path.exists():
@@ -62,8 +62,8 @@ def read_task(model: str):
 
 def read_questions(path: Path, task, max_rows: int | None) -> list:
     """Return an example without target for every row; a UserError names file and line of one that cannot be asked."""
-    from linklab.data.csv_stream import iter_rows, read_header
-    from linklab.data.examples import Example, legal_choices
+    from linklab.tables.csv_stream import iter_rows, read_header
+    from linklab.tasks.examples import Example, legal_choices
 
     header = read_header(path)
     needed = [*task.template.columns, *(t.choices_from for t in task.targets if t.choices_from)]
@@ -94,11 +94,12 @@ def read_questions(path: Path, task, max_rows: int | None) -> list:
 
 def ask(args, task, examples) -> list[dict]:
     """Return a prediction of every example."""
-    from linklab.model import answering, load
+    from linklab.inference import choice_scorer
+    from linklab.models import load
 
     with load.quiet_transformers():
-        asker = answering.load_asker(args.model, args.precision, args.base_model, args.batch_tokens)
-        return answering.answer_exactly(
+        asker = choice_scorer.load_asker(args.model, args.precision, args.base_model, args.batch_tokens)
+        return choice_scorer.answer_exactly(
             asker, examples, task, numbers=args.numbers, progress=cli.Progress("ask", len(examples)).at
         )
 

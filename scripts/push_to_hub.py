@@ -15,6 +15,7 @@ from pathlib import Path
 
 from linklab import cli, files
 from linklab.cli import CheckFailed, say
+from linklab.manifest import MANIFEST
 
 
 def build_parser():
@@ -33,14 +34,14 @@ def build_parser():
 
 
 def run(args) -> None:
-    from linklab import hub, publishing
+    from linklab import hub, publish
 
     if not args.dry_run:
         hub.require_token("push_to_hub.py")
     for folder in filter(None, (args.folder, args.evaluation)):
-        files.require_file(folder / files.MANIFEST)
-    parcel = publishing.pack(args.folder, args.license, evaluation=args.evaluation, merged=args.merged, base=args.base)
-    for line in publishing.describe(parcel.faults):
+        files.require_file(folder / MANIFEST)
+    parcel = publish.pack(args.folder, args.license, evaluation=args.evaluation, merged=args.merged, base=args.base)
+    for line in publish.describe(parcel.faults):
         say(line)
     if failed := [name for name, fault in parcel.faults.items() if fault]:
         raise CheckFailed(f"{args.folder}: {len(failed)} of {len(parcel.faults)} checks failed; nothing was sent")

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from linklab import cli, files
+from linklab.manifest import MANIFEST, check_out_dir, read_manifest, staged_folder, write_manifest
 
 PRESETS = ("easy", "standard", "hard")
 
@@ -66,8 +67,8 @@ def build_parser():
 
 def read_preset(csv_path: Path) -> str:
     """Return the preset that the generator's manifest beside a CSV names; "standard" where there is none."""
-    path = csv_path.parent / files.MANIFEST
-    return files.read_manifest(path).get("extra", {}).get("preset", "standard") if path.exists() else "standard"
+    path = csv_path.parent / MANIFEST
+    return read_manifest(path).get("extra", {}).get("preset", "standard") if path.exists() else "standard"
 
 
 def check_columns(schema, names: list[str]) -> tuple[str, ...]:
@@ -88,13 +89,15 @@ def choose(found: dict, only: list[str] | None) -> dict:
 
 
 def run(args) -> None:
-    from linklab.data.examples import read_examples
-    from linklab.data.task import make_task
-    from linklab.score import baselines, compare, metrics, summary
-    from linklab.score.problem import Problem
+    from linklab.baselines import registry
+    from linklab.baselines.problem import Problem
+    from linklab.metrics import comparison, metrics
+    from linklab.reports import summary
+    from linklab.tasks.examples import read_examples
+    from linklab.tasks.task import make_task
 
     csv_path = files.require_file(args.csv)
-    files.check_out_dir(args.out_dir, force=args.force)
+    check_out_dir(args.out_dir, force=args.force)
     task = make_task(csv_path, args.target_field, args.prompt_template, id_field=args.id_field)
     how = {"split_by": args.split_by, "seed": args.split_seed}
     test = read_examples(csv_path, task, args.split, args.max_rows, **how)
@@ -103,12 +106,12 @@ def run(args) -> None:
         train, test, task, args.seed, check_columns(task.schema, args.group_by or []),
         args.preset or read_preset(csv_path),
     )  # fmt: skip
-    chosen = choose(baselines.available(problem), args.only)
+    chosen = choose(registry.available(problem), args.only)
 
-    with files.staged_folder(args.out_dir, force=args.force) as folder:
+    with staged_folder(args.out_dir, force=args.force) as folder:
         for name, baseline in chosen.items():
             started = time.perf_counter()
-            predictions, targets = baselines.predict(problem, baseline)
+            predictions, targets = registry.predict(problem, baseline)
             seconds = time.perf_counter() - started
             result = metrics.write_run(
                 folder / name, test, predictions, task, model=name, role=baseline.role, targets=targets,
@@ -116,11 +119,11 @@ def run(args) -> None:
                 cost={"seconds": round(seconds, 3), "rows_per_second": round(len(test) / max(seconds, 1e-6), 1)},
             )  # fmt: skip
             cli.say(f"{name}: {summary.describe(result)} in {seconds:.1f} s")
-        runs = compare.read_runs([folder])
+        runs = comparison.read_runs([folder])
         outputs = summary.write_summary(folder, runs, train_rows=len(train))
         folders = {path: len(test) if path.suffix in (".jsonl",) else None for name in chosen
                    for path in sorted((folder / name).iterdir())}  # fmt: skip
-        files.write_manifest(
+        write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.seed,
             inputs={csv_path: None} | ({args.prompt_template: None} if args.prompt_template else {}),
             outputs=folders | dict.fromkeys(outputs),

@@ -16,9 +16,10 @@ import sys
 import time
 from pathlib import Path
 
-from linklab import cli, files
+from linklab import cli
 from linklab.cli import say
-from linklab.stages import Stage, call, command_of, stale_reason
+from linklab.manifest import read_manifest
+from linklab.pipeline import Stage, call, command_of, stale_reason
 
 LONG = 1000  # training rows from which on a run is no quick look: more unseen rows, more passes
 
@@ -111,7 +112,7 @@ def run(args) -> int:
                 f"what is finished is kept")  # fmt: skip
             return code
         say(f"{stage.name}: {cli.format_seconds(time.monotonic() - begun)}")
-    manifest = files.read_manifest(stages[-1].manifest)
+    manifest = read_manifest(stages[-1].manifest)
     say(f"\nall {len(stages)} stages done in {cli.format_seconds(time.monotonic() - started)}")
     print(f"report: {out}/report/report.html", manifest["extra"]["verdict"], sep="\n")
     return 0

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from linklab import cli, files
 from linklab.cli import UserError, say
+from linklab.manifest import write_manifest
 
 
 def build_parser():
-    from linklab.study import options
+    from linklab.studies import options
 
     parser = cli.make_parser(__doc__)
     data = options.add_data_options(parser)
@@ -51,12 +52,12 @@ def build_parser():
 
 
 def run(args) -> int:
-    from linklab.study import curve, runs
-    from linklab.study.folder import check_study_dir, fingerprint_data, open_study
+    from linklab.studies import learning_curve, runs
+    from linklab.studies.folder import check_study_dir, fingerprint_data, open_study
 
     n_test = check(args)
     out_dir = check_study_dir(args.out_dir)
-    baselines = "--no-baselines" if args.no_baselines else curve.choose_baselines(args)
+    baselines = "--no-baselines" if args.no_baselines else learning_curve.choose_baselines(args)
     missing = baselines if isinstance(baselines, str) else ""
     if args.dry_run:
         return price(args, n_test, None if missing else baselines)
@@ -67,14 +68,14 @@ def run(args) -> int:
     folder = open_study(out_dir, settings)
     if missing:
         say(f"baselines are left out: {missing}")
-    planned = curve.plan(args, folder, None if missing else baselines)
+    planned = learning_curve.plan(args, folder, None if missing else baselines)
     try:
         failed = runs.make_all(planned, tell, args.retry_failed)
     except runs.Stopped as stop:
         say("stopped; run the same command again to go on")
         return stop.code
-    points = curve.read_points(planned)
-    curves = curve.make_curves(points)
+    points = learning_curve.read_points(planned)
+    curves = learning_curve.make_curves(points)
     write_results(args, folder, planned, points, curves, missing)
     for found in curves:
         first, last = (f"{found.show(found.means[k])} at {found.sizes[k]:,} rows" for k in (0, -1))
@@ -88,8 +89,8 @@ def run(args) -> int:
 
 def check(args) -> int:
     """Raise a UserError for what no run could use; returns the test rows there are."""
-    from linklab.data.source import open_source
-    from linklab.study.options import check_training_words
+    from linklab.studies.options import check_training_words
+    from linklab.tasks.source import open_source
 
     for name in ("sizes", "seeds"):
         if len(set(getattr(args, name))) < len(getattr(args, name)):
@@ -106,29 +107,32 @@ def check(args) -> int:
 
 def tell(run) -> str:
     """Return a finished run's figures for the progress line."""
-    from linklab.score import compare, summary
+    from linklab.metrics import comparison
+    from linklab.reports import summary
 
     if run.kind == "baselines":
-        return f"{len(compare.read_runs([run.folder / 'baselines']))} baselines"
+        return f"{len(comparison.read_runs([run.folder / 'baselines']))} baselines"
     return summary.describe(files.read_json(run.folder / "evaluation" / "metrics.json"))
 
 
 def write_results(args, folder: Path, planned, points, curves, missing: str) -> None:
     """Write curve.csv, plots, summary.md and the manifest; one process at a time."""
-    from linklab.data.source import source_files
-    from linklab.score.plots import write_png
-    from linklab.study import curve, plots
-    from linklab.study.claims import hold
+    from linklab.locks import hold
+    from linklab.reports.plots import write_png
+    from linklab.studies import learning_curve, plots
+    from linklab.tasks.source import source_files
 
     with hold(folder / ".results"):
-        curve.write_csv(folder / "curve.csv", planned, points, curves)
+        learning_curve.write_csv(folder / "curve.csv", planned, points, curves)
         n_test = points[0].run.n if points else 0
-        files.write_text(folder / "summary.md", curve.write_summary(args, planned, curves, n_test, missing), force=True)
+        files.write_text(
+            folder / "summary.md", learning_curve.write_summary(args, planned, curves, n_test, missing), force=True
+        )
         outputs = ["study.json", "curve.csv", "summary.md"]
         for found in curves:
             outputs.append(f"curve_{found.metric.replace('/', '_')}.png")
             write_png(folder / outputs[-1], plots.learning_curve(found), force=True)
-        files.write_manifest(
+        write_manifest(
             folder, script=__file__, argv=args.argv, seed=None, inputs=source_files(args),
             outputs={folder / name: None for name in outputs}, extra={"runs": len(planned), "points": len(points)},
         )  # fmt: skip
@@ -138,14 +142,17 @@ def price(args, n_test: int, baselines) -> int:
     """Say what the study will cost, from a few steps on the largest size; leaves nothing behind."""
     import tempfile
 
-    from linklab.study import price
+    from linklab.studies import study_cost
 
     with tempfile.TemporaryDirectory() as scratch:
-        say(f"timing {price.PROBE_STEPS[0]} and {price.PROBE_STEPS[1]} training steps, and {price.PROBE_ROWS} answers")
-        found = price.measure(args, max(args.sizes), Path(scratch))
+        say(
+            f"timing {study_cost.PROBE_STEPS[0]} and {study_cost.PROBE_STEPS[1]} training steps, "
+            f"and {study_cost.PROBE_ROWS} answers"
+        )
+        found = study_cost.measure(args, max(args.sizes), Path(scratch))
         beside = dict.fromkeys(args.sizes, 0.0)
         if baselines:
-            beside = price.measure_baselines(*baselines, sorted(args.sizes), n_test, Path(scratch))
+            beside = study_cost.measure_baselines(*baselines, sorted(args.sizes), n_test, Path(scratch))
     total = 0.0
     for rows in sorted(args.sizes):
         each = found.seconds(rows, n_test)

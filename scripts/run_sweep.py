@@ -16,13 +16,14 @@ from pathlib import Path
 
 from linklab import cli, files
 from linklab.cli import UserError, say
+from linklab.manifest import write_manifest
 
 METRICS = {"class": ("accuracy",), "number": ("mae", "rmse")}  # what --metric may name, by a target's kind
 
 
 def build_parser():
-    from linklab.study import options
-    from linklab.study.space import parse_axis
+    from linklab.studies import options
+    from linklab.studies.search_space import parse_axis
 
     parser = cli.make_parser(__doc__)
     data = options.add_data_options(parser)
@@ -63,12 +64,12 @@ def build_parser():
 
 
 def run(args) -> int:
-    from linklab.study.folder import check_study_dir, fingerprint_data, open_study
+    from linklab.studies.folder import check_study_dir, fingerprint_data, open_study
 
     check(args)
     out_dir = check_study_dir(args.out_dir)
-    from linklab.study import runs, sweep
-    from linklab.study.trials import Trials
+    from linklab.studies import runs, sweep
+    from linklab.studies.trials import Trials
 
     settings = sweep.choose_settings(args.sampler, args.space, args.trials, args.seed)
     study = {
@@ -102,9 +103,9 @@ def run(args) -> int:
 
 def check(args) -> None:
     """Raise a UserError for what no trial could use."""
-    from linklab.data.source import open_source
-    from linklab.study.options import check_training_words
-    from linklab.study.space import option_of
+    from linklab.studies.options import check_training_words
+    from linklab.studies.search_space import option_of
+    from linklab.tasks.source import open_source
 
     names = [axis.name for axis in args.space]
     if len(set(names)) < len(names):
@@ -124,10 +125,10 @@ def check(args) -> None:
 
 def write_results(args, folder: Path, trials) -> None:
     """Write trials.csv, summary.md, plots and the manifest; one process at a time."""
-    from linklab.data.source import source_files
-    from linklab.score.plots import write_png
-    from linklab.study import plots, sweep
-    from linklab.study.claims import hold
+    from linklab.locks import hold
+    from linklab.reports.plots import write_png
+    from linklab.studies import plots, sweep
+    from linklab.tasks.source import source_files
 
     shares = sweep.find_importances(trials)
     results = [trial for trial in trials.results() if trial and len(trial.params) == len(args.space) and trial.values]
@@ -151,7 +152,7 @@ def write_results(args, folder: Path, trials) -> None:
             png = plots.parallel_coordinates(axes, lines, label, lower_is_better=sweep.lower_is_better(args.metric))
             write_png(folder / "settings.png", png, force=True)
             outputs.append("settings.png")
-        files.write_manifest(
+        write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.seed, inputs=source_files(args),
             outputs={folder / name: None for name in outputs}, extra={"trials": len(trials.settings)},
         )  # fmt: skip

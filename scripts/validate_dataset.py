@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from linklab import cli, files
+from linklab.manifest import describe_files, make_manifest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    from linklab.data import validation_report as vr
+    from linklab.validation import validation_report as vr
 
     check_outputs(args)
     progress = cli.Progress("validating", os.path.getsize(files.require_file(args.csv)), unit="bytes")
@@ -75,7 +76,7 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 
 def make_plan(args: argparse.Namespace, path):
-    from linklab.data.validation_plan import make_plan
+    from linklab.validation.validation_plan import make_plan
 
     return make_plan(
         path,
@@ -113,7 +114,7 @@ def write_manifest(args: argparse.Namespace, inputs: dict, report: dict, togethe
         outputs[Path(args.violations)] = report["violations"]
     below = {p: n for p, n in outputs.items() if p.resolve().is_relative_to(folder.resolve())}
     elsewhere = {p: n for p, n in outputs.items() if p not in below}
-    value = files.make_manifest(
+    value = make_manifest(
         folder,
         script=__file__,
         argv=args.argv,
@@ -122,7 +123,7 @@ def write_manifest(args: argparse.Namespace, inputs: dict, report: dict, togethe
         outputs={folder / os.path.relpath(p, folder): n for p, n in below.items()},
         extra={
             "verdict": report["verdict"],
-            "elsewhere": files.describe_files(elsewhere, aside=together.aside),
+            "elsewhere": describe_files(elsewhere, aside=together.aside),
         },
         aside={folder / os.path.relpath(p, folder): together.aside[p] for p in below},
     )

@@ -96,7 +96,7 @@ def plots_drawn_once():
     Drawing takes a third of a second. For tests that train or evaluate many times and look at no picture; what plots
     show is tested in test_report.py.
     """
-    from linklab.score import plots
+    from linklab.reports import plots
 
     def once(draw):
         drawn = []

@@ -12,8 +12,9 @@ import sys
 import time
 
 import pytest
-from linklab import files
+from linklab import files, locks, manifest
 from linklab.cli import UserError
+from linklab.manifest import read_manifest, staged_folder, stale_reason, write_manifest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 
@@ -21,8 +22,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked pr
 @pytest.fixture(autouse=True)
 def quick_manifests(monkeypatch):
     """Manifests ask git and the package folder; that is not what is tested here."""
-    monkeypatch.setattr(files, "commit", lambda: None)
-    monkeypatch.setattr(files, "versions", dict)
+    monkeypatch.setattr(manifest, "commit", lambda: None)
+    monkeypatch.setattr(manifest, "versions", dict)
 
 
 def in_child(act, *, limit_bytes=None):
@@ -58,19 +59,19 @@ def bytes_of(folder):
 
 def write_set(folder, text, force=True):
     """Write a set of two files and a manifest, as a stage does."""
-    with files.staged_folder(folder, force=force) as stage:
+    with staged_folder(folder, force=force) as stage:
         for name in ("a.txt", "b.txt"):
             with open(stage / name, "w") as handle:
                 for _ in range(50):
                     handle.write(f"{text}\n")
                     handle.flush()
         paths = {stage / name: 50 for name in ("a.txt", "b.txt")}
-        files.write_manifest(stage, script="s.py", argv=[text], seed=1, inputs={}, outputs=paths)
+        write_manifest(stage, script="s.py", argv=[text], seed=1, inputs={}, outputs=paths)
 
 
 def whole_set(folder):
     """Return the text of a complete set; fails on a mixture."""
-    manifest = files.read_manifest(folder)
+    manifest = read_manifest(folder)
     (text,) = manifest["argv"]
     found = bytes_of(folder)
     assert found.keys() == {"a.txt", "b.txt", "manifest.json"}
@@ -180,7 +181,7 @@ def test_a_files_hash_is_sha256_of_its_bytes(tmp_path):
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(ZeroDivisionError), files.staged_folder(tmp_path / "set") as stage:
+    with pytest.raises(ZeroDivisionError), staged_folder(tmp_path / "set") as stage:
         (stage / "a").write_text("x")
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
@@ -216,7 +217,7 @@ def test_force_does_not_delete_what_the_manifest_does_not_list(tmp_path, strange
 def test_a_file_put_there_while_the_stage_works_is_not_deleted(tmp_path):
     out = tmp_path / "set"
     write_set(out, "one")
-    with pytest.raises(UserError, match="notes.txt"), files.staged_folder(out, force=True) as stage:
+    with pytest.raises(UserError, match="notes.txt"), staged_folder(out, force=True) as stage:
         (stage / "a.txt").write_text("two")
         (out / "notes.txt").write_text("mine")
     assert (out / "notes.txt").read_text() == "mine" and (out / "a.txt").read_text() == "one\n" * 50
@@ -225,8 +226,8 @@ def test_a_file_put_there_while_the_stage_works_is_not_deleted(tmp_path):
 def test_a_folder_with_somebody_elses_manifest_is_not_deleted(tmp_path):
     out = tmp_path / "set"
     out.mkdir()
-    for manifest in ({"name": "app"}, {"script": "s", "argv": [], "inputs": [], "outputs": ["a.txt"]}):
-        (out / "manifest.json").write_text(json.dumps(manifest))
+    for value in ({"name": "app"}, {"script": "s", "argv": [], "inputs": [], "outputs": ["a.txt"]}):
+        (out / "manifest.json").write_text(json.dumps(value))
         with pytest.raises(UserError, match="no manifest of this toolkit"):
             write_set(out, "two")
     assert os.listdir(out) == ["manifest.json"]
@@ -295,7 +296,7 @@ def test_a_full_disk_keeps_the_old_set(tmp_path, limit_bytes):
 
 def test_a_running_neighbours_staging_folder_is_left_alone(tmp_path):
     def stay():
-        with files.staged_folder(tmp_path / "set", force=True) as stage:
+        with staged_folder(tmp_path / "set", force=True) as stage:
             (stage / "a.txt").write_text("x")
             time.sleep(60)
 
@@ -321,11 +322,11 @@ def stage(tmp_path, monkeypatch):
     for name in ("in.csv", "inputs/a", "inputs/sub/b"):
         with open(name, "w") as handle:
             handle.write(f"content of {name}")
-    with files.staged_folder("out") as folder:
+    with staged_folder("out") as folder:
         (folder / "result.txt").write_text("result")
         (folder / "model").mkdir()
         (folder / "model" / "weights").write_text("weights")
-        files.write_manifest(
+        write_manifest(
             folder, script="/anywhere/make.py", argv=["--csv", "in.csv"], seed=7, inputs={"in.csv": 12, "inputs": None},
             outputs={folder / "result.txt": 3, folder / "model": None}, extra={"note": "größe"},
         )  # fmt: skip
@@ -333,8 +334,8 @@ def stage(tmp_path, monkeypatch):
 
 
 def test_a_manifest_says_what_was_asked_read_and_written(stage, tmp_path):
-    manifest = files.read_manifest(tmp_path / "out")
-    assert manifest == files.read_manifest(stage)
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest == read_manifest(stage)
     assert (manifest["script"], manifest["argv"], manifest["seed"]) == ("make.py", ["--csv", "in.csv"], 7)
     assert manifest["extra"] == {"note": "größe"}
 
@@ -351,8 +352,8 @@ def test_a_manifest_says_what_was_asked_read_and_written(stage, tmp_path):
 
 def test_the_real_manifest_names_versions_and_commit(tmp_path, monkeypatch):
     monkeypatch.undo()
-    files.write_manifest(tmp_path, script="s.py", argv=[], seed=None, inputs={}, outputs={})
-    manifest = files.read_manifest(tmp_path)
+    write_manifest(tmp_path, script="s.py", argv=[], seed=None, inputs={}, outputs={})
+    manifest = read_manifest(tmp_path)
     import numpy
 
     assert manifest["versions"]["numpy"] == numpy.__version__
@@ -406,7 +407,7 @@ def edit_manifest(**changes):
 )  # fmt: skip
 def test_a_stage_is_stale_for_every_kind_of_change_and_says_which(stage, path, change, words, script, reason):
     change(path)
-    found = files.stale_reason("out/manifest.json", script=script, argv=words)
+    found = stale_reason("out/manifest.json", script=script, argv=words)
     assert found == reason if reason is None else reason in found
 
 
@@ -415,7 +416,7 @@ def test_a_stage_is_stale_for_every_kind_of_change_and_says_which(stage, path, c
 
 def test_a_folder_in_use_is_refused_and_free_again_when_its_process_is_killed(tmp_path, capsys):
     def hold():
-        with files.locked_folder(tmp_path):
+        with locks.locked_folder(tmp_path):
             (tmp_path / "held").touch()
             time.sleep(60)
 
@@ -423,15 +424,15 @@ def test_a_folder_in_use_is_refused_and_free_again_when_its_process_is_killed(tm
     deadline = time.monotonic() + 30
     while not (tmp_path / "held").exists() and time.monotonic() < deadline:
         time.sleep(0.005)
-    with pytest.raises(UserError, match="another run is writing here"), files.locked_folder(tmp_path, wait_s=0.0):
+    with pytest.raises(UserError, match="another run is writing here"), locks.locked_folder(tmp_path, wait_s=0.0):
         pass
     kill(pid)
-    with files.locked_folder(tmp_path, wait_s=5.0), contextlib.suppress(ZeroDivisionError):
+    with locks.locked_folder(tmp_path, wait_s=5.0), contextlib.suppress(ZeroDivisionError):
         pass
     assert "another run is writing here; waiting" not in capsys.readouterr().out
 
 
 def test_a_lock_is_given_back_when_the_block_fails(tmp_path):
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), files.locked_folder(tmp_path, wait_s=0.0):
+        with pytest.raises(ZeroDivisionError), locks.locked_folder(tmp_path, wait_s=0.0):
             raise ZeroDivisionError

@@ -141,7 +141,7 @@ def add_row_options(group) -> None:
 
 
 def add_source_options(group) -> None:
-    """Add where rows come from, a CSV or a converted folder: what `linklab.data.source.open_source` reads."""
+    """Add where rows come from, a CSV or a converted folder: what `linklab.tasks.source.open_source` reads."""
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--csv", metavar="FILE", help="a CSV's rows, divided as convert does")
     source.add_argument("--data", metavar="DIR", help="a folder convert_csv_to_jsonl.py wrote")

@@ -14,10 +14,14 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-from linklab import files  # noqa: E402
+from linklab import (
+    files,  # noqa: E402
+    manifest,  # noqa: E402
+)
+from linklab.manifest import write_manifest  # noqa: E402
 
 STEPS = 10
-files.commit = lambda: None  # git takes longer than all the rest
+manifest.commit = lambda: None  # git takes longer than all the rest
 
 
 def note(word, folder):
@@ -66,7 +70,7 @@ def main():
     files.write_json(
         folder / "metrics.json", {"best_validation_loss": level + 1 / STEPS, "seconds": seconds}, force=True
     )
-    files.write_manifest(
+    write_manifest(
         folder, script=__file__, argv=sys.argv[1:], seed=None, inputs={},
         outputs={folder / name: None for name in ("model", "metrics.json", "trainer_log.csv")},
     )  # fmt: skip

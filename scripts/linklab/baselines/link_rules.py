@@ -1,0 +1,84 @@
+"""The field's own rules for links, on visible columns only, and the most that any rule could reach."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from linklab.baselines.features import read_cell, read_list
+from linklab.baselines.problem import Answers, Problem, rank, rank_without_probability, write_numbers
+from linklab.radio import phy, pickers
+
+PICKERS = {  # what a report calls a rule -> what the radio room calls it
+    "least_noise": "least_noise",
+    "least_busy": "least_busy",
+    "most_snr": "most_snr",
+    "snr_and_busy": "snr_and_idle",
+    "formula": "formula",
+}
+CEILING_DRAWS = 200  # worlds imagined a row; the mean posterior has then a standard error of about .03 a row
+
+
+def visible_columns(examples, schema) -> dict[str, list]:
+    """Return the input columns as the radio room reads them: numbers, texts, lists of numbers."""
+
+    def read(column):
+        return read_list if column.kind.startswith("list_") else str if column.kind == "str" else read_cell
+
+    return {c.name: [read(c)(example.row[c.name]) for example in examples] for c in schema.by_role("input")}
+
+
+def picked_channel(problem: Problem, target, name: str) -> Answers:
+    """Rank the candidates by a rule's score, without probabilities."""
+    scores = pickers.pick(PICKERS[name], visible_columns(problem.test, problem.task.schema))
+    rankings = [
+        rank_without_probability(example.choices[target.name], row)
+        for example, row in zip(problem.test, scores, strict=True)
+    ]
+    return [(ranking[0][0], ranking) for ranking in rankings]
+
+
+def formula_channel(problem: Problem, target) -> Answers:
+    """Pick the candidate for which the generator's formula gives the most on the observed values."""
+    return picked_channel(problem, target, "formula")
+
+
+def formula_number(problem: Problem, target) -> Answers:
+    """Answer with the most the formula gives for any candidate."""
+    throughput = pickers.formula_throughput(visible_columns(problem.test, problem.task.schema))
+    return write_numbers(problem, target, [float(row.max()) for row in throughput])
+
+
+def smallest_gap(train) -> float:
+    """Return by what share the best candidate beats the second at least: what the rows were filtered by, 0 if none."""
+    gaps = [1 - sorted(values)[-2] / max(values) for e in train for values in e.values.values() if len(values) > 1]
+    return max(0.0, min(gaps, default=0.0))
+
+
+def ceiling_channel(problem: Problem, target) -> Answers:
+    """Rank the candidates by how many imagined worlds each is best in."""
+    shares, _ = _worlds(problem)
+    rankings = [
+        rank(example.choices[target.name], row.tolist()) for example, row in zip(problem.test, shares, strict=True)
+    ]
+    return [(ranking[0][0], ranking) for ranking in rankings]
+
+
+def ceiling_number(problem: Problem, target) -> Answers:
+    """Answer with the median of the imagined worlds' best throughput, at most the Ethernet rate: the least MAE."""
+    _, medians = _worlds(problem)
+    return write_numbers(problem, target, np.minimum(medians, phy.ETHERNET_MBPS).tolist())
+
+
+def _worlds(problem: Problem) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return, a row, the share of worlds each candidate is best in, and the median of the worlds' best throughput."""
+
+    def make() -> tuple[list[np.ndarray], np.ndarray]:
+        table = pickers.Table(visible_columns(problem.test, problem.task.schema))
+        shares, bests = pickers.imagine_worlds(
+            table, problem.preset, np.random.default_rng(problem.seed), draws=CEILING_DRAWS,
+            min_gap=smallest_gap(problem.train),
+        )  # fmt: skip
+        bests[0, np.isnan(bests).all(axis=0)] = 0.0  # never seen; keeps the median defined
+        return table.split(shares), np.nanmedian(bests, axis=0)
+
+    return problem.remember("worlds", make)

@@ -1,0 +1,118 @@
+"""What a model has to beat: simple rules, the field's rules and boosted trees, each answering every row of a split."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+from linklab.baselines import boosting, link_rules
+from linklab.baselines import simple_rules as simple
+from linklab.baselines.problem import Answers, Problem, choices_target, is_link_task, utility_target
+from linklab.metrics.predictions import Prediction
+
+
+@dataclasses.dataclass(frozen=True)
+class Baseline:
+    """A named pair of rules. A rule maps (problem, target) to the answers, or is None where it has no opinion."""
+
+    about: str
+    class_rule: Callable[[Problem, object], Answers] | None = None
+    number_rule: Callable[[Problem, object], Answers] | None = None
+    role: str = "baseline"
+    links_only: bool = False
+    needs_groups: bool = False
+    needs_choices: bool = False  # rows that bring their own candidates
+    needs_utility: bool = False  # and say what each is worth
+
+    def rule_for(self, target) -> Callable[[Problem, object], Answers] | None:
+        """Return the rule for a target's kind."""
+        return self.class_rule if target.kind == "class" else self.number_rule
+
+
+def _pick(name: str) -> Callable[[Problem, object], Answers]:
+    return partial(link_rules.picked_channel, name=name)
+
+
+BASELINES: dict[str, Baseline] = {
+    "random": Baseline(
+        "a legal choice at random; the value of a random training row", simple.random_class, simple.random_number,
+    ),
+    "most_frequent": Baseline(
+        "the legal choice most frequent in training; the training median", simple.frequent_class, simple.median_number,
+    ),
+    "mean": Baseline("the training mean, number targets only", None, simple.mean_number),
+    "frequency_by_group": Baseline(
+        "the most frequent legal choice, and the median, among training rows of the same group",
+        simple.frequent_class_by_group, simple.median_number_by_group, needs_groups=True,
+    ),
+    "least_noise": Baseline("the channel with the least noise", _pick("least_noise"), links_only=True),
+    "least_busy": Baseline("the channel with the least busy air time", _pick("least_busy"), links_only=True),
+    "most_snr": Baseline("the channel with the most SNR", _pick("most_snr"), links_only=True),
+    "snr_and_busy": Baseline(
+        "the channel with the most lg2(1 + SNR) (1 - busy)", _pick("snr_and_busy"), links_only=True,
+    ),
+    "boosting_flat": Baseline(
+        "gradient-boosted trees on the row's columns", boosting.flat_class, boosting.flat_number,
+    ),
+    "boosting_candidates": Baseline(
+        "gradient-boosted trees that say of each candidate whether it is the answer",
+        boosting.candidate_class, boosting.candidate_number, needs_choices=True,
+    ),
+    "boosting_pointwise": Baseline(
+        "gradient-boosted trees that predict each candidate's utility, which they are told for every training row",
+        boosting.pointwise_class, boosting.pointwise_number, needs_utility=True,
+    ),
+    "formula": Baseline(
+        "the generator's own formula on the observed values",
+        link_rules.formula_channel, link_rules.formula_number, role="formula", links_only=True,
+    ),
+    "bayes_ceiling": Baseline(
+        "knows formula and report noise: the channel most probably best given what is visible, under a flat prior",
+        link_rules.ceiling_channel, link_rules.ceiling_number, role="ceiling", links_only=True,
+    ),
+}  # fmt: skip
+
+
+def available(problem: Problem) -> dict[str, Baseline]:
+    """Return the baselines that can answer at least one target of the task, in their order.
+
+    For links `mean` is called `mean_throughput`.
+    """
+    links = is_link_task(problem.task)
+    found = {}
+    for name, baseline in BASELINES.items():
+        fits = any(answerable(problem, baseline, target) for target in problem.task.targets)
+        if fits and (links or not baseline.links_only):
+            found["mean_throughput" if links and name == "mean" else name] = baseline
+    return found
+
+
+def answerable(problem: Problem, baseline: Baseline, target) -> bool:
+    """Say whether a baseline has an opinion on a target."""
+    if baseline.rule_for(target) is None:
+        return False
+    if baseline.needs_groups and not problem.group_columns(target.kind):
+        return False
+    if baseline.needs_utility:
+        picker = utility_target(problem.task)
+        return picker is not None and (target.kind == "number" or target == picker)
+    if baseline.needs_choices:
+        return bool(target.choices_from) or (target.kind == "number" and choices_target(problem.task) is not None)
+    return True
+
+
+def predict(problem: Problem, baseline: Baseline) -> tuple[dict[str, Prediction], list[str]]:
+    """Return a baseline's predictions by id, and the targets it has an opinion on."""
+    targets = [target for target in problem.task.targets if answerable(problem, baseline, target)]
+    answers = {target.name: baseline.rule_for(target)(problem, target) for target in targets}
+    predictions = {}
+    for i, example in enumerate(problem.test):
+        texts = {name: given[i][0] for name, given in answers.items()}
+        predictions[example.id] = Prediction(
+            id=example.id,
+            raw_text=problem.task.separator.join(texts.values()),
+            answer=texts,
+            choices={name: given[i][1] for name, given in answers.items() if given[i][1]},
+        )
+    return predictions, list(answers)

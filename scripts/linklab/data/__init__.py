@@ -1,1 +1,0 @@
-"""Columns, prompts, splits, CSV and JSONL: what passes between the scripts."""

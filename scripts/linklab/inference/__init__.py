@@ -1,0 +1,1 @@
+"""What a model answers: exact probabilities of choices, distributions of numbers."""

@@ -1,0 +1,190 @@
+"""Numbers as a model writes them, token by token: which texts are legal, how probable each is, and their median.
+
+The answer with the least expected absolute error is the median of what a model holds possible. Greedy writing gives
+something near the likeliest text instead: it settles the first digit before it has weighed the others.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from linklab.inference.tries import build_trie
+
+MAX_CHARACTERS = 12  # of a number whose column has no range
+# How far a distribution is followed. Of the beginnings of one length the likeliest are read on, and none much less
+# likely than the best; the median moves by no more than the others hold together. A row that has had READ_AT_MOST of
+# them read takes the next ones for numbers as they stand: 12.3 for all of 12.3….
+MOST, SMALLEST, READ_AT_MOST = 32, 1 / 256, 128
+_BEGINNING = re.compile(r"(-?)(0|[1-9][0-9]*|)(?:(\.)([0-9]*))?")
+
+
+def longest_number(column) -> int:
+    """Return the characters the longest number of a column's range has: 5..1000 -> 4."""
+    ends = [end for end in (column.low, column.high) if end is not None]
+    return max((len(f"{end:.{column.decimals or 0}f}") for end in ends), default=MAX_CHARACTERS)
+
+
+def can_begin(text: str, column) -> bool:
+    """Say whether a legal number of the column begins with `text`: `9` begins none of 10..85, `1.` no whole number."""
+    found = _BEGINNING.fullmatch(text)
+    if not found or len(text) > longest_number(column):
+        return False
+    sign, whole, point, decimals = found.groups()
+    low, high = _range(column)
+    if sign and (low >= 0 or _is_whole(column) and whole == "0"):
+        return False
+    if point and (_is_whole(column) or not whole or len(decimals) > (column.decimals or MAX_CHARACTERS)):
+        return False
+    if not whole:
+        return True
+    # What follows adds digits: 12 begins 12 to 12.99…, 120 to 129.99…, 1200 to 1299.99….
+    least, unit = float(whole + (point or "") + (decimals or "")), 10.0 ** -len(decimals or "")
+    scales = range(1 if point or whole == "0" else longest_number(column) - len(text) + 1)
+    if sign:
+        low, high = -high, -low
+    return any(least * 10**k <= high and (least + unit) * 10**k > low for k in scales)
+
+
+def is_legal(text: str, column) -> bool:
+    """Say whether `text` is a number of the column, in its range, as a CSV writes it."""
+    if not re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", text) or not can_begin(text, column):
+        return False
+    low, high = _range(column)
+    return low <= float(text) <= high and not (text.startswith("-") and float(text) == 0)
+
+
+def _range(column) -> tuple[float, float]:
+    return -math.inf if column.low is None else column.low, math.inf if column.high is None else column.high
+
+
+def _is_whole(column) -> bool:
+    return column.kind == "int" or column.decimals == 0
+
+
+def weighted_median(probabilities: Mapping[str, float]) -> str:
+    """Return the text of the least number that half of the probability is at or below; "" of no texts."""
+    half, below = sum(probabilities.values()) / 2, 0.0
+    for text, probability in sorted(probabilities.items(), key=lambda item: float(item[0])):
+        below += probability
+        if below >= half:
+            return text
+    return ""
+
+
+def distributions(
+    asker, reading, begun: Sequence[Sequence[int]], before: str, followers: Sequence[Sequence[int]], column,
+    *, most: int = MOST, smallest: float = SMALLEST, read_at_most: int = READ_AT_MOST,
+) -> list[dict[str, float]]:  # fmt: skip
+    """Return, for every row, the probability of each number text its answer may go on with; they sum to 1.
+
+    At every token the model is held to the column's legal numbers; a number ends with the turn's end or one of the
+    row's `followers`. `before` stands between the `begun` part of the answer and the number. At most `most` beginnings
+    of one length are followed, each at least `smallest` times as probable as the best. Empty where the model could
+    write no legal number.
+    """
+    import torch
+
+    writer = _Writer(asker, before, column)
+    back_to = reading.valid.shape[1], list(reading.lengths), reading.last
+    if any(begun) or writer.lead:
+        asker.read(reading, [[*tokens, *writer.lead] for tokens in begun])
+    ends = {asker.end, asker.tokenizer.eos_token_id}
+    columns = {token: at for at, token in enumerate(sorted(ends.union(writer.pieces, *followers)))}
+    headed = torch.tensor(list(columns), device=asker.device)
+    stops = [[columns[token] for token in sorted(ends.union(own))] for own in followers]
+    found: list[dict[str, float]] = [{} for _ in begun]
+    seen: list[list[tuple[int, ...]]] = [[] for _ in begun]  # beginnings the model has read, of each row
+    live = [[((), writer.start, 1.0)] for _ in begun]  # (tokens, text, probability) to be followed
+    states = reading.last
+    while True:
+        scores = torch.log_softmax(asker.head(states, headed).double(), dim=-1).exp().tolist()
+        scored = iter(scores)
+        for r, beginnings in enumerate(live):
+            longer = []
+            for tokens, text, probability in beginnings:
+                row, nexts = next(scored), writer.nexts(text)
+                end = sum(row[at] for at in stops[r]) if writer.may_end(text) else 0.0
+                total = end + sum(row[columns[token]] for token, _ in nexts)
+                if total == 0.0:
+                    continue
+                _add(found[r], writer.number(text), probability * end / total)
+                shares = [probability * row[columns[token]] / total for token, _ in nexts]
+                longer += [((*tokens, token), more, share) for (token, more), share in zip(nexts, shares, strict=True)]
+            live[r] = _to_follow(writer, longer, found[r], len(seen[r]) < read_at_most)[:most]
+            live[r] = [one for one in live[r] if one[2] > live[r][0][2] * smallest]
+        if not any(live):
+            break
+        states = _read_beginnings(asker, reading, seen, live)
+    asker.forget(reading, *back_to)
+    return [{text: p / sum(row.values()) for text, p in row.items()} if sum(row.values()) else {} for row in found]
+
+
+def _to_follow(writer: _Writer, beginnings, found: dict[str, float], may_read: bool) -> list:
+    """Return the beginnings to read on, likeliest first, and add the numbers among the others to `found`."""
+    open_ones = []
+    for beginning in beginnings:
+        _, text, share = beginning
+        if may_read and writer.nexts(text):
+            open_ones.append(beginning)
+        elif writer.may_end(text):
+            _add(found, writer.number(text), share)
+    return sorted(open_ones, key=lambda beginning: -beginning[2])
+
+
+def _add(found: dict[str, float], text: str, probability: float) -> None:
+    if probability > 0:
+        found[text] = found.get(text, 0.0) + probability
+
+
+def _read_beginnings(asker, reading, seen: list[list[tuple[int, ...]]], live):
+    """Return the states (all live beginnings, hidden) after the last token of each row's live beginnings."""
+    import torch
+
+    for own, beginnings in zip(seen, live, strict=True):
+        own += [tokens for tokens, _, _ in beginnings]
+    tries = [build_trie(own if beginnings else []) for own, beginnings in zip(seen, live, strict=True)]
+    hidden = asker.forward(reading, tries, keep=False)
+    states = []
+    for r, (trie, beginnings) in enumerate(zip(tries, live, strict=True)):
+        first = hidden.shape[1] - len(trie.tokens)
+        last = trie.leaves[len(trie.leaves) - len(beginnings) :]
+        states += [hidden[r, first + path[-1]] for path in last]
+    return torch.stack(states)
+
+
+class _Writer:
+    """Which tokens may follow which text, for numbers of one column behind `before`.
+
+    Texts here hold `before` too, for a tokenizer may write it and the first digit in one token.
+    """
+
+    def __init__(self, asker, before: str, column) -> None:
+        self.before, self.column = before, column
+        tokens = asker.tokens_of_numbers(before)
+        self.pieces = {token: asker.tokenizer.decode([token]) for token in sorted(tokens)}
+        self.nexts = functools.cache(self._nexts)
+        self.lead: list[int] = []  # tokens that every number begins with
+        self.start = ""
+        while len(self.start) < len(before) and len(only := self.nexts(self.start)) == 1:
+            token, self.start = only[0]
+            self.lead.append(token)
+
+    def _nexts(self, text: str) -> list[tuple[int, str]]:
+        """Return (token, longer text) of every token that a legal number's beginning may go on with."""
+        return [(token, text + piece) for token, piece in self.pieces.items() if piece and self._begins(text + piece)]
+
+    def _begins(self, text: str) -> bool:
+        if len(text) <= len(self.before):
+            return self.before.startswith(text)
+        return text.startswith(self.before) and can_begin(self.number(text), self.column)
+
+    def may_end(self, text: str) -> bool:
+        """Say whether a legal number stands behind `before`."""
+        return text.startswith(self.before) and is_legal(self.number(text), self.column)
+
+    def number(self, text: str) -> str:
+        """Return what stands behind `before`."""
+        return text[len(self.before) :]

@@ -1,0 +1,65 @@
+"""The data card of a set of links: what it is, how hard it is, what each column means."""
+
+from __future__ import annotations
+
+from linklab.links.links import LINK_SCHEMA
+
+_PICKER_NAMES = {
+    "random_legal": "random legal channel",
+    "most_frequent": "most frequent channel",
+    "least_noise": "least noise",
+    "least_busy": "least busy",
+    "most_snr": "most SNR",
+    "snr_and_idle": "lg2(1 + SNR) (1 - busy)",
+    "formula": "the full formula on the observed values",
+}
+
+
+def card_text(recipe, rows: int, figures: dict, strata: dict | None = None) -> str:
+    """README.md of the folder, with front matter that `load_dataset` reads. No time, no machine: same bytes."""
+    pickers = "\n".join(
+        f"| {name} | {figures['pickers'][key]['accuracy']:.3f} | {figures['pickers'][key]['regret']:.3f} |"
+        for key, name in _PICKER_NAMES.items()
+    )
+    bayes, mae = figures["bayes"], figures["throughput_mae_mbps"]
+    balance = ""
+    if strata:
+        balance = f"\nStratified by {', '.join(strata['columns'])}, balance `{strata['balance']}`: "
+        balance += f"{len(strata['rows'])} strata of {min(strata['rows'].values()):,} to "
+        balance += f"{max(strata['rows'].values()):,} rows.\n"
+    return f"""---
+pretty_name: Outdoor 5 GHz Wi-Fi links
+configs:
+- config_name: default
+  data_files: links.csv
+---
+# Outdoor 5 GHz Wi-Fi links
+
+{rows:,} synthetic point-to-point links that have measured every channel they may use. Two questions: which channel
+carries the most (`recommended_channel_mhz`), and how much will it carry (`expected_throughput_mbps`)?
+
+Preset `{recipe.preset}`, seed {recipe.seed}; the best channel of every row beats the second by at least
+{100 * recipe.min_gap:g} %. Rows of one `site_id` share their neighbours: keep them on one side of a split.
+`links.zip` holds the same `links.csv`.
+{balance}
+## How hard it is
+
+On the first {figures["rows"]:,} rows, {figures["candidates_mean"]:.1f} candidates each, {figures["classes"]} classes,
+the largest {100 * figures["top_class_share"]:.0f} %. Regret is the share of throughput a choice gives away.
+
+| picker | accuracy | mean regret |
+|---|---|---|
+{pickers}
+
+Bayes ceiling {bayes["ceiling"]:.3f}: the mean posterior of the likeliest channel over 40 truths a row drawn from
+observation minus noise; choosing that channel achieves {bayes["achieved"]:.3f}.
+Throughput: the mean is off by {mae["mean"]:.0f} Mbit/s on average, the formula by {mae["formula"]:.0f}.
+
+## Columns
+
+| column | role | unit | meaning |
+|---|---|---|---|
+{chr(10).join(f"| {c.name} | {c.role} | {c.unit} | {c.description} |" for c in LINK_SCHEMA.columns)}
+
+Hidden columns are known only afterwards. A prompt that shows one gives the answer away.
+"""

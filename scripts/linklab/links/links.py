@@ -1,0 +1,83 @@
+"""The columns of links.csv: one row is one outdoor 5 GHz bridge that has measured every channel it may use.
+
+Inputs are what an installer's radio shows. Hidden columns are known only afterwards (true interference, the winner's
+SINR and MCS, what every channel really carries): a prompt that showed them would give the answer away.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from linklab.tables.schema import Column, Schema
+
+CANDIDATES = "available_channels_mhz"
+_CHANNELS = {"kind": "list_int", "unit": "MHz", "low": 5180, "high": 5825}
+_PER_CANDIDATE = {"aligned_with": CANDIDATES}
+
+
+def _input(name: str, kind: str, description: str, **more) -> Column:
+    return Column(name, "input", kind, description=description, **more)
+
+
+def _hidden(name: str, kind: str, description: str, **more) -> Column:
+    return Column(name, "hidden", kind, description=description, **more)
+
+
+LINK_SCHEMA = Schema(
+    (
+        Column("scenario_id", "id", "str", description="number of the row in its seed's stream: L00000001, …"),
+        Column("site_id", "group", "str", description="the place end A stands at; its rows share neighbours and rules"),
+        _input("regulatory_domain", "str", "whose rules hold", choices=("FCC", "ETSI", "ETSI_BFWA")),
+        _input("environment_type", "str", "surroundings of the link", choices=("urban", "rural")),
+        _input("area_density", "str", "how crowded the band is there", choices=("low", "medium", "high")),
+        _input("radio_standard", "str", "802.11ac or 802.11ax, two streams", choices=("ac", "ax")),
+        _input("channel_bandwidth_mhz", "int", "width of the channel: 20, 40, 80 or 160", unit="MHz", low=20, high=160),
+        _input("link_distance_m", "int", "distance from A to B over ground", unit="m", low=150, high=20000),
+        _input("antenna_gain_dbi", "int", "gain of the antenna at either end", unit="dBi", low=13, high=30),
+        _input("tx_power_dbm", "int", "most the radio can feed its antenna", unit="dBm", low=22, high=27),
+        _input("radar_events_per_day", "float", "radar detections seen on DFS channels", unit="1/day", low=0, high=2,
+               decimals=1),
+        _input("fresnel_clear_pct", "int", "clearance of the first Fresnel zone at the worst obstacle, in % of its "
+               "radius; negative: the obstacle stands above the line of sight", unit="%", low=-100, high=100),
+        _input("obstruction_type", "str", "what reaches into the inner 57 % of the zone",
+               choices=("none", "building", "trees", "terrain")),
+        _input("rain_mm_h", "float", "present rain rate", unit="mm/h", low=0, high=80, decimals=1),
+        _input("weather_condition", "str", "present weather", choices=("clear", "rain", "fog", "snow")),
+        _input(CANDIDATES, description="centres of the channels this radio may use, rising", **_CHANNELS),
+        _input("rssi_dbm", "list_int", "reported signal at B on each candidate", unit="dBm", low=-120, high=0,
+               **_PER_CANDIDATE),
+        _input("noise_dbm", "list_int", "reported noise and interference at B over the channel", unit="dBm", low=-110,
+               high=-20, **_PER_CANDIDATE),
+        _input("busy_pct", "list_int", "reported share of time A hears the channel busy", unit="%", low=0, high=100,
+               **_PER_CANDIDATE),
+        Column("recommended_channel_mhz", "target", "int", unit="MHz", low=5180, high=5825, class_target=True,
+               choices_from=CANDIDATES, utility_from="channel_throughput_mbps",
+               description="the candidate with the highest expected throughput"),
+        Column("expected_throughput_mbps", "target", "int", unit="Mbit/s", low=5, high=1000,
+               description="what that channel is expected to carry, at most the radio's gigabit port"),
+        _hidden("lat_a", "float", "latitude of A", unit="deg", low=-90, high=90, decimals=6),
+        _hidden("lon_a", "float", "longitude of A", unit="deg", low=-180, high=180, decimals=6),
+        _hidden("lat_b", "float", "latitude of B", unit="deg", low=-90, high=90, decimals=6),
+        _hidden("lon_b", "float", "longitude of B", unit="deg", low=-180, high=180, decimals=6),
+        _hidden("interferer_count", "int", "radios drawn around the link", low=0, high=200),
+        _hidden("true_noise_dbm", "list_float", "noise and interference as it is", unit="dBm", low=-110, high=0,
+                decimals=2, **_PER_CANDIDATE),
+        _hidden("true_busy_pct", "list_float", "busy share as it is", unit="%", low=0, high=100, decimals=2,
+                **_PER_CANDIDATE),
+        _hidden("sinr_db", "list_float", "signal over noise and interference as it is", unit="dB", low=-90, high=120,
+                decimals=2, **_PER_CANDIDATE),
+        _hidden("channel_throughput_mbps", "list_float", "expected throughput of each candidate, not capped",
+                unit="Mbit/s", low=0, high=2402, decimals=3, **_PER_CANDIDATE),
+        _hidden("acceptable_channels_mhz", description="candidates within 5 % of the best", **_CHANNELS),
+        _hidden("second_best_gap_pct", "float", "how far the second best stays behind", unit="%", low=0, high=100,
+                decimals=2),
+        _hidden("mcs_index", "int", "modulation and coding the best channel runs at", low=0, high=11),
+        _hidden("availability_pct", "float", "share of the worst month without a multipath outage", unit="%", low=0,
+                high=100, decimals=4),
+    )
+)  # fmt: skip
+
+# What field data has: nobody knows the hidden truth, so no answer has a worth either, and there is no regret.
+FIELD_SCHEMA = Schema(
+    tuple(dataclasses.replace(c, utility_from=None) for c in LINK_SCHEMA.by_role("id", "group", "input", "target"))
+)

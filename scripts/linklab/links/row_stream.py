@@ -1,0 +1,48 @@
+"""The endless stream of link rows of a seed, block by block, from one process or several: always the same rows."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from linklab.parallel import map_in_order
+
+
+class Recipe(NamedTuple):
+    """What the rows of a stream depend on, besides their number."""
+
+    seed: int
+    preset: str = "standard"
+    domain_mix: tuple[tuple[str, float], ...] | None = None
+    min_gap: float = 0.02
+
+
+class RowBlock(NamedTuple):
+    """Rows of one block: their text with empty ids, the byte each starts at, and the columns asked for."""
+
+    text: bytes
+    starts: np.ndarray
+    columns: dict[str, np.ndarray]
+
+
+def make_rows(recipe: Recipe, block: int, with_text: bool, column_names: tuple[str, ...]) -> RowBlock:
+    """Draw one block (in whatever process) and format it unless only columns are wanted."""
+    from linklab.links.row_writer import format_rows
+    from linklab.radio.labels import make_block
+
+    mix = dict(recipe.domain_mix) if recipe.domain_mix else None
+    columns = make_block(recipe.seed, block, recipe.preset, mix, recipe.min_gap)
+    text, starts = format_rows(columns) if with_text else (b"", np.zeros(len(columns["count"]), np.int64))
+    return RowBlock(text, starts, {name: columns[name] for name in column_names})
+
+
+def stream_blocks(
+    recipe: Recipe, workers: int, *, with_text: bool = True, column_names: tuple[str, ...] = ()
+) -> Iterator[RowBlock]:
+    """Yield the blocks 0, 1, 2, … of a recipe in order, without end; close the iterator to stop the workers."""
+    draw = partial(make_rows, recipe, with_text=with_text, column_names=column_names)
+    return map_in_order(draw, itertools.count(), workers)

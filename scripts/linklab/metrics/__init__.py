@@ -1,0 +1,1 @@
+"""Metrics with intervals, paired comparisons, predictions and their files."""

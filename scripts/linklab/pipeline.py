@@ -1,0 +1,91 @@
+"""Run scripts as a person would: as processes of their own, skipped when done, never left running alone."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from linklab import manifest
+
+SCRIPTS = Path(__file__).parents[1]
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a script that was told to stop
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One script, the words it is called with, and the manifest that says it is finished."""
+
+    name: str
+    shows: str
+    script: str
+    words: list[str]
+    manifest: Path
+
+
+def stale_reason(stage: Stage) -> str | None:
+    """Return why a stage must run, or None when its manifest says that it is done."""
+    return manifest.stale_reason(stage.manifest, script=stage.script, argv=stage.words)
+
+
+def command_of(stage: Stage) -> list[str]:
+    """Return the script and words that make a stage, or make it again."""
+    # Only a finished stage needs --force; a training that was interrupted is continued, not replaced.
+    force = ["--force"] if stage.manifest.exists() else []
+    return [os.path.relpath(SCRIPTS / stage.script), *stage.words, *force]
+
+
+def call(
+    command: list[str],
+    *,
+    log=None,
+    hold: Sequence[int] = (),
+    watch: Callable[[], bool] | None = None,
+    every_s: float = 1.0,
+) -> int:
+    """Run a command to its end and return its exit code; Ctrl-C and SIGTERM reach it, and it is waited for.
+
+    A stage that ends because this process was killed outright gets SIGTERM (Linux), so that no training runs on unseen.
+    `log` takes what it prints, instead of stderr. `hold` are files it keeps open, and so locked, while it lives.
+    `watch` is asked every `every_s` seconds whether it should stop, which it is then told once.
+    """
+    out = {"stdout": log, "stderr": log} if log else {"stdout": sys.stderr}
+    end = _end_with(os.getpid())
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=end, pass_fds=tuple(hold), **out)
+    before = signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number))
+    told = False
+    try:
+        while True:
+            try:
+                code = child.wait(every_s if watch else None)
+                return code if code >= 0 else 128 - code
+            except subprocess.TimeoutExpired:
+                if not told and watch():
+                    told = True
+                    child.terminate()
+            except KeyboardInterrupt:
+                continue  # the terminal has sent it to the child too, which is writing its checkpoint
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if child.poll() is None:  # `watch` has failed
+            child.terminate()
+            child.wait()
+
+
+def _end_with(parent: int) -> Callable[[], None]:
+    """Return what a new process does first: ask the kernel to stop it when its parent ends."""
+    if not sys.platform.startswith("linux"):
+        return lambda: None
+    prctl = ctypes.CDLL(None).prctl
+
+    def ask() -> None:
+        prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, linux/prctl.h
+        if os.getppid() != parent:  # it ended in between
+            os._exit(128 + signal.SIGTERM)
+
+    return ask

@@ -1,0 +1,212 @@
+"""Plots as PNG bytes: readable in black and white and for the colour-blind, the same bytes for the same input.
+
+Marks differ in shape and lightness before they differ in colour; the colours are cividis'.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import textwrap
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from linklab import files
+from linklab.cli import UserError
+from linklab.metrics.intervals import wilson
+from linklab.metrics.metrics import BINS, confidence_bins, label_order
+from linklab.metrics.row_scores import INVALID
+
+DPI = 150
+INK, GREY, PALE, YELLOW = "#00224e", "#7d7c78", "#d5d5d2", "#e1c84f"
+MARKS = {"tuned": "D", "base": "s", "baseline": "o", "formula": "^", "ceiling": "*"}
+MAX_CLASSES = 24  # shown in a confusion matrix; the rest become "other"
+_STYLE = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs on every machine
+    "font.size": 9,
+    "axes.edgecolor": GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+}
+
+
+def _wrap(title: str) -> str:
+    """Return a title in lines that fit a small plot; constrained layout lets a long one run off the picture."""
+    return textwrap.fill(title, width=38)
+
+
+def draw_png(size: tuple[float, float], draw, **grid) -> bytes:
+    """Return the PNG of a figure (inches) that `draw(figure, axes)` fills in."""
+    with rc_context(_STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        FigureCanvasAgg(figure)
+        draw(figure, figure.subplots(**grid))
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})  # no version: same bytes everywhere
+    return buffer.getvalue()
+
+
+def confusion_matrix(truth: Sequence[str], answers: Sequence[str], title: str) -> bytes:
+    """Return a heat map: each true class's answers as shares of its rows; "" or INVALID is no answer."""
+    from sklearn.metrics import confusion_matrix as count_pairs
+
+    answers = ["" if name == INVALID else name for name in answers]
+    common = [name for name, _ in Counter(truth).most_common(MAX_CLASSES)]
+    labels = sorted(common, key=label_order)
+    if set(truth) | set(answers) - {""} > set(labels):
+        labels.append("other")
+    truth = [name if name in common else "other" for name in truth]
+    answers = ["invalid" if name == "" else name if name in common else "other" for name in answers]
+    columns = labels + (["invalid"] if "invalid" in answers else [])
+    counts = count_pairs(truth, answers, labels=columns)[: len(labels)]
+    rows = counts.sum(axis=1)
+    shares = counts / np.maximum(rows, 1)[:, None]
+
+    def draw(figure, axes):
+        # Reversed: darker is more, as on paper; a pair that never occurs stays white.
+        image = axes.imshow(np.ma.masked_equal(shares, 0), cmap="cividis_r", vmin=0, vmax=1)
+        axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(len(labels) + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color=PALE, linewidth=0.4)
+        axes.set_xticks(range(len(columns)), columns, rotation=90)
+        axes.set_yticks(range(len(labels)), [f"{label} ({n})" for label, n in zip(labels, rows, strict=True)])
+        axes.set_xlabel("answered")
+        axes.set_ylabel("true (rows)")
+        axes.set_title(title)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(which="both", length=0)
+        if len(labels) <= 12:
+            for i, j in np.argwhere(counts > 0):
+                colour = "white" if shares[i, j] > 0.55 else "black"
+                axes.text(j, i, str(counts[i, j]), ha="center", va="center", color=colour, fontsize=8)
+        figure.colorbar(image, ax=axes, shrink=0.7, label="share of the true class's rows")
+
+    side = 2.6 + 0.21 * len(labels)
+    return draw_png((side + 1.2, side), draw)
+
+
+def read_trainer_log(path: str | Path) -> dict[str, list[tuple[float, float]]]:
+    """Return (step, loss) pairs of "train_loss" and "validation_loss" of a trainer_log.csv, empty cells left out."""
+    path = files.require_file(path)
+    curves: dict[str, list[tuple[float, float]]] = {"train_loss": [], "validation_loss": []}
+    with open(path, encoding="utf-8", newline="") as handle:
+        reader = csv.DictReader(handle)
+        if "step" not in (reader.fieldnames or []):
+            raise UserError(f"{path}: no column 'step'; found {', '.join(reader.fieldnames or [])}")
+        for line in reader:
+            for name, points in curves.items():
+                if line.get(name):
+                    try:
+                        points.append((float(line["step"]), float(line[name])))
+                    except ValueError as error:
+                        raise UserError(f"{path}:{reader.line_num}: {error}") from error
+    return curves
+
+
+def loss_curve(curves: dict[str, list[tuple[float, float]]], title: str = "Loss per answer token") -> bytes:
+    """Return train and validation loss over optimiser steps."""
+    looks = {
+        "train_loss": {"color": GREY, "linewidth": 1, "label": "train"},
+        "validation_loss": {"color": INK, "linewidth": 1.8, "marker": "o", "markersize": 4, "label": "validation"},
+    }
+
+    def draw(figure, axes):
+        for name, points in curves.items():
+            if points:
+                axes.plot(*zip(*points, strict=True), **looks[name])
+        axes.set_xlabel("optimiser step")
+        axes.set_ylabel("cross-entropy, nats")
+        axes.set_ylim(bottom=0)
+        axes.set_title(title)
+        axes.grid(color=PALE, linewidth=0.5)
+        axes.legend()
+
+    return draw_png((5.2, 3.4), draw)
+
+
+def reliability(confidences: np.ndarray, right: np.ndarray, title: str) -> bytes:
+    """Return accuracy against stated probability in ten bins, with the number of answers below."""
+    bins = confidence_bins(confidences)
+    counts = np.bincount(bins, minlength=BINS)
+    used = counts > 0
+    sure = np.bincount(bins, weights=confidences, minlength=BINS)[used] / counts[used]
+    share = np.bincount(bins, weights=right, minlength=BINS)[used] / counts[used]
+    ends = np.array([wilson(hits * n, n) for hits, n in zip(share, counts[used], strict=True)])
+
+    def draw(figure, axes):
+        upper, lower = axes
+        upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="sure as right")
+        upper.vlines(sure, ends[:, 0], ends[:, 1], color=INK, linewidth=1)
+        upper.plot(sure, share, color=INK, marker="o", markersize=5, linestyle="", label="answers, 95 %")
+        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share right", title=_wrap(title))
+        upper.grid(color=PALE, linewidth=0.5)
+        upper.legend(loc="upper left")
+        lower.bar((np.arange(BINS) + 0.5) / BINS, counts, width=0.09, color=PALE, edgecolor=INK)
+        lower.set(xlim=(0, 1), xlabel="probability given to the answer", ylabel="answers")
+
+    return draw_png((4.2, 4.6), draw, nrows=2, height_ratios=[3, 1])
+
+
+def predicted_against_true(truth: np.ndarray, answers: np.ndarray, unit: str, title: str) -> bytes:
+    """Return a scatter with the line of equality and the band within 10 %; rows with no answer (NaN) are left out."""
+    shown = ~np.isnan(answers)
+    low = float(min(0.0, truth.min(), np.nanmin(answers, initial=0.0)))
+    high = float(max(truth.max(), np.nanmax(answers, initial=low))) * 1.03 or 1.0
+    line = np.array([low, high])
+
+    def draw(figure, axes):
+        axes.fill_between(line, 0.9 * line, 1.1 * line, color=PALE, label="within 10 %", linewidth=0)
+        axes.plot(line, line, color=GREY, linewidth=1, linestyle="--", label="equal")
+        axes.scatter(truth[shown], answers[shown], s=9, color=INK, alpha=0.45, linewidths=0, label="rows")
+        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", title=_wrap(title))
+        axes.set_xlabel(f"true {unit}".strip())
+        axes.set_ylabel(f"predicted {unit}".strip())
+        axes.legend(loc="upper left")
+
+    return draw_png((4.4, 4.4), draw)
+
+
+def intervals_chart(lines: Sequence[dict], label: str, percent: bool, title: str) -> bytes:
+    """Return one dot with its interval a run, best on top; `lines` hold name, role, value, low, high, ordered."""
+    scale = 100 if percent else 1
+
+    def draw(figure, axes):
+        for y, line in enumerate(reversed(lines)):
+            own = line["role"] in ("tuned", "base")
+            colour = INK if own or line["role"] == "ceiling" else GREY
+            if line["low"] is not None:
+                ends = [scale * line["low"], scale * line["high"]]
+                axes.plot(ends, [y, y], color=colour, linewidth=3 if own else 1.6, solid_capstyle="butt")
+            axes.plot(
+                scale * line["value"], y, marker=MARKS[line["role"]], color=colour, markersize=8 if own else 6,
+                markerfacecolor=YELLOW if line["role"] == "tuned" else colour, markeredgecolor=colour,
+            )  # fmt: skip
+            if line["role"] == "ceiling":
+                axes.axvline(scale * line["value"], color=GREY, linewidth=0.8, linestyle=":", zorder=0)
+        axes.set_yticks(range(len(lines)), [line["name"] for line in reversed(lines)])
+        for text, line in zip(axes.get_yticklabels(), reversed(lines), strict=True):
+            text.set_fontweight("bold" if line["role"] in ("tuned", "base") else "normal")
+        axes.set_xlabel(label)
+        axes.set_title(title)
+        axes.set_xlim(left=0, right=100 if percent else None)
+        axes.set_ylim(-0.7, len(lines) - 0.3)
+        axes.grid(axis="x", color=PALE, linewidth=0.5)
+        axes.tick_params(axis="y", length=0)
+
+    return draw_png((7.6, 0.9 + 0.27 * len(lines)), draw)
+
+
+def write_png(path: str | Path, png: bytes, *, force: bool = False) -> None:
+    """Write a plot atomically."""
+    with files.atomic_write(path, binary=True, force=force) as handle:
+        handle.write(png)

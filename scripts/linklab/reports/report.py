@@ -1,0 +1,281 @@
+"""An experiment as a person would show it: the verdict in one sentence, one table, plots, samples, commands."""
+
+from __future__ import annotations
+
+import base64
+import math
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from linklab import files
+from linklab.metrics import comparison
+from linklab.metrics.comparison import Difference, Run
+from linklab.metrics.metrics import SAMPLES_FILE
+from linklab.metrics.predictions import FILE as PREDICTIONS_FILE
+from linklab.metrics.predictions import parse_prediction
+from linklab.reports.tables import (
+    Experiment,
+    build_costs,
+    build_differences,
+    build_table,
+    format_difference,
+    format_interval,
+    format_p,
+    format_value,
+    in_percent,
+    label,
+    order_runs,
+)  # fmt: skip
+
+TEMPLATES = Path(__file__).parent
+ROLE_NAMES = {
+    "tuned": "tuned model",
+    "base": "base model",
+    "baseline": "best baseline",
+    "formula": "formula",
+    "ceiling": "ceiling",
+}
+COST_NOTE = (
+    "On the machine that ran it; a baseline's seconds include its training, a model's do not. Dollars per million "
+    "rows: the hours per million times your price of such a machine per hour (at 1 dollar an hour the column reads as "
+    "dollars). Memory and parameters are measured of models only."
+)
+MAX_PLOTTED_CLASSES = 400  # beyond it a class target is a free text, and a heat map shows nothing
+
+
+def write_verdict(experiment: Experiment) -> str:
+    """Return one sentence: tuned and base model, best baseline, formula, ceiling, with intervals, n, and who wins."""
+    target, metric = experiment.primary.rsplit("/", 1)
+    runs, parts = experiment.runs, []
+    kind = "training" if experiment.reference.metrics.get("split") == "train" else "unseen"
+    shown = {role: comparison.first_of_role(runs, role) for role in ROLE_NAMES}
+    shown["tuned"] = experiment.candidate
+    shown["baseline"] = comparison.best_run(runs, experiment.primary, "baseline")
+    for role, run in shown.items():
+        entry = run and run.entry(experiment.primary)
+        if entry:
+            name = f"{ROLE_NAMES[role]} {run.name}" if role == "baseline" else ROLE_NAMES[role]
+            value = format_value(metric, entry["value"]) + (f" {entry['unit']}" if entry["unit"] else "")
+            parts.append(f"{name} {value} {format_interval(metric, entry['low'], entry['high'])}".rstrip())
+    sentence = f"{target} {label(metric)} on n = {experiment.reference.n:,} {kind} rows (95 % intervals): "
+    sentence += ", ".join(parts)
+    result = _headline_difference(experiment)
+    if result is None:
+        return sentence + "."
+    unit = experiment.reference.entry(experiment.primary)["unit"]
+    size = format_difference(metric, abs(result.difference), unit).lstrip("+")
+    ends = format_interval(metric, result.low, result.high, signed=True)
+    sure = [f"difference {ends}"] if ends else []
+    sure.append("p " + (format_p(result.p_holm) if result.p_holm < 0.001 else f"= {format_p(result.p_holm)}"))
+    who, whom = f"the {ROLE_NAMES['tuned']}", experiment.reference.name
+    if result.verdict != "no difference shown":
+        return f"{sentence}; {who} is {result.verdict} than {whom} by {size} ({', '.join(sure)})."
+    sure[-1] += " over all tests"
+    limit = ""
+    if not math.isnan(result.detectable):
+        limit = f"; n shows {format_difference(metric, result.detectable, unit).lstrip('+')} or more"
+    return f"{sentence}; {who} and {whom}: no difference shown ({', '.join(sure)}{limit})."
+
+
+def _headline_difference(experiment: Experiment) -> Difference | None:
+    for result in experiment.differences:
+        if experiment.candidate and (result.run, result.metric) == (experiment.candidate.name, experiment.primary):
+            return result if result.p_holm is not None else None
+    return None
+
+
+def build_samples(experiment: Experiment) -> list[dict]:
+    """Return the sample rows: prompt, truth, and what the runs worth showing answered."""
+    path = experiment.focus.folder / SAMPLES_FILE
+    if not path.exists():
+        return []
+    samples = files.read_json(path)["samples"]
+    best = comparison.best_run(experiment.runs, experiment.primary, "baseline")
+    shown = [run for run in experiment.runs if run.role != "baseline" or run is best]
+    answers = {run.name: _read_answers(run, {sample["id"] for sample in samples}) for run in shown}
+    return [
+        {
+            "id": sample["id"],
+            "prompt": sample["prompt"],
+            "truth": sample["answer"],
+            "answers": [
+                {"name": run.name, "role": run.role, "marks": _mark(answers[run.name].get(sample["id"]), sample, run)}
+                for run in order_runs(shown, experiment.primary)
+            ],
+        }
+        for sample in samples
+    ]
+
+
+def _read_answers(run: Run, ids: set[str]) -> dict[str, dict | None]:
+    with open(run.folder / PREDICTIONS_FILE, encoding="utf-8") as handle:
+        found = (parse_prediction(line) for line in handle)
+        return {p.id: p.answer if p.answer is not None else {"": p.raw_text} for p in found if p.id in ids}
+
+
+def _mark(answer: Mapping | None, sample: Mapping, run: Run) -> list[dict]:
+    """Return each target's answer, and whether it is the true text ("right" says nothing about numbers being near)."""
+    answer = answer or {}
+    if "" in answer:
+        return [{"text": f"unreadable: {answer['']!r}", "right": False}]
+    return [
+        {"text": answer.get(target) or "none", "right": answer.get(target) == sample["target"][target]}
+        for target in sample["target"]
+        if target in run.metrics["targets"]
+    ]
+
+
+def flatten(value: object, prefix: str = "") -> list[tuple[str, str]]:
+    """Return nested figures as (name, text) lines: {"a": {"b": 0.25, "c": 2}} -> [("a", "b 0.25, c 2")]."""
+    if isinstance(value, Mapping):
+        if prefix and not any(isinstance(inner, Mapping) for inner in value.values()):
+            leaves = [(name, text) for name, inner in value.items() for _, text in flatten(inner)]
+            return [(prefix, ", ".join(f"{name} {text}" for name, text in leaves))]
+        parts = [flatten(inner, f"{prefix} / {name}" if prefix else str(name)) for name, inner in value.items()]
+        return [line for part in parts for line in part]
+    if isinstance(value, list | tuple):
+        return [(prefix, ", ".join(text for inner in value for _, text in flatten(inner)))]
+    if isinstance(value, float):
+        return [(prefix, f"{value:.4g}")]
+    return [(prefix, f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value))]
+
+
+def build_data_card(experiment: Experiment) -> list[tuple[str, str]]:
+    """Return the figures of the stage that made the data (rows, seed, hardness); empty where no stage says any."""
+    for manifest in experiment.stages:
+        extra = manifest.get("extra", {})
+        if extra.get("hardness"):
+            rows = max((entry.get("rows") or 0 for entry in manifest["outputs"]), default=0)
+            card = {"rows": rows, "seed": manifest.get("seed")}
+            card |= {name: extra[name] for name in ("preset", "min_gap", "domain_mix") if name in extra}
+            hardness = dict(extra["hardness"])
+            if hardness.get("rows") is not None and hardness.pop("rows") != rows:
+                card["figures below from rows"] = extra["hardness"]["rows"]
+            return flatten(card | hardness)
+    return []
+
+
+def build_commands(experiment: Experiment) -> list[str]:
+    """Return the command of every stage, as a person would type it."""
+    return [
+        " ".join(["python", f"scripts/{manifest['script']}", *map(shlex.quote, manifest["argv"])])
+        for manifest in experiment.stages
+    ]
+
+
+def build_notes(experiment: Experiment) -> list[str]:
+    """Return what a reader must know before believing the figures, for the runs at hand."""
+    reference, n = experiment.reference, experiment.reference.n
+    groups, roles = reference.metrics.get("groups", n), {run.role for run in experiment.runs}
+    grouped = f" Rows of one group ({groups:,} groups) are not independent, and the intervals are widened for it."
+    notes = [
+        f"Every figure rests on the same {n:,} rows. With other rows of the same kind, 95 of 100 such intervals would "
+        f"hold the true value; training again with another seed is a further source of luck that they do not cover."
+        + (grouped if groups < n else ""),
+        "Shares have Wilson's interval and their differences Tango's; means, ratios and their differences have "
+        "percentile bootstrap intervals (2,000 resamples, fixed seed).",
+        "Two intervals in the first table that overlap do not show that two runs are equal: look at the difference on "
+        "the same rows. Where none is shown, one below the size that “n can show” may still be there.",
+    ]
+    if reference is comparison.best_run(experiment.runs, experiment.primary, "baseline"):
+        notes.append(
+            f"{reference.name} is the best baseline on these very rows; being chosen on them flatters it a little."
+        )
+    if "formula" in roles:
+        notes.append("The formula is the one that made the labels, applied to the noisy values a radio shows.")
+    if "ceiling" in roles:
+        notes.append(
+            "The ceiling knows the formula and how noisy the reports are, and takes every true value for as likely as "
+            "any other. A run that learns from many rows which values are common may pass it by a little, or by luck."
+        )
+    if any(run.name == "boosting_pointwise" for run in experiment.runs):
+        notes.append("boosting_pointwise is told every candidate's utility in training; others see the answer only.")
+    return notes
+
+
+def build_plots(experiment: Experiment) -> list[dict]:
+    """Return name, caption and PNG of each plot there is data for."""
+    from linklab.reports import plots
+
+    run, made = experiment.focus, []
+
+    def add(name: str, caption: str, png: bytes) -> None:
+        made.append({"name": name, "caption": caption, "png": png})
+
+    target, metric = experiment.primary.rsplit("/", 1)
+    ladder = [r for r in order_runs(experiment.runs, experiment.primary) if r.entry(experiment.primary)]
+    lines = [{"name": r.name, "role": r.role, **r.entry(experiment.primary)} for r in ladder]
+    unit = " (%)" if in_percent(metric) else f" ({lines[0]['unit']})" if lines[0]["unit"] else ""
+    title = f"{target}: {label(metric)}"
+    add("ladder", f"{title} of every run with its 95 % interval.",
+        plots.intervals_chart(lines, label(metric) + unit, in_percent(metric), title))  # fmt: skip
+    for name in run.metrics["targets"]:
+        truth, answers = run.texts[f"{name}/true"], run.texts[f"{name}/answer"]
+        if f"{name}/accuracy" in run.columns and len(set(truth)) <= MAX_PLOTTED_CLASSES:
+            add(f"confusion_{name}", f"{run.name}: answers of each true {name}, as shares of its rows.",
+                plots.confusion_matrix(truth, answers, f"{run.name}: {name}"))  # fmt: skip
+        if f"{name}/confidence" in run.texts:
+            sure = np.array([float(text) for text in run.texts[f"{name}/confidence"]])
+            add(f"reliability_{name}", f"{run.name}: share right against the probability stated.",
+                plots.reliability(sure, run.columns[f"{name}/accuracy"], f"{run.name}: as sure as right?"))  # fmt: skip
+        if f"{name}/mae" in run.columns:
+            title = f"{run.name}: {name}"
+            wanted = np.array([float(text) for text in truth])
+            numbers = np.array([float(text) if text else math.nan for text in answers])
+            add(f"predicted_{name}", f"{run.name}: predicted against true {name}.",
+                plots.predicted_against_true(wanted, numbers, run.entry(f"{name}/mae")["unit"], title))  # fmt: skip
+    if experiment.trainer_log:
+        curves = plots.read_trainer_log(experiment.trainer_log)
+        if any(curves.values()):
+            add("loss", "Training and validation loss while fine-tuning.", plots.loss_curve(curves))
+    return made
+
+
+def write_report(out_dir: str | Path, experiment: Experiment, *, force: bool = False) -> list[Path]:
+    """Write report.html (one self-contained file), report.md, comparison.md and plots/*.png; return the paths.
+
+    The same experiment gives the same bytes: nothing in the pages depends on when or where they were made.
+    """
+    import jinja2
+
+    out_dir = Path(out_dir)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        autoescape=lambda name: name is not None and ".html" in name,
+    )  # fmt: skip
+    plots = build_plots(experiment)
+    for plot in plots:
+        plot["data"] = base64.b64encode(plot["png"]).decode("ascii")
+    context = {
+        "title": experiment.title,
+        "verdict": write_verdict(experiment),
+        "n": experiment.reference.n,
+        "groups": experiment.reference.metrics.get("groups", experiment.reference.n),
+        "split": experiment.reference.metrics.get("split", "test"),
+        "reference": experiment.reference.name,
+        "table": build_table(experiment.runs, experiment.primary),
+        "differences": build_differences(experiment),
+        "tests": sum(result.p_holm is not None for result in experiment.differences),
+        "costs": build_costs(experiment),
+        "cost_note": COST_NOTE,
+        "plots": plots,
+        "samples": build_samples(experiment),
+        "data_card": build_data_card(experiment),
+        "commands": build_commands(experiment),
+        "notes": build_notes(experiment),
+    }
+    written = []
+    for name in ("report.html", "report.md", "comparison.md"):
+        text = environment.get_template(f"{name}.jinja").render(context)
+        files.write_text(out_dir / name, text, force=force)
+        written.append(out_dir / name)
+    from linklab.reports.plots import write_png
+
+    for plot in plots:
+        write_png(out_dir / "plots" / f"{plot['name']}.png", plot["png"], force=force)
+        written.append(out_dir / "plots" / f"{plot['name']}.png")
+    return written

@@ -1,0 +1,63 @@
+"""The baselines' own table, before any model is there: summary.csv and summary.md."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from linklab import files
+from linklab.metrics import comparison
+from linklab.metrics.comparison import Run
+from linklab.reports import tables
+
+
+def describe(result: Mapping) -> str:
+    """Return a run's headline figures: "recommended_channel_mhz accuracy 41.8 % [39.4, 44.2], …"."""
+    shown = []
+    for name, entry in result["metrics"].items():
+        target, metric = name.rsplit("/", 1)
+        if metric in ("accuracy", "mae"):
+            value = tables.format_value(metric, entry["value"])
+            unit = f" {entry['unit']}" if entry["unit"] else ""
+            ends = tables.format_interval(metric, entry["low"], entry["high"])
+            shown.append(f"{target} {tables.label(metric)} {value}{unit} {ends}")
+    return ", ".join(shown)
+
+
+def write_summary(folder: Path, runs: Sequence[Run], *, train_rows: int) -> list[Path]:
+    """Write summary.csv (one line a baseline and metric) and summary.md (the table to read); return the paths."""
+    primary = comparison.primary_metric(runs)
+    ordered = tables.order_runs(runs, primary)
+    with files.atomic_write(folder / "summary.csv") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(["baseline", "role", "metric", "unit", "value", "low", "high", "n", "seconds"])
+        for run in ordered:
+            seconds = run.metrics["cost"]["seconds"]
+            for metric, entry in run.metrics["metrics"].items():
+                ends = [f"{entry[key]:.6g}" if entry[key] is not None else "" for key in ("value", "low", "high")]
+                writer.writerow([run.name, run.role, metric, entry["unit"], *ends, entry["n"], seconds])
+    n, groups = runs[0].n, runs[0].metrics["groups"]
+    table = tables.build_table(runs, primary)
+    head = ["baseline", *(column_title(column) for column in table["columns"])]
+    lines = [
+        "# Baselines",
+        "",
+        f"{n:,} rows of the {runs[0].metrics['split']} split in {groups:,} groups; learnt from {train_rows:,} rows. "
+        f"95 % intervals in brackets; ↑ higher is better, ↓ lower is better, – no opinion.",
+        "",
+        f"| {' | '.join(head)} |",
+        f"|---|{'---:|' * (len(head) - 1)}",
+    ]
+    for line in table["lines"]:
+        cells = [f"{cell['value']} {cell['interval']}".strip() for cell in line["cells"]]
+        lines.append(f"| {line['name']} | {' | '.join(cells)} |")
+    lines += ["", *(f"- `{line['name']}` ({line['role']}): {line['about']}" for line in table["lines"]), ""]
+    files.write_text(folder / "summary.md", "\n".join(lines))
+    return [folder / "summary.csv", folder / "summary.md"]
+
+
+def column_title(column: Mapping) -> str:
+    """Return a column's heading: "recommended_channel_mhz accuracy ↑"."""
+    unit = f", {column['unit']}" if column["unit"] else ""
+    return f"{column['target']} {column['label']}{unit} {'↑' if column['better'] == 'higher' else '↓'}".strip()

@@ -1,0 +1,71 @@
+"""Which study a command means: what decides its results names its folder, so another setting is another study."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from linklab import files
+from linklab.cli import UserError, say
+from linklab.manifest import MANIFEST, read_manifest
+
+SETTINGS_FILE = "study.json"
+PREFIX = "study-"
+
+
+def name_study(settings: dict) -> str:
+    """Return the name of the study with these settings: `study-` and eight hex digits."""
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return PREFIX + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def check_study_dir(out_dir: str | Path) -> Path:
+    """Return `out_dir` if studies may live there; raise a UserError where it holds anything else."""
+    out_dir = Path(out_dir)
+    if out_dir.exists() and not out_dir.is_dir():
+        raise UserError(f"{out_dir}: is a file; --out-dir needs a folder")
+    for path in sorted(out_dir.iterdir()) if out_dir.exists() else ():
+        if not path.name.startswith((PREFIX, ".")):
+            raise UserError(f"{out_dir}: holds '{path.name}', which no study wrote; choose another --out-dir")
+    files.require_writable(out_dir)
+    return out_dir
+
+
+def open_study(out_dir: Path, settings: dict) -> Path:
+    """Return the study's folder below `out_dir`, made where it is new, and say which it is and what is different."""
+    folder = out_dir / name_study(settings)
+    if (folder / SETTINGS_FILE).exists():
+        say(f"{folder}: taking up this study")
+        return folder
+    others = sorted(out_dir.glob(f"{PREFIX}*/{SETTINGS_FILE}"), key=lambda path: path.stat().st_mtime)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / SETTINGS_FILE, settings, force=True)
+    if others:
+        before = files.read_json(others[-1])
+        changed = ", ".join(describe_changes(before, settings))
+        say(f"{folder}: a new study, for a setting changed ({changed}); {others[-1].parent} stays as it is")
+    else:
+        say(f"{folder}: a new study")
+    return folder
+
+
+def describe_changes(before: dict, now: dict) -> list[str]:
+    """Return what is different: `seed = 1 -> 2`."""
+    names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    return [f"{name} = {_show(before.get(name))} -> {_show(now.get(name))}" for name in names]
+
+
+def _show(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def fingerprint_data(args) -> dict:
+    """Return what identifies the rows: the CSV's hash, or the hashes of a converted folder's shards; the template's."""
+    if args.data:
+        outputs = read_manifest(Path(args.data) / MANIFEST)["outputs"]
+        text = json.dumps(sorted((entry["path"], entry["sha256"]) for entry in outputs))
+        return {"data": hashlib.sha256(text.encode()).hexdigest()}
+    found = {"csv": files.sha256_file(args.csv), "targets": args.target_field, "split_seed": args.split_seed}
+    return found | {"template": files.sha256_file(args.prompt_template) if args.prompt_template else None}

@@ -1,0 +1,323 @@
+"""A learning curve's runs, and what they say together: one model a size and seed, baselines beside it."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from linklab import cli, files
+from linklab.cli import UserError
+from linklab.manifest import MANIFEST, read_manifest
+from linklab.metrics import comparison, intervals
+from linklab.metrics.metrics import higher_is_better
+from linklab.pipeline import Stage
+from linklab.reports import tables
+from linklab.studies import power_law
+from linklab.studies.options import MEASURED, data_words
+from linklab.studies.runs import Run
+
+BESIDE = ("most_frequent", "boosting_flat", "boosting_candidates", "boosting_pointwise")  # learn from the same rows
+CEILING = "bayes_ceiling"  # learns nothing: one size is enough
+COLUMNS = ["predictor", "rows", "seed", "metric", "unit", "value", "low", "high", "n", "seconds", "error"]
+
+
+def plan_model(args, folder: Path, rows: int, seed: int) -> Run:
+    """Return the run that trains on `rows` rows with a seed and scores the model on the test rows."""
+    name = f"rows-{rows}-seed-{seed}"
+    own = folder / "points" / name
+    fine = ["--base-model", args.base_model, "--mode", args.mode, *args.training, "--max-rows", str(rows)]
+    fine += ["--seed", str(seed), "--out-dir", f"{own}/finetune", "--resume", "auto"]
+    ask = ["--model", f"{own}/finetune/model", *data_words(args), "--max-rows", str(args.test_rows)]
+    ask += ["--out-dir", f"{own}/evaluation", "--name", f"{rows} rows, seed {seed}"]
+    return Run(
+        name, own,
+        (
+            Stage("finetune", "training", "finetune_gemma_from_csv.py", [*data_words(args), *fine],
+                  own / "finetune" / MANIFEST),
+            Stage("evaluation", "scoring", "evaluate_model.py", ask, own / "evaluation" / MANIFEST),
+        ),
+        rows,
+    )  # fmt: skip
+
+
+def plan_baselines(args, folder: Path, rows: int, words: list[str], names: Sequence[str]) -> Run:
+    """Return the run of the baselines that learn from `rows` rows."""
+    own = folder / "points" / f"rows-{rows}-baselines"
+    words = [*words, "--only", ",".join(names), "--max-rows", str(args.test_rows), "--max-train-rows", str(rows)]
+    words += ["--seed", "0", "--out-dir", f"{own}/baselines"]
+    manifest = own / "baselines" / MANIFEST
+    stage = Stage("baselines", "what a model has to beat", "run_baselines.py", words, manifest)
+    return Run(own.name, own, (stage,), rows, "baselines")
+
+
+def plan(args, folder: Path, baselines: tuple[list[str], list[str]] | None) -> list[Run]:
+    """Return all runs, smallest first, so that half a study is a curve already.
+
+    `baselines` holds the words that name their rows, and their names; None leaves them out.
+    """
+    runs = []
+    for rows in sorted(args.sizes):
+        runs += [plan_model(args, folder, rows, seed) for seed in args.seeds]
+        if baselines:
+            words, names = baselines
+            last = rows == max(args.sizes)
+            runs.append(plan_baselines(args, folder, rows, words, [n for n in names if last or n != CEILING]))
+    return runs
+
+
+def choose_baselines(args) -> tuple[list[str], list[str]] | str:
+    """Return the words run_baselines.py gets for the same rows and the names of those that fit; or why there are none.
+
+    Baselines read columns, so a folder of conversations serves only while the CSV it was made from is still there.
+    """
+    from linklab.baselines import registry
+    from linklab.baselines.problem import Problem
+    from linklab.tasks.task import make_task
+
+    words = data_words(args)
+    if args.data:
+        try:
+            words = _words_behind(Path(args.data))
+        except UserError as error:
+            return str(error)
+    given, _ = _row_parser().parse_known_args(words)
+    task = make_task(Path(given.csv), given.target_field, given.prompt_template, id_field=given.id_field)
+    found = registry.available(Problem([], [], task))
+    return words, [name for name in (*BESIDE, CEILING) if name in found]
+
+
+def _row_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    cli.add_row_options(parser)
+    for name in ("--csv", "--prompt-template", "--split-seed", "--max-rows"):
+        parser.add_argument(name)
+    return parser
+
+
+def _words_behind(folder: Path) -> list[str]:
+    """Return the words that name the rows a folder was converted from, as its manifest tells them."""
+    manifest = read_manifest(folder / MANIFEST)
+    given, _ = _row_parser().parse_known_args(manifest["argv"])
+    if given.max_rows:
+        raise UserError(f"{folder} was converted from part of its CSV (--max-rows {given.max_rows})")
+    for entry in manifest["inputs"]:
+        path = Path(entry["path"])
+        if not path.exists() or files.sha256_file(path) != entry["sha256"]:
+            raise UserError(f"{path}, which {folder} was made from, is gone or has changed")
+    words = ["--csv", given.csv]
+    for name in ("target_field", "id_field", "split_by", "prompt_template", "split_seed"):
+        if value := getattr(given, name):
+            words += [f"--{name.replace('_', '-')}", ",".join(value) if isinstance(value, list) else value]
+    return words
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One predictor that learnt from some rows, scored."""
+
+    predictor: str
+    rows: int
+    seed: int | None
+    run: comparison.Run
+    seconds: float | None
+
+
+def read_points(runs: Sequence[Run]) -> list[Point]:
+    """Read every finished run; raises a UserError where they were not scored on the very same rows."""
+    points = []
+    for run in runs:
+        if run.error() or run.seconds() is None:
+            continue
+        if run.kind == "model":
+            seed = int(run.name.rsplit("-", 1)[1])
+            points.append(Point("model", run.rows, seed, comparison.read_run(run.folder / "evaluation"), run.seconds()))
+        else:
+            points += [Point(found.name, run.rows, None, found, found.metrics["cost"]["seconds"])
+                       for found in comparison.read_runs([run.folder / "baselines"])]  # fmt: skip
+    if points:
+        comparison.check_same_rows([point.run for point in points])
+    return points
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricCurve:
+    """The model's curve in one metric, and what stands beside it."""
+
+    metric: str  # "target/accuracy" or "target/mae"
+    unit: str
+    sizes: list[int]
+    means: list[float]  # one a size, over seeds and test rows
+    ends: list[tuple[float, float]]
+    seeds: list[list[float]]  # values of the seeds, by size
+    beside: dict[str, list[tuple[int, float]]]  # baseline -> (rows, value)
+    ceiling: float | None
+    fitted: power_law.Curve | str
+
+    @property
+    def is_share(self) -> bool:
+        """True for accuracy, whose error is 1 - accuracy; a mean absolute error is its own error."""
+        return higher_is_better(self.metric.rsplit("/", 1)[1])
+
+    def value(self, error):
+        """Return the metric's value of an error, and the other way round."""
+        return 1 - error if self.is_share else error
+
+    def show(self, value: float) -> str:
+        """Return a value with its unit: `48.8 %`, `143 Mbit/s`."""
+        text = tables.format_value(self.metric.rsplit("/", 1)[1], value)
+        return f"{text} {self.unit}".strip()
+
+
+def make_curves(points: Sequence[Point], *, resamples: int = 1000) -> list[MetricCurve]:
+    """Return the curve of each target's metric, of the sizes at which every seed so far has a model."""
+    models = [point for point in points if point.predictor == "model"]
+    if not models:
+        return []
+    first = models[0].run
+    clusters = intervals.number_clusters(first.groups)
+    curves = []
+    for metric in (name for name in first.columns if name.rsplit("/", 1)[1] in MEASURED):
+        share = higher_is_better(metric.rsplit("/", 1)[1])
+        sizes = sorted({point.rows for point in models})
+        values = []
+        for rows in sizes:
+            lines = np.array([point.run.columns[metric] for point in models if point.rows == rows])
+            values.append(1 - lines if share else lines)
+        drawn = power_law.resample_errors(values, clusters, resamples)
+        beside: dict[str, list[tuple[int, float]]] = {}
+        ceiling = None
+        for point in points:
+            entry = point.run.entry(metric)
+            if point.predictor == CEILING and entry:
+                ceiling = entry["value"]
+            elif point.predictor != "model" and entry:
+                beside.setdefault(point.predictor, []).append((point.rows, entry["value"]))
+        # The ceiling bounds accuracy; it is none for a mean absolute error.
+        floor = 1 - ceiling if share and ceiling is not None else None
+        turn = (lambda error: 1 - error) if share else (lambda error: error)
+        ends = [power_law.interval_of(column) for column in drawn.T]
+        curves.append(
+            MetricCurve(
+                metric, first.entry(metric)["unit"], sizes, [turn(float(lines.mean())) for lines in values],
+                [tuple(sorted(map(turn, pair))) for pair in ends],
+                [[turn(float(line.mean())) for line in lines] for lines in values],
+                beside, ceiling, power_law.fit_curve(sizes, values, clusters, floor=floor, resamples=resamples),
+            )
+        )  # fmt: skip
+    return curves
+
+
+def goals_of(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
+    """Return (what it is, value) of what a person asked for, and of the best baseline at the largest size."""
+    named = [("asked for", value) for name, value in asked if name in (curve.metric, curve.metric.rsplit("/", 1)[1])]
+    last = {name: found[-1][1] for name, found in curve.beside.items()}
+    if last:
+        best = (max if curve.is_share else min)(last, key=lambda name: last[name])
+        named.append((f"as good as {best} at {max(curve.sizes):,} rows", last[best]))
+    return named
+
+
+def write_csv(path: Path, runs: Sequence[Run], points: Sequence[Point], curves: Sequence[MetricCurve]) -> None:
+    """Write one line a predictor, size, seed and metric; the model's mean over seeds has the seed `mean`."""
+    with files.atomic_write(path, force=True) as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for point in points:
+            for metric, entry in point.run.metrics["metrics"].items():
+                if metric.rsplit("/", 1)[1] in MEASURED:
+                    ends = [entry["value"], entry["low"], entry["high"]]
+                    seed = "" if point.seed is None else point.seed
+                    writer.writerow([point.predictor, point.rows, seed, metric, entry["unit"], *map(_cell, ends),
+                                     entry["n"], _cell(point.seconds), ""])  # fmt: skip
+        for curve in curves:
+            for rows, mean, ends in zip(curve.sizes, curve.means, curve.ends, strict=True):
+                cells = [_cell(value) for value in (mean, *ends)]
+                writer.writerow(["model", rows, "mean", curve.metric, curve.unit, *cells, points[0].run.n, "", ""])
+        for run in runs:
+            if run.error():
+                seed = run.name.rsplit("-", 1)[1] if run.kind == "model" else ""
+                writer.writerow([run.kind, run.rows, seed, "", "", "", "", "", "", "", run.error()])
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.6g}"
+
+
+def write_summary(args, runs: Sequence[Run], curves: Sequence[MetricCurve], n_test: int, beside_missing: str) -> str:
+    """Return the study in markdown: a table a metric, the law, what is needed for more, and what failed."""
+    trained = [run for run in runs if run.kind == "model"]
+    lines = [
+        "# Learning curve", "",
+        f"`{args.base_model}`, {args.mode}{' ' if args.training else ''}{' '.join(args.training)}: "
+        f"{len(args.sizes)} sizes, seeds {', '.join(map(str, args.seeds))}; every model scored on the same "
+        f"{n_test:,} unseen rows.", "",
+        f"{_count('run', sum(r.seconds() is not None for r in trained))} of {len(trained)} done, "
+        f"{cli.format_seconds(sum(r.seconds() or 0 for r in trained))} of training and scoring.", "",
+    ]  # fmt: skip
+    for curve in curves:
+        lines += describe_curve(curve, args.goal)
+    lines += [
+        "Intervals hold 95 %: test rows (whole sites) and seeds resampled together. A smaller training set is part of "
+        "every larger one, and each seed trains on the same rows: the luck of which rows were collected is not in the "
+        "intervals." + (" One seed says nothing about seeds." if len(args.seeds) == 1 else ""), "",
+    ]  # fmt: skip
+    if beside_missing:
+        lines += [f"Baselines are left out: {beside_missing}.", ""]
+    failed = [run for run in runs if run.error()]
+    if failed:
+        lines += ["## Failed", ""]
+        lines += [*(f"- {run.name}: {run.error()} (`points/{run.name}/log.txt`)" for run in failed), ""]
+    return "\n".join(lines)
+
+
+def _count(what: str, n: int) -> str:
+    return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def describe_curve(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[str]:
+    """Return a metric's table, law and rows needed as lines of markdown."""
+    name = curve.metric.rsplit("/", 1)[1]
+    names = sorted(curve.beside, key=lambda b: -curve.beside[b][-1][1] if curve.is_share else curve.beside[b][-1][1])
+    title = f"## {curve.metric.replace('/', ' ')}{', ' if curve.unit else ''}{curve.unit}"
+    lines = [title, "", f"| rows | model | its seeds | {' | '.join(names)} |".replace("|  |", "|")]
+    lines.append(f"|---:|---:|---|{'---:|' * len(names)}")
+    tables_by_name = {beside: dict(found) for beside, found in curve.beside.items()}
+    for rows, mean, ends, seeds in zip(curve.sizes, curve.means, curve.ends, curve.seeds, strict=True):
+        beside = [tables_by_name[b].get(rows) for b in names]
+        cells = ["–" if value is None else tables.format_value(name, value) for value in beside]
+        shown = ", ".join(tables.format_value(name, value) for value in seeds)
+        cells = [f"{rows:,}", f"{tables.format_value(name, mean)} {tables.format_interval(name, *ends)}", shown, *cells]
+        lines.append(f"| {' | '.join(cells)} |")
+    lines.append("")
+    if curve.ceiling is not None:
+        lines += [f"Ceiling: {curve.show(curve.ceiling)}.", ""]
+    return lines + describe_law(curve, asked)
+
+
+def describe_law(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[str]:
+    """Return the fitted law and the rows needed for each goal; the reason where there is no law."""
+    fitted = curve.fitted
+    if isinstance(fitted, str):
+        return [fitted[0].upper() + fitted[1:] + ".", ""]
+    law = fitted.law
+    error = "1 − accuracy" if curve.is_share else "error"
+    parts = {part: ", ".join(map(_short, fitted.interval(part))) for part in ("height", "slope", "floor")}
+    known = "(the ceiling's, taken as known)" if fitted.floor_known else f"[{parts['floor']}]"
+    floor = f"{_short(law.floor)} {known}"
+    lines = [f"Fitted law: {error} = {floor} + {_short(law.height)} [{parts['height']}] × (rows / {law.centre:,.0f})^−"
+             f"{_short(law.slope)} [{parts['slope']}].", ""]  # fmt: skip
+    for what, value in goals_of(curve, asked):
+        needed = power_law.rows_needed(fitted, curve.value(value))
+        lines.append(f"- {curve.show(value)} ({what}): {power_law.describe(needed)}")
+    return [*lines, ""]
+
+
+def _short(value: float) -> str:
+    """Return three digits; what a fit leaves of nothing is nothing: 8.9e-24 -> `0`."""
+    return f"{value:.3g}" if value > 1e-6 else "0"

@@ -1,0 +1,232 @@
+"""How an error falls with training rows: error = floor + height x (rows / centre)^-slope, and what that cannot say.
+
+The form is the usual one of learning curves (Hestness et al., Deep Learning Scaling is Predictable, Empirically, 2017):
+a straight line in log-log over the floor that no number of rows gets below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+STEEPEST = 3.0  # learning curves have slopes of 0.05 to 1; what fits only with more is noise
+SLOPES = np.geomspace(0.01, STEEPEST, 240)  # neighbours are 2.4 % apart
+FREE_FLOOR_SIZES = 4  # three unknowns and one size to spare; below that the floor must be known
+FARTHEST = 10.0  # times the largest size: beyond, the answer would be the formula's and not the data's
+LEVEL = 0.95
+SMALLEST_SPREAD = 0.25  # of the largest: where every row is right nothing scatters, but no size is 16 times as sure
+WORST_MISS = 4.0  # standard errors; true laws were missed by 3.2 at most in 750 simulated studies
+
+
+@dataclasses.dataclass(frozen=True)
+class Law:
+    """error(rows) = floor + height * (rows / centre)^-slope. The error is 1 - accuracy, or a mean absolute error."""
+
+    height: float  # above the floor, at `centre` rows
+    slope: float
+    floor: float
+    centre: float
+
+    def error(self, rows):
+        """Return the error at these rows."""
+        return self.floor + self.height * (np.asarray(rows, dtype=float) / self.centre) ** -self.slope
+
+    def rows_for(self, error: float) -> float:
+        """Return the rows at which the error is reached; infinity where it never is."""
+        above = error - self.floor
+        if above <= 0 or self.slope <= 0:
+            return math.inf
+        if self.height <= 0:
+            return 0.0
+        return float(self.centre * math.exp(min(math.log(above / self.height) / -self.slope, 700.0)))
+
+
+def centre_of(sizes: Sequence[float]) -> float:
+    """Return the sizes' geometric mean: measured from there, height and slope depend on each other least."""
+    return float(np.exp(np.mean(np.log(np.asarray(sizes, dtype=float)))))
+
+
+def fit(sizes: Sequence[float], errors: Sequence[float], spread=None, floor: float | None = None) -> Law:
+    """Fit the law to one error a size by least squares (SciPy), each weighed by its `spread` where that is given.
+
+    `floor` fixes what no number of rows gets below. Needs a size more than there are unknowns.
+    """
+    from scipy.optimize import curve_fit
+
+    sizes, errors = np.asarray(sizes, dtype=float), np.asarray(errors, dtype=float)
+    start = fit_many(sizes, errors[None], spread, floor)[0]
+    at = sizes / start.centre
+    weights = {"sigma": np.maximum(spread, 1e-9)} if spread is not None else {}
+    top = max(float(errors.max()), 1e-9)
+    if floor is None:
+        found, _ = curve_fit(
+            lambda x, height, slope, low: low + height * x**-slope, at, errors,
+            p0=_inside((start.height, start.slope, start.floor), top), bounds=(0, [10 * top, STEEPEST, top]),
+            maxfev=20_000, **weights,
+        )  # fmt: skip
+        return Law(*map(float, found), start.centre)
+    found, _ = curve_fit(
+        lambda x, height, slope: floor + height * x**-slope, at, errors,
+        p0=_inside((start.height, start.slope), top), bounds=(0, [10 * top, STEEPEST]), maxfev=20_000, **weights,
+    )  # fmt: skip
+    return Law(*map(float, found), floor, start.centre)
+
+
+def _inside(values: Sequence[float], top: float) -> list[float]:
+    """Return a starting point strictly within the bounds of height, slope and floor."""
+    ends = (10 * top, STEEPEST, top)
+    return [min(max(value, 1e-6 * end), (1 - 1e-6) * end) for value, end in zip(values, ends, strict=False)]
+
+
+def fit_many(sizes: np.ndarray, errors: np.ndarray, spread=None, floor: float | None = None) -> list[Law]:
+    """Fit the law to every line of `errors` (curves, sizes): for each slope of a grid height and floor are a straight
+    line's, and the slope with the least squares is kept."""
+    centre = centre_of(sizes)
+    weights = 1 / np.maximum(np.asarray(spread, dtype=float), 1e-9) ** 2 if spread is not None else np.ones(len(sizes))
+    weights = weights / weights.sum()
+    x = (np.asarray(sizes, dtype=float) / centre)[None] ** -SLOPES[:, None]  # (slopes, sizes)
+    mean_x, mean_y = x @ weights, errors @ weights
+    cross = (errors * weights) @ x.T  # (curves, slopes)
+    if floor is None:
+        spread_x = (x**2) @ weights - mean_x**2
+        height = np.maximum((cross - mean_y[:, None] * mean_x) / spread_x, 0.0)
+        low = mean_y[:, None] - height * mean_x
+        through_zero = cross / ((x**2) @ weights)
+        height, low = np.where(low < 0, np.maximum(through_zero, 0.0), height), np.maximum(low, 0.0)
+    else:
+        low = np.full_like(cross, floor)
+        height = np.maximum((cross - floor * mean_x) / ((x**2) @ weights), 0.0)
+    fitted = low[:, :, None] + height[:, :, None] * x
+    loss = ((errors[:, None] - fitted) ** 2) @ weights
+    best = loss.argmin(axis=1)
+    line = np.arange(len(errors))
+    return [Law(float(h), float(SLOPES[k]), float(c), centre)
+            for h, k, c in zip(height[line, best], best, low[line, best], strict=True)]  # fmt: skip
+
+
+def resample_errors(values: Sequence[np.ndarray], clusters: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
+    """Return mean errors (resamples, sizes) under resampled test rows and seeds.
+
+    `values` holds for each size an array (seeds, rows) of a row's error. Rows (whole clusters) are drawn once for all
+    sizes, for they are the same rows; seeds are drawn for each size, and their deviations are widened by
+    sqrt(k / (k - 1)), without which k seeds look less scattered than they are. One seed tells nothing about seeds.
+    """
+    from linklab.metrics.intervals import resample_counts
+
+    rng = np.random.default_rng([seed, 1])
+    found = []
+    for counts in resample_counts(clusters, resamples, seed):
+        shares = counts / counts.sum(axis=1, keepdims=True)
+        columns = []
+        for lines in values:
+            k = len(lines)
+            drawn = rng.multinomial(k, np.full(k, 1 / k), size=len(shares)) / k
+            wide = 1 / k + (drawn - 1 / k) * (math.sqrt(k / (k - 1)) if k > 1 else 1.0)
+            columns.append(((shares @ lines.T) * wide).sum(axis=1))
+        found.append(np.stack(columns, axis=1))
+    return np.concatenate(found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """A fitted law with the laws its resamples gave."""
+
+    law: Law
+    resampled: Sequence[Law]
+    largest: float
+    smallest: float
+    floor_known: bool
+
+    def interval(self, part: str) -> tuple[float, float]:
+        """Return the 95 % interval of "height", "slope" or "floor"."""
+        return interval_of(np.array([getattr(law, part) for law in self.resampled]))
+
+    def band(self, rows) -> tuple[np.ndarray, np.ndarray]:
+        """Return the 95 % interval of the error at each of these rows."""
+        errors = np.array([law.error(rows) for law in self.resampled])
+        return tuple(np.quantile(errors, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
+
+
+def fit_curve(
+    sizes: Sequence[int], values: Sequence[np.ndarray], clusters: np.ndarray, *, floor: float | None = None,
+    resamples: int = 1000, seed: int = 0,
+) -> Curve | str:  # fmt: skip
+    """Return the fitted curve, or the reason why these sizes do not give one.
+
+    With fewer than four sizes the floor has to be known: three points fit any curve of three unknowns.
+    """
+    sizes = np.asarray(sizes, dtype=float)
+    if len(sizes) < FREE_FLOOR_SIZES - (floor is not None):
+        known = "" if floor is not None else f" ({FREE_FLOOR_SIZES - 1} where the generator's ceiling is known)"
+        return f"no law fitted: {len(sizes)} sizes, and at least {FREE_FLOOR_SIZES} are needed{known}"
+    fixed = floor if len(sizes) < FREE_FLOOR_SIZES else None
+    errors = np.array([lines.mean() for lines in values])
+    drawn = resample_errors(values, clusters, resamples, seed)
+    spread = drawn.std(axis=0)
+    spread = np.maximum(spread, max(SMALLEST_SPREAD * spread.max(), 1e-6 * errors.max(), 1e-9))
+    curve = Curve(
+        fit(sizes, errors, spread, fixed), fit_many(sizes, drawn, spread, fixed), float(sizes.max()),
+        float(sizes.min()), fixed is not None,
+    )  # fmt: skip
+    falls = drawn[:, 0] - drawn[:, -1]
+    if np.quantile(falls, (1 - LEVEL) / 2) <= 0:
+        return (f"no law fitted: from {sizes.min():,.0f} to {sizes.max():,.0f} rows the error has not fallen by more "
+                f"than chance would let it")  # fmt: skip
+    misses = np.abs(errors - curve.law.error(sizes)) / spread
+    if misses.max() > WORST_MISS:
+        at = int(misses.argmax())
+        return (f"no law fitted: no power law comes near these sizes (at {sizes[at]:,.0f} rows the nearest is "
+                f"{misses[at]:.0f} standard errors away): the error falls in a step, and says nothing about larger "
+                f"sizes")  # fmt: skip
+    return curve
+
+
+@dataclasses.dataclass(frozen=True)
+class RowsNeeded:
+    """Rows at which an error is reached, with its 95 % interval; `refusal` says why there is no number."""
+
+    rows: float
+    low: float
+    high: float
+    refusal: str = ""
+
+
+def rows_needed(curve: Curve, error: float) -> RowsNeeded:
+    """Say how many rows an error needs, as far as the data can: no farther than ten times the largest size."""
+    estimates = np.array([law.rows_for(error) for law in curve.resampled])
+    rows = curve.law.rows_for(error)
+    low, high = (float(np.quantile(estimates, q, method="nearest")) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    limit = FARTHEST * curve.largest
+    refusal = ""
+    if high < curve.smallest:
+        refusal = f"fewer than the smallest size, {curve.smallest:,.0f} rows"
+    elif not (rows <= limit and high <= limit):
+        least = f"at least {_round(low):,.0f} rows; " if curve.smallest < low < limit else ""
+        never = float(np.isinf(estimates).mean())
+        late = float((estimates > limit).mean())
+        beyond = f"{late:.0%} of the resampled curves get there only beyond {limit:,.0f} rows"
+        if never:
+            beyond += f", {never:.0%} never"
+        refusal = f"the data cannot say: {least}{beyond}; measure larger sizes or more seeds"
+    return RowsNeeded(rows, low, high, refusal)
+
+
+def _round(rows: float) -> float:
+    """Return a number of rows with two digits, for more would pretend."""
+    return float(f"{rows:.2g}")
+
+
+def describe(needed: RowsNeeded) -> str:
+    """Return "about 2,100 rows [1,500, 3,900]", or the refusal."""
+    if needed.refusal:
+        return needed.refusal
+    return f"about {_round(needed.rows):,.0f} rows [{_round(needed.low):,.0f}, {_round(needed.high):,.0f}]"
+
+
+def interval_of(values: np.ndarray) -> tuple[float, float]:
+    """Return the middle 95 % of resampled values."""
+    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)

@@ -1,0 +1,157 @@
+"""One run of a study: a few stages in a folder, with a log, and an error that is kept rather than thrown."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from linklab import cli, files, pipeline
+from linklab.cli import say
+from linklab.locks import claim
+from linklab.pipeline import Stage
+
+LOG, ERROR, CLAIM, TIME = "log.txt", "error.json", ".claim", "time.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Stages that are made in one folder, one after the other; `rows` and `kind` say what it costs to make them."""
+
+    name: str
+    folder: Path
+    stages: tuple[Stage, ...]
+    rows: int = 0
+    kind: str = "model"
+
+    def error(self) -> str | None:
+        """Return why the run failed, or None when it did not."""
+        path = self.folder / ERROR
+        return files.read_json(path)["error"] if path.exists() else None
+
+    def is_done(self) -> bool:
+        """Say whether every stage's manifest says that it is done."""
+        return self.seconds() is not None and all(pipeline.stale_reason(stage) is None for stage in self.stages)
+
+    def seconds(self) -> float | None:
+        """Return what the run took; None while it was never done."""
+        path = self.folder / TIME
+        return files.read_json(path)["seconds"] if path.exists() else None
+
+
+class Stopped(Exception):
+    """The run was told to stop, and so is the study; `code` is the exit code."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def attempt(run: Run, handle: int, watch: Callable[[], bool] | None = None) -> bool:
+    """Make the stages that are not done; returns whether all are, and leaves error.json when one failed.
+
+    `handle` is the claim on the run, which its processes keep open. Raises Stopped when a process was told to stop by
+    anybody but `watch`.
+    """
+    started, watched = time.monotonic(), []
+    asked = (lambda: bool(watch()) and not watched.append(True)) if watch else None
+    run.folder.mkdir(parents=True, exist_ok=True)
+    for stage in run.stages:
+        if pipeline.stale_reason(stage) is None:
+            continue
+        command = pipeline.command_of(stage)
+        with open(run.folder / LOG, "a", encoding="utf-8") as log:
+            print(f"$ python {' '.join(command)}", file=log, flush=True)
+            begins = log.tell()
+            code = pipeline.call([sys.executable, *command], log=log, hold=[handle], watch=asked)
+        if watched:
+            return False
+        if code in pipeline.STOPPED:
+            raise Stopped(code)
+        unfinished = None if code else pipeline.stale_reason(stage)
+        if code or unfinished:
+            said = explain(run.folder / LOG, begins, code) if code else f"exit code 0, but not done ({unfinished})"
+            error = {"stage": stage.name, "code": code, "error": said}
+            files.write_json(run.folder / ERROR, error, force=True)
+            return False
+        if stage.name == "finetune":  # continued no more; a whole model's are five times its size
+            shutil.rmtree(run.folder / "finetune" / "checkpoints", ignore_errors=True)
+    took = max((run.seconds() or 0.0) + time.monotonic() - started, _training_seconds(run))
+    files.write_json(run.folder / TIME, {"seconds": round(took, 2)}, force=True)
+    return True
+
+
+def _training_seconds(run: Run) -> float:
+    """Return what the training says it took, with what it took before a kill of this process's forerunner; else 0."""
+    path = run.folder / "finetune" / "metrics.json"
+    return files.read_json(path).get("seconds", 0.0) if path.exists() else 0.0
+
+
+def explain(log: Path, begins: int, code: int) -> str:
+    """Return the last line a failed process said, or what ended it where it said nothing."""
+    with open(log, encoding="utf-8", errors="replace") as handle:
+        handle.seek(begins)
+        lines = [line.strip() for line in handle if line.strip()]
+    said = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "no word")
+    killed = f" (killed by signal {code - 128}; was memory short?)" if code > 128 else ""
+    return f"exit code {code}{killed}: {said.removeprefix('error: ')}"
+
+
+def make_all(runs: Sequence[Run], told: Callable[[Run], str], retry_failed: bool = False) -> list[Run]:
+    """Make every run that nobody has made; returns those that failed. Processes that do the same share the work.
+
+    A run somebody else holds is left to them, and taken up when they end without having finished it. `told` says a
+    finished run's result for the progress line.
+    """
+    open_runs, failed, waited = list(runs), [], False
+    retry = {run.name for run in runs if retry_failed and run.error()}
+    while open_runs:
+        busy = []
+        for run in open_runs:
+            with claim(run.folder / CLAIM) as handle:
+                if handle is None:
+                    busy.append(run)
+                    continue
+                if run.error() and run.name in retry:
+                    (run.folder / ERROR).unlink()
+                    retry.remove(run.name)
+                fresh = run.error() is None and not run.is_done()
+                if fresh:
+                    say(f"{run.name}: started")
+                    attempt(run, handle)
+            if run.error():
+                failed.append(run)
+            if fresh:
+                todo = [other for other in open_runs if not (other.seconds() or other.error())]
+                said = f"failed: {run.error()}" if run.error() else told(run)
+                took = f" in {cli.format_seconds(run.seconds())}" if run.seconds() else ""
+                left = cli.format_seconds(seconds_left([r for r in runs if r.seconds()], todo))
+                say(f"[{len(runs) - len(todo)}/{len(runs)}] {run.name}: {said}{took}; about {left} left")
+        if busy and len(busy) == len(open_runs):
+            if not waited:
+                say(f"waiting for {len(busy)} runs that other processes are at")
+                waited = True
+            time.sleep(0.5)
+        open_runs = busy
+    return failed
+
+
+def seconds_left(done: Iterable[Run], todo: Iterable[Run]) -> float:
+    """Return what the runs to come will take: a straight line through rows and seconds of those of their kind."""
+    import numpy as np
+
+    total, done = 0.0, list(done)
+    for run in todo:
+        like = [other for other in done if other.kind == run.kind]
+        if not like:
+            continue
+        rows, seconds = [other.rows for other in like], [other.seconds() for other in like]
+        if len(set(rows)) > 1:
+            slope, start = np.polyfit(rows, seconds, 1)
+            total += max(float(start + slope * run.rows), min(seconds))
+        else:
+            total += sum(seconds) / len(seconds) * max(1.0, run.rows / rows[0])
+    return total

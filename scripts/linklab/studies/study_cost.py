@@ -1,0 +1,107 @@
+"""What a study will cost, before it is begun: from short runs of the real scripts, timed and read from their files."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import sys
+import time
+from pathlib import Path
+
+from linklab import files, pipeline
+from linklab.cli import UserError
+from linklab.manifest import MANIFEST
+from linklab.pipeline import Stage
+from linklab.studies.options import data_words
+from linklab.studies.runs import explain
+
+PROBE_STEPS = (1, 5)  # the first step also pays for warming up; their difference is four plain ones
+PROBE_ROWS = 32  # rows scored to time the scoring
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """Seconds of each part of a run."""
+
+    start: float  # processes, imports, loading and saving the model, of training and scoring together
+    step: float  # one optimizer step
+    checkpoint: float  # one validation loss and one checkpoint
+    row: float  # one test row scored
+    batch: int  # rows a step
+    device_batch: int
+    epochs: float
+    max_steps: int | None
+    save_steps: int | None
+    memory_mb: float
+
+    def steps(self, rows: int) -> int:
+        """Return the optimizer steps of a training on these rows."""
+        if self.max_steps:
+            return self.max_steps
+        batches = math.ceil(rows / self.device_batch)
+        return max(1, math.ceil(math.ceil(batches / (self.batch // self.device_batch)) * self.epochs))
+
+    def seconds(self, rows: int, test_rows: int) -> float:
+        """Return what training on `rows` and scoring `test_rows` takes."""
+        steps = self.steps(rows)
+        every = self.save_steps or max(1, min(200, round(steps / 10)))
+        return self.start + steps * self.step + math.ceil(steps / every) * self.checkpoint + test_rows * self.row
+
+
+def split_length_options(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return the options that decide how long a training is, and the other words."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--epochs", type=float, default=1.0)
+    for name in ("--max-steps", "--save-steps", "--eval-steps", "--patience"):
+        parser.add_argument(name, type=int)
+    return parser.parse_known_args(words)
+
+
+def measure(args, rows: int, scratch: Path) -> Price:
+    """Train a few steps on `rows` rows and score a few test rows below `scratch`; raises a UserError where it fails."""
+    length, words = split_length_options(args.training)
+    took, trained = [], []
+    for steps in PROBE_STEPS:
+        out = scratch / f"steps-{steps}"
+        fine = [*data_words(args), "--base-model", args.base_model, "--mode", args.mode, *words]
+        fine += ["--max-rows", str(rows), "--max-steps", str(steps), "--save-steps", str(steps)]
+        took.append(_run(scratch, "finetune_gemma_from_csv.py", [*fine, "--out-dir", str(out)], out))
+        trained.append(files.read_json(out / "metrics.json"))
+    ask = ["--model", f"{out}/model", *data_words(args), "--max-rows", str(min(PROBE_ROWS, args.test_rows))]
+    asked = _run(scratch, "evaluate_model.py", [*ask, "--out-dir", str(scratch / "asked")], scratch / "asked")
+    scored = files.read_json(scratch / "asked" / "metrics.json")
+    few, many = (entry["seconds"] for entry in trained)
+    step = max(many - few, 0.0) / (PROBE_STEPS[1] - PROBE_STEPS[0])
+    settings = trained[0]["settings"]
+    return Price(
+        start=took[0] - few + asked - scored["cost"]["seconds"], step=step, checkpoint=max(few - step, 0.0),
+        row=scored["cost"]["seconds"] / scored["n"]["expected"],
+        batch=settings["batch_size"] * settings["accumulation"], device_batch=settings["batch_size"],
+        epochs=length.epochs, max_steps=length.max_steps, save_steps=length.save_steps,
+        memory_mb=max(entry["peak_memory_mb"] for entry in trained),
+    )  # fmt: skip
+
+
+def measure_baselines(words: list[str], names: list[str], sizes: list[int], test_rows: int, scratch: Path) -> dict:
+    """Return the seconds of the baselines at each size: measured at the smallest and largest, a line in between."""
+    import numpy as np
+
+    found = {}
+    for rows in sorted({min(sizes), max(sizes)}):
+        out = scratch / f"baselines-{rows}"
+        ask = [*words, "--only", ",".join(names), "--max-rows", str(test_rows), "--max-train-rows", str(rows)]
+        found[rows] = _run(scratch, "run_baselines.py", [*ask, "--out-dir", str(out)], out)
+    return dict(zip(sizes, np.interp(sizes, list(found), list(found.values())).tolist(), strict=True))
+
+
+def _run(scratch: Path, script: str, words: list[str], out: Path) -> float:
+    """Run a script for the price of it; returns its seconds."""
+    started = time.monotonic()
+    command = pipeline.command_of(Stage(script, "", script, words, out / MANIFEST))
+    with open(scratch / "log.txt", "a", encoding="utf-8") as log:
+        begins = log.tell()
+        code = pipeline.call([sys.executable, *command], log=log)
+    if code:
+        raise UserError(f"{script}: {explain(scratch / 'log.txt', begins, code)}")
+    return time.monotonic() - started

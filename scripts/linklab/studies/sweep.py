@@ -1,0 +1,302 @@
+"""A sweep's runs: one training a setting, watched while it runs, and what the trials say together."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from linklab import cli, files
+from linklab.cli import UserError, say
+from linklab.manifest import MANIFEST
+from linklab.metrics.metrics import higher_is_better
+from linklab.pipeline import Stage
+from linklab.studies import runs
+from linklab.studies.options import data_words
+from linklab.studies.runs import Run
+from linklab.studies.search_space import Axis, count_settings, draw_distinct, grid, write_value, write_words
+from linklab.studies.study_cost import split_length_options
+from linklab.studies.trials import HEARTBEAT_S, Trials, result_of
+
+LOSS = "loss"
+STATES = {
+    TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running", TrialState.WAITING: "waiting",
+}  # fmt: skip
+PART = 10  # percent of a run between the validation losses that trials are compared at
+
+
+def choose_settings(sampler: str, axes: Sequence[Axis], trials: int | None, seed: int) -> list[dict]:
+    """Return a setting a place: a grid's, random ones, or {} where TPE chooses when the time has come."""
+    if sampler == "grid":
+        ranges = [axis.text for axis in axes if not axis.choices]
+        if ranges:
+            raise UserError(f"--space {ranges[0]}: a grid needs a list, NAME=A,B,C; or choose --sampler random")
+        found = grid(axes)
+        if trials not in (None, len(found)):
+            raise UserError(f"--trials {trials}: the grid has {len(found)} settings; leave it out, or draw some of "
+                            f"them with --sampler random")  # fmt: skip
+        return found
+    wanted = trials or 12
+    there_are = count_settings(axes)
+    if wanted > there_are:
+        raise UserError(
+            f"--trials {wanted}: the space has only {there_are:.0f} settings; --sampler grid tries them all"
+        )
+    if sampler == "tpe":
+        return [{} for _ in range(wanted)]
+    drawn = draw_distinct(axes, seed)
+    return [next(drawn) for _ in range(wanted)]
+
+
+def lower_is_better(metric: str) -> bool:
+    """Say whether a sweep looks for the lowest value."""
+    return metric == LOSS or not higher_is_better(metric.rsplit("/", 1)[1])
+
+
+def training_words(args, settings: dict) -> list[str]:
+    """Return the words of a training with these settings, without the folder it goes to."""
+    rows = ["--max-rows", str(args.rows)] if args.rows else []
+    words = ["--base-model", args.base_model, "--mode", args.mode, *args.training, *write_words(settings)]
+    return [*data_words(args), *words, *rows, "--eval-rows", str(args.validation_rows), "--seed", str(args.seed)]
+
+
+def plan_trial(args, folder: Path, place: int, settings: dict) -> Run:
+    """Return the run of a setting: training, and scoring validation rows where a metric is asked for."""
+    words = [*training_words(args, settings), "--out-dir", f"{folder}/finetune", "--resume", "auto"]
+    chain = [Stage("finetune", "training", "finetune_gemma_from_csv.py", words, folder / "finetune" / MANIFEST)]
+    if args.metric != LOSS:
+        ask = ["--model", f"{folder}/finetune/model", *data_words(args), "--split", "validation"]
+        ask += [
+            "--max-rows",
+            str(args.validation_rows),
+            "--out-dir",
+            f"{folder}/evaluation",
+            "--name",
+            f"trial {place}",
+        ]
+        manifest = folder / "evaluation" / MANIFEST
+        chain.append(Stage("evaluation", "scoring", "evaluate_model.py", ask, manifest))
+    return Run(f"trial {place}", folder, tuple(chain))
+
+
+def read_value(run: Run, metric: str) -> float:
+    """Return the value of a finished run."""
+    if metric == LOSS:
+        return files.read_json(run.folder / "finetune" / "metrics.json")["best_validation_loss"]
+    return files.read_json(run.folder / "evaluation" / "metrics.json")["metrics"][metric]["value"]
+
+
+def validation_losses(log: Path, words: list[str]) -> dict[int, float]:
+    """Return the validation losses of a trainer_log.csv by how far the run was: {10: .93, 20: .71}, in steps of 10 %.
+
+    Runs of different lengths are compared at the same share of their way, for their learning rates fall with it.
+    """
+    if not log.exists():
+        return {}
+    length, _ = split_length_options(words)
+    found: dict[int, float] = {}
+    with open(log, encoding="utf-8", newline="") as handle:
+        for line in csv.DictReader(handle):
+            if line["validation_loss"]:
+                done, whole = ("step", length.max_steps) if length.max_steps else ("epoch", length.epochs)
+                share = float(line[done]) / whole
+                found.setdefault(int(100 * share / PART + 1e-6) * PART, float(line["validation_loss"]))
+    return found
+
+
+class Watch:
+    """Looks at a running training: reports its validation losses, keeps the heartbeat, and says when to stop it."""
+
+    def __init__(self, trials: Trials, trial, run: Run, words: list[str], *, prune: bool) -> None:
+        self.trials, self.trial, self.run, self.words, self.prune = trials, trial, run, words, prune
+        self.reported: set[int] = set()
+        self.beaten = time.monotonic()
+        self.hopeless = self.lost = False
+
+    def __call__(self) -> bool:
+        try:
+            if time.monotonic() - self.beaten > HEARTBEAT_S:
+                self.beaten = time.monotonic()
+                self.lost = not self.trials.beat(self.trial)
+            losses = validation_losses(self.run.folder / "finetune" / "trainer_log.csv", self.words)
+            for percent in sorted(losses.keys() - self.reported):
+                self.reported.add(percent)
+                self.trial.report(losses[percent], percent)
+                # The last loss of a run that is as good as over stops nothing.
+                self.hopeless = self.hopeless or (self.prune and percent < 100 and self.trial.should_prune())
+        except optuna.exceptions.UpdateFinishedTrialError:
+            self.lost = True
+        return self.hopeless or self.lost
+
+
+def work(args, trials: Trials) -> None:
+    """Take trials until every place has a result or an error; raises runs.Stopped when told to stop."""
+    waited = False
+    while True:
+        with trials.take() as taken:
+            if taken is not None:
+                make_trial(args, trials, *taken)
+                waited = False
+                continue
+        if trials.is_finished():
+            return
+        if not waited:
+            say("waiting for trials that other processes are at")
+            waited = True
+        time.sleep(0.5)
+
+
+def make_trial(args, trials: Trials, trial, place: int, handle: int) -> None:
+    """Train with a trial's setting and record what came of it."""
+    settings = {axis.name: trial.params[axis.name] for axis in trials.axes}
+    run = plan_trial(args, trials.place_folder(place), place, settings)
+    say(f"trial {place}: {' '.join(f'{name}={write_value(value)}' for name, value in settings.items())}")
+    if trial.user_attrs.get("retry"):
+        (run.folder / runs.ERROR).unlink(missing_ok=True)
+    # Losses are not comparable with a metric that is better upwards; pruning then has nothing to go by.
+    watch = Watch(trials, trial, run, run.stages[0].words, prune=args.prune and args.metric == LOSS)
+    done = run.error() is None and runs.attempt(run, handle, watch)
+    if watch.lost:
+        say(f"trial {place}: this process was silent for so long that another one took it; left to that one")
+        return
+    if done:
+        kept = trials.finish(trial, value=read_value(run, args.metric), seconds=run.seconds())
+    else:
+        kept = trials.finish(trial, error=run.error())
+        shutil.rmtree(run.folder / "finetune" / "checkpoints", ignore_errors=True)
+    if not kept:
+        say(f"trial {place}: this process was taken for dead; the result of the one that took over counts")
+        return
+    tell(args, trials, place)
+
+
+def tell(args, trials: Trials, place: int) -> None:
+    """Say what a trial gave, the best so far, and the time left."""
+    results = trials.results()
+    trial, over = results[place], [other for other in results if other]
+    said = {
+        TrialState.COMPLETE: lambda: f"{args.metric} {trial.value:.4g}",
+        TrialState.PRUNED: lambda: f"stopped early at {trial.last_step} %, loss {trial.value:.4g}",
+        TrialState.FAIL: lambda: f"failed: {trial.user_attrs['error']}",
+    }[trial.state]()
+    best = best_of(results, args.metric)
+    shown = f"; best {best.value:.4g} (trial {best.user_attrs['place']})" if best else ""
+    took = [(other.datetime_complete - other.datetime_start).total_seconds() for other in over if other.datetime_start]
+    todo = len(results) - len(over)
+    # This process, and those that are at another trial now.
+    workers = 1 + sum(any(t.state == TrialState.RUNNING for t in found) for found in trials.by_place())
+    left = todo / max(min(workers, todo), 1) * sum(took) / max(len(took), 1)
+    say(f"[{len(over)}/{len(results)}] trial {place}: {said}{shown}; about {cli.format_seconds(left)} left")
+
+
+def best_of(results: Sequence[FrozenTrial | None], metric: str) -> FrozenTrial | None:
+    """Return the completed trial with the best value; None where there is none."""
+    done = [trial for trial in results if trial and trial.state == TrialState.COMPLETE]
+    return (min if lower_is_better(metric) else max)(done, key=lambda trial: trial.value, default=None)
+
+
+def write_csv(path: Path, trials: Trials, metric: str) -> None:
+    """Write trials.csv: one line a place, in order."""
+    names = [axis.name for axis in trials.axes]
+    with files.atomic_write(path, force=True) as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(["trial", "state", metric, *names, "seconds", "attempts", "error"])
+        for place, found in enumerate(trials.by_place()):
+            own = [trial for trial in found if "twin" not in trial.user_attrs]
+            trial = result_of(found) or (own[-1] if own else None)
+            if trial is None:
+                continue
+            value = f"{trial.value:.6g}" if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else ""
+            cells = [write_value(trial.params[name]) if name in trial.params else "" for name in names]
+            attempts = sum(other.state != TrialState.WAITING for other in own)
+            facts = [trial.user_attrs.get("seconds", ""), attempts, trial.user_attrs.get("error", "")]
+            writer.writerow([place, STATES[trial.state], value, *cells, *facts])
+
+
+def needed_trials(axes: Sequence[Axis]) -> int:
+    """Return how many complete trials it takes to say which setting matters: with fewer, luck of the draw does."""
+    return 4 * len(axes)
+
+
+def find_importances(trials: Trials) -> dict[str, float]:
+    """Return the share of the variation each setting explains; {} where too few trials say anything."""
+    results = [trial for trial in trials.results() if trial and trial.state == TrialState.COMPLETE]
+    if len(results) < needed_trials(trials.axes) or len({trial.value for trial in results}) < 2:
+        return {}
+    judged = optuna.create_study(direction=trials.study.direction)
+    judged.add_trials(results)  # without those of killed workers and those stopped early
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.importance.get_param_importances(
+            judged, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+        )
+
+
+def best_command(args, settings: dict) -> str:
+    """Return the training with these settings as a line to paste."""
+    words = ["scripts/finetune_gemma_from_csv.py", *training_words(args, settings), "--out-dir", "runs/best"]
+    return f"python {shlex.join(words)}"
+
+
+def write_summary(args, trials: Trials, shares: dict[str, float]) -> str:
+    """Return the sweep in markdown: best setting and its command, all trials, what matters, what failed."""
+    results = trials.results()
+    count = {name: sum(bool(t) and STATES[t.state] == name for t in results) for name in STATES.values()}
+    best = best_of(results, args.metric)
+    rows = f"{args.rows:,} rows" if args.rows else "all rows"
+    lines = [
+        "# Sweep", "",
+        f"`{' '.join([args.base_model, args.mode, *args.training])}`, {rows}, seed {args.seed}; "
+        f"{args.sampler}, {len(results)} trials: {count['complete']} complete, {count['stopped early']} stopped early, "
+        f"{count['failed']} failed. Judged by {'validation loss' if args.metric == LOSS else args.metric} on at most "
+        f"{args.validation_rows} validation rows; test rows were not looked at.", "",
+    ]  # fmt: skip
+    if best:
+        command = best_command(args, {axis.name: best.params[axis.name] for axis in trials.axes})
+        lines += [
+            f"Best: trial {best.user_attrs['place']}, {args.metric} {best.value:.4g}.",
+            "",
+            "```bash",
+            command,
+            "```",
+            "",
+        ]
+    names = [axis.name for axis in trials.axes]
+    lines += [
+        f"| trial | {args.metric} | {' | '.join(names)} | took | |",
+        f"|---:|---:|{'---:|' * len(names)}---:|---|",
+    ]
+    shown = [trial for trial in results if trial and trial.state != TrialState.FAIL]
+    shown.sort(key=lambda t: (t.state != TrialState.COMPLETE, t.value if lower_is_better(args.metric) else -t.value))
+    for trial in shown:
+        took = cli.format_seconds(trial.user_attrs["seconds"]) if "seconds" in trial.user_attrs else "–"
+        note = f"stopped at {trial.last_step} %" if trial.state == TrialState.PRUNED else ""
+        cells = [write_value(trial.params[name]) for name in names]
+        lines.append(f"| {trial.user_attrs['place']} | {trial.value:.4g} | {' | '.join(cells)} | {took} | {note} |")
+    lines.append("")
+    if shares:
+        parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
+        lines += [
+            f"What explains the variation (fANOVA over {count['complete']} complete trials, so roughly): {parts}.",
+            "",
+        ]
+    else:
+        lines += [
+            f"Which setting matters is not said: {needed_trials(trials.axes)} complete trials of different losses are "
+            f"needed for {len(names)} settings, and {count['complete']} are complete (--no-prune, or more --trials).",
+            "",
+        ]
+    lines += ["One seed a setting: between the first few the order may be luck.", ""]
+    failed = [(place, trial) for place, trial in enumerate(results) if trial and trial.state == TrialState.FAIL]
+    if failed:
+        lines += ["## Failed", "", *(f"- trial {place}: {trial.user_attrs['error']}" for place, trial in failed), ""]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""From rows to conversations: the task, templates, examples, splits, JSONL."""

@@ -1,0 +1,33 @@
+"""Where a script's rows come from: `--csv FILE` or `--data DIR`, the same examples either way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from linklab import files
+from linklab.cli import UserError
+from linklab.manifest import MANIFEST
+from linklab.tasks import examples, jsonl
+from linklab.tasks.examples import Example
+from linklab.tasks.task import Task, make_task
+
+Reader = Callable[[str, int | None], list[Example]]
+
+
+def open_source(args) -> tuple[Task, Reader]:
+    """Return the task, and a function (split, max_rows) -> examples in rank order.
+
+    Reads `args.csv` or `args.data`, and with the CSV `target_field`, `prompt_template` and `split_seed`.
+    """
+    if args.csv:
+        path = files.require_file(args.csv)
+        task = make_task(path, args.target_field, args.prompt_template)
+        return task, lambda split, n: examples.read_examples(path, task, split, n, seed=args.split_seed)
+    if args.target_field or args.prompt_template:
+        raise UserError("--target-field and --prompt-template belong to --csv; a JSONL folder has them in it already")
+    return jsonl.read_task(args.data), lambda split, n: jsonl.read_examples(args.data, split, n)
+
+
+def source_files(args) -> dict:
+    """Return the inputs a manifest names: the CSV, or the converted folder's own manifest."""
+    return {args.csv: None} if args.csv else {f"{args.data}/{MANIFEST}": None}

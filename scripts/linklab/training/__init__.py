@@ -1,0 +1,1 @@
+"""Fine-tuning: the answer-only loss, checkpoints, cost estimate."""

@@ -1,0 +1,171 @@
+"""What a training will do and what it will cost, said before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import statistics
+import time
+from pathlib import Path
+
+from linklab import cli, files
+from linklab.cli import say
+from linklab.training import checkpoints, training
+
+TIMED_STEPS = 2
+PROBE_BYTES = 64 * 2**20  # written and hashed to learn how fast this disk takes a checkpoint
+TOKENIZER_BYTES = 35 * 2**20  # Gemma's, beside the model
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What was measured on real steps of the very trainer that would run."""
+
+    seconds_a_token: float  # of training, the optimizer step included
+    evaluation_seconds_a_token: float
+    bytes_a_second: float  # of a checkpoint, hashed
+    peak_mb: float
+    step_s: float
+    tokens: int  # in that step
+
+
+def report(args, train, validation, settings, steps: int, model) -> None:
+    """Say what will be trained on what."""
+    lengths = sorted(train.lengths)
+    trained, everything = training.count_parameters(model)
+    step_rows = settings.batch_size * settings.accumulation * training.world_size()
+    say(f"rows: {len(train):,} training, {len(validation):,} validation; tokens a row: median "
+        f"{statistics.median(lengths):.0f}, 95 % {lengths[int(0.95 * (len(lengths) - 1))]}, longest {lengths[-1]}; "
+        f"answers: {train.answer_tokens / len(train):.1f} tokens; above --max-length {settings.max_length}: "
+        f"none (a cut answer is an error)")  # fmt: skip
+    say(f"{settings.mode}: {trained:,} of {everything:,} parameters trained, learning rate {settings.learning_rate:g}, "
+        f"{steps:,} steps of {step_rows} rows; checkpoint every {args.save_steps}")  # fmt: skip
+
+
+def report_cost(args, trainer, train, validation, settings, steps: int, why_precision: str, folder: Path) -> None:
+    """Measure a step and say what the run will take: seconds, memory, disk; and what was set and what chosen."""
+    cost = measure(trainer, train, validation, folder)
+    evaluations = len({*range(args.eval_steps, steps + 1, args.eval_steps), steps})
+    saves = len({*range(args.save_steps, steps + 1, args.save_steps), steps})
+    trained, everything = training.count_parameters(trainer.model)
+    checkpoint_bytes = trained * 12  # float32 weights and the two moments AdamW keeps of each
+    row_tokens = sum(train.lengths) / len(train)
+    parts = {
+        "steps": steps * settings.batch_size * settings.accumulation * row_tokens * cost.seconds_a_token,
+        "validation": evaluations * sum(validation.lengths) * cost.evaluation_seconds_a_token,
+        "checkpoints": saves * checkpoint_bytes / cost.bytes_a_second * (2 if args.drive_dir else 1),
+    }
+    kept = min(saves, max(2, args.save_total_limit) + 1)  # the best one may be an older one
+    model_bytes = trained * 4 + TOKENIZER_BYTES + (everything * 4 if args.merge and args.mode != "full" else 0)
+    total_mb = memory_mb()
+    say("set: " + (" ".join(args.argv) or "nothing"))
+    say(f"chosen: {settings.precision} ({why_precision}), learning rate {settings.learning_rate:g}"
+        f"{'' if args.learning_rate else f' (usual for {settings.mode})'}, {settings.schedule} schedule with "
+        f"{round(steps * settings.warmup_fraction)} warm-up steps, validation every {args.eval_steps} steps, "
+        f"checkpoint every {args.save_steps}, weights of the best {args.best_by} delivered, "
+        f"seed {settings.seed}")  # fmt: skip
+    say(f"measured: a step of {cost.tokens:,} tokens takes {cost.step_s:.2f} s")
+    say(f"time: about {cli.format_seconds(sum(parts.values()))} ("
+        + ", ".join(f"{name} {cli.format_seconds(seconds)}" for name, seconds in parts.items()) + ")")  # fmt: skip
+    say(f"memory: about {cost.peak_mb:,.0f} MB at the peak, of {total_mb:,.0f} MB")
+    say(f"disk: about {(kept * checkpoint_bytes + model_bytes) / 2**20:,.0f} MB ({kept} checkpoints of "
+        f"{checkpoint_bytes / 2**20:,.0f} MB, the model {model_bytes / 2**20:,.0f} MB)"
+        + (f"; {kept * checkpoint_bytes / 2**20:,.0f} MB in {args.drive_dir}" if args.drive_dir else ""))  # fmt: skip
+    say("dry run: stopped before training")
+
+
+def measure(trainer, train, validation, folder: Path) -> Cost:
+    """Run steps as the training would, with its rows and its optimizer, and time them.
+
+    The first step is the one of the first pass with the most tokens: it shows the most memory, and pays for what is
+    done once. A second one is not timed either: freed memory is kept, and the first one found none. The model is
+    changed by them; a dry run throws it away.
+    """
+    batch_size, accumulation = trainer.args.per_device_train_batch_size, trainer.args.gradient_accumulation_steps
+    step_rows = batch_size * accumulation
+    take_step = prepare_steps(trainer, train)
+    order = list(trainer._get_train_sampler())
+    take_step(heaviest_step(order, train.lengths, batch_size, step_rows, padded=trainer.args.device.type == "cuda"))
+    take_step(order[:step_rows])
+    rows = order[: TIMED_STEPS * step_rows] or order
+    seconds = timed(lambda: [take_step(rows[at : at + step_rows]) for at in range(0, len(rows), step_rows)])
+    n_steps = -(-len(rows) // step_rows)
+    tokens = sum(train.lengths[i] for i in rows)
+    held = sorted(range(len(validation)), key=lambda i: -validation.lengths[i])
+    held = held[: trainer.args.per_device_eval_batch_size]
+    held_seconds = timed(lambda: evaluate(trainer, [validation[i] for i in held]))
+    rate = PROBE_BYTES / timed(lambda: probe_disk(folder))
+    return Cost(seconds / tokens, held_seconds / sum(validation.lengths[i] for i in held), rate,
+                training.peak_memory_mb(), seconds / n_steps, tokens // n_steps)  # fmt: skip
+
+
+def heaviest_step(order: list[int], lengths, batch_size: int, step_rows: int, padded: bool) -> list[int]:
+    """Return the rows of the step that holds the batch with the most tokens, counted with its padding if `padded`."""
+
+    def batch_tokens(rows: list[int]) -> int:
+        row_tokens = [lengths[i] for i in rows]
+        return len(rows) * max(row_tokens) if padded else sum(row_tokens)
+
+    def step_tokens(rows: list[int]) -> int:
+        return max(batch_tokens(rows[at : at + batch_size]) for at in range(0, len(rows), batch_size))
+
+    return max((order[at : at + step_rows] for at in range(0, len(order), step_rows)), key=step_tokens)
+
+
+def prepare_steps(trainer, train):
+    """Return a function that takes one optimizer step on the rows it is given, as the Trainer's own loop does."""
+    import torch
+
+    trainer.create_optimizer_and_scheduler(num_training_steps=1000)
+    model, optimizer = trainer.accelerator.prepare(trainer.model, trainer.optimizer)
+    batch_size = trainer.args.per_device_train_batch_size
+    trainer.current_gradient_accumulation_steps = trainer.args.gradient_accumulation_steps
+
+    def take_step(rows: list[int]) -> None:
+        batches = [
+            trainer.data_collator([train[i] for i in rows[at : at + batch_size]])
+            for at in range(0, len(rows), batch_size)
+        ]
+        n_items = trainer._get_num_items_in_batch(batches, trainer.args.device)
+        for batch in batches:
+            trainer.training_step(model, batch, n_items)
+        trainer.accelerator.clip_grad_norm_(model.parameters(), trainer.args.max_grad_norm)
+        optimizer.step()
+        model.zero_grad()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return take_step
+
+
+def evaluate(trainer, items: list[dict]) -> None:
+    """Take the validation loss of one batch."""
+    import torch
+
+    trainer.model.eval()
+    trainer.n_right = torch.zeros((), dtype=torch.long, device=trainer.args.device)
+    trainer.prediction_step(trainer.model, trainer.data_collator(items), True)[0].item()
+
+
+def probe_disk(folder: Path) -> None:
+    """Write and hash a file as a checkpoint is."""
+    path = folder / f".{checkpoints.PREFIX}probe"
+    path.write_bytes(os.urandom(PROBE_BYTES // 64) * 64)
+    files.sha256_file(path)
+    path.unlink()
+
+
+def timed(run) -> float:
+    """Return the seconds a call takes."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def memory_mb() -> float:
+    """Return the memory there is: the GPU's where there is one, else the machine's."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).total_memory / 2**20
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**20

@@ -1,0 +1,113 @@
+"""What a finished training leaves: the model, its scores, log, plot and card, and the manifest last."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+from linklab import cli, files
+from linklab.cli import say
+from linklab.manifest import describe_files, staged_folder, write_manifest
+from linklab.reports import plots
+from linklab.tasks.jsonl import TASK_FILE
+from linklab.tasks.source import source_files
+from linklab.training import training
+
+UNSEEN_LATER = "Scores on unseen rows, with intervals, come from `evaluate_model.py`."
+HUB_NAMES = {"embedded": "google/gemma-3-270m"}  # where a reader finds the base model
+
+
+def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, n_rows: int, *, script: str) -> None:
+    """Write the model, its scores, log, plot and card, and the manifest last."""
+    history, seconds = trainer.state.log_history, trainer.training_seconds()
+    training.write_log(folder / "trainer_log.csv", history)
+    best = best_validation(trainer.state)
+    trained, everything = training.count_parameters(trainer.model)
+    scores = {
+        "model": args.base_model, "mode": args.mode, "rows": n_rows, "steps": trainer.state.global_step,
+        "best_by": args.best_by, "best_step": best.get("step"), "best_validation_loss": best.get("eval_loss"),
+        "validation_accuracy": best.get("eval_accuracy"), "seconds": round(seconds, 1),
+        "peak_memory_mb": round(training.peak_memory_mb(), 1), "trained_parameters": trained, "parameters": everything,
+        "settings": dataclasses.asdict(settings),
+        "hashes": {name: fingerprint[name] for name in ("prompts", "labels")},
+    }  # fmt: skip
+    inputs = source_files(args)
+    sources = describe_files(inputs)
+    card = write_card(scores, task, sources)
+    for name in ("model", "merged"):  # left by a run that was killed while it finished; the checkpoint has it all
+        shutil.rmtree(folder / name, ignore_errors=True)
+    with staged_folder(folder / "model") as made:
+        trainer.model.save_pretrained(made)
+        tokenizer.save_pretrained(made)
+        add_papers(made, task, card)
+    if args.merge and args.mode != "full":
+        with staged_folder(folder / "merged") as made:
+            merge(folder / "model", made, args)
+            add_papers(made, task, write_card(scores, task, sources, merged=True))
+    files.write_json(folder / "metrics.json", scores, force=True)
+    plots.write_png(
+        folder / "loss.png", plots.loss_curve(plots.read_trainer_log(folder / "trainer_log.csv")), force=True
+    )
+    files.write_text(folder / "README.md", card, force=True)
+    outputs = ["model", "metrics.json", "trainer_log.csv", "loss.png", "README.md", "tensorboard", "merged"]
+    write_manifest(
+        folder, script=script, argv=args.argv, seed=args.seed, inputs=inputs,
+        outputs={folder / name: None for name in outputs if (folder / name).exists()},
+        extra={name: scores[name] for name in ("rows", "steps", "best_validation_loss", "seconds", "peak_memory_mb")},
+    )  # fmt: skip
+    say(f"wrote {folder / 'model'}: {args.mode}, {n_rows:,} rows, {trainer.state.global_step:,} steps in "
+        f"{cli.format_seconds(seconds)}, validation loss {best.get('eval_loss', float('nan')):.4f} "
+        f"at step {best.get('step')}")  # fmt: skip
+
+
+def best_validation(state) -> dict:
+    """Return what was logged at the step whose weights are delivered, {} where none was judged."""
+    entries = [entry for entry in state.log_history if "eval_loss" in entry and entry["step"] == state.best_global_step]
+    return entries[-1] if entries else {}
+
+
+def add_papers(made: Path, task, card: str) -> None:
+    """Write what goes with a model wherever it goes: how it is asked, and its card (PEFT leaves an empty form)."""
+    files.write_json(made / TASK_FILE, task.to_dict())
+    files.write_text(made / "README.md", card, force=True)
+
+
+def merge(adapter: Path, made: Path, args) -> None:
+    """Write the adapter added into its base model, which any program loads without PEFT."""
+    from linklab.models.load import load_trained
+
+    model, tokenizer = load_trained(adapter, base_model=args.base_model)
+    model.save_pretrained(made)
+    tokenizer.save_pretrained(made)
+
+
+def write_card(scores: dict, task, inputs: list[dict], *, merged: bool = False, unseen: str = UNSEEN_LATER) -> str:
+    """Return the model card: what it answers, from what it was made, how good it was in training, whose terms hold.
+
+    `scores` is the training's metrics.json, `inputs` what its manifest says of them; `unseen` tells of unseen rows.
+    """
+    settings = "\n".join(f"| {name} | {value} |" for name, value in scores["settings"].items())
+    data = "\n".join(f"| {Path(entry['path']).name} | {entry['sha256']} |" for entry in inputs)
+    targets = ", ".join(f"`{t.name}`" for t in task.targets)
+    base = HUB_NAMES.get(scores["model"], scores["model"])
+    library = "transformers" if merged or scores["mode"] == "full" else "peft"
+    judged = [f"validation loss {scores['best_validation_loss']:.4f}"] if scores["best_validation_loss"] else []
+    if scores["validation_accuracy"] is not None:
+        judged.append(f"{100 * scores['validation_accuracy']:.1f} % of the validation rows' classes written right")
+    return (
+        f"---\nlicense: gemma\nbase_model: {base}\nlibrary_name: {library}\npipeline_tag: text-generation\n---\n\n"
+        f"# {base}, fine-tuned ({scores['mode']}) to answer {targets}\n\n"
+        f"{scores['rows']:,} rows, {scores['steps']:,} steps, {scores['seconds']:,.0f} s, "
+        f"{scores['peak_memory_mb']:,.0f} MB at the peak.\n\n"
+        f"## Scores\n\nThe weights are those of step {scores['best_step']}, the best by validation "
+        f"{scores['best_by']}: {', '.join(judged) or 'none was taken'}. {unseen}\n\n"
+        f"## Prompt\n\nAs the user's turn of the chat template:\n\n```text\n{task.template.text}\n```\n\n"
+        f"## Data\n\n| file | SHA-256 |\n|---|---|\n{data}\n"
+        f"| the {scores['rows']:,} prompts | {scores['hashes']['prompts']} |\n"
+        f"| their answers | {scores['hashes']['labels']} |\n\n"
+        f"## Settings\n\n| setting | value |\n|---|---|\n{settings}\n\n"
+        f"## Terms\n\nThis is a modified Gemma model. Gemma is provided under and subject to the Gemma Terms of Use "
+        f"found at https://ai.google.dev/gemma/terms; they hold for this model too, with the prohibited uses listed at "
+        f"https://ai.google.dev/gemma/prohibited_use_policy.\n"
+    )

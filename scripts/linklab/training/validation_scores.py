@@ -1,0 +1,83 @@
+"""Validation loss and accuracy of a training, over rows it does not learn from, the same on any number of processes.
+
+A model that reads the right answer and would write each of its tokens next writes that answer by itself: accuracy comes
+from the very logits the loss needs, without writing anything.
+"""
+
+from __future__ import annotations
+
+import math
+
+from linklab.training.answer_loss import IGNORED, AnswerCollator
+
+
+def mark_judged(encoded, examples, task, tokenizer) -> bool:
+    """Note in each encoded row how many answer tokens decide whether it is right; returns False where none can.
+
+    These are the tokens of the classes the answer begins with (and the separator or end behind them): a number is
+    hardly ever written exactly, and is judged by its error later.
+    """
+    classes = 0
+    while classes < len(task.targets) and task.targets[classes].kind == "class":
+        classes += 1
+    if not classes:
+        return False
+    for item, example in zip(encoded.items, examples, strict=True):
+        n_answer = len(item["input_ids"]) - item["answer_start"]
+        text = task.separator.join(example.target[target.name] for target in task.targets[:classes])
+        if classes == len(task.targets):
+            item["judged"] = n_answer
+        else:
+            end = len(text) + len(task.separator)
+            ends = [stop for _, stop in tokenizer(example.answer, add_special_tokens=False,
+                                                  return_offsets_mapping=True)["offset_mapping"]]  # fmt: skip
+            item["judged"] = max(1, sum(stop <= end for stop in ends))
+    return True
+
+
+class HeldOutCollator(AnswerCollator):
+    """Adds `judged`, (batch,), to the batches of rows that `mark_judged` marked."""
+
+    def __call__(self, items: list[dict]) -> dict:
+        """Return the batch as AnswerCollator does."""
+        import torch
+
+        batch = super().__call__(items)
+        if "judged" in items[0]:
+            batch["judged"] = torch.tensor([item["judged"] for item in items])
+        return batch
+
+
+class EvenRows:
+    """Encoded rows filled up to a multiple of `multiple` with rows that have no answer and so weigh nothing.
+
+    Several processes take the same number of batches each; without these, some rows would be counted twice.
+    """
+
+    def __init__(self, encoded, multiple: int) -> None:
+        self.encoded, self.n = encoded, math.ceil(len(encoded) / multiple) * multiple
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, index: int) -> dict:
+        if index < len(self.encoded):
+            return self.encoded[index]
+        first = self.encoded[0]
+        empty = {"input_ids": first["input_ids"][:1], "answer_start": 1}
+        return empty | ({"judged": 0} if "judged" in first else {})
+
+
+def count_right(logits, labels, judged):
+    """Return in how many rows every judged answer token is the one the model would write next.
+
+    `logits` (answer tokens, vocab), `labels` (batch, tokens), `judged` (batch,): answer tokens that count, 0 for a row
+    that is none.
+    """
+    import torch
+
+    wanted = labels[:, 1:] != IGNORED
+    wrong = torch.zeros_like(wanted)
+    wrong[wanted] = logits.argmax(-1) != labels[:, 1:][wanted]
+    counted = wanted & (wanted.cumsum(1) <= judged[:, None])
+    return (~(wrong & counted).any(1) & (judged > 0)).sum()

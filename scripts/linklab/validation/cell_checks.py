@@ -1,0 +1,226 @@
+"""The rules a cell must keep, one home for their codes and their words.
+
+`check_cell` is exact and slow. The fast path of `columns` only says which cells are surely fine; every other cell
+comes here, so that no damage is named anywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from sys import float_info
+from typing import NamedTuple
+
+from linklab.tables.infer import NOT_A_VALUE
+from linklab.tables.schema import NUMBER, Column
+
+# Codes are a contract: reports of different months are compared by them.
+CODES = {
+    # the file
+    "bom": "the file starts with a byte order mark",
+    "crlf": "lines end in CR LF where the contract says LF",
+    "mixed_line_ends": "a line ends differently from the header",
+    "no_final_newline": "the last line has no line end: the file may have been cut off",
+    "no_rows": "no rows below the header",
+    "bad_header": "a column name is empty, repeated or not plain text",
+    "missing_column": "a column of the schema is not in the header",
+    "unknown_column": "a column of the header is not in the schema",
+    "column_order": "the header holds the schema's columns in another order",
+    # the line
+    "blank_line": "a line without a row",
+    "ragged_row": "more or fewer cells than the header",
+    "bad_quoting": "a quote that is never closed, or stands where none may stand",
+    # the cell
+    "bad_utf8": "bytes that are not UTF-8",
+    "nul_byte": "a NUL byte",
+    "control_character": "a control character or line break inside a cell",
+    "mojibake": "text that was decoded with the wrong encoding once",
+    "missing_value": "an empty cell where a value must stand",
+    "blank_text": "a cell of white space only",
+    "outer_space": "white space before or after the value",
+    "not_a_value": "NaN, infinity, null or the like",
+    "not_a_number": "text where a number must stand",
+    "number_format": "a number spelt otherwise than plainly (1_000, +5, 007, 1e3, 1,5, full-width digits)",
+    "not_an_integer": "a number with a point where a whole number must stand",
+    "too_many_decimals": "more digits after the point than the column is written with",
+    "out_of_range": "a number outside the column's range",
+    "unknown_value": "a word that is not among the column's choices",
+    "spelling_variant": "a choice in other case or spacing",
+    "not_a_list": "no JSON list of the right elements",
+    "empty_list": "a list without elements",
+    # across columns
+    "list_length": "a list with more or fewer elements than the list it belongs to",
+    "candidate_order": "candidates that are not rising, or stand twice",
+    "illegal_channel": "a candidate the domain does not allow at this channel width",
+    "target_not_candidate": "an answer that is not among the row's candidates",
+    "target_mismatch": "an answer that is not the one the row's other columns give",
+    "signal_mismatch": "reported signals that do not fit the true noise and SINR of the same row",
+    "distance_mismatch": "a link distance that is not the one between the coordinates",
+    # across rows
+    "duplicate_id": "an id that an earlier row has too, with other content",
+    "duplicate_row": "the content of an earlier row once more",
+    "group_overlap": "a group (or copied row) on two sides of the split",
+}
+
+_INT = re.compile(r"0|-?[1-9][0-9]*")
+_FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.([0-9]+))?")
+_LENIENT_FLOAT = re.compile(NUMBER)
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b\ufeff]")  # with the zero-width space and the BOM
+_FREE_TEXT_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")  # a note may hold tabs and line breaks
+# é read as Windows-1252 is Ã©: a letter of C3-F4 (as first byte), then the characters of bytes 80-BF.
+_MOJIBAKE_HINT = re.compile("\ufffd|[\u00c2-\u00f4][^\x00-\x7f]")
+
+
+class Violation(NamedTuple):
+    """One damaged place. `line` is the physical line of the file, 0 where there is none."""
+
+    line: int
+    column: str
+    code: str
+    value: str
+    expected: str
+
+
+class Verdict(NamedTuple):
+    """What a cell holds (None: nothing usable), or the code and expectation it breaks."""
+
+    value: float | str | list | None
+    code: str = ""
+    expected: str = ""
+
+
+def check_cell(column: Column, text: str, *, lenient: bool = False) -> Verdict:
+    """Judge one cell. `lenient` (an inferred schema) accepts exponents, `[1, 2]` and line breaks in free text."""
+    if not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text):
+        return Verdict(None, "bad_utf8", "UTF-8 text")
+    if "\0" in text:
+        return Verdict(None, "nul_byte", "text without NUL bytes")
+    if not text:
+        return Verdict(None) if column.nullable else Verdict(None, "missing_value", f"a value: {describe(column)}")
+    if text.isspace():
+        return Verdict(None, "blank_text", describe(column))
+    if text != text.strip():
+        return Verdict(None, "outer_space", f"no space around the value; {describe(column)}")
+    if column.kind.startswith("list_"):
+        return _check_list(column, text, lenient)
+    return _check_scalar(column, column.kind, text, lenient)
+
+
+def _check_scalar(column: Column, kind: str, text: str, lenient: bool) -> Verdict:
+    if kind == "str":
+        return _check_text(column, text, lenient)
+    return _check_number(column, kind, text, lenient)
+
+
+def _check_text(column: Column, text: str, lenient: bool) -> Verdict:
+    free = lenient and column.choices is None
+    if (_FREE_TEXT_CONTROL if free else _CONTROL).search(text):
+        return Verdict(None, "control_character", "text without control characters")
+    if looks_like_mojibake(text):
+        return Verdict(None, "mojibake", "text decoded with the encoding it was written in")
+    if column.choices is None or text in column.choices:
+        return Verdict(text)
+    folded = {choice.strip().casefold(): choice for choice in column.choices}
+    near = folded.get(" ".join(text.split()).casefold())
+    if near is not None:
+        return Verdict(None, "spelling_variant", f"'{near}'")
+    return Verdict(None, "unknown_value", describe(column))
+
+
+def looks_like_mojibake(text: str) -> bool:
+    """True for text such as `CafÃ©`, or with a replacement character."""
+    if text.isascii() or not _MOJIBAKE_HINT.search(text):
+        return False
+    if "\ufffd" in text:
+        return True
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            return text.encode(encoding).decode("utf-8") != text
+        except UnicodeError:
+            continue
+    return False
+
+
+def _check_number(column: Column, kind: str, text: str, lenient: bool) -> Verdict:
+    whole = kind.endswith("int")
+    found = (_INT if whole else _LENIENT_FLOAT if lenient else _FLOAT).fullmatch(text)
+    if not found:
+        return Verdict(None, _number_fault(text, whole), describe(column))
+    value = float(text)
+    low = -float_info.max if column.low is None else column.low
+    high = float_info.max if column.high is None else column.high
+    if not whole and not lenient and column.decimals is not None and len(found[1] or "") > column.decimals:
+        return Verdict(None, "too_many_decimals", describe(column))
+    if not low <= value <= high:
+        return Verdict(None, "out_of_range", describe(column))
+    if column.choices is not None and text not in column.choices:
+        return Verdict(None, "unknown_value", describe(column))
+    return Verdict(value)
+
+
+def _number_fault(text: str, whole: bool) -> str:
+    if text.strip().strip("\"'").lower() in NOT_A_VALUE:
+        return "not_a_value"
+    if whole and _FLOAT.fullmatch(text):
+        return "number_format" if text == "-0" else "not_an_integer"
+    try:
+        float(text)  # takes what Python calls a number: underscores, exponents, plus signs, digits of any script
+    except ValueError:
+        spelt = re.fullmatch(r"[+-]?[0-9]{1,3}(?:[ ,.'\u00a0\u202f][0-9]{3})*(?:[.,][0-9]+)?|[+-]?[0-9]+,[0-9]+", text)
+        return "number_format" if spelt or re.fullmatch(r"0[xX][0-9a-fA-F]+", text) else "not_a_number"
+    return "number_format"
+
+
+def _check_list(column: Column, text: str, lenient: bool) -> Verdict:
+    if not (text.startswith("[") and text.endswith("]") and len(text) > 1):
+        return Verdict(None, "not_a_list", describe(column))
+    if not text[1:-1].strip():
+        return Verdict([]) if column.nullable else Verdict(None, "empty_list", describe(column))
+    kind = column.kind.removeprefix("list_")
+    if kind == "str":
+        try:
+            elements = json.loads(text)
+        except (ValueError, RecursionError):
+            elements = None
+        if elements is None or not all(isinstance(element, str) for element in elements):
+            return Verdict(None, "not_a_list", describe(column))
+    else:
+        elements = text[1:-1].split(",")
+    values = []
+    for number, element in enumerate(elements, start=1):
+        if lenient and number > 1 and kind != "str":
+            element = element.removeprefix(" ")
+        if element != element.strip():
+            return Verdict(None, "outer_space", f"element {number} without spaces; {describe(column)}")
+        if not element:
+            return Verdict(None, "not_a_list", f"element {number} is empty; {describe(column)}")
+        verdict = _check_scalar(column, kind, element, lenient)
+        if verdict.code:
+            shown = element if len(element) <= 40 else element[:40] + "…"
+            return Verdict(None, verdict.code, f"element {number} is '{shown}'; {verdict.expected}")
+        values.append(verdict.value)
+    return Verdict(values)
+
+
+def describe(column: Column) -> str:
+    """Say what a cell of the column must be: `a whole number from 150 to 20000 m`."""
+    names = {"int": "a whole number", "float": "a number", "str": "text"}
+    elements = {"int": "whole numbers", "float": "numbers", "str": "texts"}
+    is_list = column.kind.startswith("list_")
+    kind = column.kind.removeprefix("list_")
+    if column.choices is not None and len(column.choices) <= 12:
+        words = "one of " + ", ".join(column.choices)
+    elif column.choices is not None:
+        words = f"one of {len(column.choices)} known values"
+    else:
+        words = elements[kind] if is_list else names[kind]
+    if column.low is not None and column.high is not None:
+        words += f" from {column.low:.15g} to {column.high:.15g}"
+    elif column.low is not None:
+        words += f" of at least {column.low:.15g}"
+    elif column.high is not None:
+        words += f" of at most {column.high:.15g}"
+    words += f" {column.unit}" if column.unit else ""
+    if kind == "float" and column.decimals is not None:
+        words += f", at most {column.decimals} decimals"
+    return f"a JSON list of {words}" if is_list else words

@@ -1,0 +1,245 @@
+"""Turn the cells of many rows into checked arrays: the fast path of the validator, and its exact twin.
+
+The fast path may only say "surely fine". Whatever it is not sure of goes to `checks.check_cell`, cell by cell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv as arrow_csv
+
+from linklab.tables.schema import Column
+from linklab.validation import fast_rows
+from linklab.validation.cell_checks import Verdict, check_cell
+
+_INT = r"(?:0|-?[1-9][0-9]{0,14})"  # at most 15 digits: exact in float64; longer ones take the exact path
+_PLAIN_TEXT = r"^[!-~](?:[ -~]*[!-~])?$"
+_LIST_MARKS = b"[],"
+_TO_COMMA = bytes.maketrans(b"]", b",")
+
+
+@dataclasses.dataclass
+class Cells:
+    """One column of a piece of the file.
+
+    `ok` (n,) marks the cells that hold a value. Numbers: `values` (n,) float64, 0 where not ok. Lists of numbers:
+    `values` holds all elements in a row and `offsets` (n + 1,) where each cell's begin. Texts have no `values`.
+    """
+
+    column: Column
+    texts: pa.Array | Sequence[str] | Callable[[int], str]  # or what reads a cell again from the file's bytes
+    ok: np.ndarray
+    n_missing: int = 0
+    values: np.ndarray | None = None
+    offsets: np.ndarray | None = None
+    lists: dict[int, list[str]] | None = None  # lists of texts, by row
+    extremes: tuple[float, float] | None = None  # least and largest of `values`, where the range check met them
+
+    def text(self, row: int) -> str:
+        """Return the cell as it stands in the file."""
+        if callable(self.texts):
+            return self.texts(row)
+        cell = self.texts[row]
+        return cell if isinstance(cell, str) else cell.as_py().decode("utf-8", "surrogateescape")
+
+    def codes(self, words: Sequence[str]) -> np.ndarray:
+        """Return for every cell of a text column its place in `words` (0 where it is none of them)."""
+        if isinstance(self.texts, list):
+            return np.array([words.index(text) if text in words else 0 for text in self.texts], np.int64)
+        places = pc.index_in(self.texts, value_set=pa.array([word.encode() for word in words], pa.binary()))
+        return pc.fill_null(places, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Elements per list cell, 0 where the cell is not ok."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def highest(self) -> np.ndarray:
+        """The highest element of each list of numbers, -inf where there is none."""
+        highest = np.full(len(self.ok), -np.inf)
+        if len(self.values):
+            filled = np.flatnonzero(self.lengths)
+            highest[filled] = np.maximum.reduceat(self.values, self.offsets[filled])
+        return highest
+
+
+Faults = list[tuple[int, Verdict]]
+
+
+def split_cells(data: bytes, n_columns: int) -> list[pa.Array] | None:
+    """Split plain CSV text (`csv_stream.is_plain`) into binary columns; None where the exact reader must look."""
+    names = [str(i) for i in range(n_columns)]
+    try:
+        table = arrow_csv.read_csv(
+            pa.BufferReader(data),
+            read_options=arrow_csv.ReadOptions(use_threads=False, column_names=names, block_size=len(data) + 1),
+            parse_options=arrow_csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
+            convert_options=arrow_csv.ConvertOptions(
+                column_types={name: pa.binary() for name in names}, strings_can_be_null=False, check_utf8=False
+            ),
+        )
+    except pa.ArrowInvalid:
+        return None
+    if table.num_rows != data.count(b"\n"):  # a line break inside quotes, or a blank line
+        return None
+    return [column.combine_chunks() if column.num_chunks != 1 else column.chunk(0) for column in table.columns]
+
+
+def check_column(column: Column, texts: pa.Array | Sequence[str], *, lenient: bool) -> tuple[Cells, Faults]:
+    """Check every cell of a column and return its values with the faults found, by row."""
+    if isinstance(texts, list) or column.kind == "list_str":
+        return _check_exactly(column, texts, lenient)
+    sure = _surely_fine(column, texts)
+    values = offsets = None
+    if column.kind != "str":
+        if column.kind.startswith("list_"):
+            values, offsets = _parse_lists(texts, sure)
+        else:
+            values = _parse_numbers(texts, sure)
+        _doubt_range(column, values, offsets, sure)
+        if offsets is not None and not sure.all():
+            values, offsets = _drop_lists(values, offsets, sure)
+    doubtful = np.flatnonzero(~sure)
+    cells = Cells(column, texts, sure, 0, values, offsets)
+    faults: Faults = []
+    for row in doubtful.tolist():
+        verdict = check_cell(column, cells.text(row), lenient=lenient)
+        if verdict.value is not None:  # fine after all, though not spelt as the fast path knows it
+            return _check_exactly(column, texts, lenient)
+        if verdict.code:
+            faults.append((row, verdict))
+        cells.n_missing += verdict.code in ("", "missing_value")
+    if values is not None and offsets is None and len(doubtful):
+        values[doubtful] = 0.0
+    return cells, faults
+
+
+def check_sure_column(column: Column, texts: pa.Array, read: Callable[[int], str]) -> tuple[Cells, Faults]:
+    """Check a column whose spelling `sure_rows` has found fine: only ranges are left. `read` gives a cell's text."""
+    cells = Cells(column, texts, np.ones(len(texts), bool))
+    if column.kind == "str":
+        return cells, []
+    if column.kind.startswith("list_"):
+        cells.values, cells.offsets = fast_rows.parse_lists(texts, column.decimals or 0)
+    elif pa.types.is_floating(texts.type):
+        cells.values, cells.texts = np.array(texts.to_numpy()), read
+    else:
+        cells.values = _parse_numbers(texts, cells.ok)
+    cells.extremes = _doubt_range(column, cells.values, cells.offsets, cells.ok)
+    if cells.ok.all():
+        return cells, []
+    faults = [(row, check_cell(column, read(row))) for row in np.flatnonzero(~cells.ok).tolist()]
+    assert all(verdict.code for _, verdict in faults), column.name
+    if cells.offsets is None:
+        cells.values[~cells.ok] = 0.0
+    else:
+        cells.values, cells.offsets = _drop_lists(cells.values, cells.offsets, cells.ok)
+    return cells, faults
+
+
+def _check_exactly(column: Column, texts: pa.Array | Sequence[str], lenient: bool) -> tuple[Cells, Faults]:
+    n = len(texts)
+    cells = Cells(column, texts, np.zeros(n, bool))
+    faults: Faults = []
+    verdicts = []
+    for row in range(n):
+        verdict = check_cell(column, cells.text(row), lenient=lenient)
+        cells.ok[row] = verdict.value is not None
+        cells.n_missing += verdict.value is None and verdict.code in ("", "missing_value")
+        if verdict.code:
+            faults.append((row, verdict))
+        verdicts.append(verdict.value)
+    if column.kind in ("int", "float"):
+        cells.values = np.array([0.0 if value is None else value for value in verdicts], float)
+    elif column.kind == "list_str":
+        cells.lists = {row: value for row, value in enumerate(verdicts) if value is not None}
+        cells.offsets = np.concatenate([[0], np.cumsum([len(value or ()) for value in verdicts])]).astype(np.int64)
+    elif column.kind != "str":
+        cells.values = np.array([element for value in verdicts for element in value or ()], float)
+        cells.offsets = np.concatenate([[0], np.cumsum([len(value or ()) for value in verdicts])]).astype(np.int64)
+    return cells, faults
+
+
+def _number_pattern(column: Column) -> str:
+    if column.kind.endswith("int"):
+        return _INT
+    decimals = 9 if column.decimals is None else min(column.decimals, 9)
+    return r"-?(?:0|[1-9][0-9]{0,14})" + (rf"(?:\.[0-9]{{1,{decimals}}})?" if decimals else "")
+
+
+def _surely_fine(column: Column, texts: pa.Array) -> np.ndarray:
+    """Mark the cells whose spelling is beyond doubt."""
+    if column.choices is not None and column.kind in ("str", "int"):
+        known = pc.is_in(texts, value_set=pa.array([choice.encode() for choice in column.choices], pa.binary()))
+        if column.kind == "str":
+            return _writable(known)
+    if column.kind == "str":
+        return _writable(pc.match_substring_regex(texts, _PLAIN_TEXT))
+    number = _number_pattern(column)
+    pattern = rf"^\[{number}(?:,{number})*\]$" if column.kind.startswith("list_") else f"^{number}$"
+    sure = _writable(pc.match_substring_regex(texts, pattern))
+    if column.choices is not None:
+        sure &= _writable(known) if column.kind == "int" else False
+    return sure
+
+
+def _writable(mask: pa.BooleanArray) -> np.ndarray:
+    return np.array(mask.to_numpy(zero_copy_only=False), dtype=bool)
+
+
+def _parse_numbers(texts: pa.Array, sure: np.ndarray) -> np.ndarray:
+    if sure.all():
+        return np.array(texts.cast(pa.string()).cast(pa.float64()).to_numpy())
+    values = np.zeros(len(texts))
+    values[sure] = texts.filter(pa.array(sure)).cast(pa.string()).cast(pa.float64()).to_numpy()
+    return values
+
+
+def _parse_lists(texts: pa.Array, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Parse cells such as `[1,-2.5]` all at once: drop the marks, keep where each element ends, cast."""
+    kept = texts if sure.all() else texts.filter(pa.array(sure))
+    bounds = np.frombuffer(kept.buffers()[1], np.int32)[kept.offset : kept.offset + len(kept) + 1]
+    data = np.frombuffer(kept.buffers()[2], np.uint8)[bounds[0] : bounds[-1]].tobytes() if len(kept) else b""
+    ends = np.flatnonzero(np.frombuffer(data.translate(_TO_COMMA, b"["), np.uint8) == ord(","))
+    elements = len(ends)
+    starts = np.zeros(elements + 1, np.int32)
+    starts[1:] = ends - np.arange(elements)
+    digits = pa.py_buffer(data.translate(None, _LIST_MARKS))
+    numbers = pa.StringArray.from_buffers(elements, pa.py_buffer(starts), digits).cast(pa.float64())
+    lengths = np.zeros(len(texts), np.int64)
+    lengths[sure] = pc.add(pc.count_substring(kept, ","), 1).to_numpy(zero_copy_only=False)
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return numbers.to_numpy(zero_copy_only=False), offsets
+
+
+def _doubt_range(
+    column: Column, values: np.ndarray, offsets: np.ndarray | None, sure: np.ndarray
+) -> tuple[float, float] | None:
+    """Take cells with a number outside the column's range out of `sure`; return the extremes when there is none."""
+    if not len(values):
+        return None
+    low = -np.inf if column.low is None else column.low
+    high = np.inf if column.high is None else column.high
+    extremes = float(values.min()), float(values.max())
+    if extremes[0] >= low and extremes[1] <= high:
+        return extremes
+    outside = (values < low) | (values > high)
+    if offsets is None:
+        sure &= ~outside
+    else:
+        sure[np.searchsorted(offsets, np.flatnonzero(outside), side="right") - 1] = False
+    return None
+
+
+def _drop_lists(values: np.ndarray, offsets: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    lengths = np.diff(offsets)
+    kept = np.where(keep, lengths, 0)
+    return values[np.repeat(keep, lengths)], np.concatenate([[0], np.cumsum(kept)])

@@ -1,0 +1,174 @@
+"""What a column's values look like, gathered block by block: counts, ranges, classes, and a fair sample of rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow.compute as pc
+
+from linklab.tables.schema import Column
+from linklab.validation.column_checks import Cells
+
+MAX_CLASSES = 1000  # a text column with more values than this is not counted by value
+SAMPLE_ROWS = 20_000
+QUANTILES = (1, 5, 25, 50, 75, 95, 99)
+
+
+@dataclasses.dataclass
+class Numbers:
+    """Count, range, mean and spread of numbers; adding two gives those of both."""
+
+    n: int = 0
+    low: float = np.inf
+    high: float = -np.inf
+    mean: float = 0.0
+    square_sum: float = 0.0  # of deviations from the mean
+
+    @classmethod
+    def of(cls, values: np.ndarray, extremes: tuple[float, float] | None = None) -> Numbers:
+        """Return the figures of some numbers; `extremes`, where they are known already, saves two passes."""
+        if not len(values):
+            return cls()
+        low, high = extremes or (float(values.min()), float(values.max()))
+        mean = float(values.mean())
+        away = values - mean
+        away *= away  # not `away @ away`: BLAS would start threads of its own, which costs ten times the sum
+        return cls(len(values), low, high, mean, float(away.sum()))
+
+    def __add__(self, other: Numbers) -> Numbers:
+        n = self.n + other.n
+        if not n:
+            return self
+        step = other.mean - self.mean
+        return Numbers(
+            n,
+            min(self.low, other.low),
+            max(self.high, other.high),
+            self.mean + step * other.n / n,
+            self.square_sum + other.square_sum + step * step * self.n * other.n / n,
+        )
+
+    def to_dict(self) -> dict:
+        if not self.n:
+            return {}
+        spread = np.sqrt(self.square_sum / (self.n - 1)) if self.n > 1 else 0.0
+        figures = {"min": self.low, "max": self.high, "mean": self.mean, "std": float(spread)}
+        return {name: float(f"{value:.6g}") if name in ("mean", "std") else value for name, value in figures.items()}
+
+
+@dataclasses.dataclass
+class Profile:
+    """What has been seen of one column."""
+
+    n: int = 0
+    missing: int = 0
+    invalid: int = 0
+    numbers: Numbers | None = None
+    lengths: Numbers | None = None
+    classes: Counter | None = None
+
+    def __add__(self, other: Profile) -> Profile:
+        classes = None
+        if self.n == 0:
+            classes = other.classes
+        elif self.classes is not None and other.classes is not None:
+            classes = self.classes
+            classes.update(other.classes)
+        if classes is not None and len(classes) > MAX_CLASSES:
+            classes = None
+        return Profile(
+            self.n + other.n,
+            self.missing + other.missing,
+            self.invalid + other.invalid,
+            _both(self.numbers, other.numbers),
+            _both(self.lengths, other.lengths),
+            classes,
+        )
+
+    def to_dict(self, column: Column) -> dict:
+        """Return the profile for the report."""
+        value: dict = {"role": column.role, "kind": column.kind} | ({"unit": column.unit} if column.unit else {})
+        value |= {"rows": self.n, "missing": self.missing, "invalid": self.invalid}
+        if self.numbers is not None:
+            value |= self.numbers.to_dict()
+        if self.lengths is not None and self.lengths.n:
+            value["length"] = self.lengths.to_dict() | {"elements": int(round(self.lengths.mean * self.lengths.n))}
+        if self.classes is not None:
+            value["distinct"] = len(self.classes)
+            value["classes"] = dict(sorted(self.classes.items(), key=lambda item: (-item[1], item[0])))
+        elif column.kind == "str" and column.role not in ("id", "group"):
+            value["distinct"] = f"more than {MAX_CLASSES}"
+        return value
+
+
+def _both(first: Numbers | None, second: Numbers | None) -> Numbers | None:
+    return second if first is None else first if second is None else first + second
+
+
+def is_counted(column: Column) -> bool:
+    """True for columns whose values are counted one by one."""
+    return column.role not in ("id", "group") and (column.kind == "str" or column.class_target)
+
+
+def profile_cells(cells: Cells) -> Profile:
+    """Return the profile of a column of one block."""
+    column, n = cells.column, len(cells.ok)
+    profile = Profile(n, cells.n_missing, int(n - cells.ok.sum()) - cells.n_missing)
+    if cells.values is not None:
+        alone = cells.offsets is None
+        if alone and profile.missing + profile.invalid:
+            profile.numbers = Numbers.of(cells.values[cells.ok])
+        else:
+            profile.numbers = Numbers.of(cells.values, cells.extremes)
+    if cells.offsets is not None:
+        profile.lengths = Numbers.of(cells.lengths[cells.ok].astype(float))
+    if is_counted(column):
+        profile.classes = _count(cells)
+    return profile
+
+
+def _count(cells: Cells) -> Counter | None:
+    if isinstance(cells.texts, list):
+        return Counter(text for text, ok in zip(cells.texts, cells.ok.tolist(), strict=True) if ok)
+    texts = cells.texts if cells.ok.all() else cells.texts.filter(cells.ok)
+    counted = pc.value_counts(texts)
+    if len(counted) > MAX_CLASSES:
+        return None
+    words, numbers = counted.flatten()
+    return Counter(dict(zip((word.decode("utf-8") for word in words.to_pylist()), numbers.to_pylist(), strict=True)))
+
+
+class Sample:
+    """The rows with the smallest content hash: the same rows whatever the block size, and nested as it grows."""
+
+    def __init__(self, n_rows: int = SAMPLE_ROWS) -> None:
+        self.n_rows = n_rows
+        self.limit = np.uint64(2**64 - 1)  # rows with a larger hash cannot be in it any more
+        self._hashes = np.empty(0, np.uint64)
+        self._places = np.empty((0, 2), np.int64)
+
+    def add(self, hashes: np.ndarray, places: np.ndarray) -> None:
+        """Offer rows: their hashes and, (n, 2), the bytes of the file at which they start and end."""
+        self._hashes = np.concatenate([self._hashes, hashes])
+        self._places = np.concatenate([self._places, places])
+        if len(self._hashes) > 1.5 * self.n_rows:
+            self._cut()
+
+    def _cut(self) -> None:
+        order = np.argsort(self._hashes, kind="stable")[: self.n_rows]
+        self._hashes, self._places = self._hashes[order], self._places[order]
+        if len(order) == self.n_rows:
+            self.limit = self._hashes[-1]
+
+    def rows(self, handle: BinaryIO) -> list[bytes]:
+        """Read the sampled rows, each with a line end."""
+        self._cut()
+        rows = []
+        for start, end in self._places.tolist():
+            handle.seek(start)
+            row = handle.read(end - start)
+            rows.append(row if row.endswith(b"\n") else row + b"\n")
+        return rows

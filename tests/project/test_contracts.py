@@ -1,0 +1,246 @@
+"""The promises between README, scripts and rooms: what is documented exists, and what exists is documented."""
+
+import ast
+import json
+import re
+import shlex
+import subprocess
+import sys
+from importlib import util
+from pathlib import Path
+
+import check_merge
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
+ROOMS = sorted((ROOT / "scripts" / "linklab").rglob("*.py"))
+DOCUMENTS = [ROOT / "README.md", ROOT / "environment.md", *sorted((ROOT / "docs").rglob("*.md"))]
+HEAVY = ("torch", "transformers", "datasets", "peft", "pandas", "matplotlib")
+
+
+def load(path: Path):
+    spec = util.spec_from_file_location(f"contract_{path.stem}", path)
+    module = util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up by name
+    spec.loader.exec_module(module)
+    return module
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
+    """Names of the modules a file imports."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level_only else ast.walk(tree)
+    found = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def fenced_blocks(document: Path, language: str) -> list[list[str]]:
+    """The lines of every code block of a language."""
+    blocks, inside = [], None
+    for line in document.read_text().replace("\\\n", " ").splitlines():
+        if line.startswith("```"):
+            if inside is None and line == f"```{language}":
+                inside = []
+                blocks.append(inside)
+            else:
+                inside = None if inside is not None or line == "```" else []
+        elif inside is not None:
+            inside.append(line)
+    return blocks
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every command of the documents' code blocks, comments left out."""
+    found = []
+    for document in DOCUMENTS:
+        lines = [line for block in fenced_blocks(document, "bash") for line in block]
+        lines += [
+            line for block in fenced_blocks(document, "") for line in block if re.match(r"(\$ |python|make)", line)
+        ]
+        for line in lines:
+            words = re.sub(r"(^|\s)#\s.*", "", line).removeprefix("$ ").strip()
+            found += [(str(document.relative_to(ROOT)), words)] if words else []
+    return found
+
+
+def named_in_text() -> list[tuple[str, str]]:
+    """Every `make …` that stands in a sentence."""
+    return [
+        (str(document.relative_to(ROOT)), command)
+        for document in DOCUMENTS
+        for command in re.findall(r"`(make [^`…]+)`", document.read_text())
+    ]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_the_readme_lists_every_script(path):
+    assert f"| `{path.name}` |" in (ROOT / "README.md").read_text()
+
+
+def test_the_readme_lists_no_script_that_is_gone():
+    named = set(re.findall(r"\| `(\w+\.py)` \|", (ROOT / "README.md").read_text()))
+    assert named == {path.name for path in SCRIPTS}
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_every_option_has_help(path):
+    for action in load(path).build_parser()._actions:
+        assert action.help, f"{path.name}: {action.option_strings or action.dest} has no help"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_no_script_imports_a_script(path):
+    stems = {other.stem for other in SCRIPTS}
+    assert not {name.split(".")[0] for name in imports(path)} & stems
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_help_answers_where_the_heavy_packages_cannot_be_imported(path):
+    blocker = f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r})); "
+    run = f"import runpy; sys.path.insert(0, {str(path.parent)!r}); sys.argv = [{str(path)!r}, '--help']; "
+    run += f"runpy.run_path({str(path)!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", blocker + run], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage:" in done.stdout
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_help_opens_with_the_scripts_own_first_sentence(path):
+    module = load(path)
+    assert module.__doc__.strip().splitlines()[0] in module.build_parser().format_help()
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) >= 40
+    assert {document for document, _ in commands()} >= {"README.md", "environment.md", "docs/quickstart.md"}
+
+
+# Commands that are no script of ours: a pattern, and what must be there for them.
+OTHERS = {
+    r"python3 -m venv \.venv": "Makefile",
+    r"(\.venv/bin/)?python -m pip install -r requirements\.txt": "requirements.txt",
+    r"\.venv/bin/pre-commit install": ".pre-commit-config.yaml",
+    r"source \.venv/bin/activate": "Makefile",
+    r"perl -pi -e 's\|OWNER/REPOSITORY\|.*' README\.md notebooks/gemma_wifi_colab\.ipynb": "README.md",
+}
+
+
+@pytest.mark.parametrize(("document", "command"), sorted({*commands(), *named_in_text()}))
+def test_every_documented_command_is_one_that_works_here(document, command):
+    """Ours against their real parsers, make's without running them, the rest by name."""
+    launcher = r"(?:(?:\.venv/bin/)?python3?|(?:accelerate launch|torchrun)(?: --\w+(?: [\w.]+)?)*)"
+    if found := re.fullmatch(launcher + r"\s+((?:scripts|benchmarks)/\w+\.py)(.*)", command):
+        assert (ROOT / found[1]).exists(), f"{document} names {found[1]}"
+        load(ROOT / found[1]).build_parser().parse_args(shlex.split(found[2]))  # exits on a word it does not know
+    elif command.startswith("make "):
+        done = subprocess.run(["make", "-n", *shlex.split(command)[1:], "PYTHON=true"], cwd=ROOT, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+        makefile = (ROOT / "Makefile").read_text()
+        for name in re.findall(r"([A-Z]+)=", command):  # make takes any name in silence
+            assert f"$({name})" in makefile, f"{document}: the Makefile knows no {name}"
+    else:
+        needs = [path for pattern, path in OTHERS.items() if re.fullmatch(pattern, command)]
+        assert needs, f"{document}: nothing checks `{command}`"
+        assert (ROOT / needs[0]).exists()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_inside_the_repository_leads_somewhere(document):
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", document.read_text()):
+        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_every_document_can_be_reached_from_the_readme():
+    readme = (ROOT / "README.md").read_text()
+    for document in DOCUMENTS[1:]:
+        if document.parent.name != "results":
+            assert f"]({document.relative_to(ROOT)})" in readme, f"README.md does not link {document.name}"
+
+
+def spoken_lines() -> set[str]:
+    """Every text of the scripts, rooms, notebook and Makefile, with … where a name or a number is put in."""
+    notebook = json.loads((ROOT / "notebooks" / "gemma_wifi_colab.ipynb").read_text())
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    said = {re.sub(r"\$\(\w+\)", "…", line) for line in (ROOT / "Makefile").read_text().splitlines()}
+    for source in [*(path.read_text() for path in [*SCRIPTS, *ROOMS]), *cells]:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said.add(node.value)
+            elif isinstance(node, ast.JoinedStr):
+                said.add("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
+    return said | {(ROOT / ".pre-commit-config.yaml").read_text()}
+
+
+def test_every_error_in_the_troubleshooting_page_is_one_the_code_says():
+    """A line of ours must occur in the code; `…` in the page stands for anything put in."""
+    others = {"KeyError: 'state'"}  # nbconvert's words
+    spoken = spoken_lines()
+    lines = [line for block in fenced_blocks(ROOT / "docs" / "troubleshooting.md", "text") for line in block]
+    assert len(lines) >= 25
+    for line in lines:
+        line = re.sub(r"^RuntimeError: |\.{5,}Failed$", "", line)
+        pattern = ".*".join(re.escape(part) for part in line.split("…"))
+        assert line in others or any(re.search(pattern, text) for text in spoken), f"no code says: {line}"
+
+
+def test_ci_runs_what_is_here_with_actions_pinned_by_commit():
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    pins = re.findall(r"uses: \S+@(.*)", text)
+    assert pins and all(re.fullmatch(r"[0-9a-f]{40} # v[\d.]+", pin) for pin in pins), pins
+    assert re.findall(r"run: (.*)", text) == ["bash .ci/run", "make canaries"]
+    lines = (ROOT / ".ci" / "run").read_text().splitlines()
+    made = [shlex.split(line, comments=True) for line in lines if line.startswith("make ")]
+    gates = next(shlex.split(word.removeprefix("GATES=")) for words in made for word in words if "GATES=" in word)
+    missed = {gate.name for gate in check_merge.GATES} - {*gates, "lint", "tests", "documents"}  # make lint, make test
+    assert not missed and [words[1] for words in made] == ["lint", "test", "check", "demo"]
+    for command in [*made, ["make", "check"], ["make", "canaries"]]:
+        done = subprocess.run(["make", "-n", *command[1:], "PYTHON=true"], cwd=ROOT, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+
+
+# Each room may import from its own level's earlier ones only; rooms of one level do not know each other.
+LEVELS = (
+    {"cli", "radio"}, {"files", "parallel", "hub"}, {"manifest", "locks"}, {"tables", "pipeline"}, {"links"},
+    {"tasks", "validation"}, {"metrics"}, {"reports", "models"}, {"training"}, {"inference"},
+    {"baselines"}, {"studies"}, {"publish"},
+)  # fmt: skip
+LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=lambda path: str(path.relative_to(ROOT / "scripts" / "linklab")))
+def test_rooms_import_in_one_direction(path):
+    room = path.relative_to(ROOT / "scripts" / "linklab").parts[0].removesuffix(".py")
+    names = imports(path)
+    for name in names:
+        if name.split(".")[0] in {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}:
+            assert room in {"models", "training", "inference"}, f"{room} may not import {name}"
+        assert name.split(".")[0] not in {script.stem for script in SCRIPTS}
+    rooms = {name.split(".")[1] for name in names if name.startswith("linklab.")} - {room, "__version__"}
+    for other in rooms:
+        assert LEVEL_OF[other] < LEVEL_OF[room], f"{room} may not import {other}"
+
+
+@pytest.mark.parametrize("path", [*SCRIPTS, *ROOMS], ids=lambda path: path.name)
+def test_heavy_packages_are_imported_inside_functions_only(path):
+    drawing = {"matplotlib"} if path.name == "plots.py" else set()  # a room that is only entered to draw
+    top = {name.split(".")[0] for name in imports(path, top_level_only=True)}
+    assert not (top & {*HEAVY, "sklearn", "scipy", "accelerate", "bitsandbytes"}) - drawing
+
+
+def test_the_documents_and_code_name_no_path_of_one_machine():
+    for path in [*DOCUMENTS, *SCRIPTS, *ROOMS]:
+        assert not re.search(r"(?<![\w.])/(?:root|home|work|Users)/", path.read_text()), path
+
+
+def test_the_data_guide_names_every_column_as_the_schema_does():
+    from linklab.links.links import LINK_SCHEMA
+
+    text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    for column in LINK_SCHEMA.columns:
+        assert f"| `{column.name}` |" in text and column.description in text, column.name

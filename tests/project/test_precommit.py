@@ -1,0 +1,140 @@
+"""Real pre-commit in throw-away repositories: the fixer installed from this repository, and our own set of hooks."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+STATE = "application/vnd.jupyter.widget-state+json"
+FLAT = json.dumps({"cells": [], "metadata": {"widgets": {STATE: {"m": {}}}}, "nbformat": 4, "nbformat_minor": 4}) + "\n"
+FIXED = FLAT.replace('{"m": {}}', '{"state": {"m": {}}, "version_major": 2, "version_minor": 0}')
+PRE_COMMIT = [sys.executable, "-m", "pre_commit"]
+
+
+@pytest.fixture
+def env(tmp_path) -> dict[str, str]:
+    """An environment without the person's git settings, git's own variables, or a way to the internet."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "PRE_COMMIT", "SKIP"))}
+    names = {f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    walls = dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9") | {"PIP_NO_INDEX": "1"}
+    own = {"HOME": str(tmp_path), "PRE_COMMIT_HOME": str(tmp_path / "cache"), "GIT_CONFIG_NOSYSTEM": "1"}
+    return kept | names | walls | own
+
+
+def call(env: dict[str, str], folder: Path, *command: str) -> subprocess.CompletedProcess:
+    return subprocess.run(command, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def make_repository(env: dict[str, str], folder: Path) -> None:
+    """Make `folder` a git repository with one commit of all it holds."""
+    for command in (["init", "-q"], ["add", "."], ["commit", "-q", "--allow-empty", "-m", "start"]):
+        done = call(env, folder, "git", *command)
+        assert done.returncode == 0, done.stdout
+
+
+def copy_fixer(folder: Path) -> None:
+    """Copy the fixer, what it imports, and what offers it to other repositories: it needs nothing else of this one."""
+    parts = ("fix_notebook_widgets.py", "linklab/__init__.py", "linklab/cli.py", "linklab/files.py")
+    for name in (*(f"scripts/{part}" for part in parts), ".pre-commit-hooks.yaml"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+
+
+def test_another_repository_installs_the_fixer_by_address_and_its_commit_is_refused_until_mended(tmp_path, env):
+    ours, theirs = tmp_path / "toolkit", tmp_path / "theirs"
+    copy_fixer(ours)
+    make_repository(env, ours)
+    revision = call(env, ours, "git", "rev-parse", "HEAD").stdout.strip()
+    theirs.mkdir()
+    hooks = [{"repo": str(ours), "rev": revision, "hooks": [{"id": "fix-notebook-widgets"}]}]
+    (theirs / ".pre-commit-config.yaml").write_text(json.dumps({"repos": hooks}))  # JSON is YAML too
+    make_repository(env, theirs)
+    assert call(env, theirs, *PRE_COMMIT, "install").returncode == 0
+
+    notebook = theirs / "colab.ipynb"
+    notebook.write_text(FLAT)
+    call(env, theirs, "git", "add", ".")
+    refused = call(env, theirs, "git", "commit", "-m", "notebook")
+    assert refused.returncode != 0
+    assert "colab.ipynb: mended: 1 widget model(s) put under 'state'" in refused.stdout
+    assert notebook.read_text() == FIXED
+    assert call(env, theirs, "git", "log", "--oneline").stdout.count("\n") == 1, "the broken notebook was committed"
+
+    call(env, theirs, "git", "add", ".")
+    passed = call(env, theirs, "git", "commit", "-m", "notebook")
+    assert passed.returncode == 0, passed.stdout
+    assert "warning" not in (refused.stdout + passed.stdout).lower()
+    assert call(env, theirs, "git", "show", "HEAD:colab.ipynb").stdout == FIXED
+
+
+def test_the_hook_script_is_executable_in_git():
+    listed = subprocess.run(
+        ["git", "ls-files", "--stage", "scripts/fix_notebook_widgets.py"], cwd=ROOT, text=True, capture_output=True
+    ).stdout
+    assert os.access(ROOT / "scripts" / "fix_notebook_widgets.py", os.X_OK)
+    assert listed.startswith("100755") or not listed, "git add --chmod=+x scripts/fix_notebook_widgets.py"
+
+
+def run_own_hooks(env: dict[str, str], folder: Path) -> tuple[dict[str, str], str]:
+    """Commit everything, run every hook of our own configuration over it: {hook: Passed or Failed}, what was printed.
+
+    Committed first, as in CI: by itself the check for large files looks only at files that are being added.
+    """
+    call(env, folder, "git", "add", ".")
+    call(env, folder, "git", "commit", "-q", "-m", "canaries")
+    printed = call(env, folder, *PRE_COMMIT, "run", "--all-files", "--color=never").stdout
+    lines = [line.rsplit(".", 1) for line in printed.splitlines() if line.endswith((".Passed", ".Failed"))]
+    return {name.rstrip("."): verdict for name, verdict in lines}, printed
+
+
+def test_each_of_our_own_hooks_goes_red_for_its_canary_and_green_without_it(tmp_path, env):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for name in (".pre-commit-config.yaml", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "scripts").symlink_to(ROOT / "scripts")  # the hooks run them, and do not judge them here
+    (folder / ".venv").symlink_to(sys.prefix)
+    (folder / ".gitignore").write_text(".venv\n.ruff_cache\n")
+    make_repository(env, folder)
+    output = {"output_type": "stream", "name": "stdout", "text": "1"}
+    cell = {"cell_type": "code", "execution_count": 1, "metadata": {}, "outputs": [output], "source": "1"}
+    shown = json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 4})
+    canaries = {
+        "fix notebook widgets": ("flat.ipynb", FLAT),
+        "notebooks without outputs (clear all outputs and save)": ("shown.ipynb", shown),
+        "ruff": ("unused.py", "import os\n"),
+        "no file above 500 kB": ("data.csv", "1,2,3\n" * 100_000),
+        "no private key": ("key.pem", "-----BEGIN RSA PRIVATE" + " KEY-----\n"),
+    }
+    for name, text in canaries.values():
+        (folder / name).write_text(text)
+    verdicts, printed = run_own_hooks(env, folder)
+    assert verdicts == dict.fromkeys(canaries, "Failed"), printed
+    assert (folder / "shown.ipynb").read_text() == shown, "a notebook with outputs is refused, not changed"
+    for name, _ in canaries.values():
+        (folder / name).unlink()
+    (folder / "flat.ipynb").write_text(FLAT.replace(f'{{"widgets": {{"{STATE}": {{"m": {{}}}}}}}}', "{}"))
+    verdicts, printed = run_own_hooks(env, folder)
+    assert verdicts == dict.fromkeys(canaries, "Passed"), printed
+
+
+@pytest.mark.slow
+def test_this_repository_passes_its_own_hooks(tmp_path, env):
+    """Over a copy of all files git would take from here, so that nothing here is mended by a test."""
+    folder = tmp_path / "copy"
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout.split("\0"):
+        if name and (ROOT / name).is_file():  # not .venv, where that is a link
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(sys.prefix)
+    make_repository(env, folder)
+    verdicts, printed = run_own_hooks(env, folder)
+    assert set(verdicts.values()) == {"Passed"}, printed

@@ -1,0 +1,183 @@
+"""Reports: self-contained, the same bytes again, honest words, and plots of awkward rows."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from linklab.cli import UserError
+from linklab.metrics import comparison
+from linklab.metrics.row_scores import INVALID
+from linklab.reports import plots, report, tables
+from metrics.test_comparison import make_examples, write_run
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def make_experiment(folder, candidate="tuned", **more):
+    runs = comparison.read_runs([folder])
+    reference = comparison.find_run(runs, "trees")
+    return tables.Experiment(
+        title="Trees & <models>", runs=runs, primary="channel/accuracy", reference=reference,
+        differences=comparison.compare_to(runs, reference, resamples=100),
+        candidate=comparison.find_run(runs, candidate) if candidate else None, **more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder, examples = tmp_path_factory.mktemp("runs"), make_examples()
+    examples[0].prompt = "<b>5180</b> | -61\n5200"
+    write_run(folder / "tuned", examples, range(48), "tuned", off=5)
+    write_run(folder / "base", examples, range(20, 24), "base", off=200)
+    write_run(folder / "trees", examples, range(10, 40), off=20)
+    write_run(folder / "rule", examples, range(12), targets=["channel"])
+    write_run(folder / "ceiling", examples, range(58), "ceiling", off=0)
+    return folder
+
+
+def test_the_verdict_names_every_role_its_interval_n_and_the_winner(folder):
+    verdict = report.write_verdict(make_experiment(folder))
+    assert "channel accuracy on n = 60 unseen rows" in verdict
+    for part in ("tuned model 80.0 % [", "base model 6.7 % [", "best baseline trees 50.0 % [", "ceiling 96.7 % ["):
+        assert part in verdict
+    assert "the tuned model is better than trees by 30.0 points (difference [+" in verdict
+    assert verdict.count(".") and "\n" not in verdict and verdict.endswith(".")
+
+
+def test_the_verdict_does_not_call_a_difference_of_luck_real(folder):
+    verdict = report.write_verdict(make_experiment(folder, candidate="rule"))
+    assert "is worse than trees" in verdict
+    only_baselines = report.write_verdict(make_experiment(folder, candidate=None))
+    assert "than trees" not in only_baselines
+
+
+def test_no_difference_shown_says_what_n_could_show(tmp_path):
+    examples = make_examples()
+    write_run(tmp_path / "tuned", examples, range(31), "tuned")
+    write_run(tmp_path / "trees", examples, range(2, 30))
+    verdict = report.write_verdict(make_experiment(tmp_path))
+    told = r"no difference shown \(difference \[.*\], p [<>= ]*[\d.]+ over all tests; n shows \d+\.\d points or more\)"
+    assert re.search(told, verdict)
+
+
+def test_the_same_experiment_gives_the_same_bytes_and_one_file_holds_all(folder, tmp_path):
+    (tmp_path / "trainer_log.csv").write_text("step,train_loss,validation_loss\n1,2.5,\n2,1.5,1.6\n")
+    stages = [
+        {"script": "generate.py", "argv": ["--seed", "1", "--note", "a b"], "seed": 1, "outputs": [{"rows": 4000}],
+         "extra": {"preset": "hard", "hardness": {"rows": 4000, "best": {"accuracy": 0.5, "regret": 0.25}}}}
+    ]  # fmt: skip
+    for out in ("a", "b"):
+        experiment = make_experiment(folder, stages=stages, trainer_log=tmp_path / "trainer_log.csv")
+        written = report.write_report(tmp_path / out, experiment)
+    assert {p.name for p in written} >= {"report.html", "report.md", "comparison.md", "ladder.png", "loss.png",
+                                         "confusion_channel.png", "predicted_rate.png"}  # fmt: skip
+    for path in written:
+        assert path.read_bytes() == (tmp_path / "a" / path.relative_to(tmp_path / "b")).read_bytes(), path
+    html = (tmp_path / "a" / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', html) and "http" not in html and "<script" not in html
+    assert html.count("data:image/png;base64,") == len([p for p in written if p.suffix == ".png"])
+    assert "Trees &amp; &lt;models&gt;" in html and "&lt;b&gt;5180&lt;/b&gt;" in html and "<b>5180" not in html
+    markdown = (tmp_path / "a" / "report.md").read_text()
+    for text in (html, markdown):
+        assert "python scripts/generate.py --seed 1 --note" in text
+        assert "accuracy 0.5, regret 0.25" in text
+        assert "[" in text and "sign flip" in text and "McNemar" in text
+        assert not re.search(r"\b(nan|None|inf)\b", text)
+    assert "<b>5180</b> | -61\n5200" in markdown
+
+
+def test_the_table_has_a_line_for_every_run_best_first_and_a_dash_for_no_opinion(folder):
+    experiment = make_experiment(folder)
+    table = tables.build_table(experiment.runs, experiment.primary)
+    assert [line["name"] for line in table["lines"]] == ["ceiling", "tuned", "trees", "rule", "base"]
+    labels = [column["label"] for column in table["columns"]]
+    assert labels == ["accuracy", "mean regret", "MAE", "within 10 %", "invalid"]
+    rule = table["lines"][3]["cells"]
+    assert rule[0]["value"] == "20.0 %" and rule[2]["value"] == "–"
+
+
+def test_what_a_run_costs_is_told_and_its_price_left_to_the_reader(folder, tmp_path):
+    experiment = make_experiment(folder)
+    assert tables.build_costs(experiment) == []  # nothing was measured: no table of dashes
+    cost = {"seconds": 20.0, "rows_per_second": 100.0, "parameters": 268_098_176, "peak_memory_mb": 1234.5}
+    comparison.find_run(experiment.runs, "tuned").metrics["cost"] = cost
+    line = next(line for line in tables.build_costs(experiment) if line["run"] == "tuned")
+    assert line == {
+        "run": "tuned", "seconds": "20", "rows_per_second": "100", "hours_per_million": "2.78",
+        "parameters": "268,098,176", "peak_memory_mb": "1,234",
+    }  # fmt: skip
+    report.write_report(tmp_path, experiment)
+    for name in ("report.html", "report.md", "comparison.md"):
+        text = (tmp_path / name).read_text()
+        for part in ("hours per million rows", "268,098,176", "1,234", "Dollars per million rows"):
+            assert part in text, (name, part)
+
+
+def test_a_markdown_table_has_as_many_cells_in_every_line(folder, tmp_path):
+    report.write_report(tmp_path, make_experiment(folder))
+    for name in ("report.md", "comparison.md"):
+        blocks = re.findall(r"(?:^\|.*\|\n)+", (tmp_path / name).read_text(), flags=re.MULTILINE)
+        assert len(blocks) >= 2
+        for block in blocks:
+            lines = block.splitlines()
+            assert len(lines) > 2, block
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1, block
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [("accuracy", 0.7646, "76.5 %"), ("mae", 40.123, "40.1"), ("mae", 0.00052, "0.0005"), ("mae", 1234.5, "1234"),
+     ("top3_accuracy", 1.0, "100.0 %"), ("r2", -0.0088, "−0.009"), ("mae", 0.0, "0"), ("mae", math.nan, "–"),
+     ("mae", None, "–"), ("regret", -0.0003, "−0.03 %"), ("regret", -1e-6, "0.0 %"), ("accuracy", 0.0, "0.0 %")],
+)  # fmt: skip
+def test_values_are_written_with_the_digits_they_deserve(metric, value, text):
+    assert tables.format_value(metric, value) == text
+
+
+@pytest.mark.parametrize(("p", "text"), [(0.0004, "< 0.001"), (0.0312, "0.031"), (1.0, "1.000"), (None, "–")])
+def test_p_values_are_never_written_as_zero(p, text):
+    assert tables.format_p(p) == text
+
+
+def test_a_long_title_stays_inside_a_small_picture():
+    """The page's right edge is white where a title would run over it."""
+    import io
+
+    from PIL import Image
+
+    title = "boosting_candidates: expected_throughput_mbps"
+    for png in (
+        plots.predicted_against_true(np.array([5.0, 9.0]), np.array([6.0, 9.0]), "Mbit/s", title),
+        plots.reliability(np.array([0.5, 0.9]), np.array([0, 1]), title),
+    ):
+        pixels = np.asarray(Image.open(io.BytesIO(png)).convert("L"))
+        assert (pixels[:60, -2:] == 255).all()
+
+
+def test_plots_take_awkward_rows_and_repeat_their_bytes():
+    no_interval = {"name": "a", "role": "tuned", "value": 0.5, "low": None, "high": None}
+    one_class = plots.confusion_matrix(["36"] * 5, ["36", "", "36", "40", "36"], "t")
+    many = [str(i) for i in range(60)]
+    for png in (
+        one_class,
+        plots.confusion_matrix(many, many[::-1], "t"),
+        plots.reliability(np.array([0.0, 1.0, 0.999]), np.array([0, 1, 1]), "t"),
+        plots.predicted_against_true(np.array([5.0, 5.0]), np.array([math.nan, math.nan]), "", "t"),
+        plots.predicted_against_true(np.array([-3.0, 0.0]), np.array([-2.0, 1.0]), "dB", "t"),
+        plots.loss_curve({"train_loss": [(1, 2.0)], "validation_loss": []}, "t"),
+        plots.intervals_chart([no_interval], "x", True, "t"),
+    ):
+        assert png.startswith(PNG)
+    assert one_class == plots.confusion_matrix(["36"] * 5, ["36", INVALID, "36", "40", "36"], "t")
+    assert b"matplotlib" not in one_class.lower()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("epoch,loss\n1,2\n", "no column 'step'"), ("step,train_loss\n1,two\n", ":2: could not convert"), ("", "empty")],
+)
+def test_a_broken_trainer_log_is_one_clear_error(tmp_path, text, said):
+    (tmp_path / "trainer_log.csv").write_text(text)
+    with pytest.raises(UserError, match=said):
+        plots.read_trainer_log(tmp_path / "trainer_log.csv")

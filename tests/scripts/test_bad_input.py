@@ -1,0 +1,247 @@
+"""Bad input to any script: one clear line that names the thing, exit code 2 or 1, and nothing overwritten."""
+
+import importlib
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import convert_csv_to_jsonl
+import pytest
+from linklab.links import data_set
+from linklab.links.row_stream import Recipe
+
+SCRIPTS = sorted(path.stem for path in Path(convert_csv_to_jsonl.__file__).parent.glob("*.py"))
+HEAVY = ("torch", "transformers", "datasets", "peft", "trl", "bitsandbytes")
+
+OUT = "--out-dir out"
+LINKS = "--csv links.csv"
+HUB = "--repo me/it --license cc-by-4.0 --dry-run"
+METRICS = {
+    "model": "m",
+    "role": "baseline",
+    "split": "test",
+    "n": {"expected": 1, "answered": 1, "invalid": 0},
+    "targets": [{"name": "y", "kind": "class"}],
+    "hashes": {"data": "d", "prompts": "p", "labels": "l"},
+    "metrics": {"y/accuracy": {"value": 1.0, "low": 1.0, "high": 1.0, "unit": "", "higher_is_better": True, "n": 1}},
+}
+NOTEBOOK = {"cells": [], "metadata": {"widgets": {}}, "nbformat": 4, "nbformat_minor": 5}
+
+# Every script x kind of bad input: (script, what is wrong, words, what the line names). `file` is a regular file, so
+# that nobody, root included, can make a folder below it; /proc takes no folders either.
+COMMON_CSV = [
+    ("missing file", "--csv gone.csv", "gone.csv: no such file"),
+    ("missing folder", "--csv gone/links.csv", "gone/links.csv: no such file"),
+    ("a folder for a file", "--csv jsonl", "jsonl: is a folder"),
+    ("empty file", "--csv empty.csv", "empty.csv: the file is empty"),
+    (
+        "wrong header",
+        "--csv boxes.csv",
+        "boxes.csv: not a links.csv, so --target-field is needed; the columns are: size",
+    ),
+    ("doubled header", "--csv doubled.csv --target-field b", "doubled.csv:1: column 'a' stands in the header 2 times"),
+    ("only a header", "--csv header.csv --target-field label", "header.csv: no rows below the header"),
+    ("binary file", "--csv set.zip", "set.zip:1: the file is compressed"),
+    ("not UTF-8", "--csv latin.csv --target-field label", "latin.csv:2: bytes that are not UTF-8"),
+    ("ragged row", "--csv ragged.csv --target-field label", "ragged.csv:3: 1 cells; the header has 2"),
+    ("unknown column", f"{LINKS} --target-field speed", "no column 'speed'; the columns are: scenario_id"),
+    ("unknown template column", f"{LINKS} --prompt-template bad.txt", "'{speed}' is no visible column"),
+    ("missing template", f"{LINKS} --prompt-template gone.txt", "gone.txt: no such file"),
+    ("empty template", f"{LINKS} --prompt-template empty.csv", "empty.csv: the file is empty"),
+]
+COMMON_OUT = [
+    ("unwritable folder", "--out-dir file/set", "file"),
+    ("unwritable folder", "--out-dir /proc/nobody/set", "/proc/nobody"),
+    ("a file for a folder", "--out-dir file", "file: is a file"),
+    ("existing output", "--out-dir old", "old: holds"),
+    ("existing output of somebody else", "--out-dir old --force", "old: holds 'notes.txt', which"),
+]
+
+
+def both(script, cases, words=""):
+    return [(script, what, f"{case} {words}".strip(), said) for what, case, said in cases]
+
+
+CASES = [
+    *both("convert_csv_to_jsonl", COMMON_CSV, OUT),
+    *both("convert_csv_to_jsonl", COMMON_OUT, LINKS),
+    ("convert_csv_to_jsonl", "unknown column", f"{LINKS} {OUT} --split-by town", "no column 'town'"),
+    *both("run_baselines", COMMON_CSV, OUT),
+    *both("run_baselines", COMMON_OUT, LINKS),
+    ("run_baselines", "unknown column", f"{LINKS} {OUT} --group-by town", "no column 'town'"),
+    ("run_baselines", "unknown baseline", f"{LINKS} {OUT} --only luck", "luck"),
+    *both("finetune_gemma_from_csv", COMMON_CSV, f"{OUT} --base-model tiny"),
+    *both("finetune_gemma_from_csv", COMMON_OUT, f"{LINKS} --base-model tiny"),
+    ("finetune_gemma_from_csv", "missing folder", f"--data gone {OUT}", "gone: no such folder"),
+    ("finetune_gemma_from_csv", "wrong folder", f"--data old {OUT}", "old: no task.json here"),
+    ("finetune_gemma_from_csv", "a file for a folder", f"--data links.csv {OUT}", "links.csv: no such folder"),
+    ("finetune_gemma_from_csv", "empty task", f"--data broken {OUT}", "task.json: the file is empty"),
+    *both("evaluate_model", COMMON_CSV, f"{OUT} --model tiny"),
+    *both("evaluate_model", COMMON_OUT, f"{LINKS} --model tiny"),
+    ("evaluate_model", "missing folder", f"--model tiny --data gone {OUT}", "gone: no such folder"),
+    ("evaluate_model", "wrong folder", f"--model tiny --data old {OUT}", "old: no task.json here"),
+    ("evaluate_model", "missing file", f"--predictions gone.jsonl --data jsonl {OUT}", "gone.jsonl: no such file"),
+    ("evaluate_model", "empty file", f"--predictions empty.csv --data jsonl {OUT}", "empty.csv: the file is empty"),
+    ("evaluate_model", "wrong file", f"--predictions links.csv --data jsonl {OUT}", "links.csv:1: not JSON"),
+    ("evaluate_model", "foreign ids", f"--predictions foreign.jsonl --data jsonl {OUT}", "foreign.jsonl:1: id 'x'"),
+    ("predict", "missing file", "--csv gone.csv --model model --out new.csv", "gone.csv: no such file"),
+    ("predict", "empty file", "--csv empty.csv --model model --out new.csv", "empty.csv: the file is empty"),
+    (
+        "predict",
+        "wrong header",
+        "--csv boxes.csv --model model --out new.csv",
+        "boxes.csv:1: no column 'regulatory_domain'",
+    ),
+    (
+        "predict",
+        "only a header",
+        "--csv linkheader.csv --model model --out new.csv",
+        "linkheader.csv: no rows below the header",
+    ),
+    ("predict", "missing model", f"{LINKS} --model gone --out new.csv", "gone"),
+    ("predict", "wrong model folder", f"{LINKS} --model old --out new.csv", "old: no task.json"),
+    ("predict", "unwritable folder", f"{LINKS} --model model --out file/new.csv", "file"),
+    ("predict", "existing output", f"{LINKS} --model model --out old.json", "old.json: exists already"),
+    ("predict", "a folder for a file", f"{LINKS} --model model --out old", "old: "),
+    *(
+        (script, *case)
+        for script in ("generate_synthetic_large", "generate_synthetic_smoke")
+        for case in ((what, f"{words} --n-samples 20", said) for what, words, said in COMMON_OUT)
+    ),
+    ("generate_synthetic_large", "unknown column", f"{OUT} --stratify-by town", "no column 'town'"),
+    (
+        "generate_synthetic_large",
+        "wrong column",
+        f"{OUT} --stratify-by noise_dbm",
+        "--stratify-by noise_dbm: choose from",
+    ),
+    ("generate_synthetic_large", "no column", f"{OUT} --balance oversample", "needs --stratify-by"),
+    ("validate_dataset", "missing file", "gone.csv", "gone.csv: no such file"),
+    ("validate_dataset", "empty file", "empty.csv", "empty.csv: the file is empty"),
+    ("validate_dataset", "binary file", "set.zip", "set.zip:1: the file is compressed"),
+    ("validate_dataset", "unknown column", "links.csv --schema infer --target-field speed", "no column 'speed'"),
+    ("validate_dataset", "missing schema", "links.csv --schema gone.json", "gone.json: no such file"),
+    ("validate_dataset", "wrong schema", "links.csv --schema old.json", "no columns; expected"),
+    (
+        "validate_dataset",
+        "missing other file",
+        "links.csv --against gone.csv --report new.json",
+        "gone.csv: no such file",
+    ),
+    ("validate_dataset", "unwritable folder", "links.csv --report file/new.json", "file"),
+    ("validate_dataset", "unwritable folder", "links.csv --violations file/new.csv", "file"),
+    ("validate_dataset", "existing output", "links.csv --report old.json", "old.json: exists already"),
+    ("validate_dataset", "existing output", "links.csv --violations old.json", "old.json: exists already"),
+    ("validate_dataset", "output over input", "links.csv --report links.csv --force", "links.csv: is named twice"),
+    ("compare_results", "missing folder", f"gone {OUT}", "gone: no such folder"),
+    ("compare_results", "a file for a folder", f"links.csv {OUT}", "links.csv: no such folder"),
+    ("compare_results", "wrong folder", f"jsonl {OUT}", "jsonl: holds no metrics.json"),
+    ("compare_results", "empty file", f"broken {OUT}", "metrics.json: the file is empty"),
+    ("compare_results", "wrong file", f"wrongrun {OUT}", "metrics.json: no metrics of this toolkit"),
+    ("compare_results", "missing scores", f"halfrun {OUT}", "row_scores.csv: no such file"),
+    ("compare_results", "unknown run", f"run {OUT} --reference best", "no run called 'best'; the runs are: run"),
+    ("compare_results", "missing stage", f"run {OUT} --stage gone", "gone"),
+    *both("compare_results", COMMON_OUT, "run"),
+    ("push_to_hub", "missing folder", f"gone {HUB}", "gone/manifest.json: no such file"),
+    ("push_to_hub", "a file for a folder", f"links.csv {HUB}", "links.csv/manifest.json: no such file"),
+    ("push_to_hub", "wrong folder", f"old {HUB}", "old/manifest.json: no such file"),
+    ("push_to_hub", "empty file", f"broken {HUB}", "broken/manifest.json: the file is empty"),
+    ("push_to_hub", "wrong file", f"wrongrun {HUB}", "wrongrun/manifest.json: no manifest of this toolkit"),
+    ("push_to_hub", "missing evaluation", f"jsonl {HUB} --evaluation gone", "gone/manifest.json: no such file"),
+    ("push_to_hub", "evaluation of data", f"jsonl {HUB} --evaluation jsonl", "jsonl: holds no training"),
+    ("fix_notebook_widgets", "missing file", "gone.ipynb", "gone.ipynb"),
+    ("fix_notebook_widgets", "empty file", "empty.csv", "empty.csv"),
+    ("fix_notebook_widgets", "wrong file", "links.csv", "links.csv:1:1: not JSON"),
+    *both("run_learning_curve", COMMON_CSV, f"{OUT} --sizes 20 --test-rows 5 --base-model tiny"),
+    *both("run_learning_curve", COMMON_OUT[:4], f"{LINKS} --sizes 20 --test-rows 5 --base-model tiny"),
+    ("run_learning_curve", "wrong folder", f"--data old {OUT} --sizes 20", "old: no task.json here"),
+    *both("run_sweep", COMMON_CSV, f"{OUT} --base-model tiny --space epochs=1:2"),
+    *both("run_sweep", COMMON_OUT[:4], f"{LINKS} --base-model tiny --space epochs=1:2"),
+    ("run_sweep", "wrong folder", f"--data old {OUT} --space epochs=1:2", "old: no task.json here"),
+    ("run_demo", "unwritable folder", "--model tiny --rows 20 --out-dir file/set", "file"),
+    ("run_demo", "unwritable folder", "--model tiny --rows 20 --out-dir /proc/nobody/set", "/proc/nobody"),
+    ("run_demo", "a file for a folder", "--model tiny --rows 20 --out-dir file", "file"),
+]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder with good and bad files of every kind."""
+    place = tmp_path_factory.mktemp("prepared")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_set, "HARDNESS_ROWS", 20)
+        patch.chdir(place)
+        data_set.write_set("set", script="x", argv=[], recipe=Recipe(1), n_rows=120, chunk_rows=120, workers=1)
+        shutil.copy("set/links.csv", "links.csv")
+        shutil.move("set/links.zip", "set.zip")
+        shutil.rmtree("set")
+        assert convert_csv_to_jsonl.main(["--csv", "links.csv", "--out-dir", "jsonl"]) == 0
+    texts = {
+        "empty.csv": "",
+        "boxes.csv": "size,label\n1,a\n2,b\n",
+        "doubled.csv": "a,a,b\n1,2,3\n",
+        "header.csv": "size,label\n",
+        "ragged.csv": "size,label\n1,a\n2\n",
+        "bad.txt": "{link_distance_m} {speed}",
+        "file": "a file",
+        "old.json": "{}",
+        "linkheader.csv": (place / "links.csv").read_text().split("\n")[0] + "\n",
+        "old/notes.txt": "mine",
+        "broken/task.json": "",
+        "broken/metrics.json": "",
+        "broken/manifest.json": "",
+        "wrongrun/metrics.json": "{}",
+        "wrongrun/manifest.json": "{}",
+        "run/metrics.json": json.dumps(METRICS),
+        "run/row_scores.csv": "id,group,y/true,y/answer,y/accuracy\nr,g,a,a,1\n",
+        "run/predictions.jsonl": '{"id": "r", "answer": {"y": "a"}}\n',
+        "halfrun/metrics.json": json.dumps(METRICS),
+        "foreign.jsonl": '{"id": "x", "answer": null}\n',
+        "model/task.json": (place / "jsonl" / "task.json").read_text(),
+        "good.ipynb": json.dumps(NOTEBOOK),
+    }
+    for name, text in texts.items():
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text(text)
+    (place / "latin.csv").write_bytes("size,label\n1,größe\n2,b\n".encode("latin-1"))
+    return place
+
+
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in sorted(folder.rglob("*"))}
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "said"),
+    [pytest.param(script, words, said, id=f"{script}: {what}: {words}") for script, what, words, said in CASES],
+)
+def test_bad_input_is_one_line_and_nothing_is_touched(prepared, tmp_path, monkeypatch, capfd, script, words, said):
+    place = shutil.copytree(prepared, tmp_path / "place")
+    monkeypatch.chdir(place)
+    for name in HEAVY:  # what is wrong shows before a model is loaded, in a tenth of a second rather than ten
+        monkeypatch.setitem(sys.modules, name, None)
+    before = contents(place)
+    capfd.readouterr()
+    code = importlib.import_module(script).main(words.split())
+    captured = capfd.readouterr()
+    lines = captured.err.splitlines()
+    assert code in (1, 2), captured.err
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1 and said in errors[0], captured.err
+    if script != "fix_notebook_widgets":  # which goes on with the next notebook, and sums up at the end
+        assert len(lines) == 1, captured.err
+    assert not captured.out
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_is_in_the_table_and_refuses_to_run_without_its_input(script, capsys):
+    if script == "check_merge":  # reads this repository and nothing else: it knows a word it does not know
+        assert importlib.import_module(script).main(["--only", "nothing"]) == 2
+        assert "nothing" in capsys.readouterr().err.splitlines()[-1]
+        return
+    assert script in {case[0] for case in CASES}
+    if script != "run_demo":  # which needs nothing
+        assert importlib.import_module(script).main([]) == 2
+        assert "required" in capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,89 @@
+"""compare_results.py as a person calls it: files, last lines, exit codes, refusals."""
+
+import json
+from html import unescape
+
+import compare_results
+import pytest
+from metrics.test_comparison import make_examples, write_run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder, examples = tmp_path_factory.mktemp("runs"), make_examples()
+    write_run(folder / "tuned", examples, range(48), "tuned", off=5)
+    write_run(folder / "baselines" / "trees", examples, range(10, 40), off=20)
+    write_run(folder / "baselines" / "rule", examples, range(12))
+    write_run(folder / "other" / "elsewhere", make_examples(40), range(12))
+    return folder
+
+
+def compare(folder, out, *words):
+    runs = [str(folder / "tuned"), str(folder / "baselines")]
+    return compare_results.main([*runs, *words, "--out-dir", str(out)])
+
+
+def test_it_writes_the_report_and_ends_with_its_path_and_the_verdict(folder, tmp_path, capsys):
+    stage = tmp_path / "train"
+    stage.mkdir()
+    (stage / "trainer_log.csv").write_text("step,train_loss\n1,2.0\n2,1.0\n")
+    manifest = {"script": "finetune_gemma_from_csv.py", "argv": ["--mode", "lora"], "inputs": [], "outputs": []}
+    (stage / "manifest.json").write_text(json.dumps(manifest))
+    out = tmp_path / "out"
+    assert compare(folder, out, "--stage", str(stage), "--title", "An experiment") == 0
+    *_, path, verdict = capsys.readouterr().out.splitlines()
+    assert path == f"report: {out / 'report.html'}"
+    assert verdict.startswith("channel accuracy on n = 60 unseen rows") and "better than trees" in verdict
+    assert {p.name for p in out.iterdir()} == {
+        "comparison.csv", "comparison.md", "report.md", "report.html", "plots", "manifest.json"
+    }  # fmt: skip
+    assert (out / "plots" / "loss.png").exists()
+    html = (out / "report.html").read_text()
+    assert verdict in unescape(html) and "An experiment" in html
+    assert "python scripts/finetune_gemma_from_csv.py --mode lora" in html
+    assert "python scripts/compare_results.py" in html
+    listed = {entry["path"] for entry in json.loads((out / "manifest.json").read_text())["outputs"]}
+    assert listed == {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()} - {"manifest.json"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--require-better-than", "trees"], 0, "gate passed: tuned against trees"),
+        (["--require-better-than", "tuned", "--candidate", "trees"], 1, "gate FAILED: trees against tuned"),
+        (["--require-better-than", "nobody"], 2, "no run called 'nobody'; the runs are: tuned, rule, trees"),
+        (["--reference", "nobody"], 2, "no run called 'nobody'"),
+        (["--candidate", "nobody"], 2, "no run called 'nobody'"),
+        (["--require-better-than", "tuned"], 2, "the candidate itself"),
+    ],
+)
+def test_the_gate_and_names_decide_the_exit_code(folder, tmp_path, capsys, words, code, said):
+    assert compare(folder, tmp_path / "out", *words) == code
+    assert said in capsys.readouterr().err
+    assert (tmp_path / "out").exists() == (code != 2)
+
+
+def test_runs_on_other_rows_are_refused_and_nothing_is_written(folder, tmp_path, capsys):
+    assert compare(folder, tmp_path / "out", str(folder / "other")) == 2
+    assert "have different rows" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_existing_comparison_is_kept_without_force(folder, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert compare(folder, out) == 0
+    before = (out / "report.html").read_bytes()
+    assert compare(folder, out, "--title", "Another") == 2
+    assert "--force" in capsys.readouterr().err
+    assert (out / "report.html").read_bytes() == before
+    assert compare(folder, out, "--title", "Another", "--force") == 0
+    assert (out / "report.html").read_bytes() != before
+
+
+def test_missing_folders_are_one_clear_line(folder, tmp_path, capsys):
+    assert compare_results.main([str(tmp_path / "none"), "--out-dir", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == (
+        f"error: {tmp_path / 'none'}: no such folder; name one that holds metrics.json, or that holds such folders\n"
+    )
+    assert compare(folder, tmp_path / "out", "--stage", str(tmp_path / "none")) == 2
+    assert not (tmp_path / "out").exists()

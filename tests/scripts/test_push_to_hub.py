@@ -1,0 +1,257 @@
+"""push_to_hub.py: nothing goes that was not checked, nothing of this machine goes along, one commit holds it all."""
+
+import functools
+import json
+import shutil
+from pathlib import Path
+from unittest.mock import create_autospec
+
+import datasets
+import evaluate_model
+import finetune_gemma_from_csv
+import generate_synthetic_smoke
+import huggingface_hub
+import push_to_hub
+import pytest
+from linklab import files, publish
+from linklab.manifest import MANIFEST
+from linklab.models import tiny
+
+TERMS = ["--license", "gemma"]
+
+
+@pytest.fixture(scope="module")
+def trained(rule_table, tmp_path_factory, plots_drawn_once):
+    """An adapter of a base model in a folder, merged too, and its evaluations on test and validation rows."""
+    folder = tmp_path_factory.mktemp("trained")
+    tokenizer = tiny.build_tokenizer()
+    for part in (tiny.build_model(tokenizer), tokenizer):
+        part.save_pretrained(folder / "base")
+    data = ["--csv", str(rule_table), "--target-field", "kind"]
+    words = [*data, "--base-model", str(folder / "base"), "--out-dir", str(folder / "lora"), "--max-steps", "2"]
+    words += ["--max-rows", "32", "--eval-rows", "8", "--merge", "--fp32"]
+    assert finetune_gemma_from_csv.main(words) == 0
+    for name, part, split in (
+        ("test", "model", "test"),
+        ("validation", "model", "validation"),
+        ("merged", "merged", "test"),
+    ):
+        words = ["--model", str(folder / "lora" / part), *data, "--split", split, "--out-dir", str(folder / name)]
+        assert evaluate_model.main([*words, "--max-rows", "8", "--fp32"]) == 0
+    return folder
+
+
+@pytest.fixture
+def api(monkeypatch):
+    """The Hub's client, which refuses words the real one does not know; its places are private."""
+    stand_in = create_autospec(huggingface_hub.HfApi)
+    stand_in.return_value.repo_info.return_value.private = True
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(huggingface_hub, "HfApi", stand_in)
+    return stand_in
+
+
+def push(folder, *words):
+    return push_to_hub.main([str(folder), "--repo", "me/it", *map(str, words)])
+
+
+def push_model(trained, *words):
+    return push(trained / "lora", *TERMS, "--base", "me/base", "--evaluation", trained / "test", *words)
+
+
+def sent(api):
+    """The name and bytes of every file of the one commit."""
+    (call,) = api().create_commit.call_args_list
+    operations = call.args[1]
+    return {o.path_in_repo: o.path_or_fileobj if isinstance(o.path_or_fileobj, bytes)
+            else Path(o.path_or_fileobj).read_bytes() for o in operations}  # fmt: skip
+
+
+def said(capfd):
+    return capfd.readouterr().err
+
+
+def test_a_model_goes_in_one_commit_with_its_scores_and_whose_terms_hold(trained, api, capfd):
+    assert push_model(trained) == 0
+    api.assert_called_once_with(token="hf_secret")
+    api().create_repo.assert_called_once_with("me/it", repo_type="model", private=True, exist_ok=True)
+    parcel = sent(api)
+    assert set(parcel) == {*(p.name for p in (trained / "lora" / "model").iterdir()), "NOTICE", "metrics.json"}
+    assert (
+        parcel["adapter_model.safetensors"] == (trained / "lora" / "model" / "adapter_model.safetensors").read_bytes()
+    )
+    assert parcel["NOTICE"].startswith(b"Gemma is provided under and subject to the Gemma Terms of Use found at ai.goo")
+    assert parcel["metrics.json"] == (trained / "test" / "metrics.json").read_bytes()
+    card = huggingface_hub.ModelCard(parcel["README.md"].decode())
+    assert (card.data.license, card.data.base_model, card.data.library_name) == ("gemma", "me/base", "peft")
+    accuracy = json.loads(parcel["metrics.json"])["metrics"]["kind/accuracy"]
+    assert f"| kind | accuracy | {100 * accuracy['value']:.1f} % | [" in card.text and "8 rows of the test" in card.text
+    assert json.loads(parcel["adapter_config.json"])["base_model_name_or_path"] == "me/base"
+    assert "hf_secret" not in said(capfd)
+
+
+def test_no_path_of_this_machine_goes_along(trained, rule_table, api):
+    assert push_model(trained) == 0
+    for name, content in sent(api).items():
+        assert not any(str(folder).encode() in content for folder in (trained, rule_table.parent, Path.home())), name
+
+
+def test_the_merged_model_goes_with_the_scores_of_the_merged_model_only(trained, api, capfd):
+    assert push_model(trained, "--merged") == 1
+    assert "is of another model" in said(capfd) and not api().create_commit.called
+    assert push(trained / "lora", *TERMS, "--base", "me/base", "--evaluation", trained / "merged", "--merged") == 0
+    assert "model.safetensors" in sent(api) and "adapter_config.json" not in sent(api)
+    assert huggingface_hub.ModelCard(sent(api)["README.md"].decode()).data.library_name == "transformers"
+
+
+def test_the_real_peft_finds_the_base_by_the_name_that_was_sent(trained, api, tmp_path):
+    from peft import PeftConfig
+
+    assert push_model(trained) == 0
+    for name, content in sent(api).items():
+        (tmp_path / name).write_bytes(content)
+    assert PeftConfig.from_pretrained(tmp_path).base_model_name_or_path == "me/base"
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["--license", "mit", "--base", "me/base", "--evaluation", "test"], "it is 'mit'; say --license gemma"),
+        ([*TERMS, "--base", "me/base"], "nobody knows how good it is; score it with evaluate_model.py"),
+        ([*TERMS, "--base", "me/base", "--evaluation", "validation"], "is of the validation rows"),
+        ([*TERMS, "--evaluation", "test"], "name it with --base OWNER/NAME"),
+    ],
+)
+def test_a_model_with_a_fault_stays_here_and_the_fault_is_named(trained, api, capfd, words, fault):
+    words = [trained / word if word in ("test", "validation") else word for word in words]
+    assert push(trained / "lora", *words) == 1
+    told = said(capfd)
+    assert fault in told and "1 of 4 checks failed; nothing was sent" in told
+    assert not api.called
+
+
+def test_a_file_that_changed_since_stays_here(trained, tmp_path, api, capfd):
+    shutil.copytree(trained / "lora", tmp_path / "lora")
+    with open(tmp_path / "lora" / "model" / "adapter_model.safetensors", "r+b") as handle:
+        handle.seek(-1, 2)
+        last = handle.read(1)
+        handle.seek(-1, 2)
+        handle.write(bytes([last[0] ^ 1]))
+    words = [*TERMS, "--base", "me/base", "--evaluation", trained / "test"]
+    assert push(tmp_path / "lora", *words) == 1
+    assert "adapter_model.safetensors changed" in said(capfd) and not api.called
+
+
+def test_the_toy_model_is_for_nobody(taught_rule, api, capfd):
+    words = [*TERMS, "--base", "me/base", "--evaluation", taught_rule["evaluation"]]
+    assert push(taught_rule["model"].parent, *words) == 1
+    assert "it is a toy for tests" in said(capfd) and not api.called
+
+
+def test_conversations_go_with_a_licence_and_load_as_they_did(small_links, api, tmp_path):
+    assert push(small_links / "jsonl", "--license", "cc-by-4.0") == 0
+    api().create_repo.assert_called_once_with("me/it", repo_type="dataset", private=True, exist_ok=True)
+    for name, content in sent(api).items():
+        (tmp_path / name).write_bytes(content)
+    assert huggingface_hub.DatasetCard.load(tmp_path / "README.md").data.license == "cc-by-4.0"
+    there, here = (datasets.load_dataset(str(path), cache_dir=str(tmp_path / "cache")) for path in
+                   (tmp_path, small_links / "jsonl"))  # fmt: skip
+    assert {split: there[split].to_list() for split in there} == {split: here[split].to_list() for split in here}
+    assert MANIFEST not in sent(api)  # it names folders of this machine
+
+
+def test_a_card_that_is_gone_is_named(small_links, tmp_path, api, capfd):
+    shutil.copytree(small_links / "jsonl", tmp_path / "jsonl")
+    (tmp_path / "jsonl" / "README.md").unlink()
+    assert push(tmp_path / "jsonl", "--license", "cc-by-4.0") == 1
+    assert "NO  every file has the bytes its manifest names: " in said(capfd) and not api.called
+
+
+def test_a_group_on_two_sides_keeps_conversations_here(small_links, tmp_path, api, capfd):
+    shutil.copytree(small_links / "jsonl", tmp_path / "jsonl")
+    train, test = (next((tmp_path / "jsonl").glob(f"{split}-*")) for split in ("train", "test"))
+    test.write_text(test.read_text() + train.read_text().splitlines()[0] + "\n")
+    hash_again(tmp_path / "jsonl", test)
+    assert push(tmp_path / "jsonl", "--license", "cc-by-4.0") == 1
+    assert "is in train too" in said(capfd) and not api.called
+
+
+def test_a_set_with_a_violation_stays_here(tmp_path, api, capfd):
+    assert generate_synthetic_smoke.main(["--out-dir", str(tmp_path / "set")]) == 0
+    assert push(tmp_path / "set", "--license", "cc0-1.0") == 0
+    assert set(sent(api)) == {"README.md", "links.csv", "links.zip"}
+    table = tmp_path / "set" / "links.csv"
+    table.write_text(table.read_text().replace(",rural,", ",lunar,", 1))
+    hash_again(tmp_path / "set", table)
+    api.reset_mock()
+    assert push(tmp_path / "set", "--license", "cc0-1.0") == 1
+    assert "links.csv failed: 1 violation in 50 rows" in said(capfd) and not api.called
+
+
+def hash_again(folder, path):
+    """Write a file's new hash into the manifest, as somebody would who changed it on purpose."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (entry,) = (entry for entry in manifest["outputs"] if entry["path"] == path.name)
+    entry |= {"sha256": files.sha256_file(path), "bytes": path.stat().st_size}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize("licence", ["gemma", "CC BY 4.0", ""])
+def test_data_need_a_licence_as_the_hub_spells_it(small_links, api, capfd, licence):
+    assert push(small_links / "jsonl", "--license", licence) == 1
+    assert "name one as the Hub spells it, such as cc-by-4.0" in said(capfd)
+
+
+def test_a_place_that_everybody_sees_must_be_asked_for(small_links, api, capfd):
+    api.return_value.repo_info.return_value.private = False
+    assert push(small_links / "jsonl", "--license", "cc-by-4.0") == 2
+    assert "me/it is there already, and everybody sees it; nothing was sent" in said(capfd)
+    assert not api().create_commit.called
+    assert push(small_links / "jsonl", "--license", "cc-by-4.0", "--public") == 0
+    assert api().create_repo.call_args.kwargs["private"] is False and api().create_commit.called
+
+
+def test_a_dry_run_needs_no_token_and_sends_nothing(trained, monkeypatch, capfd):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(huggingface_hub, "HfApi", None)
+    assert push_model(trained, "--dry-run") == 0
+    told = said(capfd)
+    assert told.count("ok  ") == 4 and "bytes  adapter_model.safetensors" in told and "nothing was sent" in told
+
+
+def test_the_token_is_asked_for_before_any_work(small_links, monkeypatch, capfd):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(publish, "pack", None)
+    assert push(small_links / "jsonl", "--license", "cc-by-4.0") == 2
+    assert "set HF_TOKEN" in said(capfd)
+
+
+def test_a_base_in_a_folder_called_base_does_not_rewrite_the_card(trained, tmp_path, api):
+    shutil.copytree(trained / "lora", tmp_path / "lora")
+    training = json.loads((tmp_path / "lora" / "metrics.json").read_text())
+    training |= {"model": "base", "settings": training["settings"] | {"base_model": "base"}}
+    (tmp_path / "lora" / "metrics.json").write_text(json.dumps(training))
+    hash_again(tmp_path / "lora", tmp_path / "lora" / "metrics.json")
+    assert push(tmp_path / "lora", *TERMS, "--base", "me/it", "--evaluation", trained / "test") == 0
+    card = huggingface_hub.ModelCard(sent(api)["README.md"].decode())
+    assert card.data.to_dict()["base_model"] == "me/it" and "| base_model | me/it |" in card.text
+
+
+def test_a_hub_that_cannot_be_reached_is_one_clear_line(small_links, monkeypatch, capfd):
+    nowhere = functools.partial(huggingface_hub.HfApi, endpoint="http://127.0.0.1:9")  # the real client, no network
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    monkeypatch.setattr(huggingface_hub, "HfApi", nowhere)
+    assert push(small_links / "jsonl", "--license", "cc-by-4.0") == 2
+    line = said(capfd).splitlines()[-1]
+    assert line.startswith("error: --repo me/it: ") and "onnection refused" in line and "hf_secret" not in line
+
+
+def test_what_cannot_go_is_said(trained, small_links, tmp_path, capfd):
+    assert push(trained / "test", *TERMS, "--dry-run") == 2
+    assert "was written by evaluate_model.py" in said(capfd)
+    assert push(small_links / "jsonl", "--license", "mit", "--merged", "--dry-run") == 2
+    assert "holds no training" in said(capfd)
+    assert push_model(trained, "--base", "base", "--dry-run") == 2
+    assert "a name on the Hub is OWNER/NAME" in said(capfd)
+    assert push(tmp_path / "none", *TERMS, "--dry-run") == 2
+    assert "none/manifest.json" in said(capfd)

@@ -1,0 +1,59 @@
+"""Splits: a side that depends on the group's text alone, at the fractions asked for, and subsets that are nested."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import linklab
+import pytest
+from linklab.tasks.splits import SPLITS, rank_key, split_of, unit_hash
+from scipy import stats
+
+SCRIPTS = str(Path(linklab.__file__).parents[1])
+GROUPS = [f"S{i:09d}" for i in range(20_000)]
+
+
+@pytest.mark.parametrize("text", ["", "S000000001", "größe 🙂", "a\u2028b", "x" * 5000])
+def test_the_hash_is_the_leading_bits_of_sha256_as_a_fraction(text):
+    whole = int(hashlib.sha256(text.encode()).hexdigest(), 16) / 2**256
+    assert unit_hash(text) == pytest.approx(whole, abs=2**-52)
+    assert 0 <= unit_hash(text) < 1
+
+
+@pytest.mark.parametrize("fractions", [(0.8, 0.1, 0.1), (0.5, 0.25, 0.25)])
+def test_groups_fall_on_the_sides_in_the_fractions_asked_for(fractions):
+    sides = [split_of(group, fractions=fractions) for group in GROUPS]
+    counts = [sides.count(split) for split in SPLITS]
+    assert sum(counts) == len(GROUPS)
+    assert stats.chisquare(counts, [f * len(GROUPS) for f in fractions]).pvalue > 1e-3
+
+
+def test_another_seed_gives_an_independent_division():
+    first, second = ([split_of(group, seed) for group in GROUPS] for seed in (0, 1))
+    table = [[sum(a == s and b == t for a, b in zip(first, second, strict=True)) for t in SPLITS] for s in SPLITS]
+    assert stats.chi2_contingency(table).pvalue > 1e-3
+    assert first != second
+
+
+def test_a_side_is_the_same_in_every_process_and_order():
+    forward = [split_of(group) for group in GROUPS[:500]]
+    code = "from linklab.tasks.splits import split_of\nfor i in range(499, -1, -1): print(split_of(f'S{i:09d}'))"
+    for seed in ("1", "2"):
+        env = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": SCRIPTS}
+        found = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout
+        assert found.split() == forward[::-1]
+
+
+def test_the_ranking_does_not_follow_the_split_or_the_order_of_the_file():
+    # A subset of lowest rank must be a fair sample of every split and of the file from top to bottom.
+    lowest = sorted(range(len(GROUPS)), key=lambda i: rank_key(GROUPS[i]))[:4000]
+    train = sum(split_of(GROUPS[i]) == "train" for i in lowest)
+    assert stats.binomtest(train, 4000, 0.8).pvalue > 1e-3
+    assert stats.kstest([i / len(GROUPS) for i in lowest], "uniform").pvalue > 1e-3
+
+
+def test_rows_are_told_apart_even_where_hashes_would_tie():
+    assert len({rank_key(group) for group in GROUPS}) == len(GROUPS)
+    assert rank_key("a")[1] == "a"

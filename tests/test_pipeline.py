@@ -1,0 +1,75 @@
+"""linklab/pipeline.py: a stage's process is logged, watched, waited for, and keeps its claim while it lives."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from linklab import pipeline
+from linklab.locks import claim, is_free
+
+
+def python(text):
+    return [sys.executable, "-c", text]
+
+
+def test_what_a_stage_says_goes_to_its_log_and_its_code_comes_back(tmp_path):
+    with open(tmp_path / "log", "w") as log:
+        assert (
+            pipeline.call(python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"), log=log) == 3
+        )
+    assert sorted((tmp_path / "log").read_text().split()) == ["err", "out"]
+
+
+def test_a_watch_that_says_stop_stops_the_stage_once(tmp_path):
+    ready = tmp_path / "ready"
+    text = f"""
+import pathlib, signal, sys, time
+told = []
+signal.signal(signal.SIGTERM, lambda *a: told.append(1))
+pathlib.Path({str(ready)!r}).touch()
+while not told: time.sleep(0.01)
+time.sleep(0.3)  # finishing what it is at
+sys.exit(100 + len(told))
+"""
+    assert pipeline.call(python(text), watch=ready.exists, every_s=0.02) == 101
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+def test_a_watch_that_fails_leaves_no_stage_running():
+    pids = []
+
+    def watch():
+        pids.extend(int(p) for p in Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
+        raise ZeroDivisionError
+
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError):
+        pipeline.call(python("import time; time.sleep(60)"), watch=watch, every_s=0.02)
+    assert pids and not any(os.path.exists(f"/proc/{pid}") for pid in pids[-1:])
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_claim_is_held_by_the_stage_that_keeps_it_open_and_free_when_both_are_gone(tmp_path):
+    path, ready, go = tmp_path / "claim", tmp_path / "ready", tmp_path / "go"
+    text = f"""
+import os, pathlib, time
+if os.fork(): os._exit(0)  # leaves a child of its own behind, as a killed worker leaves its training
+pathlib.Path({str(ready)!r}).touch()
+while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)
+"""
+    with claim(path) as handle:
+        assert handle is not None
+        with claim(path) as other:
+            assert other is None and not is_free(path)
+        assert pipeline.call(python(text), hold=[handle]) == 0
+        while not ready.exists():
+            time.sleep(0.01)
+    assert not is_free(path)  # this process has let go, the other one has not
+    go.touch()
+    deadline = time.monotonic() + 30
+    while not is_free(path) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert is_free(path)

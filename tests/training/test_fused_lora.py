@@ -1,0 +1,64 @@
+"""The fused LoRA product is PEFT's own, forwards and backwards, and keeps away from what it does not know."""
+
+import copy
+
+import pytest
+import torch
+from linklab.training import fused_lora
+from peft import LoraConfig, get_peft_model
+
+
+def make_model(**options):
+    """Return a PEFT model of one linear layer, 12 -> 20, with an adapter away from its zero start."""
+    torch.manual_seed(3)
+    base = torch.nn.Sequential(torch.nn.Linear(12, 20, bias=options.pop("base_bias", False)))
+    model = get_peft_model(base, LoraConfig(r=4, lora_alpha=12, target_modules=["0"], **options))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    return model
+
+
+def test_value_and_gradients_are_pefts_own():
+    plain = make_model()
+    fused = copy.deepcopy(plain)
+    assert fused_lora.fuse(fused) == 1
+    x = torch.randn(3, 5, 12)
+    found = []
+    for model in (plain, fused):
+        inputs = x.clone().requires_grad_()
+        out = model(inputs)
+        (out**2).sum().backward()
+        found.append([out, inputs.grad, *(p.grad for p in model.parameters() if p.requires_grad)])
+    assert len(found[0]) == 4
+    for expected, got in zip(*found, strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)  # sums of 60 products, in another order
+
+
+def test_gradients_agree_with_finite_differences():
+    product = fused_lora._make_product()
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((2, 3, 5), (4, 5), (2, 5), (4, 2))  # x, weight, a, b
+    x, weight, a, b = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    for tensor in (x, a, b):
+        tensor.requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, a, b: product.apply(x, weight, a, b, 1.5), (x, a, b))
+
+
+@pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"use_dora": True}, {"base_bias": True},
+                                     {"bias": "lora_only", "lora_bias": True}])  # fmt: skip
+def test_what_it_does_not_know_stays_pefts(options):
+    assert fused_lora.fuse(make_model(**options)) == 0
+
+
+def test_a_switched_off_adapter_and_an_evaluating_model_take_pefts_way():
+    model = make_model()
+    fused_lora.fuse(model)
+    x = torch.randn(2, 12)
+    with model.disable_adapter():
+        torch.testing.assert_close(model(x), x @ model.base_model.model[0].base_layer.weight.T)
+    training = model(x)
+    torch.testing.assert_close(model.eval()(x), training, atol=1e-5, rtol=1e-5)
+    merged = model.merge_and_unload()
+    torch.testing.assert_close(merged(x), training, atol=1e-5, rtol=1e-5)

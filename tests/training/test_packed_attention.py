@@ -1,0 +1,71 @@
+"""Packed rows: what transformers computes on each row alone, whatever stands beside it."""
+
+import pytest
+import torch
+from linklab.models import tiny
+from linklab.training import answer_loss, packed_attention
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny.build_tokenizer()
+
+
+def make_items(lengths, vocab, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        {"input_ids": torch.randint(6, vocab, (n,), generator=generator).tolist(), "answer_start": n - 3}
+        for n in lengths
+    ]
+
+
+def hidden_of_rows(model, items):
+    """Return the last hidden states of packed rows, (all tokens, hidden)."""
+    batch = answer_loss.AnswerCollator(0)(items)
+    ids, positions, lengths = packed_attention.pack(batch["input_ids"], batch["attention_mask"])
+    return model.model(
+        input_ids=ids, position_ids=positions, row_lengths=lengths, use_cache=False,
+        attention_mask={"full_attention": None, "sliding_attention": None},
+    ).last_hidden_state[0]  # fmt: skip
+
+
+@pytest.mark.parametrize("window", [512, 16, 5])
+def test_packed_rows_are_what_transformers_computes_on_each_alone(window, tokenizer):
+    items = make_items([40, 7, 16, 17, 61], len(tokenizer))
+    plain = tiny.build_model(tokenizer, sliding_window=window).eval()
+    packed = tiny.build_model(tokenizer, sliding_window=window).eval()
+    packed_attention.use_row_attention(packed)
+    alone = [plain.model(input_ids=torch.tensor([item["input_ids"]])).last_hidden_state[0] for item in items]
+    torch.testing.assert_close(hidden_of_rows(packed, items), torch.cat(alone), atol=1e-5, rtol=1e-4)
+
+
+def test_a_window_changes_what_a_long_row_sees(tokenizer):
+    """Else the comparison above could not tell a forgotten window from a kept one."""
+    wide, narrow = (tiny.build_model(tokenizer, sliding_window=window).eval() for window in (512, 16))
+    ids = torch.tensor([make_items([61], len(tokenizer))[0]["input_ids"]])
+    assert (wide.model(ids).last_hidden_state - narrow.model(ids).last_hidden_state).abs().max() > 1e-2
+
+
+def test_padding_on_either_side_gives_the_loss_of_the_unpadded_row(tokenizer):
+    model = tiny.build_model(tokenizer)
+    answer_loss.use_answer_only_loss(model)
+    (item,) = make_items([30], len(tokenizer))
+    ids = torch.tensor(item["input_ids"])
+    labels = ids.clone()
+    labels[: item["answer_start"]] = answer_loss.IGNORED
+    losses = []
+    for left, right in ((0, 0), (5, 0), (0, 9), (3, 4)):
+        padded = torch.nn.functional.pad(ids, (left, right))
+        mask = torch.nn.functional.pad(torch.ones_like(ids), (left, right))
+        wanted = torch.nn.functional.pad(labels, (left, right), value=answer_loss.IGNORED)
+        losses.append(model(input_ids=padded[None], attention_mask=mask[None], labels=wanted[None]).loss.item())
+    assert losses[1:] == [losses[0]] * 3
+
+
+def test_pack_drops_the_padding_and_counts_positions_from_each_rows_start():
+    ids = torch.tensor([[0, 0, 7, 8], [4, 5, 6, 9], [3, 0, 0, 0]])
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]])
+    packed, positions, lengths = packed_attention.pack(ids, mask)
+    assert packed.tolist() == [[7, 8, 4, 5, 6, 9, 3]]
+    assert positions.tolist() == [[0, 1, 0, 1, 2, 3, 0]]
+    assert lengths == [2, 4, 1]
