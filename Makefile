@@ -12,7 +12,7 @@ PY := $(VENV)/bin/python
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
-	$(PY) scripts/run_demo.py --model $(MODEL) --rows $(ROWS)
+	$(PY) scripts/run_demo.py --base-model $(MODEL) --max-rows $(ROWS)
 
 test: $(VENV)/.dev
 	$(PY) -m pytest -n auto

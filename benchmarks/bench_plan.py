@@ -36,7 +36,7 @@ def build_parser():
     parser.add_argument("--model", default="embedded", help="embedded, tiny, a folder or a Hub id")
     parser.add_argument("--modes", type=cli.comma_list, default=["full", "lora", "qlora"], help="full, lora, qlora")
     parser.add_argument("--steps", type=cli.positive_int, default=12, metavar="N", help="steps of the real run")
-    parser.add_argument("--eval-rows", type=cli.positive_int, default=24, metavar="N", help="validation rows")
+    parser.add_argument("--validation-rows", type=cli.positive_int, default=24, metavar="N", help="validation rows")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="what products are computed in")
     parser.add_argument("--out", metavar="FILE", help="(default: benchmarks/results/plan.md; none for tiny)")
     return parser
@@ -73,8 +73,9 @@ def plan_and_run(args, mode: str, scratch: Path) -> tuple[dict, dict]:
     """Return predicted and measured seconds and MB of one mode."""
     out = scratch / mode
     words = [sys.executable, str(SCRIPT), "--csv", str(scratch / "data" / "links.csv"), "--base-model", args.model,
-             "--mode", mode, f"--{args.precision}", "--max-steps", str(args.steps), "--eval-rows", str(args.eval_rows),
-             "--save-steps", str(max(1, args.steps // 2)), "--out-dir", str(out)]  # fmt: skip
+             "--mode", mode, f"--{args.precision}", "--max-steps", str(args.steps),
+             "--validation-rows", str(args.validation_rows), "--save-steps", str(max(1, args.steps // 2)),
+             "--out-dir", str(out)]  # fmt: skip
     told = call([*words, "--dry-run"])
     seconds = re.search(r"^time: about (.*?) \(", told, re.MULTILINE)
     memory = re.search(r"^memory: about ([\d,]+) MB", told, re.MULTILINE)
@@ -111,9 +112,9 @@ def write_page(args, lines: list[str], missed: list[str]) -> str:
         f"`{' '.join(['python benchmarks/bench_plan.py', *args.argv])}`", "",
         f"{describe_machine()}; Python {platform.python_version()}, {named}; commit {commit()}; "
         f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'unset')}.", "",
-        f"`--base-model {args.model}`, {args.precision}, {args.steps} steps of 8 rows, {args.eval_rows} validation "
-        f"rows, two validations and two checkpoints. Time is that of training, validation and checkpoints; memory the "
-        f"most the process (on a GPU: the GPU) held.", "",
+        f"`--base-model {args.model}`, {args.precision}, {args.steps} steps of 8 rows, {args.validation_rows} "
+        f"validation rows, two validations and two checkpoints. Time is that of training, validation and checkpoints; "
+        f"memory the most the process (on a GPU: the GPU) held.", "",
         "| mode | | predicted | measured | difference |", "|---|---|---:|---:|---:|", *lines, "",
         f"Allowed: memory 20 %, time 30 %. {verdict}", "",
     ])  # fmt: skip

@@ -99,7 +99,7 @@ def convert(args, csv_path: Path, task):
     from linklab.tasks.jsonl import convert_block
 
     size, done = csv_path.stat().st_size, 0
-    work = partial(convert_block, csv_path=csv_path, task=task, split_by=args.split_by, seed=args.split_seed)
+    work = partial(convert_block, csv_path=csv_path, task=task, group_field=args.group_field, seed=args.split_seed)
     workers = min(args.workers or usable_cores(), -(-size // BLOCK_BYTES))
     progress = cli.Progress("convert", size, unit="bytes")
     with closing(map_in_order(work, numbered_blocks(csv_path, args.max_rows), workers)) as results:

@@ -34,7 +34,7 @@ def build_parser():
     cli.add_source_options(data)
     data.add_argument("--max-rows", type=cli.positive_int, metavar="N", help="train on N rows; all when left out")
     data.add_argument(
-        "--eval-rows",
+        "--validation-rows",
         type=cli.positive_int,
         metavar="N",
         help="validation rows the validation loss is taken on (default: a tenth of the training rows, from 40 to 100)",
@@ -258,7 +258,7 @@ def read_rows(args):
 
     task, read = open_source(args)
     train = read("train", args.max_rows)
-    validation = read("validation", args.eval_rows or min(100, max(40, len(train) // 10)))
+    validation = read("validation", args.validation_rows or min(100, max(40, len(train) // 10)))
     if len(train) < args.per_device_batch_size:
         raise UserError(f"{len(train)} training rows for a batch of {args.per_device_batch_size}: "
                         f"get more rows or lower --per-device-batch-size")  # fmt: skip

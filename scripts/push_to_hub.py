@@ -24,7 +24,9 @@ def build_parser():
     what.add_argument("folder", metavar="DIR", type=Path, help="what finetune, convert or generate wrote")
     what.add_argument("--evaluation", metavar="DIR", type=Path, help="a model's folder of evaluate_model.py, test rows")
     what.add_argument("--merged", action="store_true", help="send merged/ of a training with --merge, not the adapter")
-    what.add_argument("--base", metavar="OWNER/NAME", help="the base model's name on the Hub, where it was a folder")
+    what.add_argument(
+        "--base-model", metavar="OWNER/NAME", help="the base model's name on the Hub, where it was a folder"
+    )
     where = parser.add_argument_group("Output")
     where.add_argument("--repo", required=True, metavar="OWNER/NAME", help="where to; made when it is not there")
     where.add_argument("--license", required=True, metavar="ID", help="`gemma` for a model; yours for data: cc-by-4.0")
@@ -40,7 +42,9 @@ def run(args) -> None:
         hub.require_token("push_to_hub.py")
     for folder in filter(None, (args.folder, args.evaluation)):
         files.require_file(folder / MANIFEST)
-    parcel = publish.pack(args.folder, args.license, evaluation=args.evaluation, merged=args.merged, base=args.base)
+    parcel = publish.pack(
+        args.folder, args.license, evaluation=args.evaluation, merged=args.merged, base=args.base_model
+    )
     for line in publish.describe(parcel.faults):
         say(line)
     if failed := [name for name, fault in parcel.faults.items() if fault]:

@@ -99,7 +99,7 @@ def run(args) -> None:
     csv_path = files.require_file(args.csv)
     check_out_dir(args.out_dir, force=args.force)
     task = make_task(csv_path, args.target_field, args.prompt_template, id_field=args.id_field)
-    how = {"split_by": args.split_by, "seed": args.split_seed}
+    how = {"group_field": args.group_field, "seed": args.split_seed}
     test = read_examples(csv_path, task, args.split, args.max_rows, **how)
     train = read_examples(csv_path, task, "train", args.max_train_rows, **how)
     problem = Problem(

@@ -2,7 +2,7 @@
 
 nothing -> DIR/{data,validation,jsonl,baselines,base,finetune,tuned,tuned_free,report}
 
-    python scripts/run_demo.py --model embedded --rows 400
+    python scripts/run_demo.py --base-model embedded --max-rows 400
 
 Run it again and finished stages are skipped: a stage is finished when its manifest names its command and every file it
 read and wrote is as it was. An interrupted training continues from its last whole checkpoint.
@@ -28,10 +28,10 @@ def build_parser():
     parser = cli.make_parser(__doc__)
     model = parser.add_argument_group("Model")
     model.add_argument(
-        "--model", default="embedded", metavar="NAME", help="base model: embedded, tiny, folder or Hub id"
+        "--base-model", default="embedded", metavar="NAME", help="base model: embedded, tiny, folder or Hub id"
     )
     data = parser.add_argument_group("Input")
-    data.add_argument("--rows", type=cli.positive_int, default=400, metavar="N", help="rows to train on")
+    data.add_argument("--max-rows", type=cli.positive_int, default=400, metavar="N", help="rows to train on")
     data.add_argument(
         "--test-rows",
         type=cli.positive_int,
@@ -93,9 +93,9 @@ def plan_stages(model: str, rows: int, test_rows: int, seed: int, out: Path) -> 
 
 
 def run(args) -> int:
-    out = Path(args.out_dir or f"runs/demo-{Path(args.model).name}-{args.rows}")
-    test_rows = args.test_rows or (400 if args.rows >= LONG else 200)
-    stages = plan_stages(args.model, args.rows, test_rows, args.seed, out)
+    out = Path(args.out_dir or f"runs/demo-{Path(args.base_model).name}-{args.max_rows}")
+    test_rows = args.test_rows or (400 if args.max_rows >= LONG else 200)
+    stages = plan_stages(args.base_model, args.max_rows, test_rows, args.seed, out)
     out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is named before anything runs
     started = time.monotonic()
     for number, stage in enumerate(stages, start=1):

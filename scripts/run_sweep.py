@@ -27,7 +27,7 @@ def build_parser():
 
     parser = cli.make_parser(__doc__)
     data = options.add_data_options(parser)
-    data.add_argument("--rows", type=cli.positive_int, metavar="N", help="train on N rows; all when left out")
+    data.add_argument("--max-rows", type=cli.positive_int, metavar="N", help="train on N rows; all when left out")
     data.add_argument(
         "--validation-rows", type=cli.positive_int, default=100, metavar="N", help="rows that trials are judged on"
     )
@@ -74,7 +74,7 @@ def run(args) -> int:
     settings = sweep.choose_settings(args.sampler, args.space, args.trials, args.seed)
     study = {
         "study": "sweep", "base_model": args.base_model, "mode": args.mode, "training": args.training,
-        "rows": args.rows, "validation_rows": args.validation_rows, "metric": args.metric, "sampler": args.sampler,
+        "rows": args.max_rows, "validation_rows": args.validation_rows, "metric": args.metric, "sampler": args.sampler,
         "space": [axis.text for axis in args.space], "seed": args.seed, "prune": args.prune,
     } | fingerprint_data(args)  # fmt: skip
     folder = open_study(out_dir, study)
@@ -112,15 +112,15 @@ def check(args) -> None:
         raise UserError("--space: a setting stands there twice")
     if {"epochs", "max_steps"} <= set(names):
         raise UserError("--space: epochs and max_steps both say how long a training is; choose one")
-    check_training_words(args.training, ("--eval-rows", *map(option_of, names)))
+    check_training_words(args.training, ("--validation-rows", *map(option_of, names)))
     task, read = open_source(args)
     known = [f"{target.name}/{name}" for target in task.targets for name in METRICS[target.kind]]
     if args.metric not in ("loss", *known):
         raise UserError(f"--metric {args.metric}: there are: loss, {', '.join(known)}")
-    train = len(read("train", args.rows))
+    train = len(read("train", args.max_rows))
     read("validation", 1)
-    if args.rows and train < args.rows:
-        raise UserError(f"--rows {args.rows}: there are only {train:,} training rows")
+    if args.max_rows and train < args.max_rows:
+        raise UserError(f"--max-rows {args.max_rows}: there are only {train:,} training rows")
 
 
 def write_results(args, folder: Path, trials) -> None:

@@ -74,7 +74,7 @@ def train_on_rule(folder: Path, *, shuffled: bool = False) -> dict:
     data = ["--csv", str(table), "--target-field", "kind"]
     training = ["--mode", "full", "--learning-rate", "3e-3", "--max-steps", "60"]
     training += ["--per-device-batch-size", "16", "--gradient-accumulation-steps", "1"]
-    out = ["--out-dir", str(folder / "run"), "--save-steps", "30", "--eval-rows", "16"]
+    out = ["--out-dir", str(folder / "run"), "--save-steps", "30", "--validation-rows", "16"]
     assert finetune_gemma_from_csv.main([*data, "--base-model", "tiny", *training, *out]) == 0
     model = folder / "run" / "model"
     assert evaluate_model.main(["--model", str(model), *data, "--out-dir", str(folder / "evaluation")]) == 0

@@ -133,7 +133,7 @@ def add_row_options(group) -> None:
     )
     group.add_argument("--id-field", metavar="COL", help="column that names a row; row-1, row-2, … without one")
     group.add_argument(
-        "--split-by",
+        "--group-field",
         metavar="COL",
         help="rows with the same cell here stay on one side; "
         "the site for links, what the prompt shows for any other CSV",

@@ -52,7 +52,7 @@ def pack(
     if manifest["script"] == "finetune_gemma_from_csv.py":
         return _pack_model(folder, manifest, licence, evaluation, "merged" if merged else "model", base)
     if evaluation or merged or base:
-        raise UserError(f"{folder}: holds no training; --evaluation, --merged and --base belong to one")
+        raise UserError(f"{folder}: holds no training; --evaluation, --merged and --base-model belong to one")
     if manifest["script"] == "convert_csv_to_jsonl.py":
         return _pack_data(folder, manifest, licence, _check_conversations)
     if manifest["script"].startswith("generate_synthetic"):
@@ -150,12 +150,12 @@ def _name_base(model: str, base: str | None) -> tuple[str, str | None]:
     from linklab.training.results import HUB_NAMES
 
     if base and not _HUB_NAME.fullmatch(base):
-        raise UserError(f"--base {base}: a name on the Hub is OWNER/NAME")
+        raise UserError(f"--base-model {base}: a name on the Hub is OWNER/NAME")
     named = base or HUB_NAMES.get(model, model)
     if model in NEVER_SENT:
         return named, "it is a toy for tests, which nobody can use"
     if not _HUB_NAME.fullmatch(named) or (not base and Path(named).exists()):
-        return named, f"it is {model!r} here; name it with --base OWNER/NAME"
+        return named, f"it is {model!r} here; name it with --base-model OWNER/NAME"
     return named, None
 
 

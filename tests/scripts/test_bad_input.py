@@ -66,7 +66,7 @@ def both(script, cases, words=""):
 CASES = [
     *both("convert_csv_to_jsonl", COMMON_CSV, OUT),
     *both("convert_csv_to_jsonl", COMMON_OUT, LINKS),
-    ("convert_csv_to_jsonl", "unknown column", f"{LINKS} {OUT} --split-by town", "no column 'town'"),
+    ("convert_csv_to_jsonl", "unknown column", f"{LINKS} {OUT} --group-field town", "no column 'town'"),
     *both("run_baselines", COMMON_CSV, OUT),
     *both("run_baselines", COMMON_OUT, LINKS),
     ("run_baselines", "unknown column", f"{LINKS} {OUT} --group-by town", "no column 'town'"),
@@ -159,9 +159,9 @@ CASES = [
     *both("run_sweep", COMMON_CSV, f"{OUT} --base-model tiny --space epochs=1:2"),
     *both("run_sweep", COMMON_OUT[:4], f"{LINKS} --base-model tiny --space epochs=1:2"),
     ("run_sweep", "wrong folder", f"--data old {OUT} --space epochs=1:2", "old: no task.json here"),
-    ("run_demo", "unwritable folder", "--model tiny --rows 20 --out-dir file/set", "file"),
-    ("run_demo", "unwritable folder", "--model tiny --rows 20 --out-dir /proc/nobody/set", "/proc/nobody"),
-    ("run_demo", "a file for a folder", "--model tiny --rows 20 --out-dir file", "file"),
+    ("run_demo", "unwritable folder", "--base-model tiny --max-rows 20 --out-dir file/set", "file"),
+    ("run_demo", "unwritable folder", "--base-model tiny --max-rows 20 --out-dir /proc/nobody/set", "/proc/nobody"),
+    ("run_demo", "a file for a folder", "--base-model tiny --max-rows 20 --out-dir file", "file"),
 ]
 
 

@@ -324,7 +324,7 @@ def test_a_template_decides_what_is_shown(houses, tmp_path):
         ([], "--target-field is needed; the columns are: name, street, size_m2, state, price"),
         (["--target-field", "name"], None),
         (["--target-field", "price", "--id-field", "nam"], "no column 'nam'; the columns are:"),
-        (["--target-field", "price", "--split-by", "stret"], "no column 'stret'; the columns are:"),
+        (["--target-field", "price", "--group-field", "stret"], "no column 'stret'; the columns are:"),
         (["--target-field", "price", "--id-field", "price"], "column 'price' is asked to be two things"),
     ],
 )
@@ -483,7 +483,7 @@ def test_texts_that_look_like_dates_or_numbers_stay_the_texts_they_are(load, tmp
     path = write_csv(tmp_path / "a.csv", ["when", "what", "answer"], rows)
     (tmp_path / "t.txt").write_text("{when}" if place == "prompt" else "{what}")
     words = ["--target-field", "answer", "--prompt-template", tmp_path / "t.txt"]
-    words += {"id": ["--id-field", "when"], "group": ["--split-by", "when"]}.get(place, [])
+    words += {"id": ["--id-field", "when"], "group": ["--group-field", "when"]}.get(place, [])
     loaded = assert_loads_as_written(load, convert(path, tmp_path / "set", *words, "--shard-size", 100))
     got = {
         "prompt": lambda line: line["messages"][0]["content"],
@@ -495,7 +495,7 @@ def test_texts_that_look_like_dates_or_numbers_stay_the_texts_they_are(load, tmp
     assert found == sorted(row[2] if place == "target" else row[0] for row in rows)
 
 
-@pytest.mark.parametrize("place", [["--id-field", "when"], ["--split-by", "when"]])
+@pytest.mark.parametrize("place", [["--id-field", "when"], ["--group-field", "when"]])
 def test_ids_that_no_type_would_keep_are_refused(tmp_path, capsys, place):
     path = write_csv(
         tmp_path / "a.csv", ["when", "what", "answer"], [["7", "a", "y"]] + [[day, "b", "n"] for day in DAYS]
@@ -514,7 +514,7 @@ def test_numbers_of_any_kind_and_splits_without_rows_load(load, tmp_path):
     loaded = assert_loads_as_written(load, folder)
     assert {line["target"][y] for split in loaded.values() for line in split} == {str(y) for _, y in rows}
     one_side = write_csv(tmp_path / "b.csv", ["k", "x", "y"], [["same", i, i] for i in range(30)])
-    folder = convert(one_side, tmp_path / "one", "--target-field", "y", "--split-by", "k", code=0)
+    folder = convert(one_side, tmp_path / "one", "--target-field", "y", "--group-field", "k", code=0)
     assert set(assert_loads_as_written(load, folder)) == {"train"}
 
 

@@ -35,7 +35,7 @@ def imported_things_are_not_garbage(rule_table, tmp_path_factory, plots_drawn_on
 
 def words(table, out, *more, steps=4, save=2):
     return ["--csv", str(table), "--target-field", "kind", "--base-model", "tiny", "--out-dir", str(out),
-            "--max-rows", "32", "--eval-rows", "8", "--per-device-batch-size", "4",
+            "--max-rows", "32", "--validation-rows", "8", "--per-device-batch-size", "4",
             "--gradient-accumulation-steps", "1", "--learning-rate", "3e-3",
             "--max-steps", str(steps), "--save-steps", str(save), *more]  # fmt: skip
 
@@ -167,7 +167,7 @@ def test_the_validation_loss_is_the_mean_over_answer_tokens(rule_table, tmp_path
     from linklab.tasks.task import make_task
 
     out = tmp_path / "out"
-    command = words(rule_table, out, "--mode", "full", "--eval-rows", "20", steps=2, save=1)
+    command = words(rule_table, out, "--mode", "full", "--validation-rows", "20", steps=2, save=1)
     assert finetune.main(command) == 0
     tokenizer = load.load_tokenizer(str(out / "model"))
     rows = examples.read_examples(rule_table, make_task(rule_table, ["kind"]), "validation", 20)
@@ -418,7 +418,7 @@ def test_two_processes_train_as_one(mode, rule_table, tmp_path, start_process):
 
     Seven validation rows do not part evenly. The run continues from a checkpoint of the two, too.
     """
-    command = words(rule_table, tmp_path / "one", "--mode", mode, "--eval-rows", "7", steps=10)
+    command = words(rule_table, tmp_path / "one", "--mode", mode, "--validation-rows", "7", steps=10)
     assert finetune.main(command) == 0
     command[command.index(str(tmp_path / "one"))] = str(tmp_path / "two")
     command[command.index("--per-device-batch-size") + 1] = "2"

@@ -29,7 +29,7 @@ def trained(rule_table, tmp_path_factory, plots_drawn_once):
         part.save_pretrained(folder / "base")
     data = ["--csv", str(rule_table), "--target-field", "kind"]
     words = [*data, "--base-model", str(folder / "base"), "--out-dir", str(folder / "lora"), "--max-steps", "2"]
-    words += ["--max-rows", "32", "--eval-rows", "8", "--merge", "--fp32"]
+    words += ["--max-rows", "32", "--validation-rows", "8", "--merge", "--fp32"]
     assert finetune_gemma_from_csv.main(words) == 0
     for name, part, split in (
         ("test", "model", "test"),
@@ -56,7 +56,7 @@ def push(folder, *words):
 
 
 def push_model(trained, *words):
-    return push(trained / "lora", *TERMS, "--base", "me/base", "--evaluation", trained / "test", *words)
+    return push(trained / "lora", *TERMS, "--base-model", "me/base", "--evaluation", trained / "test", *words)
 
 
 def sent(api):
@@ -99,7 +99,9 @@ def test_no_path_of_this_machine_goes_along(trained, rule_table, api):
 def test_the_merged_model_goes_with_the_scores_of_the_merged_model_only(trained, api, capfd):
     assert push_model(trained, "--merged") == 1
     assert "is of another model" in said(capfd) and not api().create_commit.called
-    assert push(trained / "lora", *TERMS, "--base", "me/base", "--evaluation", trained / "merged", "--merged") == 0
+    assert (
+        push(trained / "lora", *TERMS, "--base-model", "me/base", "--evaluation", trained / "merged", "--merged") == 0
+    )
     assert "model.safetensors" in sent(api) and "adapter_config.json" not in sent(api)
     assert huggingface_hub.ModelCard(sent(api)["README.md"].decode()).data.library_name == "transformers"
 
@@ -116,10 +118,10 @@ def test_the_real_peft_finds_the_base_by_the_name_that_was_sent(trained, api, tm
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["--license", "mit", "--base", "me/base", "--evaluation", "test"], "it is 'mit'; say --license gemma"),
-        ([*TERMS, "--base", "me/base"], "nobody knows how good it is; score it with evaluate_model.py"),
-        ([*TERMS, "--base", "me/base", "--evaluation", "validation"], "is of the validation rows"),
-        ([*TERMS, "--evaluation", "test"], "name it with --base OWNER/NAME"),
+        (["--license", "mit", "--base-model", "me/base", "--evaluation", "test"], "it is 'mit'; say --license gemma"),
+        ([*TERMS, "--base-model", "me/base"], "nobody knows how good it is; score it with evaluate_model.py"),
+        ([*TERMS, "--base-model", "me/base", "--evaluation", "validation"], "is of the validation rows"),
+        ([*TERMS, "--evaluation", "test"], "name it with --base-model OWNER/NAME"),
     ],
 )
 def test_a_model_with_a_fault_stays_here_and_the_fault_is_named(trained, api, capfd, words, fault):
@@ -137,13 +139,13 @@ def test_a_file_that_changed_since_stays_here(trained, tmp_path, api, capfd):
         last = handle.read(1)
         handle.seek(-1, 2)
         handle.write(bytes([last[0] ^ 1]))
-    words = [*TERMS, "--base", "me/base", "--evaluation", trained / "test"]
+    words = [*TERMS, "--base-model", "me/base", "--evaluation", trained / "test"]
     assert push(tmp_path / "lora", *words) == 1
     assert "adapter_model.safetensors changed" in said(capfd) and not api.called
 
 
 def test_the_toy_model_is_for_nobody(taught_rule, api, capfd):
-    words = [*TERMS, "--base", "me/base", "--evaluation", taught_rule["evaluation"]]
+    words = [*TERMS, "--base-model", "me/base", "--evaluation", taught_rule["evaluation"]]
     assert push(taught_rule["model"].parent, *words) == 1
     assert "it is a toy for tests" in said(capfd) and not api.called
 
@@ -232,7 +234,7 @@ def test_a_base_in_a_folder_called_base_does_not_rewrite_the_card(trained, tmp_p
     training |= {"model": "base", "settings": training["settings"] | {"base_model": "base"}}
     (tmp_path / "lora" / "metrics.json").write_text(json.dumps(training))
     hash_again(tmp_path / "lora", tmp_path / "lora" / "metrics.json")
-    assert push(tmp_path / "lora", *TERMS, "--base", "me/it", "--evaluation", trained / "test") == 0
+    assert push(tmp_path / "lora", *TERMS, "--base-model", "me/it", "--evaluation", trained / "test") == 0
     card = huggingface_hub.ModelCard(sent(api)["README.md"].decode())
     assert card.data.to_dict()["base_model"] == "me/it" and "| base_model | me/it |" in card.text
 
@@ -251,7 +253,7 @@ def test_what_cannot_go_is_said(trained, small_links, tmp_path, capfd):
     assert "was written by evaluate_model.py" in said(capfd)
     assert push(small_links / "jsonl", "--license", "mit", "--merged", "--dry-run") == 2
     assert "holds no training" in said(capfd)
-    assert push_model(trained, "--base", "base", "--dry-run") == 2
+    assert push_model(trained, "--base-model", "base", "--dry-run") == 2
     assert "a name on the Hub is OWNER/NAME" in said(capfd)
     assert push(tmp_path / "none", *TERMS, "--dry-run") == 2
     assert "none/manifest.json" in said(capfd)

@@ -14,7 +14,7 @@ import pytest
 import run_demo
 from linklab.manifest import read_manifest
 
-SMALL = ["--model", "tiny", "--rows", "24", "--test-rows", "8"]
+SMALL = ["--base-model", "tiny", "--max-rows", "24", "--test-rows", "8"]
 NAMES = ["data", "validation", "jsonl", "baselines", "base", "finetune", "tuned", "tuned_free", "report"]
 
 
@@ -121,7 +121,7 @@ def changeable_demo(demo, tmp_path):
 def test_another_option_runs_again_what_depends_on_it_and_nothing_else(changeable_demo, monkeypatch):
     """One training row less: the same data serves, the untrained model is as it was, the rest is made again."""
     monkeypatch.setattr(run_demo, "call", run_here(commands := []))
-    assert run_demo.main([*SMALL, "--rows", "23", "--out-dir", str(changeable_demo)]) == 0
+    assert run_demo.main([*SMALL, "--max-rows", "23", "--out-dir", str(changeable_demo)]) == 0
     again = ["run_baselines", "finetune_gemma_from_csv", "evaluate_model", "evaluate_model", "compare_results"]
     assert scripts_of(commands) == again
     assert all("--force" in command for command in commands)
@@ -217,7 +217,7 @@ def wait_for(condition, seconds=60.0):
 def test_a_demo_killed_during_training_continues_from_the_last_checkpoint(tmp_path):
     """The real processes: SIGKILL to the demo, its training ends itself, and the next demo takes up the checkpoint."""
     out = tmp_path / "out"
-    command = [sys.executable, run_demo.__file__, "--model", "tiny", "--rows", "400", "--test-rows", "20",
+    command = [sys.executable, run_demo.__file__, "--base-model", "tiny", "--max-rows", "400", "--test-rows", "20",
                "--out-dir", str(out)]  # fmt: skip
     checkpoints = out / "finetune" / "checkpoints"
     demo = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

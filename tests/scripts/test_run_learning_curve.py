@@ -306,7 +306,7 @@ def test_the_price_counts_the_steps_training_makes(rows, epochs, batch, accumula
 
 def test_a_dry_run_prices_the_study_and_leaves_nothing_behind(rule_table, place, capfd):
     asked = words(rule_table, place, "--no-baselines", "--dry-run", sizes=["32", "64"])
-    assert run_learning_curve.main([*asked, "--", "--epochs", "2", "--eval-rows", "16"]) == 0
+    assert run_learning_curve.main([*asked, "--", "--epochs", "2", "--validation-rows", "16"]) == 0
     told = capfd.readouterr().err
     assert "32 rows: 2 x " in told and "(8 steps of 0.50 s)" in told and "64 rows: 2 x" in told
     assert "the whole study: 4 models, about " in told
@@ -340,7 +340,10 @@ def test_what_cannot_be_studied_is_one_clear_line_and_exit_code_2(rule_table, pl
 def test_the_tiny_model_gets_better_with_rows_four_sizes_three_seeds(big_table, tmp_path):
     """The real scripts as processes."""
     asked = words(big_table, tmp_path, "--mode", "full", seeds=["1", "2", "3"], rows="100")
-    assert run_learning_curve.main([*asked, "--", "--learning-rate", "2e-3", "--epochs", "2", "--eval-rows", "16"]) == 0
+    assert (
+        run_learning_curve.main([*asked, "--", "--learning-rate", "2e-3", "--epochs", "2", "--validation-rows", "16"])
+        == 0
+    )
     lines = lines_of(study_of(tmp_path))
     means = [float(line["value"]) for line in lines if line["seed"] == "mean"]
     assert len(means) == 4 and means[-1] > means[0] + 0.2

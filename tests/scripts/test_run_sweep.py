@@ -67,7 +67,7 @@ def table(folder):
 
 
 def test_a_sweep_finds_the_best_setting_and_gives_a_command_finetune_takes(rule_table, drawing, capfd):
-    place, asked = drawing, words(rule_table, drawing, "--rows", "100", "--no-prune", trials=5)
+    place, asked = drawing, words(rule_table, drawing, "--max-rows", "100", "--no-prune", trials=5)
     assert run_sweep.main(asked) == 0
     told = capfd.readouterr()
     folder = only_study(place)
@@ -92,7 +92,7 @@ def test_a_sweep_finds_the_best_setting_and_gives_a_command_finetune_takes(rule_
     assert before == Counter({(word, f"00{k}"): 1 for k in range(5) for word in ("start", "finish")})
     assert run_sweep.main(asked) == 0
     assert ledger(place) == before and "taking up this study" in capfd.readouterr().err
-    assert run_sweep.main(words(rule_table, drawing, "--rows", "100", "--no-prune", trials=8)) == 0
+    assert run_sweep.main(words(rule_table, drawing, "--max-rows", "100", "--no-prune", trials=8)) == 0
     assert (folder / "importances.png").stat().st_size > 0
     assert "What explains the variation (fANOVA over 8 complete trials" in (folder / "summary.md").read_text()
 
@@ -235,7 +235,7 @@ def test_two_workers_killed_at_random_moments_end_every_trial_once(rule_table, p
 def test_twenty_kills_over_two_workers_of_twelve_real_trainings(rule_table, tmp_path):
     """The tiny model, real processes: exactly 12 finished trials, none twice, nobody left running."""
     space = ["--space", "learning_rate=log:1e-3:5e-3", "per_device_batch_size=4,8"]
-    arguments = words(rule_table, tmp_path, "--no-prune", "--rows", "64", "--validation-rows", "16", space=space,
+    arguments = words(rule_table, tmp_path, "--no-prune", "--max-rows", "64", "--validation-rows", "16", space=space,
                       trials=12)  # fmt: skip
     arguments += ["--", "--max-steps", "12", "--save-steps", "2"]
 
@@ -341,7 +341,7 @@ REFUSED = [
     (["--space", "learning_rate=log:1e-4:1e-3", "--sampler", "grid"], "a grid needs a list"),
     (["--space", "lora_rank=8,16", "--sampler", "grid", "--trials", "3"], "the grid has 2 settings"),
     ([*SPACE, "--metric", "kind/mae"], "--metric kind/mae: there are: loss, kind/accuracy"),
-    ([*SPACE, "--rows", "9000"], "--rows 9000: there are only"),
+    ([*SPACE, "--max-rows", "9000"], "--max-rows 9000: there are only"),
     ([*SPACE, "--", "--lora-rank", "8"], "--lora-rank after `--`: the study sets it itself"),
     ([*SPACE, "--", "epochs"], "'epochs': after `--` an option of finetune_gemma_from_csv.py is expected"),
     ([*SPACE, "--storage", "nonsense"], "--storage nonsense: cannot be opened"),

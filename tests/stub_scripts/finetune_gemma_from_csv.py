@@ -33,7 +33,16 @@ def main():
     parser = argparse.ArgumentParser()
     for name, default in (("--learning-rate", 1e-3), ("--epochs", 1.0), ("--lora-rank", 8), ("--max-rows", 100)):
         parser.add_argument(name, type=type(default), default=default)
-    for name in ("--csv", "--target-field", "--base-model", "--mode", "--seed", "--eval-rows", "--out-dir", "--resume"):
+    for name in (
+        "--csv",
+        "--target-field",
+        "--base-model",
+        "--mode",
+        "--seed",
+        "--validation-rows",
+        "--out-dir",
+        "--resume",
+    ):
         parser.add_argument(name)
     parser.add_argument("--force", action="store_true")
     args = parser.parse_args()

@@ -114,7 +114,7 @@ def test_rows_made_column_by_column_are_those_made_one_by_one(links, change):
 def test_other_columns_are_made_column_by_column_too(tmp_path):
     path = write_rows(tmp_path / "a.csv", colors(50))
     for targets in (["label"], ["weight"], ["color", "size"]):
-        for how in ({}, {"split_by": "color"}, {"seed": 3}):
+        for how in ({}, {"group_field": "color"}, {"seed": 3}):
             assert_same(path, make_task(path, targets), **how)
     assert_same(path, make_task(path, ["label"], id_field="name"))
 
@@ -176,13 +176,13 @@ def test_other_words_around_the_same_columns_move_no_row(tmp_path):
     assert sides[0] == sides[1]
 
 
-def test_split_by_keeps_equal_cells_together(tmp_path):
+def test_group_field_keeps_equal_cells_together(tmp_path):
     path = write_rows(tmp_path / "a.csv", colors(300))
     task = make_task(path, ["label"])
-    sides = {(e.row["color"], e.split) for e in iter_examples(path, task, split_by="color")}
+    sides = {(e.row["color"], e.split) for e in iter_examples(path, task, group_field="color")}
     assert len(sides) == 3
     with pytest.raises(UserError, match="no column 'colour'; the columns are: name, color"):
-        list(iter_examples(path, task, split_by="colour"))
+        list(iter_examples(path, task, group_field="colour"))
 
 
 def test_the_side_of_a_row_depends_on_neither_its_place_nor_its_neighbours(tmp_path):

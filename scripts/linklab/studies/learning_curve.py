@@ -111,7 +111,7 @@ def _words_behind(folder: Path) -> list[str]:
         if not path.exists() or files.sha256_file(path) != entry["sha256"]:
             raise UserError(f"{path}, which {folder} was made from, is gone or has changed")
     words = ["--csv", given.csv]
-    for name in ("target_field", "id_field", "split_by", "prompt_template", "split_seed"):
+    for name in ("target_field", "id_field", "group_field", "prompt_template", "split_seed"):
         if value := getattr(given, name):
             words += [f"--{name.replace('_', '-')}", ",".join(value) if isinstance(value, list) else value]
     return words

@@ -62,9 +62,9 @@ def lower_is_better(metric: str) -> bool:
 
 def training_words(args, settings: dict) -> list[str]:
     """Return the words of a training with these settings, without the folder it goes to."""
-    rows = ["--max-rows", str(args.rows)] if args.rows else []
+    rows = ["--max-rows", str(args.max_rows)] if args.max_rows else []
     words = ["--base-model", args.base_model, "--mode", args.mode, *args.training, *write_words(settings)]
-    return [*data_words(args), *words, *rows, "--eval-rows", str(args.validation_rows), "--seed", str(args.seed)]
+    return [*data_words(args), *words, *rows, "--validation-rows", str(args.validation_rows), "--seed", str(args.seed)]
 
 
 def plan_trial(args, folder: Path, place: int, settings: dict) -> Run:
@@ -252,7 +252,7 @@ def write_summary(args, trials: Trials, shares: dict[str, float]) -> str:
     results = trials.results()
     count = {name: sum(bool(t) and STATES[t.state] == name for t in results) for name in STATES.values()}
     best = best_of(results, args.metric)
-    rows = f"{args.rows:,} rows" if args.rows else "all rows"
+    rows = f"{args.max_rows:,} rows" if args.max_rows else "all rows"
     lines = [
         "# Sweep", "",
         f"`{' '.join([args.base_model, args.mode, *args.training])}`, {rows}, seed {args.seed}; "

@@ -58,14 +58,14 @@ class Columns(NamedTuple):
 class ExampleMaker:
     """Turns raw rows of one file into examples."""
 
-    def __init__(self, task: Task, *, split_by: str | None = None, seed: int = 0, fractions=FRACTIONS) -> None:
-        """`split_by` names the column whose equal cells stay on one side; the schema's group column by default."""
+    def __init__(self, task: Task, *, group_field: str | None = None, seed: int = 0, fractions=FRACTIONS) -> None:
+        """`group_field` names the column whose equal cells stay on one side; the schema's group column by default."""
         self.task, self.seed, self.fractions = task, seed, fractions
         self.names, self.template = task.schema.names, task.template
         self.with_own_choices = [t for t in task.targets if t.kind == "class" and t.choices_from]
         self.numbers = [t.name for t in task.targets if t.kind == "number"]
         self.id_column = task.schema.one_of_role("id")
-        self.group_column = task.schema[split_by] if split_by else task.schema.one_of_role("group")
+        self.group_column = task.schema[group_field] if group_field else task.schema.one_of_role("group")
         self.shown = sorted(task.template.columns, key=task.schema.names.index)
 
     def make(self, cells: list[str], number: int) -> Example:

@@ -88,7 +88,7 @@ class CardFeatures:
         first = self._first[name]
         first.setdefault("date" if _DATE.match(text) else "JSON", text)
         if len(first) == 2:
-            option = "--id-field" if name == "id" else "--split-by"
+            option = "--id-field" if name == "id" else "--group-field"
             raise UserError(
                 f"{name} {text!r}: among dates and other numbers in one column ({first['date']!r} and "
                 f"{first['JSON']!r}) datasets.load_dataset would change some; choose another {option}"
