@@ -122,6 +122,39 @@ def test_each_row_has_its_own_begun_part_and_choices(taught, tokenizer):
         assert first[i] == pytest.approx(brute_force(taught, heads[i] + begun[i], answers[i]), abs=1e-4)
 
 
+def test_many_choices_are_scored_in_parts_of_bounded_size_with_the_same_result(taught, tokenizer, monkeypatch):
+    asker = choice_scorer.Asker(taught, tokenizer)
+    heads = [encode_prompt(tokenizer, f"word: w{i}") for i in range(3)]
+    texts = [f"{n * 7919 % 1000:03d} of many" for n in range(60)]
+    answers = [[asker.tokens(text) for text in row] for row in (texts, texts[:1], texts[5:30])]
+    reading = choice_scorer.Reading(3)
+    asker.read(reading, heads)
+    whole = asker.score_choices(reading, [[]] * 3, answers)
+    sizes, forward = [], asker.forward
+
+    def counted(reading, tries, *, keep):
+        longest = max(len(trie.tokens) for trie in tries)
+        sizes.append(len(tries) * longest * (longest + reading.valid.shape[1]))
+        return forward(reading, tries, keep=keep)
+
+    monkeypatch.setattr(asker, "forward", counted)
+    monkeypatch.setattr(choice_scorer, "ATTENTION_CELLS", 20_000)
+    in_parts = asker.score_choices(reading, [[]] * 3, answers)
+    assert len(sizes) > 4 and max(sizes) <= 20_000
+    for row, expected in zip(in_parts, whole, strict=True):
+        assert row == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_batch_is_bounded_by_its_trie_tokens_too(taught, tokenizer, examples, task, monkeypatch):
+    asker = choice_scorer.Asker(taught, tokenizer, batch_tokens=400)
+    many = [dataclasses.replace(e, choices=e.choices | {"size": [f"{n:03d}" for n in range(50)]}) for e in examples]
+    batches, read = [], asker.read
+    monkeypatch.setattr(asker, "read", lambda reading, tokens: batches.append(len(tokens)) or read(reading, tokens))
+    choice_scorer.answer_exactly(asker, many, dataclasses.replace(task, targets=task.targets[1:2]))
+    assert asker.count_trie_tokens(many[0]) == 1 + 5 + 50  # the digits 0, 0 to 4, and the last of each
+    assert sum(batches) == len(many) and max(batches) <= 400 // 56
+
+
 def test_rows_answer_the_same_alone_and_in_a_batch(taught, tokenizer, examples, task):
     reports = []
     alone = choice_scorer.answer_exactly(

@@ -19,6 +19,8 @@ from linklab.training.answer_loss import cap_logits
 # In place of a token: any of the row's followers, the tokens that the next part of the answer may begin with
 FOLLOWED = -1
 BATCH_TOKENS = {"cuda": 8192, "cpu": 2048}  # 8192 of links hold 18 % padding, 2048 hold 5 %
+# Attention holds a number for each (row, query, key): 4 million are 16 MB a mask in float32, whatever the choices.
+ATTENTION_CELLS = 4_000_000
 HEAD_ROWS = 256  # states the head is applied to at once: 256 x 262,144 logits in float32 are 268 MB
 
 
@@ -50,6 +52,7 @@ class Asker:
         self.end = end_token(tokenizer)
         self.number_tokens: dict[str, set[int]] = {}  # by what stands before the number
         self.number_starts: dict[str, list[int]] = {}
+        self.trie_tokens: dict[tuple[str, ...], int] = {}  # by the choices
 
     def tokens(self, text: str) -> list[int]:
         """Return the tokens of a piece of an answer."""
@@ -66,6 +69,17 @@ class Asker:
             batch.append(i)
         if batch:
             yield batch
+
+    def count_trie_tokens(self, example) -> int:
+        """Return how many tokens the largest trie of a row's legal choices has: what scoring them reads at once."""
+
+        def count(choices: Sequence[str]) -> int:
+            key = tuple(choices)
+            if key not in self.trie_tokens:
+                self.trie_tokens[key] = len(build_trie([self.tokens(text) for text in choices]).tokens)
+            return self.trie_tokens[key]
+
+        return max(map(count, example.choices.values()), default=0)
 
     def read(self, reading: Reading, tokens: Sequence[Sequence[int]]) -> None:
         """Let the model read further tokens of every row."""
@@ -142,13 +156,17 @@ class Asker:
         """Return the natural log-probability of every choice (a token sequence) of every row.
 
         `begun` holds the tokens of the answer so far, which stand between what was read and the choice. A choice may
-        end in FOLLOWED, which has the probability of the row's `followers` together.
+        end in FOLLOWED, which has the probability of the row's `followers` together. Many long choices are scored in
+        parts, so that memory does not grow with the square of their tokens; no choice's score depends on the others.
         """
         import torch
 
         tries = [build_trie([[*start, *answer] for answer in answers])
                  for start, answers in zip(begun, choices, strict=True)]  # fmt: skip
         inner, places = zip(*map(inner_part, tries), strict=True)
+        longest = max(len(trie.tokens) for trie in inner)
+        if len(tries) * longest * (longest + reading.valid.shape[1]) > ATTENTION_CELLS and max(map(len, choices)) > 1:
+            return self._score_in_halves(reading, begun, choices, followers)
         hidden = self.forward(reading, inner, keep=False) if any(trie.tokens for trie in inner) else None
         states, asked = [], []  # the states the head is applied to; of each row, (state, token) of its nodes
         for r, (trie, start) in enumerate(zip(tries, begun, strict=True)):
@@ -165,6 +183,23 @@ class Asker:
         for trie, start, row in zip(tries, begun, asked, strict=True):
             own, done = log_p[done : done + len(row)], done + len(row)
             found.append([sum(own[node - len(start)] for node in path[len(start) :]) for path in trie.leaves])
+        return found
+
+    def _score_in_halves(
+        self, reading: Reading, begun: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]],
+        followers: Sequence[Sequence[int]] | None,
+    ) -> list[list[float]]:  # fmt: skip
+        """Return what `score_choices` does, from two calls of it; choices with tokens in common stay together."""
+        orders = [sorted(range(len(answers)), key=answers.__getitem__) for answers in choices]
+        found = [[0.0] * len(answers) for answers in choices]
+        for half in (0, 1):
+            parts = [order[: -(len(order) // -2)] if half == 0 else order[-(len(order) // -2) :] for order in orders]
+            chosen = [[answers[i] for i in part] for answers, part in zip(choices, parts, strict=True)]
+            for row, part, scores in zip(
+                found, parts, self.score_choices(reading, begun, chosen, followers), strict=True
+            ):
+                for i, score in zip(part, scores, strict=True):
+                    row[i] = score
         return found
 
     def _log_probabilities(self, states, asked: Sequence[tuple[int, int, int]], followers) -> list[float]:
@@ -311,7 +346,8 @@ def answer_exactly(asker: Asker, examples, task, *, numbers: str | None = None, 
     prompts = [encode_prompt(asker.tokenizer, example.prompt) for example in examples]
     found: list[dict] = [{}] * len(examples)
     done = 0
-    for batch in asker.batches([len(prompt) for prompt in prompts]):
+    sizes = [max(len(prompt), asker.count_trie_tokens(e)) for prompt, e in zip(prompts, examples, strict=True)]
+    for batch in asker.batches(sizes):
         reading = Reading(len(batch))
         asker.read(reading, [prompts[i] for i in batch])
         rows = [examples[i] for i in batch]
