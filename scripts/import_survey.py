@@ -1,0 +1,119 @@
+r"""Turn what a radio's tools print into a row of links.csv, ready for predict.py.
+
+survey dump(s), scan or export, and optionally a station dump -> OUT (a links.csv of one row)
+
+    python scripts/import_survey.py --survey before.txt after.txt --station station.txt --regulatory-domain FCC \
+        --radio-standard ac --channel-bandwidth-mhz 80 --link-distance-m 4980 --antenna-gain-dbi 23 \
+        --tx-power-dbm 25 --out survey.csv
+
+docs/field.md says which column can come from where. With --measured-mbps the row is a training example: the channel
+in use alone, with the throughput that was measured on it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from linklab import cli, files
+from linklab.cli import UserError, say
+from linklab.links import field_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the command line says, read once."""
+
+    surveys: tuple[Path, ...]
+    station: Path | None
+    station_address: str | None
+    signal_dbm: float | None
+    current_channel_mhz: int | None
+    noise_dbm: float | None
+    measured_mbps: int | None
+    out: Path
+    force: bool
+    columns: dict[str, str]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = cli.make_parser(__doc__)
+    data = parser.add_argument_group("Input")
+    data.add_argument("--survey", required=True, nargs="+", metavar="FILE",
+                      help="output of `iw dev X survey dump` (two of them: the time between counts), `iw dev X scan`, "
+                      "RouterOS frequency-scan, or a UniFi spectrum scan in JSON")  # fmt: skip
+    data.add_argument("--station", metavar="FILE", help="output of `iw dev X station dump`: the far end's signal")
+    data.add_argument("--station-address", metavar="MAC", help="which station, when the dump holds several")
+    data.add_argument("--signal-dbm", type=float, metavar="DBM", help="the far end's signal, instead of --station")
+    data.add_argument("--current-channel-mhz", type=cli.positive_int, metavar="MHZ",
+                      help="a frequency of the channel in use; a survey dump's [in use] when left out")  # fmt: skip
+    data.add_argument("--noise-dbm", type=float, metavar="DBM", help="noise per 20 MHz where the tool reports none")
+    data.add_argument("--measured-mbps", type=cli.positive_int, metavar="N",
+                      help="throughput measured on the channel in use: writes a training row of it")  # fmt: skip
+    link = parser.add_argument_group("Link (the columns of links.csv)")
+    for option, column in field_rows.link_options().items():
+        default = field_rows.DEFAULTS.get(column.name)
+        link.add_argument(option, dest=column.name, type=field_rows.cell_reader(column), required=default is None,
+                          default=default, metavar="NAME" if column.kind == "str" else (column.unit or "N").upper(),
+                          help=field_rows.describe_column(column))  # fmt: skip
+    output = parser.add_argument_group("Output")
+    output.add_argument("--out", required=True, metavar="FILE", help="CSV to write")
+    output.add_argument("--force", action="store_true", help="replace an existing file")
+    return parser
+
+
+def make_settings(args: argparse.Namespace) -> Settings:
+    """Return the options as typed settings; raises UserError when a signal is missing or given twice."""
+    if (args.station is None) == (args.signal_dbm is None):
+        raise UserError("give the far end's signal once: --station FILE or --signal-dbm DBM")
+    return Settings(
+        tuple(Path(name) for name in args.survey), Path(args.station) if args.station else None, args.station_address,
+        args.signal_dbm, args.current_channel_mhz, args.noise_dbm, args.measured_mbps, Path(args.out), args.force,
+        {column.name: getattr(args, column.name) for column in field_rows.link_options().values()},
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read the exports, build the row, check it as the validator does, and write it."""
+    from linklab.links import surveys
+
+    settings = make_settings(args)
+    files.check_out_file(settings.out, force=settings.force)
+    readings, notes = surveys.read_survey([_read_text(path) for path in settings.surveys])
+    current = settings.current_channel_mhz or next((r.frequency_mhz for r in readings if r.in_use), None)
+    signal = settings.signal_dbm
+    if settings.station:
+        signal = surveys.read_station(_read_text(settings.station), settings.station_address).signal_dbm
+    assert signal is not None and math.isfinite(signal)
+    row, more = field_rows.make_row(
+        settings.columns, readings, signal_dbm=signal, current_mhz=current, noise_dbm=settings.noise_dbm,
+        measured_mbps=settings.measured_mbps,
+    )  # fmt: skip
+    for note in [*notes, *more]:
+        say(f"note: {note}")
+    with files.atomic_write(settings.out, force=settings.force) as handle:
+        writer = csv.DictWriter(handle, list(row), lineterminator="\n")
+        writer.writeheader()
+        writer.writerow(row)
+    say(f"wrote {settings.out}: one link with channels {row['available_channels_mhz']}")
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return files.require_file(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text at byte {error.start}") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script and return its exit code."""
+    return cli.main(build_parser(), run, None if argv is None else list(argv))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,159 @@
+"""One row of links.csv from a survey of the channels: which candidates there are, and what was measured on each."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from linklab.cli import UserError
+from linklab.links import surveys
+from linklab.links.links import CANDIDATES, FIELD_SCHEMA
+from linklab.tables.schema import Column
+
+# What a survey cannot know and the default prompt does not show; everything else of a link must be given.
+DEFAULTS = {
+    "scenario_id": "survey-1", "site_id": "site-1", "environment_type": "rural", "area_density": "low",
+    "radar_events_per_day": "0", "fresnel_clear_pct": "100", "obstruction_type": "none", "rain_mm_h": "0",
+    "weather_condition": "clear",
+}  # fmt: skip
+
+
+def link_options() -> dict[str, Column]:
+    """Return the columns a person states about a link, by option: --link-distance-m, ..."""
+    stated = [c for c in FIELD_SCHEMA.by_role("id", "group", "input") if not c.kind.startswith("list_")]
+    return {"--" + column.name.replace("_", "-"): column for column in stated}
+
+
+def describe_column(column: Column) -> str:
+    """Return a column's meaning with its legal values, for `--help`."""
+    legal = ", ".join(column.choices) if column.choices else ""
+    if column.low is not None:
+        legal = f"{column.low:g} to {column.high:g} {column.unit}".rstrip()
+    return (column.description + (f" ({legal})" if legal else "")).replace("%", "%%")
+
+
+def cell_reader(column: Column) -> Callable[[str], str]:
+    """Return an argparse type that takes a cell of the column and names what is legal otherwise."""
+
+    def read(text: str) -> str:
+        if column.choices and text not in column.choices:
+            raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(column.choices)}")
+        if column.kind in ("int", "float"):
+            try:
+                value = int(text) if column.kind == "int" else float(text)
+            except ValueError:
+                kind = "whole number" if column.kind == "int" else "number"
+                raise argparse.ArgumentTypeError(f"'{text}' is not a {kind}") from None
+            assert column.low is not None and column.high is not None
+            if not column.low <= value <= column.high:
+                raise argparse.ArgumentTypeError(
+                    f"{text} is outside {column.low:g} to {column.high:g} {column.unit}".rstrip()
+                )
+        return text
+
+    return read
+
+
+def make_row(
+    cells: Mapping[str, str],
+    readings: Sequence[surveys.Reading],
+    *,
+    signal_dbm: float,
+    current_mhz: int | None,
+    noise_dbm: float | None = None,
+    measured_mbps: int | None = None,
+) -> tuple[dict[str, str], list[str]]:
+    """Return (row of cells, notes) for a link of the given columns.
+
+    Candidates are the channels of the link's width that its domain allows and whose 20 MHz parts were all scanned. The
+    signal of a candidate is `signal_dbm`, measured on the channel in use, corrected for the power its rules allow and
+    for free-space loss. With `measured_mbps` the row holds the channel in use alone, with both targets.
+    Raises UserError when nothing is left, and for a cell outside its column's range.
+    """
+    from linklab.radio import channels
+
+    domain, width = cells["regulatory_domain"], int(cells["channel_bandwidth_mhz"])
+    legal = channels.legal_channels(domain, width)
+    if len(legal) == 0:
+        raise UserError(f"{domain} allows no channel of {width} MHz outdoors; choose another --channel-bandwidth-mhz")
+    notes: list[str] = []
+    in_use = _channel_of(current_mhz, width)
+    if in_use is None:
+        notes.append("the channel in use is not known, so every candidate gets the same signal; name it with "
+                     "--current-channel-mhz")  # fmt: skip
+    if measured_mbps is not None:
+        if in_use is None:
+            raise UserError("--measured-mbps needs the channel in use; name it with --current-channel-mhz")
+        legal = [in_use]
+    candidates: list[int] = []
+    measured: list[tuple[int, int, int]] = []  # RSSI, noise, busy of each candidate
+    for index in legal:
+        parts = [int(f) for f in channels.CENTRE_MHZ[: channels.N_SUBCHANNELS][channels.COVERS[index]]]
+        centre = int(channels.CENTRE_MHZ[index])
+        combined = surveys.combine(readings, parts)
+        if combined is None:
+            continue
+        noise, busy = combined
+        if noise is None and noise_dbm is not None:
+            noise = noise_dbm + 10 * math.log10(len(parts))
+        if noise is None or busy is None:
+            lacking = "noise" if noise is None else "busy time"
+            notes.append(f"{centre} MHz: no {lacking} was reported, so it is left out"
+                         + ("; give --noise-dbm" if noise is None else ""))  # fmt: skip
+            continue
+        signal = signal_dbm + _signal_change(cells, in_use, int(index))
+        candidates.append(centre)
+        measured.append((round(signal), round(noise), round(busy)))
+    if not candidates:
+        raise UserError(
+            f"no {width} MHz channel that {domain} allows was measured in full; scanned: "
+            f"{', '.join(str(reading.frequency_mhz) for reading in readings)} MHz"
+        )
+    rssi, noises, busy_share = zip(*measured, strict=True)
+    row = dict(cells) | {
+        CANDIDATES: json.dumps(candidates, separators=(",", ":")),
+        "rssi_dbm": json.dumps(rssi, separators=(",", ":")),
+        "noise_dbm": json.dumps(noises, separators=(",", ":")),
+        "busy_pct": json.dumps(busy_share, separators=(",", ":")),
+    }
+    if measured_mbps is not None:
+        row |= {"recommended_channel_mhz": str(candidates[0]), "expected_throughput_mbps": str(measured_mbps)}
+    ordered = {name: row[name] for name in FIELD_SCHEMA.names if name in row}
+    _check(ordered)
+    return ordered, notes
+
+
+def _channel_of(frequency_mhz: int | None, width: int) -> int | None:
+    """Return the index of the channel of `width` that holds a 20 MHz frequency, or is centred there; None for None."""
+    from linklab.radio import channels
+
+    if frequency_mhz is None:
+        return None
+    for index in range(len(channels.CENTRE_MHZ)):
+        if channels.WIDTH_MHZ[index] == width and abs(channels.CENTRE_MHZ[index] - frequency_mhz) < width / 2:
+            return index
+    raise UserError(f"{frequency_mhz} MHz is in no 5 GHz channel of {width} MHz")
+
+
+def _signal_change(cells: Mapping[str, str], in_use: int | None, index: int) -> float:
+    """Return by how many dB the signal changes from the channel in use to another: allowed power and free space."""
+    from linklab.radio import channels
+
+    if in_use is None:
+        return 0.0
+    domain = channels.DOMAINS.index(cells["regulatory_domain"])
+    power, gain = float(cells["tx_power_dbm"]), float(cells["antenna_gain_dbi"])
+    here, there = (float(channels.eirp_dbm(domain, channel, power, gain)) for channel in (in_use, index))
+    return there - here - 20 * math.log10(float(channels.CENTRE_MHZ[index]) / float(channels.CENTRE_MHZ[in_use]))
+
+
+def _check(row: Mapping[str, str]) -> None:
+    """Raise UserError for a cell that its column does not allow."""
+    for name, text in row.items():
+        column = FIELD_SCHEMA[name]
+        numbers = json.loads(text) if column.kind.startswith("list_") else [text]
+        for number in numbers if column.low is not None else ():
+            if not column.low <= float(number) <= (column.high if column.high is not None else float("inf")):
+                raise UserError(f"{name} = {number}: outside [{column.low}, {column.high}] {column.unit}")

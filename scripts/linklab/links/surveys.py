@@ -1,0 +1,269 @@
+"""What an installer's tools print about the channels around a radio, read into one form.
+
+Every reader takes the text of one export and returns readings, one per scanned channel. Formats, as their authors
+document them: `iw dev X survey dump`, `iw dev X scan`, `iw dev X station dump` (wireless.kernel.org, nl80211),
+RouterOS `/interface/wifi/frequency-scan` (help.mikrotik.com, WiFi), and the UniFi controller's spectrum scan as JSON
+(`stat/spectrum-scan`, described by its users; the vendor publishes no schema).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+
+from linklab.cli import UserError
+
+FORMATS = ("iw-survey", "iw-scan", "mikrotik", "unifi")
+BEACON_FLOOR_DBM = -82.0  # IEEE 802.11: weaker networks are not deferred to (carrier sense per 20 MHz)
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """One scanned channel of 20 MHz: centre in MHz, noise in dBm and busy share in % where the tool gives them."""
+
+    frequency_mhz: int
+    noise_dbm: float | None = None
+    busy_pct: float | None = None
+    in_use: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Counters:
+    """Cumulative counters of one channel in a survey dump, in ms since the driver started."""
+
+    frequency_mhz: int
+    noise_dbm: float | None
+    active_ms: float | None
+    busy_ms: float | None
+    transmit_ms: float
+    in_use: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Station:
+    """The far end as `iw station dump` shows it: signal in dBm (average where there is one), rates in Mbit/s."""
+
+    signal_dbm: float
+    transmit_rate_mbps: float | None = None
+
+
+def recognise(text: str) -> str:
+    """Return which of FORMATS a text is; raises UserError when it is none."""
+    if re.search(r"^Survey data from ", text, re.M):
+        return "iw-survey"
+    if re.search(r"^BSS [0-9a-fA-F:]{17}", text, re.M):
+        return "iw-scan"
+    if text.lstrip()[:1] in "{[" and "channel" in text:
+        return "unifi"
+    if re.search(r"^\W*CHANNEL\b.*\bLOAD\b", text, re.M | re.I) or re.search(r"\bload[=:]\s*\d", text, re.I):
+        return "mikrotik"
+    raise UserError(
+        "not a survey this script knows; expected the output of `iw dev X survey dump`, `iw dev X scan`, "
+        "RouterOS `/interface/wifi/frequency-scan`, or a UniFi spectrum scan as JSON"
+    )
+
+
+def read_survey(texts: Sequence[str]) -> tuple[list[Reading], list[str]]:
+    """Return (readings, notes) of one or two exports of the same kind.
+
+    Two survey dumps are differenced, because their counters run since the driver started; of the other kinds a second
+    export replaces what the first one says of a channel.
+    """
+    kinds = {recognise(text) for text in texts}
+    if len(kinds) > 1:
+        raise UserError(f"the survey files are of different kinds ({', '.join(sorted(kinds))}); give files of one kind")
+    kind = kinds.pop()
+    if kind == "iw-survey":
+        if len(texts) > 2:
+            raise UserError(f"{len(texts)} survey dumps; give one, or two to measure the time between them")
+        return difference([read_counters(text) for text in texts])
+    reader = {"iw-scan": read_scan, "mikrotik": read_mikrotik, "unifi": read_unifi}[kind]
+    found: dict[int, Reading] = {}
+    for text in texts:
+        found |= {reading.frequency_mhz: reading for reading in reader(text)}
+    notes = []
+    if kind == "iw-scan":
+        notes.append("iw scan reports no noise, and busy time only from access points that announce their load")
+    return sorted(found.values(), key=lambda reading: reading.frequency_mhz), notes
+
+
+def read_counters(text: str) -> list[Counters]:
+    """Return the counters of each channel of an `iw dev X survey dump`."""
+    counters = []
+    for block in re.split(r"^Survey data from .*$", text, flags=re.M)[1:]:
+        frequency = re.search(r"frequency:\s*(\d+)\s*MHz(.*)", block)
+        if not frequency:
+            continue
+        counters.append(
+            Counters(
+                int(frequency[1]),
+                _number(block, r"noise:\s*(-?[\d.]+)\s*dBm"),
+                _number(block, r"channel active time:\s*(\d+)"),
+                _number(block, r"channel busy time:\s*(\d+)"),
+                _number(block, r"channel transmit time:\s*(\d+)") or 0.0,
+                "in use" in frequency[2],
+            )
+        )
+    if not counters:
+        raise UserError("the survey dump names no frequency; run `iw dev INTERFACE scan` once, then survey dump again")
+    return counters
+
+
+def difference(dumps: Sequence[list[Counters]]) -> tuple[list[Reading], list[str]]:
+    """Return the readings between two survey dumps, or since the driver started when there is one.
+
+    Busy time is what other radios caused: the radio's own transmissions are taken out. Channels whose counters stood
+    still were not visited in between and have no busy share.
+    """
+    notes = []
+    if len(dumps) == 1:
+        notes.append(
+            "one survey dump: busy time is the average since the driver started; give two for the time between"
+        )
+    before = {c.frequency_mhz: c for c in dumps[0]} if len(dumps) == 2 else {}
+    readings = []
+    for now in dumps[-1]:
+        busy = None
+        if now.active_ms is not None and now.busy_ms is not None:
+            then = before.get(now.frequency_mhz)
+            active, busy_ms, own = now.active_ms, now.busy_ms, now.transmit_ms
+            if then is not None and then.active_ms is not None and then.busy_ms is not None:
+                if then.active_ms <= active and then.busy_ms <= busy_ms:
+                    active, busy_ms = active - then.active_ms, busy_ms - then.busy_ms
+                    own = max(0.0, own - then.transmit_ms)
+                else:
+                    notes.append(
+                        f"{now.frequency_mhz} MHz: its counters fell between the dumps (driver restarted?); "
+                        f"the second dump is used alone"
+                    )
+            if active > 0:
+                busy = 100 * min(1.0, max(0.0, busy_ms - own) / active)
+            else:
+                notes.append(f"{now.frequency_mhz} MHz: not visited between the dumps, so it has no busy share")
+        readings.append(Reading(now.frequency_mhz, now.noise_dbm, busy, now.in_use))
+    return readings, notes
+
+
+def read_scan(text: str) -> list[Reading]:
+    """Return readings of an `iw dev X scan`: busy share from the load that access points announce (BSS Load / 255)."""
+    loads: dict[int, list[float]] = {}
+    for block in re.split(r"^BSS (?=[0-9a-fA-F:]{17})", text, flags=re.M)[1:]:
+        frequency, signal = _number(block, r"^\s*freq:\s*([\d.]+)"), _number(block, r"^\s*signal:\s*(-?[\d.]+)")
+        if frequency is None or frequency < 5000 or frequency > 5900:
+            continue
+        own = loads.setdefault(int(frequency), [])
+        load = _number(block, r"channel utilisation:\s*(\d+)/255")
+        if load is not None and (signal is None or signal >= BEACON_FLOOR_DBM):
+            own.append(100 * load / 255)
+    if not loads:
+        raise UserError("the scan lists no network at 5 GHz; scan with the 5 GHz radio")
+    return [Reading(frequency, None, max(own) if own else None) for frequency, own in sorted(loads.items())]
+
+
+def read_mikrotik(text: str) -> list[Reading]:
+    """Return readings of RouterOS `/interface/wifi/frequency-scan` (its table, or its save-file's `name=value` lines).
+
+    LOAD is the share of time the channel was busy in %, NF its noise floor in dBm.
+    """
+    readings: dict[int, Reading] = {}
+    names: list[str] = []
+    for line in text.splitlines():
+        words = line.replace(",", " ").split()
+        if any(word.upper() == "CHANNEL" for word in words) and any(word.upper() == "LOAD" for word in words):
+            names = [word.upper() for word in words if word.upper() not in ("COLUMNS:", "FLAGS:")]
+            continue
+        pairs = dict(re.findall(r"([\w-]+)[=:]\s*\"?(-?\d+)", line))
+        if {"channel", "load"} <= pairs.keys():
+            cells = {name.upper(): value for name, value in pairs.items()}
+        elif names and (numbers := [word.rstrip("%") for word in words if re.fullmatch(r"-?\d+%?", word)]):
+            if len(numbers) < 3:
+                continue
+            cells = dict(zip(names, numbers, strict=False))
+        else:
+            continue
+        frequency = int(cells["CHANNEL"])
+        noise = cells.get("NF")
+        readings[frequency] = Reading(frequency, float(noise) if noise else None, float(cells["LOAD"]))
+    if not readings:
+        raise UserError("no channel line in the frequency scan; expected columns CHANNEL, NETWORKS, LOAD, NF, ...")
+    return sorted(readings.values(), key=lambda reading: reading.frequency_mhz)
+
+
+def read_unifi(text: str) -> list[Reading]:
+    """Return readings of a UniFi spectrum scan in JSON: the objects with `channel`, `interference` and `utilization`.
+
+    Only measurements of 20 MHz are taken where a channel was measured at several widths.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"not JSON ({error}); export the spectrum scan as the controller's API returns it") from error
+    readings: dict[int, Reading] = {}
+    for entry in _objects(value):
+        if "channel" not in entry or not {"utilization", "interference"} & entry.keys():
+            continue
+        try:
+            number, width = int(entry["channel"]), int(entry.get("width", 20))
+            noise = float(entry["interference"]) if entry.get("interference") is not None else None
+            busy = float(entry["utilization"]) if entry.get("utilization") is not None else None
+        except (TypeError, ValueError) as error:
+            raise UserError(f"channel {entry.get('channel')!r}: a number is expected ({error})") from error
+        if number >= 32 and width == 20:
+            readings[5000 + 5 * number] = Reading(5000 + 5 * number, noise, busy)
+    if not readings:
+        raise UserError("the JSON holds no 5 GHz spectrum measurements (objects with channel, width 20, utilization)")
+    return sorted(readings.values(), key=lambda reading: reading.frequency_mhz)
+
+
+def read_station(text: str, address: str | None = None) -> Station:
+    """Return the far end of an `iw dev X station dump`; `address` says which when there are several."""
+    blocks = re.split(r"^Station (?=[0-9a-fA-F:]{17})", text, flags=re.M)[1:]
+    if not blocks:
+        raise UserError("no station in the dump; expected the output of `iw dev INTERFACE station dump`")
+    if address:
+        blocks = [block for block in blocks if block.lower().startswith(address.lower())]
+    if len(blocks) != 1:
+        known = ", ".join(re.findall(r"^Station ([0-9a-fA-F:]{17})", text, flags=re.M))
+        raise UserError(f"one station is expected; name one of {known} with --station-address")
+    signal = _number(blocks[0], r"signal avg:\s*(-?\d+)")
+    if signal is None:
+        signal = _number(blocks[0], r"signal:\s*(-?\d+)")
+    if signal is None:
+        raise UserError("the station dump holds no signal; send some traffic over the link and dump again")
+    return Station(signal, _number(blocks[0], r"tx bitrate:\s*([\d.]+)"))
+
+
+def combine(readings: Iterable[Reading], frequencies_mhz: Sequence[int]) -> tuple[float | None, float | None] | None:
+    """Return (noise dBm, busy %) over the 20 MHz parts of a wider channel; None when a part was not scanned.
+
+    Noise powers add. The busiest part counts, since a neighbour as wide as the channel shows on each of its parts;
+    neighbours on different parts make it busier than that.
+    """
+    found = {reading.frequency_mhz: reading for reading in readings}
+    if any(frequency not in found for frequency in frequencies_mhz):
+        return None
+    parts = [found[frequency] for frequency in frequencies_mhz]
+    noises = [part.noise_dbm for part in parts if part.noise_dbm is not None]
+    busy = [part.busy_pct for part in parts if part.busy_pct is not None]
+    noise = 10 * math.log10(sum(10 ** (value / 10) for value in noises)) if len(noises) == len(parts) else None
+    return noise, max(busy) if len(busy) == len(parts) else None
+
+
+def _number(text: str, pattern: str) -> float | None:
+    found = re.search(pattern, text, re.M)
+    return float(found[1]) if found else None
+
+
+def _objects(value: object, depth: int = 0) -> Iterable[dict]:
+    """Yield every JSON object inside a value, to a depth of 20."""
+    if depth > 20:
+        return
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for element in value:
+            yield from _objects(element, depth + 1)
