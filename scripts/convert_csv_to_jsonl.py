@@ -32,7 +32,7 @@ def build_parser():
         help="text with {column} for visible columns; a line with list columns is repeated per element",
     )
     data.add_argument(
-        "--max-rows", type=cli.positive_int, metavar="N", help="convert only the first N rows of the file"
+        "--max-rows", type=cli.positive_int, metavar="N", help="convert at most N rows, the same in every script"
     )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
@@ -99,26 +99,38 @@ def convert(args, csv_path: Path, task):
     from linklab.tasks.jsonl import convert_block
 
     size, done = csv_path.stat().st_size, 0
-    work = partial(convert_block, csv_path=csv_path, task=task, group_field=args.group_field, seed=args.split_seed)
+    last = find_last_row(csv_path, task, args.max_rows) if args.max_rows else None
+    work = partial(
+        convert_block, csv_path=csv_path, task=task, last=last, group_field=args.group_field, seed=args.split_seed
+    )
     workers = min(args.workers or usable_cores(), -(-size // BLOCK_BYTES))
     progress = cli.Progress("convert", size, unit="bytes")
-    with closing(map_in_order(work, numbered_blocks(csv_path, args.max_rows), workers)) as results:
+    with closing(map_in_order(work, numbered_blocks(csv_path), workers)) as results:
         for converted in results:
             yield converted
             done += 1
             progress.at(min(done * BLOCK_BYTES, size))
 
 
-def numbered_blocks(csv_path: Path, max_rows: int | None):
-    """Yield (number of its first row, rows wanted, block) for the first `max_rows` rows of a file."""
+def find_last_row(csv_path: Path, task, max_rows: int):
+    """Return the rank and number of the last of `max_rows` rows chosen as every script chooses them (by their id)."""
+    from linklab.tables.csv_stream import iter_rows
+    from linklab.tasks.splits import last_chosen
+
+    id_column = task.schema.one_of_role("id")
+    at = task.schema.names.index(id_column.name) if id_column else None
+    rows = enumerate(iter_rows(csv_path), start=1)
+    return last_chosen((f"row-{n}" if at is None else cells[at] for n, (_, cells) in rows), max_rows)
+
+
+def numbered_blocks(csv_path: Path):
+    """Yield (number of its first row, block) of a file."""
     from linklab.tables.csv_stream import iter_blocks
 
     number = 1
     for block in iter_blocks(csv_path):
-        yield number, None if max_rows is None else max_rows + 1 - number, block
+        yield number, block
         number += block.n_rows
-        if max_rows is not None and number > max_rows:
-            return
 
 
 class SeenTexts:

@@ -30,7 +30,7 @@ def build_parser():
         "--max-rows",
         type=cli.positive_int,
         metavar="N",
-        help="score N rows, the same in every script; all when left out",
+        help="score at most N rows, the same in every script; all when left out",
     )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")

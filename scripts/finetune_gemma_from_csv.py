@@ -32,7 +32,12 @@ def build_parser():
     parser = cli.make_parser(__doc__)
     data = parser.add_argument_group("Input")
     cli.add_source_options(data)
-    data.add_argument("--max-rows", type=cli.positive_int, metavar="N", help="train on N rows; all when left out")
+    data.add_argument(
+        "--max-rows",
+        type=cli.positive_int,
+        metavar="N",
+        help="train on at most N rows, the same in every script; all when left out",
+    )
     data.add_argument(
         "--validation-rows",
         type=cli.positive_int,

@@ -22,7 +22,10 @@ def build_parser():
     data = parser.add_argument_group("Input")
     data.add_argument("--csv", required=True, metavar="FILE", help="rows to answer")
     data.add_argument(
-        "--max-rows", type=cli.positive_int, metavar="N", help="answer the first N rows; all when left out"
+        "--max-rows",
+        type=cli.positive_int,
+        metavar="N",
+        help="answer at most N rows, the same in every script; all when left out",
     )
     output = parser.add_argument_group("Output")
     output.add_argument("--out", required=True, metavar="FILE", help="CSV to write")
@@ -63,7 +66,7 @@ def read_task(model: str):
 def read_questions(path: Path, task, max_rows: int | None) -> list:
     """Return an example without target for every row; a UserError names file and line of one that cannot be asked."""
     from linklab.tables.csv_stream import iter_rows, read_header
-    from linklab.tasks.examples import Example, legal_choices
+    from linklab.tasks.examples import Example, legal_choices, lowest_ranked
 
     header = read_header(path)
     needed = [*task.template.columns, *(t.choices_from for t in task.targets if t.choices_from)]
@@ -75,8 +78,6 @@ def read_questions(path: Path, task, max_rows: int | None) -> list:
     id_column = task.schema.one_of_role("id")
     examples = []
     for number, (line, cells) in enumerate(iter_rows(path), start=1):
-        if max_rows is not None and number > max_rows:
-            break
         row = dict(zip(header, cells, strict=True))
         try:
             choices = {t.name: legal_choices(t, row) for t in task.targets if t.kind == "class"}
@@ -89,7 +90,10 @@ def read_questions(path: Path, task, max_rows: int | None) -> list:
         examples.append(Example(name, name, "test", prompt, "", {}, choices, {}, row))
     if not examples:
         raise UserError(f"{path}: no rows below the header")
-    return examples
+    if max_rows is None:
+        return examples
+    chosen = {id(example) for example in lowest_ranked(examples, max_rows)}
+    return [example for example in examples if id(example) in chosen]  # in the file's order
 
 
 def ask(args, task, examples) -> list[dict]:

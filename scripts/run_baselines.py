@@ -31,13 +31,16 @@ def build_parser():
     )
     data.add_argument("--split", default="test", choices=("train", "validation", "test"), help="rows to answer")
     data.add_argument(
-        "--max-rows", type=cli.positive_int, metavar="N", help="answer only N rows of the split (unset: all)"
+        "--max-rows",
+        type=cli.positive_int,
+        metavar="N",
+        help="answer at most N rows of the split, the same in every script; all when left out",
     )
     data.add_argument(
         "--max-train-rows",
         type=cli.positive_int,
         metavar="N",
-        help="learn from only N rows of the train split (unset: all)",
+        help="learn from at most N rows of the train split, the same in every script; all when left out",
     )
     rules = parser.add_argument_group("Baselines")
     rules.add_argument(

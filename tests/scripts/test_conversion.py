@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import hashlib
 import io
 import json
 import random
@@ -174,13 +175,13 @@ def test_no_row_changes_its_side_with_order_number_or_shard_size(links, converte
     for name, some, words in (
         ("shuffled", rows, ["--shard-size", 7]),
         ("fewer", rows[:150], []),
-        ("first", rows, ["--max-rows", 90]),
+        ("ranked", rows, ["--max-rows", 90]),
     ):
         path = tmp_path / f"{name}.csv"
         path.write_text(header + "".join(some))
         again = lines_of(convert(path, tmp_path / name, *words))
         found = {line["id"]: split for split, lines in again.items() for line in lines}
-        assert found.items() <= side.items() and len(found) == {"shuffled": 600, "fewer": 150, "first": 90}[name]
+        assert found.items() <= side.items() and len(found) == {"shuffled": 600, "fewer": 150, "ranked": 90}[name]
 
 
 def test_the_same_command_writes_the_same_bytes(links, converted, tmp_path):
@@ -188,6 +189,23 @@ def test_the_same_command_writes_the_same_bytes(links, converted, tmp_path):
     for path in converted.iterdir():
         if path.name != "manifest.json":
             assert (again / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+@pytest.mark.parametrize("id_words", [["--id-field", "name"], []])
+def test_max_rows_takes_the_rows_that_every_other_script_takes(id_words, tmp_path):
+    # Sorted by its answer, as many tables are: the first 40 rows would hold one class only.
+    rows = [[f"n{i:03d}", i % 13, "low" if i < 150 else "high"] for i in range(300)]
+    path = write_csv(tmp_path / "sorted.csv", ["name", "x", "y"], rows)
+    found = lines_of(convert(path, tmp_path / "set", "--target-field", "y", "--max-rows", "40", *id_words))
+    task = make_task(path, ["y"], id_field=id_words[1] if id_words else None)
+
+    def by_hash(row_id):
+        return hashlib.sha256(f"rank:{row_id}".encode()).digest()
+
+    expected = sorted((example.id for example in iter_examples(path, task)), key=by_hash)[:40]
+    lines = [line for some in found.values() for line in some]
+    assert sorted(line["id"] for line in lines) == sorted(expected)
+    assert {line["target"]["y"] for line in lines} == {"low", "high"}
 
 
 def test_workers_change_no_byte_and_the_first_bad_row_is_named(links, tmp_path, monkeypatch, capsys):

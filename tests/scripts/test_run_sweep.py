@@ -341,7 +341,6 @@ REFUSED = [
     (["--space", "learning_rate=log:1e-4:1e-3", "--sampler", "grid"], "a grid needs a list"),
     (["--space", "lora_rank=8,16", "--sampler", "grid", "--trials", "3"], "the grid has 2 settings"),
     ([*SPACE, "--metric", "kind/mae"], "--metric kind/mae: there are: loss, kind/accuracy"),
-    ([*SPACE, "--max-rows", "9000"], "--max-rows 9000: there are only"),
     ([*SPACE, "--", "--lora-rank", "8"], "--lora-rank after `--`: the study sets it itself"),
     ([*SPACE, "--", "epochs"], "'epochs': after `--` an option of finetune_gemma_from_csv.py is expected"),
     ([*SPACE, "--storage", "nonsense"], "--storage nonsense: cannot be opened"),

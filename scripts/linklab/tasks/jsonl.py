@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
-from itertools import islice
 from json.encoder import encode_basestring as quote
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from linklab.cli import UserError
 from linklab.manifest import read_manifest
 from linklab.tables.csv_stream import Block, read_block
 from linklab.tasks.examples import Columns, Example, ExampleMaker, json_floats, lowest_ranked, make_examples
-from linklab.tasks.splits import SPLITS
+from linklab.tasks.splits import SPLITS, rank_key
 from linklab.tasks.task import Target, Task
 
 TASK_FILE = "task.json"
@@ -128,30 +127,41 @@ class Converted(NamedTuple):
     features: CardFeatures  # what the card must know of the rows
 
 
-def convert_block(item: tuple[int, int | None, Block], *, csv_path: str | Path, task: Task, **how) -> Converted:
-    """Convert the rows of a block: `item` is the number of its first row, how many are wanted (None: all), the block.
+def convert_block(
+    item: tuple[int, Block],
+    *,
+    csv_path: str | Path,
+    task: Task,
+    last: tuple[tuple[float, str], int] | None = None,
+    **how,
+) -> Converted:
+    """Convert the rows of a block: `item` is the number of its first row and the block.
 
-    `how` goes to `ExampleMaker`.
+    `last` (of `splits.last_chosen`) leaves out the rows that --max-rows does not choose; `how` goes to `ExampleMaker`.
     """
-    first, wanted, block = item
+    first, block = item
     maker = ExampleMaker(task, **how)
 
     def rows() -> Iterator[tuple[int, list[str]]]:
-        return islice(read_block(csv_path, block, len(task.schema.names)), wanted)
+        return read_block(csv_path, block, len(task.schema.names))
 
     try:
         cells = [row for _, row in rows()]
         starts = range(0, len(cells), CHUNK_ROWS)
-        return _write(task, (maker.make_columns(cells[i : i + CHUNK_ROWS], first + i) for i in starts))
+        return _write(task, (maker.make_columns(cells[i : i + CHUNK_ROWS], first + i) for i in starts), first, last)
     except (UserError, ValueError):  # some row may not serve: one by one it is known which, and what is wrong with it
-        return _write(task, (_as_columns(example, task) for example in make_examples(csv_path, maker, rows(), first)))
+        examples = make_examples(csv_path, maker, rows(), first)
+        return _write(task, (_as_columns(example, task) for example in examples), first, last)
 
 
-def _write(task: Task, parts: Iterable[Columns]) -> Converted:
+def _write(task: Task, parts: Iterable[Columns], first: int, last: tuple[tuple[float, str], int] | None) -> Converted:
     made = Converted([], [], CardFeatures(task))
+    numbers = itertools.count(first)
     for columns in parts:
         made.features.see(columns)
         for split, row_id, line in zip(columns.splits, columns.ids, to_lines(columns, task), strict=True):
+            if last is not None and (rank_key(row_id), next(numbers)) > last:
+                continue
             if split == "train":
                 made.train.append(line)
             else:

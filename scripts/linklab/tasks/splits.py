@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import heapq
+from collections.abc import Iterable
 
 SPLITS = ("train", "validation", "test")
 FRACTIONS = (0.8, 0.1, 0.1)
@@ -30,3 +32,12 @@ def rank_key(row_id: str) -> tuple[float, str]:
     The first n of a ranking are part of the first n + 1, and the same rows in every script that is asked for n.
     """
     return unit_hash(f"rank:{row_id}"), row_id
+
+
+def last_chosen(row_ids: Iterable[str], max_rows: int) -> tuple[tuple[float, str], int] | None:
+    """Return (rank key, row number from 1) of the last row that `--max-rows` takes; None for no rows.
+
+    A row is taken when its own pair is not above this one, so a file can be read a second time and filtered row by row.
+    """
+    pairs = ((rank_key(row_id), number) for number, row_id in enumerate(row_ids, start=1))
+    return max(heapq.nsmallest(max_rows, pairs), default=None)
