@@ -87,7 +87,7 @@ def run(args) -> None:
             outputs={path: None for path in sorted(folder.iterdir())}, extra={"n": result["n"], "cost": cost},
         )  # fmt: skip
     shown = "; ".join(f"{key} {entry['value']:.3g}" for key, entry in result["metrics"].items()
-                      if key.split("/")[-1] in ("accuracy", "regret", "mae"))  # fmt: skip
+                      if key.split("/")[-1] in ("accuracy", "regret", "mae", "token_f1", "exact_match"))  # fmt: skip
     say(f"wrote {args.out_dir}: {name} on {len(examples):,} {args.split} rows: {shown}")
 
 
@@ -143,6 +143,8 @@ def draw_plots(folder: Path, judged) -> None:
             if rows.confidences is not None:
                 right = rows.columns["accuracy"]
                 drawn["reliability"] = plots.reliability(rows.confidences, right, f"{rows.target}: as sure as right?")
+        elif rows.kind == "text":
+            continue
         else:
             truth, answers = np.asarray(rows.truth), np.asarray(rows.answers)
             drawn = {"predicted": plots.predicted_against_true(truth, answers, rows.unit, rows.target)}

@@ -14,10 +14,10 @@ import numpy as np
 from linklab import files
 from linklab.cli import UserError
 from linklab.metrics import intervals
-from linklab.metrics.metrics import METRICS_FILE, ROLES, ROWS_FILE, higher_is_better, is_share
+from linklab.metrics.metric_table import PRIMARY, find_metric
+from linklab.metrics.metrics import METRICS_FILE, ROLES, ROWS_FILE
 from linklab.metrics.predictions import FILE as PREDICTIONS_FILE
 
-TESTED = ("accuracy", "regret", "mae")  # the metrics a p-value is given for; more tests would cost each one power
 ALPHA = 0.05
 FILES = (METRICS_FILE, ROWS_FILE, PREDICTIONS_FILE)  # what a run folder must hold
 COMPARISON_COLUMNS = [
@@ -121,24 +121,24 @@ def check_same_rows(runs: Sequence[Run], *, allow_different_prompts: bool = Fals
 
 
 def primary_metric(runs: Sequence[Run]) -> str:
-    """Return the metric that ranks the runs: accuracy of the first class target, else MAE of the first target."""
+    """Return the metric that ranks the runs: accuracy of the first class target, else MAE, else token F1."""
     metrics = [metric for run in runs for metric in run.metrics["metrics"]]
-    for wanted in ("accuracy", "mae"):
+    for wanted in PRIMARY:
         for metric in metrics:
             if metric.endswith(f"/{wanted}"):
                 return metric
-    raise UserError("the runs hold neither an accuracy nor a mean absolute error")
+    raise UserError(f"the runs have none of the metrics that rank runs: {', '.join(PRIMARY)}; score them again")
 
 
 def is_better(metric: str, difference: float) -> bool:
     """Say whether a difference (run minus reference) is in the run's favour."""
-    return difference > 0 if higher_is_better(metric.rsplit("/", 1)[1]) else difference < 0
+    return difference > 0 if find_metric(metric).higher_is_better else difference < 0
 
 
 def best_run(runs: Sequence[Run], metric: str, role: str | None = None) -> Run | None:
     """Return the best run of a role by a metric; the first of equals; None where there is none."""
     able = [run for run in runs if run.entry(metric) and role in (None, run.role)]
-    sign = -1 if higher_is_better(metric.rsplit("/", 1)[1]) else 1
+    sign = -1 if find_metric(metric).higher_is_better else 1
     return min(able, key=lambda run: sign * run.entry(metric)["value"], default=None)
 
 
@@ -182,8 +182,8 @@ class Difference:
     p: float | None = None
     p_holm: float | None = None
     detectable: float = math.nan
-    discordant: tuple[int, int] | None = None  # accuracy: rows only the run, only the reference, got right
-    p_mcnemar: float | None = None  # accuracy: McNemar's exact test, whichever test `p` is of
+    discordant: tuple[int, int] | None = None  # shares: rows only the run, only the reference, got right
+    p_mcnemar: float | None = None  # shares: McNemar's exact test, whichever test `p` is of
 
     @property
     def verdict(self) -> str:
@@ -201,8 +201,8 @@ def compare_to(
     """Compare each run with the reference in every per-row metric both have.
 
     Shares get Tango's interval, the rest a paired bootstrap on shared resamples of rows, or of whole groups where rows
-    share one. The metrics of TESTED get a p-value (the ceiling gets none): McNemar's exact test for accuracy on
-    independent rows, the sign-flip test otherwise; Holm's adjustment runs over all of them.
+    share one. Metrics that METRICS marks as tested get a p-value (the ceiling gets none): McNemar's exact test for
+    shares on independent rows, the sign-flip test otherwise; Holm's adjustment runs over all of them.
     """
     clusters = intervals.number_clusters(reference.groups)
     pairs = {
@@ -212,7 +212,7 @@ def compare_to(
         for metric in run.columns
         if metric in reference.columns
     }
-    shares = {key: values for key, values in pairs.items() if is_share(key[1].rsplit("/", 1)[1])}
+    shares = {key: values for key, values in pairs.items() if find_metric(key[1]).is_share}
     statistics = {key: intervals.mean_statistic(values) for key, values in pairs.items() if key not in shares}
     ends = {key: intervals.share_difference_interval(values, clusters) for key, values in shares.items()}
     ends |= intervals.bootstrap(statistics, clusters, resamples=resamples, seed=seed)
@@ -220,7 +220,7 @@ def compare_to(
     found = []
     for (name, metric), values in pairs.items():
         result = Difference(name, reference.name, metric, float(values.mean()), *ends[name, metric], len(values))
-        if metric.rsplit("/", 1)[1] in TESTED and roles[name] != "ceiling":
+        if find_metric(metric).tested and roles[name] != "ceiling":
             _test(result, values, clusters, seed)
         found.append(result)
     tested = [result for result in found if result.p is not None]
@@ -233,7 +233,7 @@ def _test(result: Difference, values: np.ndarray, clusters: np.ndarray, seed: in
     """Fill in test, p-value and smallest detectable difference."""
     if clusters.max():  # one group says nothing of how groups vary
         result.detectable = intervals.smallest_detectable_difference(result.low, result.high)
-    if result.metric.endswith("/accuracy"):
+    if find_metric(result.metric).is_share:
         result.discordant = int((values > 0).sum()), int((values < 0).sum())
         result.p_mcnemar = intervals.mcnemar_p(*result.discordant)
     if result.discordant and clusters.max() + 1 == len(clusters):

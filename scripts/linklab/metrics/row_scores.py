@@ -6,13 +6,20 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from linklab.cli import UserError
 from linklab.metrics.predictions import Prediction
 from linklab.tables.schema import read_number
+
+if TYPE_CHECKING:
+    from linklab.tasks.examples import Example
+    from linklab.tasks.task import Target
 
 TOP_K = 3
 NEAR_BEST = 0.05  # an answer within 5 % of the best utility is as good in practice: under the noise of a measurement
@@ -24,15 +31,15 @@ SMALLEST_PROBABILITY = float(np.finfo(float).eps)  # as scikit-learn's log_loss 
 class JudgedRows:
     """One target's rows, in the order of the examples.
 
-    `columns` maps a metric to its value on each row. `answers` holds texts (class) or numbers (number), INVALID or NaN
-    where there is none. `confidences` is the probability given to the answer, None where the predictor gives none.
+    `columns` maps a metric to its value on each row. `answers` holds texts (class, text) or numbers (number), INVALID
+    or NaN where there is none. `confidences` is the probability given to the answer, None where there is none given.
     """
 
     target: str
     kind: str
     unit: str
-    truth: list
-    answers: list
+    truth: list[str] | list[float]
+    answers: list[str] | list[float]
     columns: dict[str, np.ndarray]
     confidences: np.ndarray | None = None
 
@@ -42,7 +49,19 @@ def answer_of(prediction: Prediction, target: str) -> str | None:
     return None if prediction.answer is None else prediction.answer.get(target)
 
 
-def judge_class(examples: Sequence, predictions: Mapping[str, Prediction], target, top_k: int = TOP_K) -> JudgedRows:
+def judge_rows(
+    examples: Sequence[Example], predictions: Mapping[str, Prediction], target: Target, top_k: int = TOP_K
+) -> JudgedRows:
+    """Judge every row for one target, by the target's kind."""
+    if target.kind == "class":
+        return judge_class(examples, predictions, target, top_k)
+    judge = judge_text if target.kind == "text" else judge_number
+    return judge(examples, predictions, target)
+
+
+def judge_class(
+    examples: Sequence[Example], predictions: Mapping[str, Prediction], target: Target, top_k: int = TOP_K
+) -> JudgedRows:
     """Judge a class target. An answer outside the row's legal choices is invalid: wrong, regret 1, fully sure."""
     name = target.name
     given = [predictions[example.id] for example in examples]
@@ -76,7 +95,7 @@ def _legal(text: str | None, choices: Sequence[str] | None) -> str:
     return text
 
 
-def _judge_utility(examples: Sequence, answers: Sequence[str], name: str) -> dict[str, np.ndarray]:
+def _judge_utility(examples: Sequence[Example], answers: Sequence[str], name: str) -> dict[str, np.ndarray]:
     """Return regret, (best - chosen) / best, and whether the chosen utility is within 5 % of the best."""
     regret = np.ones(len(answers))
     near = np.zeros(len(answers))
@@ -91,7 +110,7 @@ def _judge_utility(examples: Sequence, answers: Sequence[str], name: str) -> dic
     return {"regret": regret, "within_5pct": near}
 
 
-def judge_number(examples: Sequence, predictions: Mapping[str, Prediction], target) -> JudgedRows:
+def judge_number(examples: Sequence[Example], predictions: Mapping[str, Prediction], target: Target) -> JudgedRows:
     """Judge a number target. An invalid answer has the error of the answer 0 and is near nothing."""
     name = target.name
     truth = np.array([read_number(example.target[name]) for example in examples])
@@ -109,7 +128,53 @@ def judge_number(examples: Sequence, predictions: Mapping[str, Prediction], targ
     return JudgedRows(name, "number", target.unit, truth.tolist(), answers.tolist(), columns)
 
 
-def hash_rows(examples: Sequence) -> dict[str, str]:
+def judge_text(examples: Sequence[Example], predictions: Mapping[str, Prediction], target: Target) -> JudgedRows:
+    """Judge a text target: exact, exact once normalised, words in common, and characters in common (chrF).
+
+    Outer white space never counts. An empty answer is invalid, and scores 0 everywhere.
+    """
+    truth = [example.target[target.name].strip() for example in examples]
+    given = [(answer_of(predictions[example.id], target.name) or "").strip() for example in examples]
+
+    def column(compare: Callable[[str, str], float]) -> np.ndarray:
+        return np.array([compare(answer, true) if answer else 0.0 for answer, true in zip(given, truth, strict=True)])
+
+    columns = {
+        "exact_match": column(lambda answer, true: float(answer == true)),
+        "normalised_match": column(lambda answer, true: float(normalise(answer) == normalise(true))),
+        "token_f1": column(token_f1),
+        "chrf": column(_chrf()),
+        "invalid_share": np.array([float(not answer) for answer in given]),
+    }
+    return JudgedRows(target.name, "text", "", truth, [answer or INVALID for answer in given], columns)
+
+
+def normalise(text: str) -> str:
+    """Return a text without case, punctuation and extra white space: "The  Cat!" -> "the cat".
+
+    A text of nothing but punctuation stays as it is.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    words = "".join(" " if unicodedata.category(c)[0] == "P" else c for c in folded).split()
+    return " ".join(words) or text
+
+
+def token_f1(answer: str, true: str) -> float:
+    """Return the F1 of the words two normalised texts share (as SQuAD counts them): ("a b", "b c") -> 0.5."""
+    given, wanted = normalise(answer).split(), normalise(true).split()
+    shared = (Counter(given) & Counter(wanted)).total()
+    return 2 * shared / (len(given) + len(wanted)) if shared else 0.0
+
+
+def _chrf() -> Callable[[str, str], float]:
+    """Return sacrebleu's sentence-level chrF (Popović 2015; 6-grams, beta 2) as a share of 1."""
+    from sacrebleu.metrics import CHRF
+
+    metric = CHRF()
+    return lambda answer, true: metric.sentence_score(answer, [true]).score / 100
+
+
+def hash_rows(examples: Sequence[Example]) -> dict[str, str]:
     """Return what must agree before two runs are compared: hashes of ids, of prompts and of labels, in id order."""
     ordered = sorted(examples, key=lambda example: example.id)
     parts = {

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from linklab import files
 from linklab.cli import UserError
 from linklab.metrics.intervals import wilson
-from linklab.metrics.metrics import BINS, confidence_bins, label_order
+from linklab.metrics.metric_table import BINS, confidence_bins, label_order
 from linklab.metrics.row_scores import INVALID
 
 DPI = 150

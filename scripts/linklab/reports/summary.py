@@ -9,6 +9,7 @@ from pathlib import Path
 from linklab import files
 from linklab.metrics import comparison
 from linklab.metrics.comparison import Run
+from linklab.metrics.metric_table import PRIMARY
 from linklab.reports import tables
 
 
@@ -17,7 +18,7 @@ def describe(result: Mapping) -> str:
     shown = []
     for name, entry in result["metrics"].items():
         target, metric = name.rsplit("/", 1)
-        if metric in ("accuracy", "mae"):
+        if metric in PRIMARY:
             value = tables.format_value(metric, entry["value"])
             unit = f" {entry['unit']}" if entry["unit"] else ""
             ends = tables.format_interval(metric, entry["low"], entry["high"])

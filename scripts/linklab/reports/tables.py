@@ -10,13 +10,7 @@ from pathlib import Path
 
 from linklab.metrics import comparison, intervals
 from linklab.metrics.comparison import Difference, Run
-from linklab.metrics.metrics import is_share
-
-LABELS = {
-    "accuracy": "accuracy", "macro_f1": "macro F1", "regret": "mean regret", "within_5pct": "within 5 %",
-    "within_10pct": "within 10 %", "invalid_share": "invalid", "log_loss": "log loss", "ece": "calibration error",
-    "mae": "MAE", "rmse": "RMSE", "r2": "R²", "mape": "MAPE", "median_ae": "median AE",
-}  # fmt: skip
+from linklab.metrics.metric_table import find_metric
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +34,12 @@ class Experiment:
 
 def label(metric: str) -> str:
     """Return what a metric (without its target) is called in a table: "top3_accuracy" -> "top-3"."""
-    if metric.startswith("top") and metric.endswith("_accuracy"):
-        return f"top-{metric[3 : -len('_accuracy')]}"
-    return LABELS.get(metric, metric)
+    return find_metric(metric).label
 
 
 def in_percent(metric: str) -> bool:
     """Say whether a metric (without its target) is written in percent."""
-    return is_share(metric) or metric in ("regret", "mape", "macro_f1", "ece")
+    return find_metric(metric).in_percent
 
 
 def format_value(metric: str, value: float | None, signed: bool = False) -> str:
@@ -105,7 +97,10 @@ def table_metrics(runs: Sequence[Run]) -> list[str]:
     for target in [*classes, *(t for t in targets if t not in classes)]:
         of_target = [name.rsplit("/", 1)[1] for name in names if name.startswith(f"{target}/")]
         tops = [metric for metric in of_target if metric.startswith("top")]
-        wanted = ["accuracy", *tops, "regret", "macro_f1"] if target in classes else ["mae", "within_10pct", "r2"]
+        if target in classes:
+            wanted = ["accuracy", *tops, "regret", "macro_f1"]
+        else:  # a number has the first three, a text the others
+            wanted = ["mae", "within_10pct", "r2", "token_f1", "exact_match", "normalised_match", "chrf"]
         if "regret" in of_target:  # where choices have a worth, regret says more than F1
             wanted.remove("macro_f1")
         if target not in classes and classes:

@@ -15,7 +15,7 @@ from linklab import cli, files
 from linklab.cli import UserError
 from linklab.manifest import MANIFEST, read_manifest
 from linklab.metrics import comparison, intervals
-from linklab.metrics.metrics import higher_is_better
+from linklab.metrics.metric_table import find_metric
 from linklab.pipeline import Stage
 from linklab.reports import tables
 from linklab.studies import power_law
@@ -162,7 +162,7 @@ class MetricCurve:
     @property
     def is_share(self) -> bool:
         """True for accuracy, whose error is 1 - accuracy; a mean absolute error is its own error."""
-        return higher_is_better(self.metric.rsplit("/", 1)[1])
+        return find_metric(self.metric).higher_is_better
 
     def value(self, error):
         """Return the metric's value of an error, and the other way round."""
@@ -183,7 +183,7 @@ def make_curves(points: Sequence[Point], *, resamples: int = 1000) -> list[Metri
     clusters = intervals.number_clusters(first.groups)
     curves = []
     for metric in (name for name in first.columns if name.rsplit("/", 1)[1] in MEASURED):
-        share = higher_is_better(metric.rsplit("/", 1)[1])
+        share = find_metric(metric).higher_is_better
         sizes = sorted({point.rows for point in models})
         values = []
         for rows in sizes:

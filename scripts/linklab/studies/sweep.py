@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial, TrialState
 from linklab import cli, files
 from linklab.cli import UserError, say
 from linklab.manifest import MANIFEST
-from linklab.metrics.metrics import higher_is_better
+from linklab.metrics.metric_table import find_metric
 from linklab.pipeline import Stage
 from linklab.studies import runs
 from linklab.studies.options import data_words
@@ -57,7 +57,7 @@ def choose_settings(sampler: str, axes: Sequence[Axis], trials: int | None, seed
 
 def lower_is_better(metric: str) -> bool:
     """Say whether a sweep looks for the lowest value."""
-    return metric == LOSS or not higher_is_better(metric.rsplit("/", 1)[1])
+    return metric == LOSS or not find_metric(metric).higher_is_better
 
 
 def training_words(args, settings: dict) -> list[str]:
