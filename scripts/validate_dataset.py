@@ -24,7 +24,9 @@ from linklab.manifest import describe_files, make_manifest
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     inputs = parser.add_argument_group("Input")
-    inputs.add_argument("csv", metavar="CSV", help="file to check")
+    table = inputs.add_mutually_exclusive_group(required=True)
+    table.add_argument("csv", nargs="?", default=argparse.SUPPRESS, metavar="CSV", help="file to check")
+    table.add_argument("--csv", metavar="FILE", help="the same, named as in every other script")
     inputs.add_argument("--schema", metavar="FILE", help="schema to check against: a JSON file, `links` or `infer`")
     inputs.add_argument("--target-field", type=cli.comma_list, default=[], metavar="NAME[,NAME]", help="answer columns")
     inputs.add_argument("--id-field", metavar="NAME", help="column that must be unique, where the schema is inferred")

@@ -2,7 +2,9 @@
 
 import argparse
 import errno
+import re
 
+import linklab
 import pytest
 from linklab import cli
 
@@ -58,6 +60,42 @@ def test_help_is_code_0_and_a_wrong_option_code_2(capsys):
     assert "unrecognized arguments: --nonsense" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--max-row", "3"], "did you mean --max-rows instead of --max-row?"),
+        (["--maxrows=3"], "did you mean --max-rows instead of --maxrows?"),
+        (["--max-rows", "three"], "argument --max-rows: invalid int value: 'three'"),
+        (["links.csv"], "unrecognized arguments: links.csv"),
+    ],
+)
+def test_wrong_words_are_one_line_that_names_the_option_probably_meant(capsys, words, said):
+    parser = cli.make_parser("A script.")
+    parser.add_argument("--max-rows", type=int)
+    assert run_script(words=words, parser=parser) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and error.startswith("error: ")
+
+
+def test_a_missing_package_is_one_line_that_says_how_to_install_it(capsys):
+    def run(args):
+        import no_such_package_anywhere.inner  # noqa: F401
+
+    assert cli.main(cli.make_parser("A script."), run, []) == 2
+    error = capsys.readouterr().err
+    assert "the package 'no_such_package_anywhere' is not installed for" in error and "requirements.txt" in error
+
+
+def test_a_fault_in_our_own_imports_is_not_taken_for_a_missing_package():
+    with pytest.raises(ModuleNotFoundError):
+        run_script(ModuleNotFoundError("No module named 'linklab.tabels'", name="linklab.tabels"))
+
+
+def test_every_script_prints_the_version_of_the_package(capsys):
+    assert run_script(words=["--version"]) == 0
+    assert capsys.readouterr().out.split()[-1] == linklab.__version__
+
+
 def test_an_option_may_not_be_abbreviated(capsys):
     parser = cli.make_parser("A script.")
     parser.add_argument("--max-rows", type=int)
@@ -71,14 +109,28 @@ def test_run_gets_the_words_it_was_called_with():
     assert seen == [["--rows", "007"]]
 
 
-def test_help_shows_each_default_once_and_keeps_the_docstrings_lines():
+def test_help_shows_each_default_once_and_keeps_the_docstrings_commands():
     parser = cli.make_parser("First line.\n\n    python x.py --a b\n")
     parser.add_argument("--rows", default=40, help="rows to use")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
+    parser.add_argument("--seeds", nargs="+", default=[1, 2], help="random seeds")
+    parser.add_argument("--share", default="5 %", help="some %% of all")
+    parser.add_argument("--said", default=3, help="says it itself (default: a third)")
     parser.add_argument("--name", help="no default to show")
     parser.add_argument("--force", action="store_true", help="a switch")
+    parser.add_argument("--no-plots", dest="plots", action="store_false", help="a negative switch")
     text = parser.format_help()
-    assert text.count("(default: 40)") == text.count("(default:") == 1
+    shown = ["40", "0", "1 2", "5 %", "a third"]
+    assert re.findall(r"\(default: (.*)\)", text) == shown
     assert "\n    python x.py --a b\n" in text
+
+
+@pytest.mark.parametrize("columns", [50, 80, 200])
+def test_help_is_as_wide_as_the_terminal(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = cli.make_parser("One sentence that is long. " * 8 + "\n\n    python x.py --a b\n").format_help()
+    widest = max(map(len, text.splitlines()))
+    assert min(columns - 2, 110) - 12 < widest <= min(columns - 2, 110)
 
 
 @pytest.mark.parametrize(

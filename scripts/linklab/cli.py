@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import errno
+import itertools
 import os
+import shutil
 import sys
+import textwrap
 import time
+from typing import NoReturn
+
+from linklab import __version__
 
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
@@ -23,21 +30,48 @@ class CheckFailed(UserError):
     exit_code = 1
 
 
-class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Keep the docstring's line breaks and show each default once."""
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Help as wide as the terminal (at most 110 columns): wrapped paragraphs, commands as they are, every default."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32, width=min(110, int(os.environ.get("COLUMNS", "110"))))
+        super().__init__(prog, max_help_position=32, width=max(40, min(110, shutil.get_terminal_size().columns - 2)))
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines: list[str] = []
+        # Indented lines (commands, tables) stay as they are; what lies between them is wrapped.
+        for kept, group in itertools.groupby(text.splitlines(), lambda line: line.startswith(" ") or not line.strip()):
+            some = list(group)
+            lines += some if kept else textwrap.wrap(" ".join(some), width, break_on_hyphens=False)
+        return "\n".join(indent + line for line in lines)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.default in (None, False) or action.default == []:
+        takes_value = action.nargs != 0 and action.default is not argparse.SUPPRESS
+        if not takes_value or action.default in (None, []) or not action.help or "(default" in action.help:
             return action.help
-        return super()._get_help_string(action)
+        default = " ".join(map(str, action.default)) if isinstance(action.default, list | tuple) else action.default
+        return f"{action.help} (default: {str(default).replace('%', '%%')})"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong with the words in one line, and which option was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ")
+        if unknown != message:
+            words = [word.partition("=")[0] for word in unknown.split() if word.startswith("--")]
+            options = [option for option in self._option_string_actions if option.startswith("--")]
+            close = {word: difflib.get_close_matches(word, options, n=1, cutoff=0.6) for word in words}
+            meant = [f"did you mean {found[0]} instead of {word}?" for word, found in close.items() if found]
+            message = "; ".join([f"unrecognized arguments: {unknown}", *meant])
+        _say_error(f"{message} ({self.prog} --help lists the options)")
+        raise SystemExit(2)
 
 
 def make_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser whose description is the script's own docstring."""
-    return argparse.ArgumentParser(description=(doc or "").strip(), formatter_class=_Formatter, allow_abbrev=False)
+    """Return a parser with --version, whose description is the script's own docstring."""
+    parser = _Parser(description=(doc or "").strip(), formatter_class=_Formatter, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}", help="print the version")
+    return parser
 
 
 def process_rank() -> int:
@@ -214,6 +248,15 @@ def main(parser: argparse.ArgumentParser, run, argv: list[str] | None) -> int:
     except UserError as error:
         _say_error(str(error))
         return error.exit_code
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name in ("", "linklab") or name in sys.stdlib_module_names:
+            raise
+        _say_error(
+            f"the package '{name}' is not installed for {sys.executable}; run .venv/bin/python instead, or install it: "
+            f"{sys.executable} -m pip install -r requirements.txt (environment.md)"
+        )
+        return 2
     except KeyboardInterrupt:
         say("interrupted")
         return 130

@@ -29,6 +29,14 @@ def rows():
     return [row_writer.HEADER.decode().rstrip("\n"), *text.decode().splitlines()]
 
 
+def test_the_table_is_a_positional_or_csv_but_not_both(rows, tmp_path, capsys):
+    path = write(tmp_path / "links.csv", rows)
+    assert validate_dataset.main([path]) == validate_dataset.main(["--csv", path]) == 0
+    assert validate_dataset.main([]) == 2
+    assert validate_dataset.main([path, "--csv", path]) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
 def write(path, rows, end="\n"):
     path.write_bytes("".join(row + end for row in rows).encode("utf-8", "surrogateescape"))
     return str(path)
