@@ -8,7 +8,7 @@ ROWS ?= $(if $(filter tiny,$(MODEL)),1000,400)
 VENV := .venv
 PY := $(VENV)/bin/python
 
-.PHONY: demo test test-slow lint check canaries bench clean
+.PHONY: demo test test-slow lint check canaries bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -32,6 +32,9 @@ canaries: $(VENV)/.dev
 
 bench: $(VENV)/.bench
 	@for script in benchmarks/bench_*.py; do echo "$$script"; $(PY) $$script || exit 1; done
+
+docs: $(VENV)/.runtime
+	cd scripts && ../$(PY) -m linklab.training.options ../docs/settings.md
 
 clean:
 	rm -rf runs .pytest_cache .ruff_cache .hypothesis

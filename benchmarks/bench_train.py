@@ -209,7 +209,7 @@ def make_ours(job: dict):
     """Return this toolkit's trainer as the script makes it, with the rows in order and nothing but training to do."""
     import finetune_gemma_from_csv
     from linklab.models import load
-    from linklab.training import training
+    from linklab.training import options, training
 
     words = ["--csv", "x", "--out-dir", job["scratch"], "--base-model", job["folder"], "--mode", job["mode"],
              "--max-steps", str(job["steps"]), "--per-device-batch-size", str(job["batch_size"]),
@@ -217,14 +217,12 @@ def make_ours(job: dict):
              "--lr-schedule", "constant_with_warmup", "--warmup-fraction", "0", "--save-steps", str(job["steps"]),
              "--eval-steps", str(job["steps"]), "--report-to", "none", "--seed", str(SEED)]  # fmt: skip
     args = finetune_gemma_from_csv.build_parser().parse_args(words)
-    settings = finetune_gemma_from_csv.make_settings(args, job["precision"])
+    settings = options.read_settings(args).prepare(precision=job["precision"], steps=job["steps"])
     model = training.build_model(settings)
     load.fit_threads(training.count_parameters(model)[1])
     rows = Rows(job["rows"])
     tokenizer = load.load_tokenizer(job["folder"])
-    trainer = training.make_trainer(
-        model, tokenizer, rows, Rows(job["rows"][:1]), settings, {}, Path(job["scratch"]), args
-    )
+    trainer = training.make_trainer(model, tokenizer, rows, Rows(job["rows"][:1]), settings, {}, Path(job["scratch"]))
     trainer._get_train_sampler = lambda *_: in_order(rows)
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.load_best_model_at_end = False

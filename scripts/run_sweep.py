@@ -109,15 +109,15 @@ def run(args) -> int:
 def check(args) -> None:
     """Raise a UserError for what no trial could use."""
     from linklab.studies.options import check_training_words
-    from linklab.studies.search_space import option_of
     from linklab.tasks.source import open_source
+    from linklab.training.options import flag_of
 
     names = [axis.name for axis in args.space]
     if len(set(names)) < len(names):
         raise UserError("--space: a setting stands there twice")
     if {"epochs", "max_steps"} <= set(names):
         raise UserError("--space: epochs and max_steps both say how long a training is; choose one")
-    check_training_words(args.training, ("--validation-rows", *map(option_of, names)))
+    check_training_words(args.training, ("--validation-rows", *map(flag_of, names)))
     task, read = open_source(args)
     known = [f"{target.name}/{name}" for target in task.targets for name in METRICS[target.kind]]
     if args.metric not in ("loss", *known):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import difflib
 import errno
 import itertools
+import math
 import os
 import shutil
 import sys
@@ -147,6 +149,39 @@ def positive_float(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not above 0 and finite")
     return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """Argparse type: a finite number of `kind` from `low` to `high`; `above` and `below` leave out that end itself."""
+
+    kind: type[int] | type[float]
+    low: float
+    high: float = math.inf
+    above: bool = False
+    below: bool = False
+
+    def __call__(self, text: str) -> int | float:
+        """Return the number; raises argparse.ArgumentTypeError with the range where it is outside."""
+        try:
+            value = self.kind(text)
+        except ValueError:
+            what = "a whole number" if self.kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"'{text}' is not {what}; expected {self.text()}") from None
+        high_enough = value > self.low if self.above else value >= self.low
+        low_enough = value < self.high if self.below or self.high == math.inf else value <= self.high
+        if not (high_enough and low_enough):
+            raise argparse.ArgumentTypeError(f"{text} is out of range; expected {self.text()}")
+        return value
+
+    def text(self) -> str:
+        """Return the range in words: `a whole number of at least 1`, `a number from 0 to below 1`."""
+        what = "a whole number" if self.kind is int else "a number"
+        if self.high == math.inf:
+            return f"{what} {'above' if self.above else 'of at least'} {self.low:.10g}"
+        low = f"above {self.low:.10g}" if self.above else f"from {self.low:.10g}"
+        high = f"below {self.high:.10g}" if self.below else f"{self.high:.10g}"
+        return f"{what} {low} {'and at most' if self.above and not self.below else 'to'} {high}"
 
 
 def comma_list(text: str) -> list[str]:

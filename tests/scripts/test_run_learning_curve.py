@@ -54,7 +54,7 @@ def stand_in(ledger, fails=lambda args: 0, pause_s=0.0):
         time.sleep(pause_s)
         if stem == "finetune_gemma_from_csv":
             files.write_text(folder / "model" / "rows", f"{args.max_rows} {args.seed}", force=True)
-            settings = {"batch_size": args.per_device_batch_size, "accumulation": args.gradient_accumulation_steps}
+            settings = {name: getattr(args, name) for name in ("per_device_batch_size", "gradient_accumulation_steps")}
             facts = {"seconds": 3.0 + 0.5 * (args.max_steps or 0), "peak_memory_mb": 900.0, "settings": settings}
             files.write_json(folder / "metrics.json", facts, force=True)
             finish(folder, command, ["model", "metrics.json"])
@@ -296,13 +296,13 @@ def test_the_price_is_steps_and_rows_times_what_was_measured():
 @pytest.mark.parametrize("rows, epochs, batch, accumulation", [(100, 1.0, 4, 2), (33, 2.0, 4, 2), (64, 0.5, 8, 1)])
 def test_the_price_counts_the_steps_training_makes(rows, epochs, batch, accumulation):
     from linklab.training import training
+    from linklab.training.options import TrainingSettings
 
-    class Settings:
-        max_steps, batch_size = -1, batch
-
-    Settings.epochs, Settings.accumulation = epochs, accumulation
+    settings = TrainingSettings(
+        out_dir="x", epochs=epochs, per_device_batch_size=batch, gradient_accumulation_steps=accumulation
+    )
     found = study_cost.Price(0, 0, 0, 0, batch * accumulation, batch, epochs, None, None, 0)
-    assert found.steps(rows) == training.total_steps(rows, Settings)
+    assert found.steps(rows) == training.total_steps(rows, settings)
 
 
 def test_a_dry_run_prices_the_study_and_leaves_nothing_behind(rule_table, place, capfd):

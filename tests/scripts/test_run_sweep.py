@@ -111,7 +111,7 @@ def test_another_setting_is_another_study_and_more_trials_are_the_same_one(rule_
 
 
 def test_a_failing_trial_is_kept_with_its_error_and_the_others_go_on(rule_table, place, capfd):
-    space = ["--space", "learning_rate=1e-3,2", "lora_rank=8,13"]
+    space = ["--space", "learning_rate=1e-3,1", "lora_rank=8,13"]
     assert run_sweep.main(words(rule_table, place, "--sampler", "grid", "--no-prune", space=space, trials=4)) == 1
     said = capfd.readouterr().err
     folder = only_study(place)
@@ -334,7 +334,7 @@ def test_a_line_of_the_journal_that_a_kill_left_unfinished_is_cut_off(tmp_path):
 
 
 REFUSED = [
-    (["--space", "speed=1,2"], "'speed' is no setting to sweep; there are: learning_rate, lora_rank"),
+    (["--space", "speed=1,2"], "'speed' is no setting to sweep; there are: lora_rank, lora_alpha"),
     (["--space", "lora_rank=8", "lora_rank=16"], "a setting stands there twice"),
     (["--space", "epochs=1,2", "max_steps=3,4"], "epochs and max_steps both say how long"),
     (["--space", "lora_rank=8,16"], "--trials 12: the space has only 2 settings"),

@@ -55,7 +55,7 @@ def main():
         note("met", folder)
         return 9
     note("start", folder)
-    if args.learning_rate > 1:
+    if args.learning_rate >= 1:
         print("some progress\nerror: the loss is nan at step 1; lower --learning-rate", file=sys.stderr)
         return 2
     if args.lora_rank == 13:

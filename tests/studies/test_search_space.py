@@ -7,6 +7,7 @@ import finetune_gemma_from_csv
 import numpy as np
 import pytest
 from linklab.studies import search_space
+from linklab.training import options
 
 
 @pytest.mark.parametrize(("text", "expected"), [
@@ -25,14 +26,14 @@ def test_settings_are_read(text, expected):
 @pytest.mark.parametrize(("text", "said"), [
     ("lora_rank", "write NAME=A,B,C for a list"),
     ("lora_rank=", "write NAME=A,B,C for a list"),
-    ("rank=8", "'rank' is no setting to sweep; there are: learning_rate"),
+    ("rank=8", "'rank' is no setting to sweep; there are: lora_rank"),
     ("lora_rank=8,8", "a value stands there twice"),
     ("lora_rank=8,,16", "'' is not a whole number"),
     ("lora_rank=8.5", "'8.5' is not a whole number"),
-    ("lora_rank=0,8", "lora_rank: 0 is not"),
-    ("learning_rate=nan", "learning_rate: nan is not"),
-    ("learning_rate=inf", "learning_rate: inf is not"),
-    ("lora_dropout=0,1.5", "1.5 is not 0 to 1"),
+    ("lora_rank=0,8", "lora_rank: 0 is out of range"),
+    ("learning_rate=nan", "learning_rate: nan is out of range"),
+    ("learning_rate=inf", "learning_rate: inf is out of range"),
+    ("lora_dropout=0,1.5", "1.5 is out of range; expected a number from 0 to below 1"),
     ("learning_rate=1e-3:1e-4", "0.001 is not below 0.0001"),
     ("learning_rate=log:1e-4", "write NAME=A,B,C for a list"),
     ("weight_decay=log:0:1", "a logarithm needs a lower end above 0"),
@@ -47,12 +48,12 @@ def test_what_is_no_setting_is_refused_with_what_to_write(text, said):
 
 @pytest.mark.parametrize("name", search_space.TUNABLE)
 def test_every_setting_is_an_option_of_finetune_that_takes_its_values(name):
-    kind = search_space.TUNABLE[name]
-    values = kind if isinstance(kind[0], str) else [kind[0](0.5 if kind[2] == 1.0 else 2)]
+    limits = options.limits_of(name)
+    values = [limits.kind(2 if limits.high > 2 else 0.5)] if limits else options.choices_of(name)
     for value in values:
         words = ["--csv", "a", "--out-dir", "b", *search_space.write_words({name: value})]
-        args = finetune_gemma_from_csv.build_parser().parse_args(words)
-        assert getattr(args, name) == value
+        settings = options.read_settings(finetune_gemma_from_csv.build_parser().parse_args(words))
+        assert getattr(settings, name) == value
 
 
 def test_settings_at_random_repeat_none_stay_within_and_more_of_them_begin_the_same():

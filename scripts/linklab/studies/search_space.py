@@ -7,22 +7,10 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-SCHEDULES = ("cosine", "linear", "constant_with_warmup")
-# Options of finetune_gemma_from_csv.py: (type, lowest, highest); a tuple of texts where only those are taken.
-TUNABLE: dict[str, tuple] = {
-    "learning_rate": (float, 1e-12, math.inf),
-    "lora_rank": (int, 1, math.inf),
-    "lora_alpha": (int, 1, math.inf),
-    "lora_dropout": (float, 0.0, 1.0),
-    "per_device_batch_size": (int, 1, math.inf),
-    "gradient_accumulation_steps": (int, 1, math.inf),
-    "epochs": (float, 1e-12, math.inf),
-    "max_steps": (int, 1, math.inf),
-    "lr_schedule": SCHEDULES,
-    "warmup_fraction": (float, 0.0, 1.0),
-    "weight_decay": (float, 0.0, math.inf),
-}
+from linklab.training.options import TUNABLE, choices_of, flag_of, limits_of, read_value, write_value
+
 DRAWN_DIGITS = 3  # of a number drawn from a range: more would make commands unreadable and nothing better
 _HOW = "write NAME=A,B,C for a list, NAME=LOW:HIGH for a range, NAME=log:LOW:HIGH for one drawn by its logarithm"
 
@@ -97,9 +85,9 @@ def parse_axis(text: str) -> Axis:
 
 
 def _parse_range(name: str, text: str, spec: str) -> Axis:
-    kind = TUNABLE[name]
-    if isinstance(kind[0], str):
-        raise argparse.ArgumentTypeError(f"'{text}': a list is expected, of {', '.join(kind)}")
+    limits = limits_of(name)
+    if limits is None:
+        raise argparse.ArgumentTypeError(f"'{text}': a list is expected, of {', '.join(choices_of(name))}")
     parts = spec.split(":")
     log = parts[0] == "log"
     ends = parts[1:] if log else parts
@@ -110,40 +98,20 @@ def _parse_range(name: str, text: str, spec: str) -> Axis:
         raise argparse.ArgumentTypeError(f"'{text}': {write_value(low)} is not below {write_value(high)}")
     if log and low <= 0:
         raise argparse.ArgumentTypeError(f"'{text}': a logarithm needs a lower end above 0")
-    return Axis(name, text, (), low, high, log, kind[0] is int)
+    return Axis(name, text, (), low, high, log, limits.kind is int)
 
 
-def _read(name: str, text: str):
-    kind = TUNABLE[name]
-    if isinstance(kind[0], str):
-        if text not in kind:
-            raise argparse.ArgumentTypeError(f"{name}: '{text}' is none of {', '.join(kind)}")
-        return text
-    make, low, high = kind
+def _read(name: str, text: str) -> Any:
+    """Return a value of the option; its error begins with the option's name."""
     try:
-        value = make(text)
-    except ValueError:
-        what = "a whole number" if make is int else "a number"
-        raise argparse.ArgumentTypeError(f"{name}: '{text}' is not {what}") from None
-    if not low <= value <= high or math.isinf(value):
-        bounds = f"{low:g} to {high:g}" if math.isfinite(high) else "a finite number above 0" if low else "0 or more"
-        raise argparse.ArgumentTypeError(f"{name}: {text} is not {bounds}")
-    return value
-
-
-def write_value(value) -> str:
-    """Return a value as a command takes it: 0.0005 -> `0.0005`, 1e-05 -> `1e-05`."""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+        return read_value(name, text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{name}: {error}") from None
 
 
 def write_words(settings: dict) -> list[str]:
     """Return settings as options: {"lora_rank": 8} -> ["--lora-rank", "8"]."""
-    return [word for name, value in settings.items() for word in (option_of(name), write_value(value))]
-
-
-def option_of(name: str) -> str:
-    """Return the option a setting is given with: lora_rank -> --lora-rank."""
-    return f"--{name.replace('_', '-')}"
+    return [word for name, value in settings.items() for word in (flag_of(name), write_value(value))]
 
 
 def count_settings(axes: Sequence[Axis]) -> float:

@@ -77,7 +77,8 @@ def measure(args, rows: int, scratch: Path) -> Price:
     return Price(
         start=took[0] - few + asked - scored["cost"]["seconds"], step=step, checkpoint=max(few - step, 0.0),
         row=scored["cost"]["seconds"] / scored["n"]["expected"],
-        batch=settings["batch_size"] * settings["accumulation"], device_batch=settings["batch_size"],
+        batch=settings["per_device_batch_size"] * settings["gradient_accumulation_steps"],
+        device_batch=settings["per_device_batch_size"],
         epochs=length.epochs, max_steps=length.max_steps, save_steps=length.save_steps,
         memory_mb=max(entry["peak_memory_mb"] for entry in trained),
     )  # fmt: skip

@@ -20,9 +20,10 @@ from linklab.pipeline import Stage
 from linklab.studies import runs
 from linklab.studies.options import data_words
 from linklab.studies.runs import Run
-from linklab.studies.search_space import Axis, count_settings, draw_distinct, grid, write_value, write_words
+from linklab.studies.search_space import Axis, count_settings, draw_distinct, grid, write_words
 from linklab.studies.study_cost import split_length_options
 from linklab.studies.trials import HEARTBEAT_S, Trials, result_of
+from linklab.training.options import write_value
 
 LOSS = "loss"
 STATES = {

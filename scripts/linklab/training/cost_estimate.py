@@ -10,7 +10,8 @@ from pathlib import Path
 
 from linklab import cli, files
 from linklab.cli import say
-from linklab.training import checkpoints, training
+from linklab.training import checkpoints, options, training
+from linklab.training.options import TrainingSettings
 
 TIMED_STEPS = 2
 PROBE_BYTES = 64 * 2**20  # written and hashed to learn how fast this disk takes a checkpoint
@@ -29,48 +30,53 @@ class Cost:
     tokens: int  # in that step
 
 
-def report(args, train, validation, settings, steps: int, model) -> None:
+def report(train, validation, settings: TrainingSettings, steps: int, model) -> None:
     """Say what will be trained on what."""
     lengths = sorted(train.lengths)
     trained, everything = training.count_parameters(model)
-    step_rows = settings.batch_size * settings.accumulation * training.world_size()
+    step_rows = settings.per_device_batch_size * settings.gradient_accumulation_steps * training.world_size()
     say(f"rows: {len(train):,} training, {len(validation):,} validation; tokens a row: median "
         f"{statistics.median(lengths):.0f}, 95 % {lengths[int(0.95 * (len(lengths) - 1))]}, longest {lengths[-1]}; "
         f"answers: {train.answer_tokens / len(train):.1f} tokens; above --max-length {settings.max_length}: "
-        f"none (a cut answer is an error)")  # fmt: skip
+        f"none (longer rows are rejected, never truncated)")  # fmt: skip
     say(f"{settings.mode}: {trained:,} of {everything:,} parameters trained, learning rate {settings.learning_rate:g}, "
-        f"{steps:,} steps of {step_rows} rows; checkpoint every {args.save_steps}")  # fmt: skip
+        f"{steps:,} steps of {step_rows} rows; checkpoint every {settings.save_steps}")  # fmt: skip
 
 
-def report_cost(args, trainer, train, validation, settings, steps: int, why_precision: str, folder: Path) -> None:
+def report_cost(
+    trainer, train, validation, settings: TrainingSettings, steps: int, why_precision: str, folder: Path
+) -> None:
     """Measure a step and say what the run will take: seconds, memory, disk; and what was set and what chosen."""
     cost = measure(trainer, train, validation, folder)
-    evaluations = len({*range(args.eval_steps, steps + 1, args.eval_steps), steps})
-    saves = len({*range(args.save_steps, steps + 1, args.save_steps), steps})
+    evaluations = len({*range(settings.eval_steps, steps + 1, settings.eval_steps), steps})
+    saves = len({*range(settings.save_steps, steps + 1, settings.save_steps), steps})
     trained, everything = training.count_parameters(trainer.model)
     checkpoint_bytes = trained * 12  # float32 weights and the two moments AdamW keeps of each
     row_tokens = sum(train.lengths) / len(train)
     parts = {
-        "steps": steps * settings.batch_size * settings.accumulation * row_tokens * cost.seconds_a_token,
+        "steps": steps
+        * settings.per_device_batch_size
+        * settings.gradient_accumulation_steps
+        * row_tokens
+        * cost.seconds_a_token,
         "validation": evaluations * sum(validation.lengths) * cost.evaluation_seconds_a_token,
-        "checkpoints": saves * checkpoint_bytes / cost.bytes_a_second * (2 if args.drive_dir else 1),
+        "checkpoints": saves * checkpoint_bytes / cost.bytes_a_second * (2 if settings.drive_dir else 1),
     }
-    kept = min(saves, max(2, args.save_total_limit) + 1)  # the best one may be an older one
-    model_bytes = trained * 4 + TOKENIZER_BYTES + (everything * 4 if args.merge and args.mode != "full" else 0)
+    kept = min(saves, max(2, settings.save_total_limit) + 1)  # the best one may be an older one
+    model_bytes = trained * 4 + TOKENIZER_BYTES + (everything * 4 if settings.merge and settings.mode != "full" else 0)
     total_mb = memory_mb()
-    say("set: " + (" ".join(args.argv) or "nothing"))
-    say(f"chosen: {settings.precision} ({why_precision}), learning rate {settings.learning_rate:g}"
-        f"{'' if args.learning_rate else f' (usual for {settings.mode})'}, {settings.schedule} schedule with "
-        f"{round(steps * settings.warmup_fraction)} warm-up steps, validation every {args.eval_steps} steps, "
-        f"checkpoint every {args.save_steps}, weights of the best {args.best_by} delivered, "
-        f"seed {settings.seed}")  # fmt: skip
+    say("set: " + (" ".join(settings.argv) or "nothing"))
+    why = {"precision": why_precision, "learning_rate": f"usual for {settings.mode}",
+           "warmup_fraction": f"{round(steps * settings.warmup_fraction)} steps"}  # fmt: skip
+    say("chosen: " + ", ".join(options.chosen_lines(settings, why)))
     say(f"measured: a step of {cost.tokens:,} tokens takes {cost.step_s:.2f} s")
     say(f"time: about {cli.format_seconds(sum(parts.values()))} ("
         + ", ".join(f"{name} {cli.format_seconds(seconds)}" for name, seconds in parts.items()) + ")")  # fmt: skip
     say(f"memory: about {cost.peak_mb:,.0f} MB at the peak, of {total_mb:,.0f} MB")
     say(f"disk: about {(kept * checkpoint_bytes + model_bytes) / 2**20:,.0f} MB ({kept} checkpoints of "
         f"{checkpoint_bytes / 2**20:,.0f} MB, the model {model_bytes / 2**20:,.0f} MB)"
-        + (f"; {kept * checkpoint_bytes / 2**20:,.0f} MB in {args.drive_dir}" if args.drive_dir else ""))  # fmt: skip
+        + (f"; {kept * checkpoint_bytes / 2**20:,.0f} MB in {settings.drive_dir}" if settings.drive_dir else "")
+    )  # fmt: skip
     say("dry run: stopped before training")
 
 

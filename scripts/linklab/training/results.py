@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 from pathlib import Path
 
@@ -11,28 +10,30 @@ from linklab.cli import say
 from linklab.manifest import describe_files, staged_folder, write_manifest
 from linklab.reports import plots
 from linklab.tasks.jsonl import TASK_FILE
-from linklab.tasks.source import source_files
 from linklab.training import training
+from linklab.training.options import TrainingSettings
 
 UNSEEN_LATER = "Scores on unseen rows, with intervals, come from `evaluate_model.py`."
 HUB_NAMES = {"embedded": "google/gemma-3-270m"}  # where a reader finds the base model
 
 
-def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, n_rows: int, *, script: str) -> None:
-    """Write the model, its scores, log, plot and card, and the manifest last."""
+def finish(
+    settings: TrainingSettings, folder: Path, task, trainer, tokenizer, fingerprint: dict, n_rows: int, *,
+    inputs: dict, script: str,
+) -> None:  # fmt: skip
+    """Write the model, its scores, log, plot and card, and the manifest last; `inputs` are those of the manifest."""
     history, seconds = trainer.state.log_history, trainer.training_seconds()
     training.write_log(folder / "trainer_log.csv", history)
     best = best_validation(trainer.state)
     trained, everything = training.count_parameters(trainer.model)
     scores = {
-        "model": args.base_model, "mode": args.mode, "rows": n_rows, "steps": trainer.state.global_step,
-        "best_by": args.best_by, "best_step": best.get("step"), "best_validation_loss": best.get("eval_loss"),
+        "model": settings.base_model, "mode": settings.mode, "rows": n_rows, "steps": trainer.state.global_step,
+        "best_by": settings.best_by, "best_step": best.get("step"), "best_validation_loss": best.get("eval_loss"),
         "validation_accuracy": best.get("eval_accuracy"), "seconds": round(seconds, 1),
         "peak_memory_mb": round(training.peak_memory_mb(), 1), "trained_parameters": trained, "parameters": everything,
-        "settings": dataclasses.asdict(settings),
+        "settings": settings.deciding(),
         "hashes": {name: fingerprint[name] for name in ("prompts", "labels")},
     }  # fmt: skip
-    inputs = source_files(args)
     sources = describe_files(inputs)
     card = write_card(scores, task, sources)
     for name in ("model", "merged"):  # left by a run that was killed while it finished; the checkpoint has it all
@@ -41,9 +42,9 @@ def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, 
         trainer.model.save_pretrained(made)
         tokenizer.save_pretrained(made)
         add_papers(made, task, card)
-    if args.merge and args.mode != "full":
+    if settings.merge and settings.mode != "full":
         with staged_folder(folder / "merged") as made:
-            merge(folder / "model", made, args)
+            merge(folder / "model", made, settings.base_model)
             add_papers(made, task, write_card(scores, task, sources, merged=True))
     files.write_json(folder / "metrics.json", scores, force=True)
     plots.write_png(
@@ -52,11 +53,11 @@ def finish(args, folder: Path, task, trainer, tokenizer, settings, fingerprint, 
     files.write_text(folder / "README.md", card, force=True)
     outputs = ["model", "metrics.json", "trainer_log.csv", "loss.png", "README.md", "tensorboard", "merged"]
     write_manifest(
-        folder, script=script, argv=args.argv, seed=args.seed, inputs=inputs,
+        folder, script=script, argv=list(settings.argv), seed=settings.seed, inputs=inputs,
         outputs={folder / name: None for name in outputs if (folder / name).exists()},
         extra={name: scores[name] for name in ("rows", "steps", "best_validation_loss", "seconds", "peak_memory_mb")},
     )  # fmt: skip
-    say(f"wrote {folder / 'model'}: {args.mode}, {n_rows:,} rows, {trainer.state.global_step:,} steps in "
+    say(f"wrote {folder / 'model'}: {settings.mode}, {n_rows:,} rows, {trainer.state.global_step:,} steps in "
         f"{cli.format_seconds(seconds)}, validation loss {best.get('eval_loss', float('nan')):.4f} "
         f"at step {best.get('step')}")  # fmt: skip
 
@@ -73,11 +74,11 @@ def add_papers(made: Path, task, card: str) -> None:
     files.write_text(made / "README.md", card, force=True)
 
 
-def merge(adapter: Path, made: Path, args) -> None:
+def merge(adapter: Path, made: Path, base_model: str) -> None:
     """Write the adapter added into its base model, which any program loads without PEFT."""
     from linklab.models.load import load_trained
 
-    model, tokenizer = load_trained(adapter, base_model=args.base_model)
+    model, tokenizer = load_trained(adapter, base_model=base_model)
     model.save_pretrained(made)
     tokenizer.save_pretrained(made)
 

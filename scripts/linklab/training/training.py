@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import math
 import os
 import signal
@@ -13,44 +12,18 @@ from pathlib import Path
 from linklab import cli, files
 from linklab.cli import UserError, say
 from linklab.training import answer_loss, checkpoint_mirror, checkpoints, fused_lora, validation_scores
+from linklab.training.options import TrainingSettings
 
 LOGGED = {"epoch": "epoch", "train_loss": "loss", "validation_loss": "eval_loss", "learning_rate": "learning_rate",
           "grad_norm": "grad_norm", "validation_accuracy": "eval_accuracy"}  # fmt: skip
 LOG_FIELDS = ("step", *LOGGED)  # of trainer_log.csv, and what the Trainer calls each
 LOSS_WINDOW = "loss_window.json"  # in a checkpoint: the losses summed since the last logged one, the seconds so far
-# LoRA on every linear layer: Dettmers et al., QLoRA (2023), section 4, found that adapters on all layers are what
-# reaches full fine-tuning. Learning rates: docs/settings.md.
-LEARNING_RATES = {"full": 5e-5, "lora": 5e-4, "qlora": 5e-4}
 # AdamW's memory of squared gradients, 100 steps instead of torch's 1,000: a run here has 50 to 500 steps, and a memory
 # longer than the run meets the gradients' growth too late (validation loss swung .95 -> 1.46 -> .83).
 ADAM_BETA2 = 0.99
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What one training run is made from. Two runs with equal settings and data give equal weights on one machine."""
-
-    mode: str  # "full" | "lora" | "qlora"
-    base_model: str
-    epochs: float
-    max_steps: int  # -1: as many as the epochs need
-    batch_size: int
-    accumulation: int
-    learning_rate: float
-    schedule: str
-    warmup_fraction: float
-    weight_decay: float
-    max_length: int
-    precision: str  # "fp32" | "bf16" | "fp16"
-    gradient_checkpointing: bool
-    lora_rank: int
-    lora_alpha: int
-    lora_dropout: float
-    lora_targets: str
-    seed: int
-
-
-def build_model(settings: Settings):
+def build_model(settings: TrainingSettings):
     """Return the model ready to train: whole, with LoRA adapters, or NF4-quantized with LoRA adapters.
 
     Trained weights are float32 in every mode; the frozen ones of LoRA are bfloat16 where products are.
@@ -101,12 +74,8 @@ def count_parameters(model) -> tuple[int, int]:
     return trained, everything
 
 
-def make_trainer(model, tokenizer, train, validation, settings: Settings, fingerprint: dict, folder: Path, options):
-    """Return a Trainer that writes whole checkpoints below `folder`/checkpoints.
-
-    `options` holds what does not change a step: eval_steps, save_steps, save_total_limit, best_by, patience,
-    report_to, drive_dir.
-    """
+def make_trainer(model, tokenizer, train, validation, settings: TrainingSettings, fingerprint: dict, folder: Path):
+    """Return a Trainer that writes complete checkpoints below `folder`/checkpoints, marked with `fingerprint`."""
     import torch
     from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
 
@@ -114,12 +83,12 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         num_train_epochs=settings.epochs,
-        max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size * 2,
-        gradient_accumulation_steps=settings.accumulation,
+        max_steps=settings.max_steps or -1,
+        per_device_train_batch_size=settings.per_device_batch_size,
+        per_device_eval_batch_size=settings.per_device_batch_size * 2,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type=settings.schedule,
+        lr_scheduler_type=settings.lr_schedule,
         warmup_steps=round(steps * settings.warmup_fraction),
         weight_decay=settings.weight_decay,
         adam_beta2=ADAM_BETA2,
@@ -129,13 +98,13 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
         fp16=settings.precision == "fp16",
         use_cpu=not torch.cuda.is_available(),
         eval_strategy="steps",
-        eval_steps=options.eval_steps,
+        eval_steps=settings.eval_steps,
         save_strategy="steps",
-        save_steps=options.save_steps,
-        save_total_limit=max(2, options.save_total_limit),  # while one is being written, another must be whole
+        save_steps=settings.save_steps,
+        save_total_limit=max(2, settings.save_total_limit),  # while one is being written, another must be whole
         load_best_model_at_end=True,
-        metric_for_best_model=options.best_by,
-        greater_is_better=options.best_by == "accuracy",
+        metric_for_best_model=settings.best_by,
+        greater_is_better=settings.best_by == "accuracy",
         logging_steps=max(1, min(10, steps // 20)),
         logging_nan_inf_filter=False,
         disable_tqdm=True,
@@ -151,7 +120,7 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
 
     class AnswerTrainer(Trainer):
         def _get_train_sampler(self, train_dataset=None):
-            step_rows = settings.batch_size * settings.accumulation * self.args.world_size
+            step_rows = settings.per_device_batch_size * settings.gradient_accumulation_steps * self.args.world_size
             return answer_loss.StepSampler(train.lengths, step_rows, settings.seed)
 
         def train(self, resume_from_checkpoint=None, **kwargs):
@@ -238,8 +207,8 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
                 files.write_json(made / LOSS_WINDOW, window, force=True)
                 checkpoints.mark_complete(made, fingerprint)
                 write_log(folder / "trainer_log.csv", self.state.log_history)
-                if options.drive_dir:
-                    checkpoint_mirror.mirror(made.parent, Path(options.drive_dir))
+                if settings.drive_dir:
+                    checkpoint_mirror.mirror(made.parent, Path(settings.drive_dir))
 
     # No processing_class: it would put the tokenizer's 33 MB into every checkpoint.
     trainer = AnswerTrainer(
@@ -247,9 +216,9 @@ def make_trainer(model, tokenizer, train, validation, settings: Settings, finger
         eval_dataset=validation_scores.EvenRows(validation, arguments.world_size * arguments.per_device_eval_batch_size)
         if arguments.world_size > 1 else validation,
         data_collator=validation_scores.HeldOutCollator(tokenizer.pad_token_id),
-        callbacks=make_callbacks(steps, options),
+        callbacks=make_callbacks(steps, settings),
     )  # fmt: skip
-    if options.report_to == "tensorboard":
+    if settings.report_to == "tensorboard":
         trainer.add_callback(tensorboard_callback(folder / "tensorboard"))
     trainer.model_accepts_loss_kwargs = True  # the answer-only forward divides by the answer tokens of the whole step
     from transformers import PrinterCallback
@@ -263,15 +232,15 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def total_steps(n_rows: int, settings: Settings, processes: int = 1) -> int:
+def total_steps(n_rows: int, settings: TrainingSettings, processes: int = 1) -> int:
     """Return the optimizer steps of a run."""
     if settings.max_steps > 0:
         return settings.max_steps
-    batches = math.ceil(math.ceil(n_rows / settings.batch_size) / processes)
-    return max(1, math.ceil(math.ceil(batches / settings.accumulation) * settings.epochs))
+    batches = math.ceil(math.ceil(n_rows / settings.per_device_batch_size) / processes)
+    return max(1, math.ceil(math.ceil(batches / settings.gradient_accumulation_steps) * settings.epochs))
 
 
-def make_callbacks(steps: int, options) -> list:
+def make_callbacks(steps: int, settings: TrainingSettings) -> list:
     """Return the callbacks: progress lines, stop at a loss that is no number, stop on a signal, early stopping."""
     from transformers import EarlyStoppingCallback, TrainerCallback
 
@@ -326,8 +295,8 @@ def make_callbacks(steps: int, options) -> list:
                 signal.signal(number, handler)
 
     made = [Progress(), StopOnSignal()]
-    if options.patience:
-        made.append(EarlyStoppingCallback(options.patience))
+    if settings.patience:
+        made.append(EarlyStoppingCallback(settings.patience))
     return made
 
 

@@ -1,0 +1,347 @@
+"""Every training option, declared once: name, type, default, range, help and source.
+
+The declarations of `TrainingSettings` make the command-line parser, the settings object, the sweep's search space, the
+lines of a dry run and the table in docs/settings.md (`make docs` writes it).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import typing
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from linklab import cli
+
+# Adapters need about ten times the rate of full fine-tuning: docs/settings.md.
+LEARNING_RATES = {"full": 5e-5, "lora": 5e-4, "qlora": 5e-4}
+SWITCHES = {"bf16": "--bf16", "fp32": "--fp32", "fp16": "--fp16"}  # the options that set `precision`
+TABLE_START = "<!-- training options: written by `make docs` from scripts/linklab/training/options.py -->"
+TABLE_END = "<!-- end of training options -->"
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    group: str,
+    metavar: str | None = None,
+    limits: cli.Limits | None = None,
+    source: str = "",
+    unset: str = "",
+    decides: bool = False,
+    tunable: bool = False,
+    exclusive: str = "",
+    optional_value: str | None = None,
+) -> Any:
+    """Return a dataclass field that holds what is known of one training option.
+
+    `limits` is the range of a number. `unset` says what happens where the option is not given; its default is then
+    0 or None. `source` says where the default comes from. An option that `decides` changes the trained weights, so a
+    checkpoint is only continued with the same value. A `tunable` one can be swept. Of the options with the same
+    `exclusive` name only one may be given. `optional_value` is used where the option stands without a value.
+    """
+    told = {"help": help, "group": group, "metavar": metavar, "limits": limits, "source": source, "unset": unset,
+            "decides": decides, "tunable": tunable, "exclusive": exclusive,
+            "optional_value": optional_value}  # fmt: skip
+    return dataclasses.field(default=default, metadata=told)
+
+
+AT_LEAST_ONE = cli.Limits(int, 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The typed options of one training run; 0 and None stand for "not given" where `unset` says so.
+
+    `prepare` fills in what depends on the machine and on the number of steps. Two runs with equal `deciding()` and
+    equal data give equal weights on one machine.
+    """
+
+    base_model: str = dataclasses.field(default="google/gemma-3-270m-it", metadata={"decides": True})
+    max_rows: int | None = option(
+        None,
+        "train on at most N rows, the same ones in every script",
+        group="Input",
+        metavar="N",
+        limits=AT_LEAST_ONE,
+        unset="all rows",
+    )
+    validation_rows: int = option(
+        0, "validation rows that the validation loss is computed on", group="Input", metavar="N", limits=AT_LEAST_ONE,
+        unset="a tenth of the training rows, 40 to 100",
+    )  # fmt: skip
+    out_dir: str = option(None, "folder for the model and its records", group="Output", metavar="DIR")
+    resume: str | None = option(
+        None, "continue from the last complete checkpoint in --out-dir or --drive-dir, or from this one; starts from "
+        "the beginning when there is none", group="Output", metavar="auto|DIR", optional_value="auto",
+    )  # fmt: skip
+    drive_dir: str | None = option(
+        None, "also keep a verified copy of each checkpoint here, on a disk that outlives the machine (a mounted "
+        "Drive)", group="Output", metavar="DIR",
+    )  # fmt: skip
+    force: bool = option(False, "replace what an earlier run wrote to --out-dir", group="Output")
+    merge: bool = option(False, "also write the adapter merged into its base model, to DIR/merged", group="Output")
+    dry_run: bool = option(
+        False, "build everything, time a step, print what the run will do and cost, and stop before training",
+        group="Output",
+    )  # fmt: skip
+    mode: Literal["full", "lora", "qlora"] = option(
+        "lora", "what is trained: every weight, adapters on all linear layers, or adapters on a base held in 4 bits "
+        "(NF4)", group="Model", decides=True, source="fast, small files, hard to spoil: [training.md](training.md)",
+    )  # fmt: skip
+    lora_rank: int = option(
+        16, "rank of the adapters", group="Model", metavar="N", limits=AT_LEAST_ONE, decides=True, tunable=True,
+        source="Biderman et al., \"LoRA Learns Less and Forgets Less\", 2024",
+    )  # fmt: skip
+    lora_alpha: int = option(
+        32, "scale of the adapters; twice the rank is usual", group="Model", metavar="N", limits=AT_LEAST_ONE,
+        decides=True, tunable=True, source="twice the rank: Biderman et al., 2024",
+    )  # fmt: skip
+    lora_dropout: float = option(
+        0.0, "dropout in the adapters, 0 to below 1", group="Model", metavar="P",
+        limits=cli.Limits(float, 0, 1, below=True), decides=True, tunable=True,
+        source="rows are seen once or a few times; QLoRA's 0.1 was for many passes",
+    )  # fmt: skip
+    lora_targets: str = option(
+        "all-linear", "names of the layers that get adapters", group="Model", metavar="NAME[,NAME]", decides=True,
+        source="adapters on every layer are needed to reach full fine-tuning: Dettmers et al., \"QLoRA\", 2023, "
+        "section 4; Schulman et al., \"LoRA Without Regret\", 2025",
+    )  # fmt: skip
+    epochs: float = option(
+        1.0, "passes over the training rows", group="Training", metavar="X",
+        limits=cli.Limits(float, 0, 10_000, above=True), decides=True, tunable=True, exclusive="length",
+        source="more rows rather than more passes: measured here",
+    )  # fmt: skip
+    max_steps: int = option(
+        0, "optimizer steps, instead of --epochs", group="Training", metavar="N", limits=AT_LEAST_ONE, decides=True,
+        tunable=True, exclusive="length", unset="as many as --epochs needs",
+    )  # fmt: skip
+    per_device_batch_size: int = option(
+        8, "batch size per device, in rows", group="Training", metavar="N", limits=AT_LEAST_ONE, decides=True,
+        tunable=True, source="1,000 rows are 125 steps; measured here",
+    )  # fmt: skip
+    gradient_accumulation_steps: int = option(
+        1, "batches accumulated per optimizer step", group="Training", metavar="N", limits=AT_LEAST_ONE, decides=True,
+        tunable=True, source="8 rows fit a small GPU; raise it where they do not",
+    )  # fmt: skip
+    learning_rate: float = option(
+        0.0, "peak learning rate", group="Training", metavar="X", limits=cli.Limits(float, 0, 1, above=True),
+        decides=True, tunable=True,
+        unset="; ".join(f"{mode} {rate:.0e}" for mode, rate in LEARNING_RATES.items()),
+        source="5e-5 is transformers' own default; adapters do best at about ten times the rate of full fine-tuning: "
+        "Schulman et al., 2025; confirmed for LoRA by [two sweeps](studies.md#what-came-out-here): with 8 rows per "
+        "step 2.8e-4 to 1.1e-3 are alike",
+    )  # fmt: skip
+    lr_schedule: Literal["cosine", "linear", "constant_with_warmup"] = option(
+        "cosine", "how the learning rate falls", group="Training", decides=True, tunable=True,
+        source="usual; measured here",
+    )  # fmt: skip
+    warmup_fraction: float = option(
+        0.05, "share of the steps over which the learning rate rises first, 0 to 1", group="Training", metavar="P",
+        limits=cli.Limits(float, 0, 1), decides=True, tunable=True, source="usual; measured here",
+    )  # fmt: skip
+    weight_decay: float = option(
+        0.0, "AdamW weight decay, 0 to 10", group="Training", metavar="X", limits=cli.Limits(float, 0, 10),
+        decides=True, tunable=True, source="transformers' default",
+    )  # fmt: skip
+    max_length: int = option(
+        512, "maximum tokens per row; longer rows are rejected, never truncated", group="Training", metavar="N",
+        limits=AT_LEAST_ONE, decides=True, source="rows of links have 60 to 300 tokens",
+    )  # fmt: skip
+    precision: Literal["bf16", "fp32", "fp16"] | None = option(
+        None, "what matrix products are computed in", group="Training", decides=True,
+        unset="the best this machine has", source="[environment.md](../environment.md#precision)",
+    )  # fmt: skip
+    gradient_checkpointing: bool = option(False, "less memory, about a third more time", group="Training", decides=True)
+    eval_steps: int = option(
+        0, "steps between validation losses", group="Training", metavar="N", limits=AT_LEAST_ONE,
+        unset="the save steps",
+    )  # fmt: skip
+    save_steps: int = option(
+        0, "steps between checkpoints", group="Training", metavar="N", limits=AT_LEAST_ONE,
+        unset="a tenth of the run, at most 200",
+    )  # fmt: skip
+    save_total_limit: int = option(
+        2, "checkpoints kept; never fewer than 2, so that one is always complete", group="Training", metavar="N",
+        limits=AT_LEAST_ONE, source="the last one, and one to fall back to",
+    )  # fmt: skip
+    patience: int = option(
+        0, "stop after N validations in a row without an improvement (see --best-by); 0: never", group="Training",
+        metavar="N", limits=cli.Limits(int, 0), source="the best weights are delivered in any case",
+    )  # fmt: skip
+    best_by: Literal["loss", "accuracy"] = option(
+        "loss", "which weights are delivered: those of the lowest validation loss, or those that would write the right "
+        "class for most validation rows", group="Training", decides=True,
+        source="the loss changes with every row, accuracy in steps",
+    )  # fmt: skip
+    report_to: Literal["tensorboard", "none"] = option(
+        "tensorboard", "where the log goes beside trainer_log.csv: TensorBoard's files in DIR/tensorboard",
+        group="Training",
+    )  # fmt: skip
+    seed: int = option(
+        0, "seed of the adapters' first values and of the row order", group="Reproducibility", metavar="N",
+        limits=cli.Limits(int, 0, 2**32 - 1), decides=True,
+    )  # fmt: skip
+    argv: tuple[str, ...] = ()
+
+    def deciding(self) -> dict[str, Any]:
+        """Return the values that change the trained weights, by name."""
+        return {field.name: getattr(self, field.name) for field in FIELDS.values() if field.metadata.get("decides")}
+
+    def given(self, name: str) -> bool:
+        """Say whether the person set this option."""
+        flags = list(SWITCHES.values()) if name == "precision" else [flag_of(name)]
+        return any(word.split("=")[0] in flags for word in self.argv)
+
+    def prepare(self, *, precision: str, steps: int) -> TrainingSettings:
+        """Return these settings with the precision, and with the intervals of a run of `steps` optimizer steps.
+
+        Raises a UserError where a checkpoint would be written without a validation loss.
+        """
+        save_steps = self.save_steps or max(1, min(200, round(steps / 10)))
+        eval_steps = self.eval_steps or save_steps
+        if save_steps % eval_steps:
+            raise cli.UserError(f"--save-steps {save_steps} is not a multiple of --eval-steps {eval_steps}")
+        return dataclasses.replace(
+            self, precision=typing.cast(Any, precision), save_steps=save_steps, eval_steps=eval_steps
+        )
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(TrainingSettings) if field.metadata}
+TUNABLE = tuple(name for name, field in FIELDS.items() if field.metadata.get("tunable"))
+_TYPES = typing.get_type_hints(TrainingSettings)
+
+
+def flag_of(name: str) -> str:
+    """Return the option a setting is given with: lora_rank -> --lora-rank."""
+    return f"--{name.replace('_', '-')}"
+
+
+def choices_of(name: str) -> tuple[str, ...]:
+    """Return the texts an option takes, () where it takes others too."""
+    return typing.get_args(_TYPES[name]) if typing.get_origin(_TYPES[name]) is Literal else ()
+
+
+def limits_of(name: str) -> cli.Limits | None:
+    """Return the range of a number option, None for a text."""
+    return FIELDS[name].metadata["limits"]
+
+
+def read_value(name: str, text: str) -> Any:
+    """Return the value of an option's text; raises argparse.ArgumentTypeError where it is none."""
+    if choices := choices_of(name):
+        if text not in choices:
+            raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(choices)}")
+        return text
+    limits = limits_of(name)
+    return limits(text) if limits else text
+
+
+def add_options(parser: argparse.ArgumentParser, groups: dict[str, Any]) -> None:
+    """Add every training option to the parser; `groups` holds its argument groups by title, and gets the others."""
+    exclusive: dict[str, Any] = {}
+    for name, field in FIELDS.items():
+        told = field.metadata
+        if "group" not in told:
+            continue  # --base-model, which other scripts have too
+        if told["group"] not in groups:
+            groups[told["group"]] = parser.add_argument_group(told["group"])
+        group = groups[told["group"]]
+        if name == "precision":
+            cli.add_precision_options(group, float16=True)
+            continue
+        if told["exclusive"]:
+            if told["exclusive"] not in exclusive:
+                exclusive[told["exclusive"]] = group.add_mutually_exclusive_group()
+            group = exclusive[told["exclusive"]]
+        group.add_argument(flag_of(name), **_argument_of(name, field))
+
+
+def _argument_of(name: str, field: dataclasses.Field) -> dict[str, Any]:
+    """Return what argparse is told of an option."""
+    told = field.metadata
+    if _TYPES[name] is bool:
+        return {"action": "store_true", "help": told["help"]}
+    made: dict[str, Any] = {"help": told["help"], "default": None if told["unset"] else field.default}
+    if told["unset"]:
+        made["help"] += f" (default: {told['unset']})"
+    if name == "out_dir":
+        made["required"] = True
+    if told["optional_value"]:
+        made |= {"nargs": "?", "const": told["optional_value"]}
+    if choices := choices_of(name):
+        return made | {"choices": choices}
+    return made | {"metavar": told["metavar"]} | ({"type": told["limits"]} if told["limits"] else {})
+
+
+def read_settings(args: argparse.Namespace) -> TrainingSettings:
+    """Return the settings of a parsed command line; the learning rate follows from the mode where none is given."""
+    known = {name: getattr(args, name) for name in FIELDS}
+    values = {name: value for name, value in known.items() if value is not None}
+    values.setdefault("learning_rate", LEARNING_RATES[args.mode])
+    return TrainingSettings(**values, argv=tuple(getattr(args, "argv", ())))
+
+
+def chosen_lines(settings: TrainingSettings, why: dict[str, str]) -> list[str]:
+    """Return `--option value (reason)` for each option of model and training that the person did not set."""
+    lines = []
+    for name, field in FIELDS.items():
+        if field.metadata.get("group") not in ("Model", "Training", "Reproducibility") or settings.given(name):
+            continue
+        value = getattr(settings, name)
+        if _TYPES[name] is bool or (field.metadata["unset"] and not value):
+            continue
+        shown = SWITCHES[value] if name == "precision" else f"{flag_of(name)} {write_value(value)}"
+        lines.append(shown + (f" ({why[name]})" if name in why else ""))
+    return lines
+
+
+def write_value(value: Any) -> str:
+    """Return a value as a command takes it: 0.0005 -> `0.0005`, 1e-05 -> `1e-05`."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def write_table() -> str:
+    """Return the options as the markdown table of docs/settings.md."""
+    lines = ["| option | default | takes | what it does | source of the default |", "|---|---|---|---|---|"]
+    for name, field in FIELDS.items():
+        told = field.metadata
+        if "group" not in told:
+            continue
+        flags = list(SWITCHES.values()) if name == "precision" else [flag_of(name)]
+        if _TYPES[name] is bool or name == "precision":
+            takes = "switch"
+        elif choices := choices_of(name):
+            takes = ", ".join(f"`{choice}`" for choice in choices)
+        else:
+            takes = told["limits"].text() if told["limits"] else f"`{told['metavar']}`".replace("|", "\\|")
+        default = told["unset"] or ("off" if _TYPES[name] is bool else write_value(field.default))
+        if field.default is None and not told["unset"]:
+            default = "required" if name == "out_dir" else "–"
+        words = (", ".join(f"`{flag}`" for flag in flags), default, takes, told["help"], told["source"] or "–")
+        lines.append("| " + " | ".join(words) + " |")
+    return "\n".join(lines)
+
+
+def update_page(text: str) -> str:
+    """Return docs/settings.md with its table of options as they are now."""
+    before, _, rest = text.partition(TABLE_START)
+    _, _, after = rest.partition(TABLE_END)
+    return f"{before}{TABLE_START}\n\n{write_table()}\n\n{TABLE_END}{after}"
+
+
+def main(argv: Sequence[str]) -> None:
+    """Write the table into the pages named."""
+    from pathlib import Path
+
+    for name in argv:
+        path = Path(name)
+        path.write_text(update_page(path.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])
