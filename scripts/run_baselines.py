@@ -118,7 +118,7 @@ def run(args) -> None:
             seconds = time.perf_counter() - started
             result = metrics.write_run(
                 folder / name, test, predictions, task, model=name, role=baseline.role, targets=targets,
-                description=baseline.about, seed=args.seed,
+                description=baseline.description, seed=args.seed,
                 cost={"seconds": round(seconds, 3), "rows_per_second": round(len(test) / max(seconds, 1e-6), 1)},
             )  # fmt: skip
             cli.say(f"{name}: {summary.describe(result)} in {seconds:.1f} s")

@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pytest
 from linklab.baselines import boosting, features, registry
-from linklab.baselines.problem import Problem, write_numbers
+from linklab.baselines.problem import Problem, is_link_task, write_numbers
 from linklab.links.links import LINK_SCHEMA
 from linklab.metrics import metrics
 from linklab.tasks import examples as example_files
-from linklab.tasks.task import make_task
+from linklab.tasks.task import Task, make_task
+from linklab.tasks.templates import LINK_TEMPLATE, Template
 
 KINDS = ["big", "small", "odd"]
 
@@ -149,14 +150,16 @@ def test_flat_boosting_does_not_diverge_on_rare_classes(monkeypatch):
 class FakeColumn:
     def __init__(self, name, kind="float", aligned_with=None):
         self.name, self.kind, self.aligned_with, self.role = name, kind, aligned_with, "input"
-        self.choices_from = "channels"
 
 
 class FakeTask:
+    """A class target "kind", and a prompt that shows all columns."""
+
     separator = " "
 
     def __init__(self, columns):
         self.schema = FakeSchema(columns)
+        self.template = type("Template", (), {"columns": [column.name for column in columns]})()
         self.targets = [type("T", (), {"name": "kind", "kind": "class", "utility": None, "choices_from": None})()]
 
 
@@ -166,9 +169,6 @@ class FakeSchema:
 
     def by_role(self, role):
         return [column for column in self.columns if column.role == role]
-
-    def __getitem__(self, name):
-        return FakeColumn(name)
 
 
 class Row:
@@ -181,7 +181,7 @@ def test_aligned_lists_become_a_feature_for_each_channel_and_texts_categories():
     columns = [FakeColumn("site", "str"), FakeColumn("channels", "list_int")]
     columns.append(FakeColumn("noise", "list_int", "channels"))
     rows = [Row(site="b", channels="[36,44]", noise="[-90,-80]"), Row(site="a", channels="[40]", noise="[-70]")]
-    flat = features.FlatFeatures(rows, FakeSchema(columns))
+    flat = features.FlatFeatures(rows, columns)
     nan = math.nan
     expected = [[1, 1, nan, 1, -90, nan, -80], [0, nan, 1, nan, nan, -70, nan]]
     np.testing.assert_array_equal(flat.table(rows), expected)
@@ -196,18 +196,34 @@ def test_a_candidates_features_are_its_own_values_their_differences_and_ranks():
         FakeColumn("noise", "list_int", "channels"), FakeColumn("power", "int"),
     ]  # fmt: skip
     rows = [Row(channels="[36,44]", rssi="[-60,-50]", noise="[-90,-95]", power="23")]
-    schema = FakeSchema(columns)
-    table, owners = features.candidate_table(rows, schema, "best", features.FlatFeatures(rows, schema))
+    target = type("T", (), {"name": "best", "choices_from": "channels"})()
+    table, owners = features.candidate_table(rows, target, features.FlatFeatures(rows, columns))
     assert owners.tolist() == [0, 0]
     values, ranks, below, above = [-60, -90, 30], [1, 0, 1], [10, 0, 15], [0, 5, 0]  # rssi, noise, SNR of channel 36
     assert table[0].tolist() == [36, 2, *values, *ranks, *below, *above, 23]
     assert table[1].tolist() == [44, 2, -50, -95, 45, 0, 1, 0, 0, 5, 0, 10, 0, 15, 23]
 
 
-def test_hidden_and_target_columns_never_reach_the_trees():
-    visible = {column.name for column in LINK_SCHEMA.by_role("input")}
-    assert {column.name for column in features.FlatFeatures([], LINK_SCHEMA).columns} == visible
-    assert not visible & {"channel_throughput_mbps", "true_noise_dbm", "expected_throughput_mbps", "sinr_db"}
+def test_baselines_see_the_columns_the_prompt_shows_and_no_others(tmp_path, table):
+    path, template = write_table(tmp_path / "table.csv"), tmp_path / "template.txt"
+    template.write_text("how much for a {colour} one, size {size}")
+    short = Problem(table.train, table.test, make_task(path, ["kind", "price"], template))
+    assert [column.name for column in short.columns] == ["colour", "size"]
+    before, _ = answers(short, "boosting_flat")
+    for e in table.test:
+        e.row = e.row | {"note": "999", "price": "1", "kind": "odd"}
+    other = Problem(table.train, table.test, short.task)
+    assert answers(other, "boosting_flat")[0] == before
+
+
+def test_rules_for_links_need_a_prompt_that_shows_what_they_read():
+    full = Template(LINK_TEMPLATE, LINK_SCHEMA)
+    shown = {column.name for column in Problem([], [], Task(LINK_SCHEMA, (), full)).columns}
+    assert shown == set(full.columns) and "rain_mm_h" not in shown
+    assert not shown & {"channel_throughput_mbps", "true_noise_dbm", "expected_throughput_mbps", "sinr_db"}
+    assert is_link_task(Task(LINK_SCHEMA, (), full))
+    short = LINK_TEMPLATE.replace(" {busy_pct}", "")
+    assert not is_link_task(Task(LINK_SCHEMA, (), Template(short, LINK_SCHEMA)))
 
 
 @pytest.mark.parametrize(("value", "text"), [(387.6, "388"), (-0.2, "0"), (1e6, "1000000")])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from linklab.baselines.features import FlatFeatures, candidate_table
@@ -10,11 +12,16 @@ from linklab.baselines.problem import (
     Problem,
     choices_target,
     rank,
+    rank_classes,
     rank_without_probability,
+    training_numbers,
     utility_target,
     write_numbers,
 )
-from linklab.tables.schema import read_number
+from linklab.tasks.task import Target
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import HistGradientBoostingRegressor
 
 FLAT_ROUNDS = 40  # a tree a class in each
 POINTWISE_ROUNDS = 300
@@ -26,40 +33,48 @@ CANDIDATE_ROUNDS = 150
 LEAF_PENALTY = 1.0
 
 
-def flat_class(problem: Problem, target) -> Answers:
+def flat_class(problem: Problem, target: Target) -> Answers:
     """Rank the legal choices by a multi-class model of the row's columns, renormalised over the legal ones."""
+    features, train = _flat_tables(problem)
+    return rank_classes(problem, target, *fit_classes(
+        problem, target, train, features.table(problem.test), features.categorical))  # fmt: skip
+
+
+def fit_classes(
+    problem: Problem, target: Target, train: np.ndarray, test: np.ndarray, categorical: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """Return the probabilities (rows to answer, classes) of trees grown on a table of features, and the classes."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    features, table = _flat_tables(problem)
     labels = [example.target[target.name] for example in problem.train]
     if len(set(labels)) == 1:
-        probabilities, classes = np.ones((len(problem.test), 1)), labels[:1]
-    else:
-        model = HistGradientBoostingClassifier(
-            max_iter=FLAT_ROUNDS, l2_regularization=LEAF_PENALTY, early_stopping=False,
-            categorical_features=features.categorical, random_state=problem.seed,
-        )  # fmt: skip
-        model.fit(table, labels)
-        probabilities, classes = model.predict_proba(features.table(problem.test)), list(model.classes_)
-    place = {name: i for i, name in enumerate(classes)}
-    rankings = []
-    for example, row in zip(problem.test, probabilities, strict=True):
-        choices = example.choices[target.name]
-        rankings.append(rank(choices, [row[place[c]] if c in place else 0.0 for c in choices]))
-    return [(ranking[0][0], ranking) for ranking in rankings]
+        return np.ones((len(problem.test), 1)), labels[:1]
+    model = HistGradientBoostingClassifier(
+        max_iter=FLAT_ROUNDS, l2_regularization=LEAF_PENALTY, early_stopping=False,
+        categorical_features=categorical, random_state=problem.seed,
+    )  # fmt: skip
+    model.fit(train, labels)
+    return model.predict_proba(test), list(model.classes_)
 
 
-def flat_number(problem: Problem, target) -> Answers:
+def flat_number(problem: Problem, target: Target) -> Answers:
     """Answer with a regression on the row's columns; it minimises the absolute error."""
-    features, table = _flat_tables(problem)
-    model = _regressor(problem, FLAT_ROUNDS * 3, "absolute_error", features.categorical)
-    model.fit(table, _numbers(problem, target))
-    return write_numbers(problem, target, model.predict(features.table(problem.test)).tolist())
+    features, train = _flat_tables(problem)
+    return fit_number(problem, target, train, features.table(problem.test), features.categorical)
 
 
-def pointwise_class(problem: Problem, target) -> Answers:
+def fit_number(
+    problem: Problem, target: Target, train: np.ndarray, test: np.ndarray, categorical: np.ndarray
+) -> Answers:
+    """Answer with trees that minimise the absolute error on a table of features."""
+    model = _regressor(problem, FLAT_ROUNDS * 3, "absolute_error", categorical)
+    model.fit(train, training_numbers(problem, target))
+    return write_numbers(problem, target, model.predict(test).tolist())
+
+
+def pointwise_class(problem: Problem, target: Target) -> Answers:
     """Rank the candidates by the utility a regression on each candidate's own numbers predicts."""
-    _, scores = problem.remember("pointwise", lambda: _score_candidates(problem))
+    _, scores = problem.make_once("pointwise", lambda: _score_candidates(problem))
     rankings = [
         rank_without_probability(example.choices[target.name], row)
         for example, row in zip(problem.test, scores, strict=True)
@@ -67,51 +82,53 @@ def pointwise_class(problem: Problem, target) -> Answers:
     return [(ranking[0][0], ranking) for ranking in rankings]
 
 
-def pointwise_number(problem: Problem, target) -> Answers:
+def pointwise_number(problem: Problem, target: Target) -> Answers:
     """Answer with a regression on the numbers of the candidate that `pointwise_class` picks."""
-    flat, scores = problem.remember("pointwise", lambda: _score_candidates(problem))
+    flat, scores = problem.make_once("pointwise", lambda: _score_candidates(problem))
     return _number_of_picked(problem, target, utility_target(problem.task), flat, scores)
 
 
-def _number_of_picked(problem: Problem, target, picker, flat: FlatFeatures, scores: list[np.ndarray]) -> Answers:
+def _number_of_picked(
+    problem: Problem, target: Target, picker: Target, flat: FlatFeatures, scores: list[np.ndarray]
+) -> Answers:
     """Regress on one candidate's numbers: the true one's in training, the best-scored one's in answering."""
     chosen = []
     truths = [example.choices[picker.name].index(example.target[picker.name]) for example in problem.train]
     for examples, places in ((problem.train, truths), (problem.test, [int(np.argmax(row)) for row in scores])):
-        table, owners = candidate_table(examples, problem.task.schema, picker.name, flat)
+        table, owners = candidate_table(examples, picker, flat)
         first = np.searchsorted(owners, np.arange(len(examples)))
         chosen.append(table[first + np.array(places)])
     model = _regressor(problem, POINTWISE_ROUNDS, "absolute_error", None)
-    model.fit(chosen[0], _numbers(problem, target))
+    model.fit(chosen[0], training_numbers(problem, target))
     return write_numbers(problem, target, model.predict(chosen[1]).tolist())
 
 
-def candidate_class(problem: Problem, target) -> Answers:
+def candidate_class(problem: Problem, target: Target) -> Answers:
     """Rank the candidates by how probably each is the answer: a yes-or-no model of the candidate's own numbers."""
-    _, chances = problem.remember(f"candidates {target.name}", lambda: _judge_candidates(problem, target))
+    _, chances = problem.make_once(f"candidates {target.name}", lambda: _judge_candidates(problem, target))
     rankings = [rank(e.choices[target.name], row.tolist()) for e, row in zip(problem.test, chances, strict=True)]
     return [(ranking[0][0], ranking) for ranking in rankings]
 
 
-def candidate_number(problem: Problem, target) -> Answers:
+def candidate_number(problem: Problem, target: Target) -> Answers:
     """Answer with a regression on the numbers of the candidate that `candidate_class` picks."""
     picker = choices_target(problem.task)
-    flat, chances = problem.remember(f"candidates {picker.name}", lambda: _judge_candidates(problem, picker))
+    flat, chances = problem.make_once(f"candidates {picker.name}", lambda: _judge_candidates(problem, picker))
     return _number_of_picked(problem, target, picker, flat, chances)
 
 
-def _judge_candidates(problem: Problem, target) -> tuple[FlatFeatures, list[np.ndarray]]:
+def _judge_candidates(problem: Problem, target: Target) -> tuple[FlatFeatures, list[np.ndarray]]:
     """Return the row features and each candidate's probability of being the answer, for each row to answer."""
     from sklearn.ensemble import HistGradientBoostingClassifier
 
-    flat = FlatFeatures(problem.train, problem.task.schema)
-    table, _ = candidate_table(problem.train, problem.task.schema, target.name, flat)
+    flat = FlatFeatures(problem.train, problem.columns)
+    table, _ = candidate_table(problem.train, target, flat)
     yes = [choice == e.target[target.name] for e in problem.train for choice in e.choices[target.name]]
     model = HistGradientBoostingClassifier(
         max_iter=CANDIDATE_ROUNDS, l2_regularization=LEAF_PENALTY, early_stopping=False, random_state=problem.seed
     )
     model.fit(table, yes)
-    table, owners = candidate_table(problem.test, problem.task.schema, target.name, flat)
+    table, owners = candidate_table(problem.test, target, flat)
     ends = np.searchsorted(owners, np.arange(1, len(problem.test)))
     return flat, np.split(model.predict_proba(table)[:, 1], ends)
 
@@ -119,32 +136,30 @@ def _judge_candidates(problem: Problem, target) -> tuple[FlatFeatures, list[np.n
 def _score_candidates(problem: Problem) -> tuple[FlatFeatures, list[np.ndarray]]:
     """Return the row features and the predicted utility of each candidate of each row to answer."""
     target = utility_target(problem.task)
-    flat = FlatFeatures(problem.train, problem.task.schema)
-    table, _ = candidate_table(problem.train, problem.task.schema, target.name, flat)
+    flat = FlatFeatures(problem.train, problem.columns)
+    table, _ = candidate_table(problem.train, target, flat)
     utility = np.concatenate([example.values[target.name] for example in problem.train])
     model = _regressor(problem, POINTWISE_ROUNDS, "squared_error", None)
     model.fit(table, utility)
-    table, owners = candidate_table(problem.test, problem.task.schema, target.name, flat)
+    table, owners = candidate_table(problem.test, target, flat)
     ends = np.searchsorted(owners, np.arange(1, len(problem.test)))
     return flat, np.split(model.predict(table), ends)
 
 
 def _flat_tables(problem: Problem) -> tuple[FlatFeatures, np.ndarray]:
     def make() -> tuple[FlatFeatures, np.ndarray]:
-        features = FlatFeatures(problem.train, problem.task.schema)
+        features = FlatFeatures(problem.train, problem.columns)
         return features, features.table(problem.train)
 
-    return problem.remember("flat", make)
+    return problem.make_once("flat", make)
 
 
-def _regressor(problem: Problem, rounds: int, loss: str, categorical):
+def _regressor(
+    problem: Problem, rounds: int, loss: str, categorical: np.ndarray | None
+) -> HistGradientBoostingRegressor:
     from sklearn.ensemble import HistGradientBoostingRegressor
 
     return HistGradientBoostingRegressor(
         loss=loss, max_iter=rounds, l2_regularization=LEAF_PENALTY, early_stopping=False,
         categorical_features=categorical, random_state=problem.seed,
     )  # fmt: skip
-
-
-def _numbers(problem: Problem, target) -> np.ndarray:
-    return np.array([read_number(example.target[target.name]) for example in problem.train])

@@ -6,9 +6,14 @@ import collections
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+
+from linklab.baselines.dates import DATE_FEATURES, find_date_format, read_dates
+from linklab.tables.schema import Column
+from linklab.tasks.examples import Example
+from linklab.tasks.task import Target
 
 MAX_CATEGORIES = 200  # scikit-learn's trees take 255; rarer texts become one "other"
 MAX_POSITIONS = 32  # of a free list
@@ -29,42 +34,56 @@ def read_list(text: str) -> list:
 
 
 class FlatFeatures:
-    """Every visible column of a row as numbers. What a text or a list position means is learnt from the training rows.
+    """Columns as numbers. What a text, a date or a list position means is learnt from the training rows.
 
-    Numbers stay numbers; texts become categories; a list aligned with another becomes one feature for each value of
-    that other (the noise *on 5180*, NaN where 5180 is not offered); any other list becomes its first positions.
+    Numbers stay numbers; dates become age, year, month, weekday and hour; other texts become categories; a list
+    aligned with another becomes one feature for each value of that other (the noise *on 5180*, NaN where 5180 is not
+    offered); any other list becomes its first positions.
     """
 
-    def __init__(self, examples: Sequence, schema) -> None:
-        self.columns = schema.by_role("input")
+    def __init__(self, examples: Sequence[Example], columns: Sequence[Column]) -> None:
+        """Learn from `examples` how to write `columns`, which are what a baseline may see."""
+        self.columns = list(columns)
         bases = {column.aligned_with for column in self.columns if column.aligned_with}
         self.codes: dict[str, dict] = {}
+        self.date_formats: dict[str, str] = {}
         for column in self.columns:
             cells = [example.row[column.name] for example in examples]
             if column.kind == "str":
-                self.codes[column.name] = _most_common(cells, MAX_CATEGORIES)
+                if date_format := find_date_format(cells):
+                    self.date_formats[column.name] = date_format
+                else:
+                    self.codes[column.name] = _most_common(cells, MAX_CATEGORIES)
             elif column.name in bases:
                 self.codes[column.name] = _most_common(itertools.chain(*map(read_list, cells)), MAX_KEYS)
             elif column.kind == "list_str":
                 self.codes[column.name] = _most_common(itertools.chain(*map(read_list, cells)), MAX_CATEGORIES)
         self.bases = bases
         self.widths = {column.name: self._width(column, examples) for column in self.columns}
-        self.categorical = np.array([c.kind == "str" for c in self.columns for _ in range(self.widths[c.name])], bool)
+        self.categorical = np.array([self._is_category(c) for c in self.columns for _ in range(self.widths[c.name])])
+        self.categorical = self.categorical.astype(bool)  # of no columns, an empty array of floats
 
-    def _width(self, column, examples: Sequence) -> int:
+    def _is_category(self, column: Column) -> bool:
+        return column.kind == "str" and column.name not in self.date_formats
+
+    def _width(self, column: Column, examples: Sequence[Example]) -> int:
+        if column.name in self.date_formats:
+            return len(DATE_FEATURES)
         if not column.kind.startswith("list_"):
             return 1
         if column.aligned_with or column.name in self.bases:
             return len(self.codes[column.aligned_with or column.name])
         return min(MAX_POSITIONS, max((len(read_list(example.row[column.name])) for example in examples), default=0))
 
-    def table(self, examples: Sequence) -> np.ndarray:
+    def table(self, examples: Sequence[Example]) -> np.ndarray:
         """Return (rows, features)."""
         parts = [self._column(column, examples) for column in self.columns]
         return np.concatenate(parts, axis=1) if parts else np.zeros((len(examples), 0))
 
-    def _column(self, column, examples: Sequence) -> np.ndarray:
+    def _column(self, column: Column, examples: Sequence[Example]) -> np.ndarray:
         cells = [example.row[column.name] for example in examples]
+        if column.name in self.date_formats:
+            return read_dates(cells, self.date_formats[column.name])
         codes = self.codes.get(column.aligned_with or column.name, {})
         if column.kind == "str":
             return np.array([[codes.get(cell, math.nan)] for cell in cells], dtype=float)
@@ -85,26 +104,25 @@ class FlatFeatures:
         return values
 
 
-def _most_common(items, limit: int) -> dict:
+def _most_common(items: Iterable, limit: int) -> dict:
     """Return the code of each of the `limit` most frequent items, in a fixed order."""
     counts = collections.Counter(items)
     kept = sorted(counts, key=lambda item: (-counts[item], str(item)))[:limit]
     return {item: code for code, item in enumerate(sorted(kept, key=str))}
 
 
-def candidate_table(examples: Sequence, schema, target: str, flat: FlatFeatures) -> tuple[np.ndarray, np.ndarray]:
+def candidate_table(examples: Sequence[Example], target: Target, flat: FlatFeatures) -> tuple[np.ndarray, np.ndarray]:
     """Return (candidates, features) and the row number of each candidate, rows and candidates in their order.
 
     A candidate has its own number, its value in each list aligned with the choices, every difference of two of those
     (RSSI minus noise is the SNR), each value's rank and distance from the row's largest and smallest, and the row's
-    number and text columns.
+    number, date and text columns.
     """
-    base = schema[target].choices_from
-    aligned = [column for column in schema.by_role("input") if column.aligned_with == base]
+    aligned = [column for column in flat.columns if column.aligned_with == target.choices_from]
     tables, owners = [], []
     shared = _row_columns(examples, flat)
     for i, example in enumerate(examples):
-        own = np.array([[read_cell(text) for text in example.choices[target]]], dtype=float)
+        own = np.array([[read_cell(text) for text in example.choices[target.name]]], dtype=float)
         lists = np.array([read_list(example.row[column.name]) for column in aligned], dtype=float)
         pairs = [lists[a] - lists[b] for a, b in itertools.combinations(range(len(aligned)), 2)]
         values = np.vstack([lists, *pairs]) if len(aligned) else np.zeros((0, own.shape[1]))
@@ -118,7 +136,7 @@ def candidate_table(examples: Sequence, schema, target: str, flat: FlatFeatures)
     return np.concatenate(tables), np.concatenate(owners)
 
 
-def _row_columns(examples: Sequence, flat: FlatFeatures) -> np.ndarray:
+def _row_columns(examples: Sequence[Example], flat: FlatFeatures) -> np.ndarray:
     """Return the number and text columns of each row (lists left out)."""
     scalars = [column for column in flat.columns if not column.kind.startswith("list_")]
     parts = [flat._column(column, examples) for column in scalars]

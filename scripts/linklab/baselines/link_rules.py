@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
 from linklab.baselines.features import read_cell, read_list
 from linklab.baselines.problem import Answers, Problem, rank, rank_without_probability, write_numbers
 from linklab.radio import phy, pickers
+from linklab.tables.schema import Column
+from linklab.tasks.examples import Example
+from linklab.tasks.task import Target
 
 PICKERS = {  # what a report calls a rule -> what the radio room calls it
     "least_noise": "least_noise",
@@ -18,18 +23,18 @@ PICKERS = {  # what a report calls a rule -> what the radio room calls it
 CEILING_DRAWS = 200  # worlds imagined a row; the mean posterior has then a standard error of about .03 a row
 
 
-def visible_columns(examples, schema) -> dict[str, list]:
-    """Return the input columns as the radio room reads them: numbers, texts, lists of numbers."""
+def visible_columns(problem: Problem) -> dict[str, list]:
+    """Return the shown columns of the rows to answer as the radio room reads them: numbers, texts, lists of numbers."""
 
-    def read(column):
+    def read(column: Column) -> Callable[[str], object]:
         return read_list if column.kind.startswith("list_") else str if column.kind == "str" else read_cell
 
-    return {c.name: [read(c)(example.row[c.name]) for example in examples] for c in schema.by_role("input")}
+    return {c.name: [read(c)(example.row[c.name]) for example in problem.test] for c in problem.columns}
 
 
-def picked_channel(problem: Problem, target, name: str) -> Answers:
+def picked_channel(problem: Problem, target: Target, name: str) -> Answers:
     """Rank the candidates by a rule's score, without probabilities."""
-    scores = pickers.pick(PICKERS[name], visible_columns(problem.test, problem.task.schema))
+    scores = pickers.pick(PICKERS[name], visible_columns(problem))
     rankings = [
         rank_without_probability(example.choices[target.name], row)
         for example, row in zip(problem.test, scores, strict=True)
@@ -37,24 +42,24 @@ def picked_channel(problem: Problem, target, name: str) -> Answers:
     return [(ranking[0][0], ranking) for ranking in rankings]
 
 
-def formula_channel(problem: Problem, target) -> Answers:
+def formula_channel(problem: Problem, target: Target) -> Answers:
     """Pick the candidate for which the generator's formula gives the most on the observed values."""
     return picked_channel(problem, target, "formula")
 
 
-def formula_number(problem: Problem, target) -> Answers:
+def formula_number(problem: Problem, target: Target) -> Answers:
     """Answer with the most the formula gives for any candidate."""
-    throughput = pickers.formula_throughput(visible_columns(problem.test, problem.task.schema))
+    throughput = pickers.formula_throughput(visible_columns(problem))
     return write_numbers(problem, target, [float(row.max()) for row in throughput])
 
 
-def smallest_gap(train) -> float:
+def smallest_gap(train: Sequence[Example]) -> float:
     """Return by what share the best candidate beats the second at least: what the rows were filtered by, 0 if none."""
     gaps = [1 - sorted(values)[-2] / max(values) for e in train for values in e.values.values() if len(values) > 1]
     return max(0.0, min(gaps, default=0.0))
 
 
-def ceiling_channel(problem: Problem, target) -> Answers:
+def ceiling_channel(problem: Problem, target: Target) -> Answers:
     """Rank the candidates by how many imagined worlds each is best in."""
     shares, _ = _worlds(problem)
     rankings = [
@@ -63,7 +68,7 @@ def ceiling_channel(problem: Problem, target) -> Answers:
     return [(ranking[0][0], ranking) for ranking in rankings]
 
 
-def ceiling_number(problem: Problem, target) -> Answers:
+def ceiling_number(problem: Problem, target: Target) -> Answers:
     """Answer with the median of the imagined worlds' best throughput, at most the Ethernet rate: the least MAE."""
     _, medians = _worlds(problem)
     return write_numbers(problem, target, np.minimum(medians, phy.ETHERNET_MBPS).tolist())
@@ -73,7 +78,7 @@ def _worlds(problem: Problem) -> tuple[list[np.ndarray], np.ndarray]:
     """Return, a row, the share of worlds each candidate is best in, and the median of the worlds' best throughput."""
 
     def make() -> tuple[list[np.ndarray], np.ndarray]:
-        table = pickers.Table(visible_columns(problem.test, problem.task.schema))
+        table = pickers.Table(visible_columns(problem))
         shares, bests = pickers.imagine_worlds(
             table, problem.preset, np.random.default_rng(problem.seed), draws=CEILING_DRAWS,
             min_gap=smallest_gap(problem.train),
@@ -81,4 +86,4 @@ def _worlds(problem: Problem) -> tuple[list[np.ndarray], np.ndarray]:
         bests[0, np.isnan(bests).all(axis=0)] = 0.0  # never seen; keeps the median defined
         return table.split(shares), np.nanmedian(bests, axis=0)
 
-    return problem.remember("worlds", make)
+    return problem.make_once("worlds", make)

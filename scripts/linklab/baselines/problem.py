@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
+import numpy as np
+
+from linklab.baselines.texts import is_free_text
+from linklab.tables.schema import Column, read_number
+from linklab.tasks.examples import Example
+from linklab.tasks.task import Target, Task
+
+T = TypeVar("T")
 Ranking = list[tuple[str, float | None]]
 Answers = list[tuple[str, Ranking]]  # one (text, ranking) a row
 
@@ -14,24 +23,48 @@ GROUPS_FOR_LINKS = {
     "number": ("radio_standard", "channel_bandwidth_mhz"),  # what decides the PHY rate
 }
 
+RADIO_COLUMNS = frozenset(
+    ("available_channels_mhz", "rssi_dbm", "noise_dbm", "busy_pct", "radio_standard", "regulatory_domain",
+     "antenna_gain_dbi", "tx_power_dbm", "radar_events_per_day", "link_distance_m", "channel_bandwidth_mhz")
+)  # fmt: skip
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What every baseline is given: training rows with their answers, and the rows to answer."""
+    """What every baseline is given: training rows with their answers, and the rows to answer.
 
-    train: Sequence
-    test: Sequence
-    task: object
+    A baseline sees the columns that the task's prompt shows, and each row's legal choices, as a model does.
+    """
+
+    train: Sequence[Example]
+    test: Sequence[Example]
+    task: Task
     seed: int = 0
     group_by: tuple[str, ...] = ()
     preset: str = "standard"  # links: how noisy the radio's reports are, for the ceiling
     _made: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
-    def remember(self, what: str, make: Callable[[], object]) -> object:
+    def make_once(self, name: str, make: Callable[[], T]) -> T:
         """Return what `make` gave the first time: two rules of one baseline share a fitted model."""
-        if what not in self._made:
-            self._made[what] = make()
-        return self._made[what]
+        if name not in self._made:
+            self._made[name] = make()
+        return self._made[name]
+
+    @property
+    def columns(self) -> list[Column]:
+        """The columns a prompt shows, in the order of the schema."""
+        shown = {*self.task.template.columns, *(target.choices_from for target in self.task.targets)}
+        return [column for column in self.task.schema.by_role("input") if column.name in shown]
+
+    @property
+    def text_columns(self) -> list[Column]:
+        """The shown columns that hold free text, going by the training rows."""
+
+        def find() -> list[Column]:
+            texts = [column for column in self.columns if column.kind == "str"]
+            return [c for c in texts if is_free_text([example.row[c.name] for example in self.train])]
+
+        return self.make_once("text columns", find)
 
     def group_columns(self, kind: str) -> tuple[str, ...]:
         """Return the columns that frequency_by_group groups by; none where the file gives no hint."""
@@ -40,23 +73,22 @@ class Problem:
         return GROUPS_FOR_LINKS[kind] if is_link_task(self.task) else ()
 
 
-def is_link_task(task) -> bool:
-    """Say whether the rows are links, with everything the radio rules read."""
-    names = {column.name for column in task.schema.columns}
-    return {"available_channels_mhz", "rssi_dbm", "noise_dbm", "busy_pct", "radio_standard"} <= names
+def is_link_task(task: Task) -> bool:
+    """Say whether the prompt shows everything that the rules for links read."""
+    return set(task.template.columns) >= RADIO_COLUMNS
 
 
-def choices_target(task):
+def choices_target(task: Task) -> Target | None:
     """Return the first class target whose rows bring their own candidates, or None."""
     return next((target for target in task.targets if target.choices_from), None)
 
 
-def utility_target(task):
+def utility_target(task: Task) -> Target | None:
     """Return the first class target whose rows bring candidates and say what each is worth, or None."""
     return next((target for target in task.targets if target.choices_from and target.utility), None)
 
 
-def write_numbers(problem: Problem, target, values: Sequence[float]) -> Answers:
+def write_numbers(problem: Problem, target: Target, values: Sequence[float]) -> Answers:
     """Write numbers as the training answers are written: their most digits after the point, no "-0"."""
     digits = max((len(example.target[target.name].partition(".")[2]) for example in problem.train), default=0)
     texts = [f"{value:.{digits}f}" for value in values]
@@ -74,3 +106,18 @@ def rank(choices: Sequence[str], probabilities: Sequence[float]) -> Ranking:
 def rank_without_probability(choices: Sequence[str], scores: Sequence[float]) -> Ranking:
     """Return the choices by score, largest first, for a rule that has no probabilities."""
     return [(choices[i], None) for i in sorted(range(len(choices)), key=lambda i: -scores[i])]
+
+
+def rank_classes(problem: Problem, target: Target, probabilities: np.ndarray, classes: Sequence[str]) -> Answers:
+    """Rank each row's legal choices by a model's probabilities (rows to answer, classes), renormalised over them."""
+    place = {name: i for i, name in enumerate(classes)}
+    rankings = []
+    for example, row in zip(problem.test, probabilities, strict=True):
+        choices = example.choices[target.name]
+        rankings.append(rank(choices, [row[place[c]] if c in place else 0.0 for c in choices]))
+    return [(ranking[0][0], ranking) for ranking in rankings]
+
+
+def training_numbers(problem: Problem, target: Target) -> np.ndarray:
+    """Return the training rows' values of a number target."""
+    return np.array([read_number(example.target[target.name]) for example in problem.train])

@@ -6,40 +6,48 @@ import dataclasses
 from collections.abc import Callable
 from functools import partial
 
-from linklab.baselines import boosting, link_rules
+from linklab.baselines import boosting, link_rules, text_models
 from linklab.baselines import simple_rules as simple
 from linklab.baselines.problem import Answers, Problem, choices_target, is_link_task, utility_target
 from linklab.metrics.predictions import Prediction
+from linklab.tasks.task import Target
+
+Rule = Callable[[Problem, Target], Answers]
 
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """A named pair of rules. A rule maps (problem, target) to the answers, or is None where it has no opinion."""
+    """A named rule for each kind of target. A rule gives a target's answers; None has no opinion on such targets."""
 
-    about: str
-    class_rule: Callable[[Problem, object], Answers] | None = None
-    number_rule: Callable[[Problem, object], Answers] | None = None
+    description: str
+    class_rule: Rule | None = None
+    number_rule: Rule | None = None
+    text_rule: Rule | None = None
     role: str = "baseline"
     links_only: bool = False
     needs_groups: bool = False
     needs_choices: bool = False  # rows that bring their own candidates
     needs_utility: bool = False  # and say what each is worth
+    needs_text: bool = False  # a shown column of free text
+    needs_more_than_text: bool = False  # and others beside it
 
-    def rule_for(self, target) -> Callable[[Problem, object], Answers] | None:
+    def rule_for(self, target: Target) -> Rule | None:
         """Return the rule for a target's kind."""
-        return self.class_rule if target.kind == "class" else self.number_rule
+        return {"class": self.class_rule, "number": self.number_rule, "text": self.text_rule}[target.kind]
 
 
-def _pick(name: str) -> Callable[[Problem, object], Answers]:
+def _pick(name: str) -> Rule:
     return partial(link_rules.picked_channel, name=name)
 
 
 BASELINES: dict[str, Baseline] = {
     "random": Baseline(
-        "a legal choice at random; the value of a random training row", simple.random_class, simple.random_number,
+        "a legal choice at random; the value of a random training row",
+        simple.random_class, simple.random_answer, simple.random_answer,
     ),
     "most_frequent": Baseline(
-        "the legal choice most frequent in training; the training median", simple.frequent_class, simple.median_number,
+        "the legal choice, or the text, most frequent in training; the training median",
+        simple.frequent_class, simple.median_number, simple.frequent_text,
     ),
     "mean": Baseline("the training mean, number targets only", None, simple.mean_number),
     "frequency_by_group": Baseline(
@@ -51,6 +59,17 @@ BASELINES: dict[str, Baseline] = {
     "most_snr": Baseline("the channel with the most SNR", _pick("most_snr"), links_only=True),
     "snr_and_busy": Baseline(
         "the channel with the most lg2(1 + SNR) (1 - busy)", _pick("snr_and_busy"), links_only=True,
+    ),
+    "nearest_row": Baseline(
+        "the answer of the training row with the most similar words (TF-IDF)", text_rule=text_models.nearest_text,
+    ),
+    "text_tfidf": Baseline(
+        "TF-IDF of the text columns with logistic or ridge regression",
+        text_models.tfidf_class, text_models.tfidf_number, needs_text=True,
+    ),
+    "boosting_text": Baseline(
+        "gradient-boosted trees on the other columns and on the answer of text_tfidf",
+        text_models.mixed_class, text_models.mixed_number, needs_text=True, needs_more_than_text=True,
     ),
     "boosting_flat": Baseline(
         "gradient-boosted trees on the row's columns", boosting.flat_class, boosting.flat_number,
@@ -88,11 +107,15 @@ def available(problem: Problem) -> dict[str, Baseline]:
     return found
 
 
-def answerable(problem: Problem, baseline: Baseline, target) -> bool:
+def answerable(problem: Problem, baseline: Baseline, target: Target) -> bool:
     """Say whether a baseline has an opinion on a target."""
     if baseline.rule_for(target) is None:
         return False
     if baseline.needs_groups and not problem.group_columns(target.kind):
+        return False
+    if baseline.needs_text and not problem.text_columns:
+        return False
+    if baseline.needs_more_than_text and len(problem.text_columns) == len(problem.columns):
         return False
     if baseline.needs_utility:
         picker = utility_target(problem.task)
@@ -105,7 +128,8 @@ def answerable(problem: Problem, baseline: Baseline, target) -> bool:
 def predict(problem: Problem, baseline: Baseline) -> tuple[dict[str, Prediction], list[str]]:
     """Return a baseline's predictions by id, and the targets it has an opinion on."""
     targets = [target for target in problem.task.targets if answerable(problem, baseline, target)]
-    answers = {target.name: baseline.rule_for(target)(problem, target) for target in targets}
+    rules = {target.name: (target, baseline.rule_for(target)) for target in targets}
+    answers = {name: rule(problem, target) for name, (target, rule) in rules.items() if rule}
     predictions = {}
     for i, example in enumerate(problem.test):
         texts = {name: given[i][0] for name, given in answers.items()}

@@ -8,23 +8,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from linklab.baselines.problem import Answers, Problem, Ranking, rank, write_numbers
-from linklab.tables.schema import read_number
+from linklab.baselines.problem import Answers, Problem, Ranking, rank, training_numbers, write_numbers
+from linklab.tasks.examples import Example
+from linklab.tasks.task import Target
 
 
 def _top(rankings: list[Ranking]) -> Answers:
     return [(ranking[0][0], ranking) for ranking in rankings]
 
 
-def _numbers(problem: Problem, target) -> np.ndarray:
-    return np.array([read_number(example.target[target.name]) for example in problem.train])
-
-
-def _constant(problem: Problem, target, value: float) -> Answers:
+def _constant(problem: Problem, target: Target, value: float) -> Answers:
     return write_numbers(problem, target, [value] * len(problem.test))
 
 
-def random_class(problem: Problem, target) -> Answers:
+def random_class(problem: Problem, target: Target) -> Answers:
     """Rank the legal choices at random."""
     rng = np.random.default_rng([problem.seed, 1])
     rankings = []
@@ -34,14 +31,20 @@ def random_class(problem: Problem, target) -> Answers:
     return _top(rankings)
 
 
-def random_number(problem: Problem, target) -> Answers:
+def random_answer(problem: Problem, target: Target) -> Answers:
     """Answer with the value of a random training row."""
     rng = np.random.default_rng([problem.seed, 2])
     drawn = rng.integers(0, len(problem.train), len(problem.test))
     return [(problem.train[i].target[target.name], []) for i in drawn]
 
 
-def frequent_class(problem: Problem, target) -> Answers:
+def frequent_text(problem: Problem, target: Target) -> Answers:
+    """Answer with the most frequent training answer, the first of equally frequent ones."""
+    counts = collections.Counter(example.target[target.name] for example in problem.train)
+    return [(counts.most_common(1)[0][0], [])] * len(problem.test)
+
+
+def frequent_class(problem: Problem, target: Target) -> Answers:
     """Rank the legal choices by how often each is the answer in training (plus one, so that none is impossible)."""
     counts = collections.Counter(example.target[target.name] for example in problem.train)
     return _top([_by_count(example.choices[target.name], counts) for example in problem.test])
@@ -51,7 +54,7 @@ def _by_count(choices: Sequence[str], counts: collections.Counter) -> Ranking:
     return rank(choices, [counts[choice] + 1 for choice in choices])
 
 
-def frequent_class_by_group(problem: Problem, target) -> Answers:
+def frequent_class_by_group(problem: Problem, target: Target) -> Answers:
     """As frequent_class, counting only training rows with the same values in the group columns.
 
     A row of an unseen group gets the overall counts; equal counts in a group go to the overall more frequent.
@@ -69,27 +72,27 @@ def frequent_class_by_group(problem: Problem, target) -> Answers:
     return _top(rankings)
 
 
-def _group(example, columns: Sequence[str]) -> tuple[str, ...]:
+def _group(example: Example, columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(example.row[name] for name in columns)
 
 
-def mean_number(problem: Problem, target) -> Answers:
+def mean_number(problem: Problem, target: Target) -> Answers:
     """Answer with the mean of the training rows: the best constant for RMSE."""
-    return _constant(problem, target, float(_numbers(problem, target).mean()))
+    return _constant(problem, target, float(training_numbers(problem, target).mean()))
 
 
-def median_number(problem: Problem, target) -> Answers:
+def median_number(problem: Problem, target: Target) -> Answers:
     """Answer with the median of the training rows: the best constant for MAE."""
-    return _constant(problem, target, float(np.median(_numbers(problem, target))))
+    return _constant(problem, target, float(np.median(training_numbers(problem, target))))
 
 
-def median_number_by_group(problem: Problem, target) -> Answers:
+def median_number_by_group(problem: Problem, target: Target) -> Answers:
     """Answer with the median of the training rows with the same values in the group columns."""
     columns = problem.group_columns("number")
     groups: dict[tuple, list[float]] = collections.defaultdict(list)
-    for example, value in zip(problem.train, _numbers(problem, target), strict=True):
+    for example, value in zip(problem.train, training_numbers(problem, target), strict=True):
         groups[_group(example, columns)].append(float(value))
     medians = {group: statistics.median(values) for group, values in groups.items()}
-    overall = float(np.median(_numbers(problem, target)))
+    overall = float(np.median(training_numbers(problem, target)))
     values = [medians.get(_group(example, columns), overall) for example in problem.test]
     return write_numbers(problem, target, values)
