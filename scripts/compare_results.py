@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int | None:
     from linklab.metrics import comparison
     from linklab.reports import report, tables
 
-    check_out_dir(args.out_dir, force=args.force)
+    check_out_dir(args.out_dir, script=__file__, force=args.force, reads=[*args.runs, *args.stage])
     runs = comparison.read_runs(args.runs)
     comparison.check_same_rows(runs, allow_different_prompts=args.allow_different_prompts)
     primary = comparison.primary_metric(runs)
@@ -89,12 +89,10 @@ def run(args: argparse.Namespace) -> int | None:
         candidate=candidate, stages=stages, trainer_log=logs[-1] if logs else None,
     )  # fmt: skip
     verdict = report.write_verdict(experiment)
-    with staged_folder(args.out_dir, force=args.force) as folder:
+    inputs = {run.folder / name: None for run in runs for name in comparison.FILES} | dict.fromkeys(manifests + logs)
+    with staged_folder(args.out_dir, script=__file__, force=args.force, reads=inputs) as folder:
         lines = comparison.write_comparison(folder / "comparison.csv", runs, differences)
         written = report.write_report(folder, experiment)
-        inputs = {run.folder / name: None for run in runs for name in comparison.FILES} | dict.fromkeys(
-            manifests + logs
-        )
         write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.seed,
             inputs=inputs, outputs={folder / "comparison.csv": lines} | dict.fromkeys(written),

@@ -55,9 +55,10 @@ def run(args) -> None:
     from linklab.tasks.task import make_task
 
     csv_path = files.require_file(args.csv)
-    check_out_dir(args.out_dir, force=args.force)
+    reads = [csv_path, args.prompt_template]
+    check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
     task = make_task(csv_path, args.target_field, args.prompt_template, id_field=args.id_field)
-    with staged_folder(args.out_dir, force=args.force) as folder:
+    with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:
         writers = {split: ShardWriter(folder, split, args.shard_size) for split in SPLITS}
         features, ids = jsonl.CardFeatures(task), SeenTexts()
         copies = 0

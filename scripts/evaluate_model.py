@@ -55,7 +55,8 @@ def run(args) -> None:
     from linklab.metrics.predictions import Prediction, read_predictions
     from linklab.tasks.source import open_source, source_files
 
-    check_out_dir(args.out_dir, force=args.force)
+    reads = [args.csv, args.data, args.prompt_template, args.predictions, args.model, args.base_model]
+    check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
     if args.predictions:
         check_no_model_options(args)
     task, read = open_source(args)
@@ -68,7 +69,7 @@ def run(args) -> None:
         predictions = {answer["id"]: Prediction(**answer) for answer in answers}
         name, role = args.name or describe_model(args.model, args.free), args.role or role_of(args.model)
     judged = metrics.judge(examples, predictions, task, top_k=args.top_k)
-    with staged_folder(args.out_dir, force=args.force) as folder:
+    with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:
         result = metrics.write_run(
             folder, examples, predictions, task, model=name, role=role, cost=cost, top_k=args.top_k, judged=judged,
             description="free greedy writing" if args.free else "held to the legal answers" if args.model else "",

@@ -126,7 +126,9 @@ def run(args: argparse.Namespace) -> None:
     from linklab.links.row_stream import Recipe
     from linklab.manifest import check_out_dir
 
-    check_out_dir(args.out_dir, force=args.force)
+    check_out_dir(args.out_dir, script=__file__, force=args.force)
+    if args.upload_to_drive:
+        check_out_dir(args.upload_to_drive, script=__file__, force=True, reads=[args.out_dir])
     if args.upload_to_hf:
         hub.require_token(upload.UPLOAD_OPTION)
     rows, figures = data_set.write_set(

@@ -100,7 +100,8 @@ def run(args) -> None:
     from linklab.tasks.task import make_task
 
     csv_path = files.require_file(args.csv)
-    check_out_dir(args.out_dir, force=args.force)
+    reads = [csv_path, args.prompt_template]
+    check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
     task = make_task(csv_path, args.target_field, args.prompt_template, id_field=args.id_field)
     how = {"group_field": args.group_field, "seed": args.split_seed}
     test = read_examples(csv_path, task, args.split, args.max_rows, **how)
@@ -111,7 +112,7 @@ def run(args) -> None:
     )  # fmt: skip
     chosen = choose(registry.available(problem), args.only)
 
-    with staged_folder(args.out_dir, force=args.force) as folder:
+    with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:
         for name, baseline in chosen.items():
             started = time.perf_counter()
             predictions, targets = registry.predict(problem, baseline)

@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from linklab import cli, files
-from linklab.manifest import describe_files, make_manifest
+from linklab.manifest import add_manifest, check_out_files, manifest_beside
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,19 +62,21 @@ def run(args: argparse.Namespace) -> int:
         if args.report:
             with together.open(args.report) as handle:
                 handle.write(files.json_text(report))
-            write_manifest(args, inputs, report, together)
+        outputs = {args.report: None, args.violations: report["violations"]}
+        if outputs := {Path(path): rows for path, rows in outputs.items() if path}:
+            add_manifest(
+                together, manifest_beside(next(iter(outputs))), script=__file__, argv=args.argv, seed=None,
+                inputs=inputs, outputs=outputs, extra={"verdict": report["verdict"]},
+            )  # fmt: skip
     tell(args, report)
     return 0 if report["clean"] else 1
 
 
 def check_outputs(args: argparse.Namespace) -> None:
-    """Refuse outputs that exist or collide before any work is done."""
-    named = [path for path in (args.csv, args.against, args.schema, args.report, args.violations) if path]
-    named += [manifest_path(args)] if args.report else []
-    for path in filter(None, (args.report, args.violations)):
-        if sum(Path(path).resolve() == Path(other).resolve() for other in named) > 1:
-            raise cli.UserError(f"{path}: is named twice; outputs need names of their own")
-        files.check_out_file(path, force=args.force)
+    """Refuse outputs that may not be written, or that collide, before any work is done."""
+    if outputs := [path for path in (args.report, args.violations) if path]:
+        reads = (args.csv, args.against, args.schema)
+        check_out_files(outputs, manifest_beside(outputs[0]), script=__file__, force=args.force, reads=reads)
 
 
 def make_plan(args: argparse.Namespace, path):
@@ -100,37 +102,6 @@ def violations_writer(path: str | None, together: files.FileSet):
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(("line", "column", "code", "value", "expected"))
         yield writer.writerow
-
-
-def manifest_path(args: argparse.Namespace) -> Path:
-    """Return where the manifest goes: `<report stem>.manifest.json` beside the report."""
-    return Path(args.report).parent / f"{Path(args.report).stem}.manifest.json"
-
-
-def write_manifest(args: argparse.Namespace, inputs: dict, report: dict, together: files.FileSet) -> None:
-    """Add the manifest to the files that are about to appear."""
-    path = manifest_path(args)
-    folder = path.parent
-    outputs = {Path(args.report): None}
-    if args.violations:
-        outputs[Path(args.violations)] = report["violations"]
-    below = {p: n for p, n in outputs.items() if p.resolve().is_relative_to(folder.resolve())}
-    elsewhere = {p: n for p, n in outputs.items() if p not in below}
-    value = make_manifest(
-        folder,
-        script=__file__,
-        argv=args.argv,
-        seed=None,
-        inputs=inputs,
-        outputs={folder / os.path.relpath(p, folder): n for p, n in below.items()},
-        extra={
-            "verdict": report["verdict"],
-            "elsewhere": describe_files(elsewhere, aside=together.aside),
-        },
-        aside={folder / os.path.relpath(p, folder): together.aside[p] for p in below},
-    )
-    with together.open(path, force=True) as handle:
-        handle.write(files.json_text(value))
 
 
 def tell(args: argparse.Namespace, report: dict) -> None:

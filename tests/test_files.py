@@ -59,7 +59,7 @@ def bytes_of(folder):
 
 def write_set(folder, text, force=True):
     """Write a set of two files and a manifest, as a stage does."""
-    with staged_folder(folder, force=force) as stage:
+    with staged_folder(folder, script="s.py", force=force) as stage:
         for name in ("a.txt", "b.txt"):
             with open(stage / name, "w") as handle:
                 for _ in range(50):
@@ -209,7 +209,7 @@ def test_force_does_not_delete_what_the_manifest_does_not_list(tmp_path, strange
     (out / stranger).parent.mkdir(exist_ok=True)
     (out / stranger).write_text("mine")
     before = bytes_of(out)
-    with pytest.raises(UserError, match=f"holds '{stranger}', which this script did not write"):
+    with pytest.raises(UserError, match=f"holds '{stranger}', which s.py did not write"):
         write_set(out, "two")
     assert bytes_of(out) == before
 
@@ -217,7 +217,7 @@ def test_force_does_not_delete_what_the_manifest_does_not_list(tmp_path, strange
 def test_a_file_put_there_while_the_stage_works_is_not_deleted(tmp_path):
     out = tmp_path / "set"
     write_set(out, "one")
-    with pytest.raises(UserError, match="notes.txt"), staged_folder(out, force=True) as stage:
+    with pytest.raises(UserError, match="notes.txt"), staged_folder(out, script="s.py", force=True) as stage:
         (stage / "a.txt").write_text("two")
         (out / "notes.txt").write_text("mine")
     assert (out / "notes.txt").read_text() == "mine" and (out / "a.txt").read_text() == "one\n" * 50
@@ -294,9 +294,11 @@ def test_a_full_disk_keeps_the_old_set(tmp_path, limit_bytes):
     assert whole_set(out) == "newer"
 
 
-def test_a_running_neighbours_staging_folder_is_left_alone(tmp_path):
+def test_a_second_writer_of_a_folder_is_refused_while_the_first_one_works(tmp_path, monkeypatch):
+    """Numbers of processes mean nothing between containers; a lock does."""
+
     def stay():
-        with staged_folder(tmp_path / "set", force=True) as stage:
+        with staged_folder(tmp_path / "set", script="s.py", force=True) as stage:
             (stage / "a.txt").write_text("x")
             time.sleep(60)
 
@@ -304,7 +306,10 @@ def test_a_running_neighbours_staging_folder_is_left_alone(tmp_path):
     deadline = time.monotonic() + 30
     while not (found := list(tmp_path.glob(".set.*.tmp/a.txt"))) and time.monotonic() < deadline:
         time.sleep(0.005)
-    write_set(tmp_path / "set", "mine")
+    real = locks.only_writer
+    monkeypatch.setattr(manifest, "only_writer", lambda *args, **how: real(*args, **how | {"wait_s": 0.0}))
+    with pytest.raises(UserError, match="another run is writing here"):
+        write_set(tmp_path / "set", "mine")
     assert found[0].exists()
     kill(pid)
     write_set(tmp_path / "set", "mine")

@@ -52,7 +52,7 @@ def test_a_watch_that_fails_leaves_no_stage_running():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_claim_is_held_by_the_stage_that_keeps_it_open_and_free_when_both_are_gone(tmp_path):
+def test_a_claim_is_held_by_the_stage_that_keeps_it_open_when_its_process_is_killed(tmp_path):
     path, ready, go = tmp_path / "claim", tmp_path / "ready", tmp_path / "go"
     text = f"""
 import os, pathlib, time
@@ -60,14 +60,18 @@ if os.fork(): os._exit(0)  # leaves a child of its own behind, as a killed worke
 pathlib.Path({str(ready)!r}).touch()
 while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)
 """
-    with claim(path) as handle:
-        assert handle is not None
-        with claim(path) as other:
-            assert other is None and not is_free(path)
-        assert pipeline.call(python(text), hold=[handle]) == 0
-        while not ready.exists():
-            time.sleep(0.01)
-    assert not is_free(path)  # this process has let go, the other one has not
+    worker = os.fork()
+    if not worker:
+        with claim(path) as handle:
+            pipeline.call(python(text), hold=[handle])
+            time.sleep(60)
+    while not ready.exists():
+        time.sleep(0.01)
+    with claim(path) as other:
+        assert other is None
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
+    assert not is_free(path)  # the worker is gone, its child is not
     go.touch()
     deadline = time.monotonic() + 30
     while not is_free(path) and time.monotonic() < deadline:

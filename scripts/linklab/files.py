@@ -1,4 +1,4 @@
-"""Files that are never half written: atomic writes, folders swapped in whole, hashes, manifests."""
+"""Files that are never half written: atomic writes, folders swapped in whole, hashes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from linklab.cli import UserError
+from linklab.locks import only_writer
 
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _AT_FDCWD = -100
@@ -24,6 +25,11 @@ def sha256_file(path: str | os.PathLike) -> str:
     """Return the SHA-256 of a file's bytes as 64 hex digits."""
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def reason(error: OSError) -> str:
+    """Return what the system said, as the end of a sentence."""
+    return (error.strerror or str(error)).lower()
 
 
 def require_file(path: str | os.PathLike) -> Path:
@@ -56,7 +62,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{folder}: cannot create the folder ({(error.strerror or str(error)).lower()})") from error
+        raise UserError(f"{folder}: cannot create the folder ({reason(error)})") from error
 
 
 def require_writable(folder: Path) -> None:
@@ -68,7 +74,7 @@ def require_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=there):  # has no name (Linux), so a kill cannot leave it behind
             pass
     except OSError as error:
-        raise UserError(f"{folder}: cannot write here ({there}: {(error.strerror or str(error)).lower()})") from error
+        raise UserError(f"{folder}: cannot write here ({there}: {reason(error)})") from error
 
 
 def check_out_file(path: str | os.PathLike, *, force: bool) -> Path:
@@ -76,8 +82,10 @@ def check_out_file(path: str | os.PathLike, *, force: bool) -> Path:
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file")
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise UserError(f"{path}: exists already; pass --force to replace it or choose another name")
+    if os.path.lexists(path) and not path.is_file():
+        raise UserError(f"{path}: is no regular file; choose another name")
     require_writable(path.parent)
     return path
 
@@ -97,11 +105,13 @@ class FileSet:
 
     Each is written aside first; then they are renamed, one straight after the other in the order they were opened in.
     A kill between two renames is possible in principle: open the manifest last, its hashes tell such a mixture.
+    Another process that writes one of them meanwhile is waited for, or refused (`locks.only_writer`).
     """
 
     def __init__(self, *, force: bool = False) -> None:
         self.force = force
         self.aside: dict[Path, Path] = {}  # where the bytes of each file are until the end
+        self._locks = contextlib.ExitStack()
 
     def __enter__(self) -> FileSet:
         return self
@@ -111,12 +121,13 @@ class FileSet:
         """Yield a handle to write a file of the set with; text is UTF-8 with LF line ends."""
         path = check_out_file(path, force=self.force or force)
         make_folder(path.parent)
-        remove_left_overs(path)
+        there = Path(os.path.realpath(path))  # a link to a file stays a link
+        self._locks.enter_context(only_writer(there))
+        remove_left_overs(there)
         try:
-            number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=f".{os.getpid()}.tmp", dir=path.parent)
+            number, name = tempfile.mkstemp(prefix=f".{there.name}.", suffix=".tmp", dir=there.parent)
         except OSError as error:
-            message = f"{path.parent}: cannot write here ({(error.strerror or str(error)).lower()})"
-            raise UserError(message) from error
+            raise UserError(f"{path.parent}: cannot write here ({reason(error)})") from error
         self.aside[path] = Path(name)
         text = {} if binary else {"encoding": "utf-8", "newline": "\n"}
         with os.fdopen(number, "wb" if binary else "w", **text) as handle:
@@ -125,16 +136,17 @@ class FileSet:
             os.fsync(handle.fileno())
         os.chmod(name, path.stat().st_mode & 0o7777 if path.exists() else 0o666 & ~umask())
 
-    def __exit__(self, kind, *error) -> None:
-        try:
-            if kind is None:
-                for path, aside in self.aside.items():
-                    os.replace(aside, path)
-                for folder in {path.parent for path in self.aside}:
-                    fsync_folder(folder)
-        finally:
-            for aside in self.aside.values():
-                aside.unlink(missing_ok=True)
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with self._locks:
+            try:
+                if kind is None:
+                    for path, aside in self.aside.items():
+                        os.replace(aside, os.path.realpath(path))
+                    for folder in {path.parent for path in self.aside}:
+                        fsync_folder(folder)
+            finally:
+                for aside in self.aside.values():
+                    aside.unlink(missing_ok=True)
 
 
 def umask() -> int:
@@ -182,24 +194,14 @@ def fsync_file(path: Path) -> None:
 
 
 def remove_left_overs(out: Path) -> None:
-    """Remove what killed runs have left beside a folder or file: whatever was staged for it and has no process."""
+    """Remove what killed runs have staged beside a folder or file; its one writer calls this (`locks.only_writer`)."""
     for path in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
-        owner = path.name.split(".")[-2]
-        if owner.isdigit() and not _process_runs(int(owner)):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-
-
-def _process_runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        if "." in path.name.removeprefix(f".{out.name}.").removesuffix(".tmp"):
+            continue  # another's: `report` is written beside `report.json`
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def swap(stage: Path, out_dir: Path) -> None:

@@ -1,40 +1,57 @@
-"""Locks that go with their process: whatever kills it, what it held is free again and nothing else is."""
+"""Locks that go with their process: whatever kills it, what it held is free again and nothing else is.
+
+They are the system's file locks (flock, on Windows its own kind), so they hold between containers that share a disk,
+where process numbers mean nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from linklab.cli import UserError, say
 
+SUFFIX = ".lock"
 
-def _flock(handle: int, *, wait: bool) -> bool:
+
+def _acquire(lock: FileLock, what: str, wait_s: float) -> None:
+    """Acquire a lock; a UserError when another process holds it for longer than `wait_s` seconds."""
     try:
-        import fcntl
-    except ImportError:
-        raise UserError("this system has no file locks (fcntl); run studies on Linux, macOS or WSL") from None
+        lock.acquire(timeout=0)
+        return
+    except Timeout:
+        if wait_s > 0:
+            say(f"{what}: another run is writing here; waiting up to {wait_s:.0f} s for it to stop")
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        return False
-    return True
+        lock.acquire(timeout=wait_s, poll_interval=0.2)
+    except Timeout:
+        raise UserError(f"{what}: another run is writing here; wait for it or stop it first") from None
 
 
 @contextlib.contextmanager
 def claim(path: Path, *, wait: bool = False) -> Iterator[int | None]:
     """Hold `path` for the length of the block; yields None at once when another process holds it, or waits for it.
 
-    Yields the open file's number otherwise. A child that keeps that file open keeps the claim, see `pipeline.call`: a
-    run whose worker was killed is not taken up before its training has ended.
+    Yields the number of an open file otherwise. A child process that keeps it open (`pipeline.call`) keeps the claim
+    when this process is killed: a run whose worker was killed is not taken up before its training has ended.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    opened: list[int] = []
+    lock = FileLock(path, on_acquired=opened.append)
     try:
-        yield handle if _flock(handle, wait=wait) else None
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        yield None
+        return
+    handle = os.dup(opened[-1])  # filelock closes its own in a forked child
+    try:
+        yield handle
     finally:
+        lock.release()
         os.close(handle)
 
 
@@ -50,39 +67,39 @@ def is_free(path: Path) -> bool:
 def hold(path: Path) -> Iterator[None]:
     """Hold `path` for the length of the block, after waiting for whoever holds it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        _flock(handle, wait=True)
+    with FileLock(path):
         yield
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager
 def locked_folder(folder: str | os.PathLike, *, wait_s: float = 60.0) -> Iterator[None]:
     """Hold `folder` for this process: two runs writing checkpoints to one place would ruin both.
 
-    Waits for one that is just stopping. Raises a UserError when another process holds it for longer than `wait_s`. The
-    lock goes with its process, however that ends. A no-op where the system has no file locks (Windows).
+    Waits for one that is just stopping. Raises a UserError when another process holds it for longer than `wait_s`.
     """
+    lock = FileLock(Path(folder) / SUFFIX)
+    _acquire(lock, str(folder), wait_s)
     try:
-        import fcntl
-    except ImportError:
         yield
-        return
-    path = Path(folder) / ".lock"
-    with open(path, "a+") as handle:
-        deadline = time.monotonic() + wait_s
-        said = False
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if time.monotonic() > deadline:
-                    raise UserError(f"{folder}: another run is writing here; wait for it or stop it first") from error
-                if not said:
-                    say(f"{folder}: another run is writing here; waiting up to {wait_s:.0f} s for it to stop")
-                    said = True
-                time.sleep(0.5)
+    finally:
+        lock.release()
+
+
+@contextlib.contextmanager
+def only_writer(out: Path, *, wait_s: float = 10.0, inside: bool = False) -> Iterator[None]:
+    """Be the only process that writes the file or folder `out` for the length of the block.
+
+    The lock is a file beside it (`inside`: in it), which is gone afterwards. Raises a UserError as `locked_folder` does.
+    """
+    path = out / f".linklab{SUFFIX}" if inside else out.parent / f".{out.name}{SUFFIX}"
+    lock = FileLock(path)
+    try:
+        _acquire(lock, str(out), wait_s)
+    except OSError as error:
+        raise UserError(f"{path.parent}: cannot write here ({(error.strerror or str(error)).lower()})") from error
+    try:
         yield
+    finally:
+        with contextlib.suppress(OSError):  # Windows keeps an open file; whoever waits looks whether its file is there
+            os.unlink(path)
+        lock.release()

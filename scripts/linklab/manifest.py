@@ -1,23 +1,30 @@
-"""Who wrote a folder, from what, with which command: manifests and the hashes in them."""
+"""Who wrote a folder, from what, with which command: manifests, the hashes in them, and what they allow."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import glob
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from linklab.cli import UserError
 from linklab.files import (
+    FileSet,
+    check_out_file,
     fsync_file,
+    fsync_folder,
+    json_text,
     make_folder,
     read_json,
+    reason,
     remove_left_overs,
     require_writable,
     sha256_file,
@@ -25,6 +32,7 @@ from linklab.files import (
     umask,
     write_json,
 )
+from linklab.locks import only_writer
 
 MANIFEST = "manifest.json"
 _VERSIONED = ("numpy", "pandas", "torch", "transformers", "datasets", "peft", "scikit-learn", "bitsandbytes")
@@ -168,58 +176,275 @@ def find_changed(entries: list[dict], base: Path) -> str | None:
         path = base / entry["path"]
         if not path.exists():
             return f"{path} is gone"
-        if path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]:
+        if _differs(path, entry):
             return f"{path} changed"
     return None
 
 
-def check_out_dir(out_dir: str | os.PathLike, *, force: bool) -> Path:
-    """Return `out_dir` if a stage may write there; otherwise raise before any work is done.
+def _differs(path: Path, entry: dict) -> bool:
+    return not path.is_file() or path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]
 
-    A folder that holds anything is refused without `force`; with it, only a folder whose own manifest lists every file.
+
+# --- who may replace what -----------------------------------------------------------------------------------------
+#
+# One rule for every script: an output is replaced only where the same script wrote it and nobody has changed it since.
+# What else is found there is named and refused, with --force and without.
+
+_STAGES = NEW, READY, PLACING, OLD = tuple(f".linklab-{name}" for name in ("new", "ready", "placing", "old"))
+RESERVED = frozenset({".linklab.lock", *_STAGES})
+
+
+def list_content(folder: Path, ignored: Iterable[str] = RESERVED) -> list[Path]:
+    """Return what a folder holds, in order: files, links, pipes and folders with nothing in them.
+
+    Links are not followed. `ignored` names entries of the folder itself that do not count.
+    """
+    found = []
+    for entry in sorted(folder.iterdir()):
+        if entry.name in ignored:
+            continue
+        below = list_content(entry, ()) if entry.is_dir() and not entry.is_symlink() else []
+        found += below or [entry]
+    return found
+
+
+def find_foreign(folder: Path, script: str, ignored: Iterable[str] = RESERVED) -> str | None:
+    """Return what in a folder is no unchanged output of `script`, as the rest of "it holds …"; None when all is."""
+    content = list_content(folder, ignored)
+    if not content:
+        return None
+    script = Path(script).name
+    path = folder / MANIFEST
+    value = read_manifest(path) if path.is_file() and not path.is_symlink() else None
+    if value and value["script"] != script:
+        return f"what {value['script']} wrote, not {script}"
+    known = {entry["path"]: entry for entry in value["outputs"]} if value else {}
+    for found in content:
+        name = found.relative_to(folder).as_posix()
+        if name == MANIFEST and value:
+            continue
+        if name not in known or found.is_symlink() or not found.is_file():
+            return f"'{name}', which {script} did not write"
+        if _differs(found, known[name]):
+            return f"'{name}', which was changed after {script} wrote it"
+    return None
+
+
+def refuse_what_is_read(out: Path, reads: Iterable[str | os.PathLike | None]) -> None:
+    """Raise a UserError when replacing `out` would replace something the run reads."""
+    target = Path(os.path.realpath(out))
+    for path in filter(None, reads):
+        there = Path(os.path.realpath(path))
+        if there.exists() and there.is_relative_to(target):
+            raise UserError(f"{out}: holds {path}, which this run reads; choose another --out-dir")
+
+
+def check_out_dir(
+    out_dir: str | os.PathLike, *, script: str, force: bool, reads: Iterable[str | os.PathLike | None] = ()
+) -> Path:
+    """Return `out_dir` if `script` may write there; otherwise raise before any work is done.
+
+    `reads` are the files and folders the run reads: never one that would be replaced. A folder that holds anything is
+    refused without `force`, and with it unless everything there is what the same script wrote, unchanged.
     """
     out_dir = Path(out_dir)
-    if out_dir.exists() and not out_dir.is_dir():
-        raise UserError(f"{out_dir}: is a file; --out-dir needs a folder")
-    found = sorted(str(p.relative_to(out_dir)) for p in out_dir.rglob("*") if p.is_file()) if out_dir.exists() else []
-    if found and not force:
-        raise UserError(f"{out_dir}: holds files already; pass --force to replace them or choose another --out-dir")
-    if found:
-        known = {MANIFEST}
-        if (out_dir / MANIFEST).exists():
-            known |= {entry["path"] for entry in read_manifest(out_dir / MANIFEST)["outputs"]}
-        strange = [name for name in found if name not in known]
-        if strange:
-            raise UserError(
-                f"{out_dir}: holds '{strange[0]}', which this script did not write; --force will not delete it: "
-                f"move it away or choose another --out-dir"
-            )
-    require_writable(out_dir.parent)
+    there = Path(os.path.realpath(out_dir))
+    if os.path.lexists(out_dir) and not out_dir.is_dir():
+        kind = "a file" if out_dir.is_file() else "no folder"
+        raise UserError(f"{out_dir}: is {kind}; --out-dir needs a folder")
+    if there == there.parent:
+        raise UserError(f"{out_dir}: is the root of the disk; choose another --out-dir")
+    refuse_what_is_read(out_dir, reads)
+    if there.is_dir():
+        try:
+            finish_replacing(there)
+            foreign = find_foreign(there, script)
+            full = bool(list_content(there))
+        except OSError as error:
+            raise UserError(f"{out_dir}: cannot read this folder ({reason(error)})") from error
+        if foreign:
+            raise UserError(f"{out_dir}: holds {foreign}; it is never replaced, not even with --force: move it away or "
+                            f"choose another --out-dir")  # fmt: skip
+        if full and not force:
+            raise UserError(f"{out_dir}: holds files already; pass --force to replace them or choose another --out-dir")
+    require_writable(there if must_stay(there) else there.parent)
     return out_dir
 
 
-@contextlib.contextmanager
-def staged_folder(out_dir: str | os.PathLike, *, force: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder that takes the place of `out_dir` at once when the block ends.
+def must_stay(folder: Path) -> bool:
+    """Say whether a folder must be filled rather than replaced: a mount point, this process's folder, a locked parent.
 
-    Whatever moment the process is killed at, `out_dir` holds the complete old set or the complete new one. Left-over
-    temporary folders of a killed run are removed by the next one.
+    `docker -v` mounts the folder itself; a shell whose folder is swapped away stands nowhere.
     """
-    check_out_dir(out_dir, force=force)
-    out_dir = Path(os.path.realpath(out_dir))  # a link to a folder (a mounted Drive) stays a link
+    if not folder.is_dir():
+        return False
+    return os.path.ismount(folder) or Path.cwd().is_relative_to(folder) or not os.access(folder.parent, os.W_OK)
+
+
+@contextlib.contextmanager
+def staged_folder(
+    out_dir: str | os.PathLike, *, script: str = "", force: bool = False, reads: Iterable[str | os.PathLike | None] = ()
+) -> Iterator[Path]:
+    """Yield a temporary folder that takes the place of `out_dir` at once when the block ends; see `check_out_dir`.
+
+    Whatever moment the process is killed at, `out_dir` holds the complete old set or the complete new one; where only
+    its content may be replaced (`must_stay`), a kill in that moment is mended by the next run. One process writes at a
+    time. What a killed run has left behind is removed by the next one.
+    """
+    reads = list(reads)
+    check_out_dir(out_dir, script=script, force=force, reads=reads)
+    shown, out_dir = out_dir, Path(os.path.realpath(out_dir))  # a link to a folder (a mounted Drive) stays a link
     make_folder(out_dir.parent)
-    remove_left_overs(out_dir)
+    inside = must_stay(out_dir)
+    with only_writer(out_dir, inside=inside):
+        remove_left_overs(out_dir)
+        try:
+            if inside:
+                shutil.rmtree(out_dir / NEW, ignore_errors=True)
+                stage = out_dir / NEW
+                stage.mkdir()
+            else:
+                stage = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".tmp", dir=out_dir.parent))
+        except OSError as error:
+            raise UserError(f"{out_dir.parent}: cannot write here ({reason(error)})") from error
+        try:
+            yield stage
+            os.chmod(stage, 0o777 & ~umask())
+            for path in stage.rglob("*"):
+                if path.is_file():
+                    fsync_file(path)
+            check_out_dir(shown, script=script, force=force, reads=reads)
+            if inside:
+                replace_content(out_dir, stage)
+            else:
+                _swap_or_fill(stage, out_dir)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _swap_or_fill(stage: Path, out_dir: Path) -> None:
     try:
-        stage = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=f".{os.getpid()}.tmp", dir=out_dir.parent))
-    except OSError as error:
-        raise UserError(f"{out_dir.parent}: cannot write here ({(error.strerror or str(error)).lower()})") from error
-    try:
-        yield stage
-        os.chmod(stage, 0o777 & ~umask())
-        for path in stage.rglob("*"):
-            if path.is_file():
-                fsync_file(path)
-        check_out_dir(out_dir, force=force)
         swap(stage, out_dir)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+    except OSError as error:
+        if error.errno not in (errno.EBUSY, errno.EXDEV):  # a folder mounted from the same disk, which nobody can see
+            raise
+        shutil.rmtree(out_dir / NEW, ignore_errors=True)
+        shutil.copytree(stage, out_dir / NEW)
+        replace_content(out_dir, out_dir / NEW)
+
+
+def replace_content(folder: Path, stage: Path) -> None:
+    """Put what `stage` holds into `folder`, in place of the outputs its manifest names and of equal names.
+
+    Begins by giving the complete stage its final name, from which on the next run ends what a kill interrupts.
+    """
+    os.replace(stage, folder / READY)
+    finish_replacing(folder)
+
+
+def finish_replacing(folder: Path) -> None:
+    """End a `replace_content` that was interrupted; does nothing where there was none."""
+    ready, placing, old = folder / READY, folder / PLACING, folder / OLD
+    if ready.is_dir():
+        old.mkdir(exist_ok=True)
+        names = set(os.listdir(ready))
+        for where in (folder, old):
+            if (where / MANIFEST).is_file():
+                names |= {entry["path"].split("/")[0] for entry in read_manifest(where)["outputs"]}
+        for name in sorted(names, key=lambda name: name != MANIFEST):  # the manifest first: what is left is incomplete
+            if os.path.lexists(folder / name):
+                os.replace(folder / name, old / name)
+        os.replace(ready, placing)
+    if placing.is_dir():
+        for name in sorted(os.listdir(placing), key=lambda name: name == MANIFEST):  # the manifest last
+            os.replace(placing / name, folder / name)
+        placing.rmdir()
+        fsync_folder(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+# --- files that lie among others ----------------------------------------------------------------------------------
+
+
+def manifest_beside(path: str | os.PathLike) -> Path:
+    """Return where the manifest of a single output file is: report.json -> report.manifest.json beside it."""
+    path = Path(path)
+    return path.parent / f"{path.stem}.{MANIFEST}"
+
+
+def check_out_files(
+    paths: Sequence[str | os.PathLike],
+    manifest_path: Path,
+    *,
+    script: str,
+    force: bool,
+    reads: Iterable[str | os.PathLike | None] = (),
+) -> None:
+    """Raise a UserError unless `script` may write these files and their manifest; the rule of `check_out_dir`."""
+    named = [os.path.realpath(path) for path in (*paths, manifest_path, *filter(None, reads))]
+    for path in paths:
+        if named.count(os.path.realpath(path)) > 1:
+            raise UserError(f"{path}: is named twice; outputs need names of their own")
+    if os.path.realpath(manifest_path) in [os.path.realpath(path) for path in filter(None, reads)]:
+        raise UserError(
+            f"{manifest_path}: is what this run reads, and the manifest's place; choose another output name"
+        )
+    known, script = {}, Path(script).name
+    # What a run has staged that was killed while its files changed places is its own too.
+    staged = manifest_path.parent.glob(f".{glob.escape(manifest_path.name)}.*.tmp")
+    for place in (manifest_path, *staged):
+        with contextlib.suppress(UserError):
+            value = read_manifest(place)
+            if value["script"] == script:
+                for base, entries in ((manifest_path.parent, value["outputs"]), (Path(), _elsewhere(value))):
+                    for entry in entries:
+                        known.setdefault(os.path.realpath(base / entry["path"]), []).append(entry)
+                known[os.path.realpath(manifest_path)] = []
+    for path in (*paths, manifest_path):
+        check_out_file(path, force=force)
+        there = os.path.realpath(path)
+        if not os.path.exists(there):
+            continue
+        if there not in known:
+            raise UserError(f"{path}: was not written by {script}; it is never replaced, not even with --force: choose "
+                            f"another name")  # fmt: skip
+        if known[there] and all(_differs(Path(there), entry) for entry in known[there]):
+            raise UserError(f"{path}: was changed after {script} wrote it; it is never replaced, not even with "
+                            f"--force: choose another name")  # fmt: skip
+
+
+def _elsewhere(value: dict) -> list[dict]:
+    """Return the outputs of `add_manifest` that lie outside the manifest's folder, named as they were given."""
+    extra = value.get("extra")
+    entries = extra.get("elsewhere", []) if isinstance(extra, dict) else []
+    return [entry for entry in entries if isinstance(entry, dict) and {"path", "sha256", "bytes"} <= entry.keys()]
+
+
+def add_manifest(
+    together: FileSet,
+    path: Path,
+    *,
+    script: str,
+    argv: list[str],
+    seed: int | None,
+    inputs: Mapping[str | os.PathLike, int | None],
+    outputs: Mapping[str | os.PathLike, int | None],
+    extra: Mapping | None = None,
+) -> None:
+    """Add the manifest of a set of files to it, as the last one. Outputs outside its folder are named in `elsewhere`."""
+    folder = path.parent
+    real = os.path.realpath(folder)
+    below, elsewhere, aside = {}, {}, {}
+    for output, rows in outputs.items():
+        output = Path(output)
+        if Path(os.path.realpath(output)).is_relative_to(real):
+            name = folder / os.path.relpath(output, folder)
+            below[name], aside[name] = rows, together.aside[output]
+        else:
+            elsewhere[output] = rows
+    value = make_manifest(
+        folder, script=script, argv=argv, seed=seed, inputs=inputs, outputs=below, aside=aside,
+        extra=dict(extra or {}) | {"elsewhere": describe_files(elsewhere, aside=together.aside)},
+    )  # fmt: skip
+    with together.open(path, force=True) as handle:
+        handle.write(json_text(value))

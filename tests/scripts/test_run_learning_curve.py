@@ -67,7 +67,7 @@ def stand_in(ledger, fails=lambda args: 0, pause_s=0.0):
                 e.id: Prediction(e.id, "", {"kind": e.answer if right[e.id] else next(
                     choice for choice in e.choices["kind"] if choice != e.answer)}) for e in examples
             }  # fmt: skip
-            with staged_folder(folder, force=args.force) as made:
+            with staged_folder(folder, script=command[1], force=args.force) as made:
                 metrics.write_run(made, examples, answers, task, model="m", role="tuned", cost={"seconds": 4.0})
                 finish(made, command, sorted(path.name for path in made.iterdir()))
         note(ledger, folder)

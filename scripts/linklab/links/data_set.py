@@ -150,7 +150,7 @@ def write_set(
         raise UserError(f"--n-samples {n_rows}: at most {10**ID_DIGITS - 1} rows have a number")
     workers = min(workers or usable_cores(), -(-n_rows // ROWS_PER_BLOCK))
     columns = strata.check_columns(LINK_SCHEMA, stratify_by or [])
-    with staged_folder(out_dir, force=force) as stage:
+    with staged_folder(out_dir, script=script, force=force) as stage:
         extra: dict = {"preset": recipe.preset, "domain_mix": dict(recipe.domain_mix or ()), "min_gap": recipe.min_gap}
         if columns:
             pilot = pilot_columns(recipe, n_rows, workers, tuple(c.name for c in columns))

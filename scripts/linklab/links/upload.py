@@ -19,8 +19,9 @@ def copy_checked(folder: str | os.PathLike, destination: str | os.PathLike) -> P
     The copy appears at once, as every output does; a manifest that names the same bytes means there is nothing to do.
     """
     folder, destination = Path(folder), Path(destination)
-    outputs = read_manifest(folder)["outputs"]
-    with staged_folder(destination, force=True) as stage:
+    value = read_manifest(folder)
+    outputs = value["outputs"]
+    with staged_folder(destination, script=value["script"], force=True, reads=[folder]) as stage:
         for name in (*(entry["path"] for entry in outputs), MANIFEST):
             shutil.copyfile(folder / name, stage / name)
     if fault := find_changed(outputs, destination):
