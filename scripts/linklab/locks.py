@@ -89,7 +89,7 @@ def locked_folder(folder: str | os.PathLike, *, wait_s: float = 60.0) -> Iterato
 def only_writer(out: Path, *, wait_s: float = 10.0, inside: bool = False) -> Iterator[None]:
     """Be the only process that writes the file or folder `out` for the length of the block.
 
-    The lock is a file beside it (`inside`: in it), which is gone afterwards. Raises a UserError as `locked_folder` does.
+    The lock is a file beside it (`inside`: in it), which is gone afterwards. Raises as `locked_folder` does.
     """
     path = out / f".linklab{SUFFIX}" if inside else out.parent / f".{out.name}{SUFFIX}"
     lock = FileLock(path)

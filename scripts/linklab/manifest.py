@@ -431,7 +431,7 @@ def add_manifest(
     outputs: Mapping[str | os.PathLike, int | None],
     extra: Mapping | None = None,
 ) -> None:
-    """Add the manifest of a set of files to it, as the last one. Outputs outside its folder are named in `elsewhere`."""
+    """Add the manifest of a set of files to it, as the last one. Outputs outside its folder stand in `elsewhere`."""
     folder = path.parent
     real = os.path.realpath(folder)
     below, elsewhere, aside = {}, {}, {}
