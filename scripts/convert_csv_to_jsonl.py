@@ -57,7 +57,7 @@ def run(args) -> None:
     csv_path = files.require_file(args.csv)
     reads = [csv_path, args.prompt_template]
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
-    task = make_task(csv_path, args.target_field, args.prompt_template, id_field=args.id_field)
+    task = make_task(csv_path, args.target_field, args.prompt_template, id_field=args.id_field, ask=args.ask)
     with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:
         writers = {split: ShardWriter(folder, split, args.shard_size) for split in SPLITS}
         features, ids = jsonl.CardFeatures(task), SeenTexts()
@@ -193,9 +193,16 @@ def write_card(task, features, names: dict[str, dict[str, int]], rows: dict[str,
             lines += [f"  - split: {split}", "    path:", *(f"    - {name}" for name in shards)]
     targets = ", ".join(f"`{t.name}` ({t.kind}{t.unit and ', ' + t.unit})" for t in task.targets)
     shown = ", ".join(f"`{name}`" for name in task.template.columns)
+    holds = f"Each line holds one row: the prompt shows {shown}; the answer holds {targets}."
+    if task.ask == "choices":
+        unit = f"{task.answer_unit:g} {task.answer_column.unit}".strip()
+        holds = (
+            f"Each row is a conversation per choice of `{task.choice_target.name}`, one per line: the prompt shows "
+            f"{shown}; the answer is what this choice is worth, `{task.answer_column.name}` in units of {unit}."
+        )
     lines += [
         "task_categories:", "- text-generation", "---", "", f"# Conversations made from {csv_path.name}", "",
-        f"Each line holds one row: the prompt shows {shown}; the answer holds {targets}.", "",
+        holds, "",
         "| split | rows |", "|---|---|", *(f"| {split} | {n:,} |" for split, n in rows.items()), "",
         "Rows of one group (a site, or equal prompts where there are no groups) are never on two sides.", "",
         "Prompt template:", "", "```text", task.template.text, "```", "",

@@ -102,7 +102,7 @@ def run(args) -> None:
     csv_path = files.require_file(args.csv)
     reads = [csv_path, args.prompt_template]
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
-    task = make_task(csv_path, args.target_field, args.prompt_template, id_field=args.id_field)
+    task = make_task(csv_path, args.target_field, args.prompt_template, id_field=args.id_field, ask=args.ask)
     how = {"group_field": args.group_field, "seed": args.split_seed}
     test = read_examples(csv_path, task, args.split, args.max_rows, **how)
     train = read_examples(csv_path, task, "train", args.max_train_rows, **how)

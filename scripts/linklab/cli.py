@@ -207,6 +207,16 @@ def add_row_options(group) -> None:
         help="rows with the same cell here stay on one side; "
         "the site for links, what the prompt shows for any other CSV",
     )
+    add_ask_option(group)
+
+
+def add_ask_option(group, when: str = "") -> None:
+    """Add how a row is asked; the default depends on the table, so it is None here."""
+    group.add_argument(
+        "--ask",
+        choices=("row", "choices"),
+        help=f"{when}one question per row, or one per choice of a row, whose answer is what that choice is worth",
+    )
 
 
 def add_source_options(group) -> None:
@@ -221,6 +231,7 @@ def add_source_options(group) -> None:
         help="with --csv: column(s) the answer holds; both link targets for a links.csv",
     )
     group.add_argument("--prompt-template", metavar="FILE", help="with --csv: text with {column} for visible columns")
+    add_ask_option(group, "with --csv: ")
     group.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
 
 

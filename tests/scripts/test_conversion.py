@@ -18,7 +18,7 @@ from linklab.links.row_stream import Recipe
 from linklab.manifest import read_manifest
 from linklab.tables import csv_stream
 from linklab.tasks import jsonl
-from linklab.tasks.examples import ExampleMaker, iter_examples, read_examples
+from linklab.tasks.examples import iter_examples, read_examples
 from linklab.tasks.task import make_task
 
 SPLITS = ("train", "validation", "test")
@@ -165,6 +165,89 @@ def test_reading_takes_the_shards_the_manifest_names_and_no_others(converted, tm
         jsonl.read_examples(folder, "test")
 
 
+# One conversation per choice
+
+
+@pytest.fixture(scope="module")
+def asked(links, tmp_path_factory):
+    return convert(links, tmp_path_factory.mktemp("asked") / "set", "--ask", "choices", "--shard-size", 100)
+
+
+def test_asked_by_choice_each_line_is_the_conversation_about_one_candidate(links, converted, asked):
+    of_id = {row["scenario_id"]: row for row in rows_of(links)}
+    whole = {line["id"]: line for lines in lines_of(converted).values() for line in lines}
+    found = [line for lines in lines_of(asked).values() for line in lines]
+    assert len({line["id"] for line in found}) == len(found)
+    for line in found:
+        row = of_id[line["row"]]
+        at = json.loads(row["available_channels_mhz"]).index(int(line["choice"]))
+        rssi, noise, busy, worth = (json.loads(row[name])[at] for name in
+                                    ("rssi_dbm", "noise_dbm", "busy_pct", "channel_throughput_mbps"))  # fmt: skip
+        prompt, answer = (message["content"] for message in line["messages"])
+        assert line["id"] == f"{line['row']}/{line['choice']}"
+        assert prompt.split("\n")[1] == f"{line['choice']} {rssi - noise} {busy}"
+        assert prompt.split("\n")[0] == whole[line["row"]]["messages"][0]["content"].split("\n")[0]
+        assert abs(int(answer) * 10 - worth) <= 5
+        assert all(line[name] == whole[line["row"]][name] for name in ("group", "target", "choices", "values"))
+    n_candidates = sum(len(json.loads(row["available_channels_mhz"])) for row in of_id.values())
+    assert len(found) == n_candidates
+
+
+def test_rows_are_on_the_same_side_and_whole_in_a_shard_however_they_are_asked(converted, asked):
+    sides = {line["id"]: split for split, lines in lines_of(converted).items() for line in lines}
+    assert {line["row"]: split for split, lines in lines_of(asked).items() for line in lines} == sides
+    shards = collections.defaultdict(set)
+    for path in asked.glob("*.jsonl"):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            shards[json.loads(line)["row"]].add(path.name)
+    assert len(list(asked.glob("train-*"))) > 1 and all(len(names) == 1 for names in shards.values())
+    assert read_manifest(asked)["extra"]["rows"] == read_manifest(converted)["extra"]["rows"]
+
+
+def test_a_folder_asked_by_choice_reads_as_the_csv_does(links, asked):
+    task = make_task(links, ask="choices")
+    assert jsonl.read_task(asked).ask == "choices"
+    for split in SPLITS:
+        for n in (None, 7):
+            theirs = read_examples(links, task, split, n)
+            for example in theirs:
+                example.row = {}
+            assert jsonl.read_examples(asked, split, n) == theirs
+
+
+def test_copies_asked_by_choice_stay_apart(tmp_path):
+    path = generate(tmp_path / "links", 300, stratify_by=["channel_bandwidth_mhz"], balance="oversample")
+    folder = convert(path, tmp_path / "set", "--ask", "choices")
+    ours = jsonl.read_examples(folder, "train")
+    theirs = read_examples(path, make_task(path, ask="choices"), "train")
+    assert len({example.id for example in ours}) < len(ours)
+    assert [(e.id, e.questions) for e in ours] == [(e.id, e.questions) for e in theirs]
+
+
+def test_field_data_give_one_conversation_per_row(links, tmp_path):
+    rows = [row[:21] for row in csv.reader(links.open(newline=""))]
+    path = write_csv(tmp_path / "field.csv", rows[0], rows[1:])
+    folder = convert(path, tmp_path / "set", "--ask", "choices")
+    found = {line["row"]: line for lines in lines_of(folder).values() for line in lines}
+    assert len(found) == sum(map(len, lines_of(folder).values())) == len(rows) - 1
+    for row in rows_of(path):
+        line = found[row["scenario_id"]]
+        assert line["choice"] == row["recommended_channel_mhz"]
+        assert abs(10 * int(line["messages"][1]["content"]) - int(row["expected_throughput_mbps"])) <= 5
+    read = jsonl.read_examples(folder, "train")
+    assert [e.questions for e in read] == [
+        e.answered for e in read_examples(path, make_task(path, ask="choices"), "train")
+    ]
+
+
+def test_a_line_that_is_not_about_one_of_its_choices_is_refused(asked, tmp_path):
+    line = json.loads(next(asked.glob("train-*")).read_text().splitlines()[0]) | {"choice": "5"}
+    path = tmp_path / "train-00000-of-00001.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(files.UserError, match=r"train-00000-of-00001.jsonl:1: not a line of this toolkit"):
+        list(jsonl.read_shard(path, jsonl.read_task(asked), "train"))
+
+
 # The split
 
 
@@ -220,27 +303,6 @@ def test_workers_change_no_byte_and_the_first_bad_row_is_named(links, tmp_path, 
     (tmp_path / "bad.csv").write_text("".join(rows).replace(rows[145], '"' + rows[145]))
     convert(tmp_path / "bad.csv", tmp_path / "bad", "--workers", "2", code=2)
     assert f"{tmp_path / 'bad.csv'}:91: " in capsys.readouterr().err
-
-
-def test_only_a_block_that_holds_an_odd_row_is_made_row_by_row(links, tmp_path, monkeypatch):
-    monkeypatch.setattr(csv_stream, "BLOCK_BYTES", 50_000)
-    made, make = [], ExampleMaker.make
-
-    def count(self, cells, number):
-        made.append(number)
-        return make(self, cells, number)
-
-    monkeypatch.setattr(ExampleMaker, "make", count)
-    convert(links, tmp_path / "links", "--workers", "1")
-    assert not made
-    rows = [[f"r{i}", "[1,2]" if i % 100 else "[]", i % 7 * 1.5, "yes" if i % 3 else "no"] for i in range(300)]
-    path = write_csv(tmp_path / "a.csv", ["name", "levels", "x", "y"], rows)
-    found = lines_of(convert(path, tmp_path / "set", "--target-field", "y", "--id-field", "name", "--workers", "1"))
-    prompts = {line["id"]: line["messages"][0]["content"] for lines in found.values() for line in lines}
-    assert made == list(range(1, 301))
-    assert prompts == {
-        name: f"x: {x}" if levels == "[]" else f"x: {x}\nlevels: 1\nlevels: 2" for name, levels, x, _ in rows
-    }
 
 
 def test_field_data_without_hidden_columns_keeps_the_choices_of_each_row(links, tmp_path):
@@ -447,6 +509,12 @@ def test_load_dataset_gives_the_rows_and_splits_written(load, converted):
     assert list(loaded["train"].features) == ["id", "group", "messages", "target", "choices", "values"]
 
 
+def test_load_dataset_gives_a_row_per_conversation_asked_by_choice(load, asked):
+    loaded = assert_loads_as_written(load, asked)
+    names = ["id", "row", "group", "choice", "messages", "target", "choices", "values"]
+    assert list(loaded["train"].features) == names
+
+
 def test_hostile_neighbours_do_not_change_what_loads(load, converted, tmp_path):
     import shutil
 
@@ -546,12 +614,12 @@ def test_the_loaded_splits_hold_the_csvs_rows(load, links, converted):
 
 
 @pytest.mark.slow  # importing TRL alone takes ten seconds
-@pytest.mark.parametrize("kind", ["links", "dates"])
-def test_trl_trains_two_steps_on_the_folder_as_it_is(load, converted, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["links", "choices", "dates"])
+def test_trl_trains_two_steps_on_the_folder_as_it_is(load, converted, asked, tmp_path, kind):
     from linklab.models.load import load_model, load_tokenizer
     from trl import SFTConfig, SFTTrainer
 
-    folder = converted
+    folder = asked if kind == "choices" else converted
     if kind == "dates":  # the types datasets needs for dates must not put TRL off
         path = write_csv(tmp_path / "a.csv", ["when", "y"], [[day, DAYS[i % 5]] for i, day in enumerate(DAYS)])
         (tmp_path / "t.txt").write_text("{when}")

@@ -6,13 +6,10 @@ import json
 import random
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from linklab.cli import UserError
-from linklab.links.links import LINK_SCHEMA
-from linklab.tables.csv_stream import iter_rows
+from linklab.links.links import FIELD_SCHEMA, LINK_SCHEMA
 from linklab.tasks import examples
-from linklab.tasks.examples import ExampleMaker, iter_examples, read_examples
+from linklab.tasks.examples import Question, iter_examples, read_examples
 from linklab.tasks.task import make_task
 
 CELLS = {
@@ -89,60 +86,58 @@ def test_a_row_that_cannot_serve_is_named_by_file_line_and_column(links, change,
     with pytest.raises(UserError) as error:
         list(iter_examples(path, make_task(path)))
     assert str(error.value).startswith(f"{path}:4: ") and said in str(error.value)
-    with pytest.raises((UserError, ValueError)):
-        columns_of(path, make_task(path))
+
+
+def test_asked_by_choice_a_row_has_one_question_per_candidate_behind_one_header(links):
+    path = links({})
+    task = make_task(path, ask="choices")
+    (example,) = iter_examples(path, task)
+    header = "FCC ax 80 MHz 1200 m 25 dBm 23 dBi radar 0.5\n"
+    assert example.questions == (
+        Question("5210", header + "5210 31 3", "10"),
+        Question("5530", header + "5530 29 0", "10"),
+        Question("5775", header + "5775 36 40", "120"),
+    )
+    assert example.answered == example.questions
+    assert example.prompt == header + "5210 31 3\n5530 29 0\n5775 36 40"
+    assert (example.answer, task.answer_unit) == ("5775 594", 10)  # of the whole row, as with --ask row
+    (row,) = iter_examples(path, make_task(path, ask="row"))
+    assert (example.target, example.choices, example.values) == (row.target, row.choices, row.values)
+    assert row.questions == (Question(None, row.prompt, row.answer),)
+
+
+def test_field_data_teach_the_channel_in_use_and_ask_about_every_channel(links, tmp_path):
+    names = FIELD_SCHEMA.names
+    path = write_rows(tmp_path / "field.csv", [{name: CELLS[name] for name in names}], names)
+    task = make_task(path, ask="choices")
+    (example,) = iter_examples(path, task)
+    assert [(q.choice, q.answer) for q in example.questions] == [("5210", None), ("5530", None), ("5775", "59")]
+    assert [q.choice for q in example.answered] == ["5775"] and example.values == {}
+
+
+def test_the_worth_of_a_choice_is_written_to_the_stated_unit(links):
+    path = links({"channel_throughput_mbps": "[4.9,0.000,2402.000]"})
+    task = make_task(path, ask="choices")
+    (example,) = iter_examples(path, task)
+    assert [q.answer for q in example.questions] == ["0", "0", "240"]
+    assert (task.answer_column.low, task.answer_column.high, task.answer_column.kind) == (0, 241, "int")
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("targets", "template", "said"),
     [
-        {},
-        {"channel_throughput_mbps": "[100.000,0.0,1200.250]"},
-        {"channel_throughput_mbps": "[100,0,-0]"},
-        {"channel_throughput_mbps": "[0.00001,0.5,1.50]"},
-        {"channel_throughput_mbps": "[12345678901234567.8,0.5,1.50]"},
-        {"channel_throughput_mbps": "[1e5, 0.00001, 123456789012345678.5]"},
-        {"available_channels_mhz": '["5210","a,b","5775"]'},
-        {"scenario_id": "é", "site_id": "7"},
+        (["expected_throughput_mbps"], None, "rows must bring their own choices"),
+        (["recommended_channel_mhz", "link_distance_m"], None, "'link_distance_m' is not what a choice of"),
+        (None, "{available_channels_mhz} {rssi_dbm}\n{link_distance_m} m", "the last line of the prompt template"),
+        (None, "{link_distance_m} m", "the last line of the prompt template"),
     ],
 )
-def test_rows_made_column_by_column_are_those_made_one_by_one(links, change):
-    path = links({}, change, {"site_id": "S000000123"})
-    assert_same(path, make_task(path))
-
-
-def test_other_columns_are_made_column_by_column_too(tmp_path):
-    path = write_rows(tmp_path / "a.csv", colors(50))
-    for targets in (["label"], ["weight"], ["color", "size"]):
-        for how in ({}, {"group_field": "color"}, {"seed": 3}):
-            assert_same(path, make_task(path, targets), **how)
-    assert_same(path, make_task(path, ["label"], id_field="name"))
-
-
-def columns_of(path, task, **how):
-    return ExampleMaker(task, **how).make_columns([cells for _, cells in iter_rows(path)], 1)
-
-
-def assert_same(path, task, **how):
-    columns, rows = columns_of(path, task, **how), list(iter_examples(path, task, **how))
-    assert list(columns.ids) == [e.id for e in rows] and list(columns.groups) == [e.group for e in rows]
-    assert columns.splits == [e.split for e in rows]
-    assert columns.prompts == [e.prompt for e in rows] and columns.answers == [e.answer for e in rows]
-    assert [list(texts) for texts in zip(*columns.targets, strict=True)] == [list(e.target.values()) for e in rows]
-    for target, choices in zip((t.name for t in task.targets if t.choices_from), columns.choices, strict=True):
-        assert choices == [e.choices[target] for e in rows]
-    for target, texts in zip((t.name for t in task.targets if t.utility), columns.values, strict=True):
-        assert texts == [json.dumps(e.values[target], separators=(",", ":")) for e in rows]
-
-
-@settings(max_examples=300, deadline=None)
-@given(st.lists(st.lists(st.decimals(-9_999_999_999, 9_999_999_999, places=4) | st.floats(-1e30, 1e30), min_size=1)))
-def test_floats_are_written_as_json_writes_them(lists):
-    for decimals in (None, 4, 3, 2, 1):
-        texts = [[str(x) if decimals is None else f"{x:.{decimals}f}" for x in numbers] for numbers in lists]
-        cells = [f"[{','.join(numbers)}]" for numbers in texts]
-        expected = [json.dumps(list(map(float, numbers)), separators=(",", ":")) for numbers in texts]
-        assert examples.write_floats("x", cells) == expected
+def test_what_cannot_be_asked_by_choice_is_refused(links, tmp_path, targets, template, said):
+    file = tmp_path / "t.txt"
+    file.write_text(template or "")
+    with pytest.raises(UserError, match="--ask choices: ") as error:
+        make_task(links({}), targets, file if template else None, ask="choices")
+    assert said in str(error.value) and "--ask row" in str(error.value)
 
 
 def test_rows_of_one_site_are_on_one_side(links):

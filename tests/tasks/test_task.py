@@ -51,7 +51,7 @@ def test_answers_come_in_the_order_of_target_field(links):
 
 def test_the_target_left_out_is_not_shown_in_its_place(links, tmp_path):
     template = write_csv(tmp_path / "t.txt", "{link_distance_m} {expected_throughput_mbps}")
-    with pytest.raises(UserError, match="'{expected_throughput_mbps}' is no visible column"):
+    with pytest.raises(UserError, match="'expected_throughput_mbps' is not an input column"):
         make_task(links, [CHANNEL], template)
 
 
@@ -148,8 +148,13 @@ def test_two_targets_are_told_apart_even_where_a_class_holds_spaces(choices, dat
 
 def test_a_task_comes_back_from_json_as_it_was(boxes, links, tmp_path):
     template = write_csv(tmp_path / "t.txt", "a {size}\n{color}")
-    for task in (make_task(links), make_task(boxes, ["label", "weight"], template, id_field=None)):
+    for task in (
+        make_task(links),
+        make_task(links, ask="choices"),
+        make_task(boxes, ["label", "weight"], template, id_field=None),
+    ):
         again = Task.from_dict(json.loads(json.dumps(task.to_dict())))
+        assert (again.ask, again.answer_unit) == (task.ask, task.answer_unit)
         assert again.targets == task.targets and again.schema == task.schema
         assert again.template.text == task.template.text and again.separator == task.separator
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from linklab.cli import UserError
 from linklab.links.links import LINK_SCHEMA
 from linklab.tables.schema import Column, Schema
-from linklab.tasks.templates import LINK_TEMPLATE, Template, default_template, read_list, read_lists, read_template
+from linklab.tasks.templates import LINK_TEMPLATE, Template, default_template, read_list, read_template
 
 SCHEMA = Schema(
     (
@@ -47,16 +47,11 @@ ROW = {
 def test_a_prompt_is_the_template_with_the_cells_in_it(text, prompt):
     template = Template(text, SCHEMA)
     assert template.render(ROW) == prompt
-    other = ROW | {"color": "%s", "channels": "[100, 104]", "levels": "[0,-1.25]"}
-    columns = {name: (ROW[name], other[name], ROW[name]) for name in ROW}
-    assert template.render_rows(columns) == [prompt, template.render(other), prompt]
 
 
-def test_rows_with_an_empty_list_have_no_line_for_it_and_are_left_to_render():
+def test_rows_with_an_empty_list_have_no_line_for_it():
     template = Template("{color}\n{channels}\nend", SCHEMA)
     assert template.render(ROW | {"channels": "[]"}) == "red\nend"
-    with pytest.raises(ValueError, match="empty"):
-        template.render_rows({name: (ROW[name], "[]") for name in ROW})
 
 
 @pytest.mark.parametrize(
@@ -69,16 +64,19 @@ def test_a_cell_stands_in_the_prompt_as_it_is(cell):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{answer}", "'{answer}' is no visible column; the visible columns are: color, size, channels, levels"),
-        ("{color} {secret}", "'{secret}' is no visible column"),
-        ("{id}", "'{id}' is no visible column"),
+        (
+            "{answer}",
+            "'{answer}': 'answer' is not an input column; the input columns are: color, size, channels, levels",
+        ),
+        ("{color} {secret}", "'{secret}': 'secret' is not an input column"),
+        ("{id}", "'{id}': 'id' is not an input column"),
         ("fine {color}\n{Color}", "prompt template line 2: '{Color}'"),
-        ("{}", "'{}' is no visible column"),
-        ("{color!r}", "'{color!r}' is no visible column"),
-        ("{color.__class__}", "no visible column"),
+        ("{}", "'{}' is not an input column, nor + - * / of input columns and numbers; the input columns are: color"),
+        ("{color!r}", "'{color!r}' is not an input column"),
+        ("{color.__class__}", "is not an input column"),
         ("{color", "a brace without its partner in '{color'"),
         ("color} {color}", "a brace without its partner"),
-        ("{{color}}", "a brace without its partner"),
+        ("{color}}", "a brace without its partner"),
         ("no column", "names no column"),
         ("", "is empty"),
         (" \n\t", "is empty"),
@@ -97,8 +95,6 @@ def test_columns_are_those_shown_each_once():
 def test_lists_of_different_length_on_one_line_are_refused():
     with pytest.raises(UserError, match="differ in length"):
         Template("{channels} {levels}", SCHEMA).render({**ROW, "levels": "[-61]"})
-    with pytest.raises(ValueError, match="different length"):
-        Template("{channels} {levels}", SCHEMA).render_rows({name: [ROW[name]] for name in ROW} | {"levels": ["[-61]"]})
 
 
 @pytest.mark.parametrize(
@@ -115,7 +111,6 @@ def test_lists_of_different_length_on_one_line_are_refused():
 )
 def test_list_elements_are_texts_as_they_are_written(cell, elements):
     assert read_list("x", cell) == elements
-    assert read_lists("x", [cell, "[7]", cell]) == [elements, ["7"], elements]
 
 
 @pytest.mark.parametrize(
@@ -152,10 +147,6 @@ def test_list_elements_are_texts_as_they_are_written(cell, elements):
 def test_a_cell_that_is_no_list_is_refused_by_name(cell):
     with pytest.raises(UserError, match="column 'noise_dbm' = .*a JSON list of numbers or texts is expected"):
         read_list("noise_dbm", cell)
-    read_lists("x", ["[1,2]"])  # known from now on
-    for before, after in (([], []), (["[1]"], ["[2]"]), (["[5180,-61.25]"], [])):  # short numbers, and any
-        with pytest.raises(UserError, match="column 'noise_dbm' = .*a JSON list of numbers or texts is expected"):
-            read_lists("noise_dbm", [*before, cell, *after])
 
 
 @settings(max_examples=200, deadline=None)

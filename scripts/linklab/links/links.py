@@ -11,6 +11,9 @@ import dataclasses
 from linklab.tables.schema import Column, Schema
 
 CANDIDATES = "available_channels_mhz"
+# Asked per candidate, throughputs are written in tens of Mbit/s: reading errors move them by 20 to 30 Mbit/s, so a last
+# digit would teach noise.
+ANSWER_UNIT_MBPS = 10
 _CHANNELS = {"kind": "list_int", "unit": "MHz", "low": 5180, "high": 5825}
 _PER_CANDIDATE = {"aligned_with": CANDIDATES}
 
@@ -54,6 +57,7 @@ LINK_SCHEMA = Schema(
                choices_from=CANDIDATES, utility_from="channel_throughput_mbps",
                description="the candidate with the highest expected throughput"),
         Column("expected_throughput_mbps", "target", "int", unit="Mbit/s", low=5, high=1000,
+               worth_of="recommended_channel_mhz",
                description="what that channel is expected to carry, at most the radio's gigabit port"),
         _hidden("lat_a", "float", "latitude of A", unit="deg", low=-90, high=90, decimals=6),
         _hidden("lon_a", "float", "longitude of A", unit="deg", low=-180, high=180, decimals=6),

@@ -87,7 +87,7 @@ def choose_baselines(args) -> tuple[list[str], list[str]] | str:
         except UserError as error:
             return str(error)
     given, _ = _row_parser().parse_known_args(words)
-    task = make_task(Path(given.csv), given.target_field, given.prompt_template, id_field=given.id_field)
+    task = make_task(Path(given.csv), given.target_field, given.prompt_template, id_field=given.id_field, ask=given.ask)
     found = registry.available(Problem([], [], task))
     return words, [name for name in (*BESIDE, CEILING) if name in found]
 
@@ -111,7 +111,7 @@ def _words_behind(folder: Path) -> list[str]:
         if not path.exists() or files.sha256_file(path) != entry["sha256"]:
             raise UserError(f"{path}, which {folder} was made from, is gone or has changed")
     words = ["--csv", given.csv]
-    for name in ("target_field", "id_field", "group_field", "prompt_template", "split_seed"):
+    for name in ("target_field", "id_field", "group_field", "prompt_template", "ask", "split_seed"):
         if value := getattr(given, name):
             words += [f"--{name.replace('_', '-')}", ",".join(value) if isinstance(value, list) else value]
     return words

@@ -9,8 +9,8 @@ from linklab.cli import UserError
 
 MEASURED = ("accuracy", "mae")  # the metric a curve is drawn of, for class and for number targets
 # What a study sets itself; given after the lone `--`, it would be said twice.
-OWN = ("--csv", "--data", "--target-field", "--prompt-template", "--split-seed", "--out-dir", "--resume", "--force",
-       "--dry-run", "--max-rows", "--seed", "--base-model", "--mode")  # fmt: skip
+OWN = ("--csv", "--data", "--target-field", "--prompt-template", "--ask", "--split-seed", "--out-dir", "--resume",
+       "--force", "--dry-run", "--max-rows", "--seed", "--base-model", "--mode")  # fmt: skip
 
 
 def add_data_options(parser):
@@ -51,6 +51,8 @@ def data_words(args) -> list[str]:
         words += ["--target-field", ",".join(args.target_field)]
     if args.prompt_template:
         words += ["--prompt-template", args.prompt_template]
+    if args.ask:
+        words += ["--ask", args.ask]
     return words + (["--split-seed", str(args.split_seed)] if args.split_seed else [])
 
 

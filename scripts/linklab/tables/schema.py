@@ -43,6 +43,7 @@ class Column:
     aligned_with: str | None = None  # the list column that this one has an element for each element of
     choices_from: str | None = None  # class targets: the list column that holds the row's own legal answers
     utility_from: str | None = None  # class targets: the list column that says what each of those answers is worth
+    worth_of: str | None = None  # number targets: the class target whose right answer is worth this number
     class_target: bool = False  # targets: an answer is right or wrong (True), or near or far (False)
     description: str = ""
 

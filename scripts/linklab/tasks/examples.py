@@ -1,4 +1,4 @@
-"""One row as every later stage sees it: prompt, answer, legal choices, and the side it is on."""
+"""One row as every later stage sees it: its questions and answers, legal choices, and the side it is on."""
 
 from __future__ import annotations
 
@@ -7,28 +7,36 @@ import hashlib
 import heapq
 import itertools
 import math
-import operator
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from linklab.cli import UserError
 from linklab.tables.schema import read_number
 from linklab.tasks.splits import FRACTIONS, rank_key, split_of
 from linklab.tasks.task import Target, Task
-from linklab.tasks.templates import read_list, read_lists
+from linklab.tasks.templates import read_list
 
-_FRACTION = r"-?(?:0|[1-9][0-9]{0,9})\.[0-9]{1,4}"
-_FRACTIONS = re.compile(rf"(?:\[{_FRACTION}(?:,{_FRACTION})*+\]\0)*+")  # list cells of them, each ended by NUL
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One turn a model is asked: about a whole row (`choice` None), or about one choice of it.
+
+    `answer` is None where nobody knows it: field data knows the throughput of the channel in use alone.
+    """
+
+    choice: str | None
+    prompt: str
+    answer: str | None
 
 
 @dataclasses.dataclass
 class Example:
     """A row ready for a model or a rule.
 
-    `values` holds what each legal choice is worth, aligned with `choices`; {} where nobody knows. `row` holds the raw
-    cells, {} when the example came from JSONL.
+    `prompt` and `answer` are the whole row's: every choice shown, every target answered. `questions` is what a model
+    is asked and taught: that one question with `--ask row`; with `--ask choices` one per choice, in the order of the
+    choices, whose prompts are one header and each choice's own last line. `values` holds what each legal choice is
+    worth, aligned with `choices`; {} where nobody knows. `row` holds the raw cells, {} when it came from JSONL.
     """
 
     id: str
@@ -40,19 +48,16 @@ class Example:
     choices: dict[str, list[str]]
     values: dict[str, list[float]]
     row: dict[str, str]
+    questions: tuple[Question, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not self.questions:
+            self.questions = (Question(None, self.prompt, self.answer),)
 
-class Columns(NamedTuple):
-    """What a JSONL line holds of an `Example`, of many rows: a sequence for each field."""
-
-    ids: Sequence[str]
-    groups: Sequence[str]
-    splits: Sequence[str]
-    prompts: Sequence[str]
-    answers: Sequence[str]
-    targets: list[Sequence[str]]  # one for each target
-    choices: list[Sequence[list[str]]]  # one for each target whose rows have their own
-    values: list[Sequence[str]]  # JSON, one for each target that has a utility
+    @property
+    def answered(self) -> tuple[Question, ...]:
+        """The questions whose answers are known: what training learns from."""
+        return tuple(question for question in self.questions if question.answer is not None)
 
 
 class ExampleMaker:
@@ -62,7 +67,6 @@ class ExampleMaker:
         """`group_field` names the column whose equal cells stay on one side; the schema's group column by default."""
         self.task, self.seed, self.fractions = task, seed, fractions
         self.names, self.template = task.schema.names, task.template
-        self.with_own_choices = [t for t in task.targets if t.kind == "class" and t.choices_from]
         self.numbers = [t.name for t in task.targets if t.kind == "number"]
         self.id_column = task.schema.one_of_role("id")
         self.group_column = task.schema[group_field] if group_field else task.schema.one_of_role("group")
@@ -82,21 +86,26 @@ class ExampleMaker:
                     f"without its target cannot be learnt or scored: leave it out"
                 )
         choices, values = self._choices(row, target)
-        lists = {t.choices_from: choices[t.name] for t in self.with_own_choices}
         if self.group_column:
             group = row[self.group_column.name]
         else:  # what looks the same to a model must stay together, whatever its answer: the shown cells are the group
             group = _hash(row[name] for name in self.shown)
+        prompt, prompts = write_prompts(self.task, row, choices)
+        questions: tuple[Question, ...] = ()
+        if self.task.ask == "choices":
+            answers = write_worths(self.task, choices, values, target)
+            questions = tuple(map(Question, choices[self.task.choice_target.name], prompts, answers))
         return Example(
             row[self.id_column.name] if self.id_column else f"row-{number}",
             group,
             split_of(group, self.seed, self.fractions),
-            self.template.render(row, lists),
+            prompt,
             self.task.write_answer(target),
             target,
             choices,
             values,
             row,
+            questions,
         )
 
     def _choices(self, row: dict, target: dict) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
@@ -119,72 +128,36 @@ class ExampleMaker:
                     )
         return choices, values
 
-    def make_columns(self, rows: Sequence[Sequence[str]], first: int) -> Columns:
-        """Return what `make` gives for rows `first`, `first` + 1, …, column by column: in half the time.
 
-        Raises a ValueError or a UserError, which names no row, where `make` might refuse one: it has the last word.
-        """
-        cells = dict(zip(self.names, zip(*rows, strict=True), strict=True))
-        targets = [cells[t.name] for t in self.task.targets]
-        lists, choices, values = {}, [], []
-        for t, texts in zip(self.task.targets, targets, strict=True):
-            _require(all(map(str.strip, texts)))
-            if t.kind == "number":
-                _require(not any(map(math.isnan, map(read_number, set(texts)))))
-            elif t.choices_from:
-                lists[t.choices_from] = legal = read_lists(t.choices_from, cells[t.choices_from])
-                choices.append(legal)
-                _require(all(map(operator.contains, legal, texts)))
-            else:
-                legal = itertools.repeat(t.choices or (), len(rows))
-                _require(set(texts) <= set(t.choices or ()))
-            if t.kind == "class" and t.utility:
-                values.append(write_floats(t.utility, cells[t.utility]))
-                _require([text.count(",") + 1 for text in values[-1]] == list(map(len, legal)))
-        if self.group_column:
-            groups = cells[self.group_column.name]
-        else:
-            groups = list(map(_hash, zip(*(cells[name] for name in self.shown), strict=True)))
-        side = {group: split_of(group, self.seed, self.fractions) for group in set(groups)}
-        return Columns(
-            cells[self.id_column.name] if self.id_column else [f"row-{first + i}" for i in range(len(rows))],
-            groups,
-            [side[group] for group in groups],
-            self.template.render_rows(cells, lists),
-            list(map(self.task.separator.join, zip(*targets, strict=True))),
-            targets,
-            choices,
-            values,
+def write_prompts(task: Task, row: Mapping[str, str], choices: Mapping[str, list[str]]) -> tuple[str, list[str]]:
+    """Return the prompt of a whole row, and with `--ask choices` the prompt about each of its choices."""
+    lists = {t.choices_from: choices[t.name] for t in task.targets if t.choices_from}
+    lines = task.template.render_lines(row, lists)
+    prompt = "\n".join(itertools.chain.from_iterable(lines))
+    if task.ask == "row":
+        return prompt, []
+    if len(lines[-1]) != len(choices[task.choice_target.name]):
+        raise UserError(
+            f"{len(lines[-1])} lines of the prompt for {len(choices[task.choice_target.name])} choices of "
+            f"'{task.choice_target.name}'"
         )
+    header = "".join(f"{line}\n" for line in itertools.chain.from_iterable(lines[:-1]))
+    return prompt, [header + line for line in lines[-1]]
 
 
-def write_floats(name: str, cells: Sequence[str]) -> list[str]:
-    """Return a column's list cells as JSON lists of floats: `[480.500,12]` -> `[480.5,12.0]`.
-
-    Raises a ValueError or a UserError, which names no row, where a list is empty or holds anything but finite numbers.
-    """
-    joined = "\0".join((*cells, ""))
-    if _FRACTIONS.fullmatch(joined):  # of so few digits, repr(float(text)) is the text less the zeros at its end
-        while "0," in joined or "0]" in joined:
-            joined = joined.replace("0,", ",").replace("0]", "]")
-        return joined.replace(".,", ".0,").replace(".]", ".0]").split("\0")[:-1]
-    lists = [list(map(float, texts)) for texts in read_lists(name, cells)]
-    _require(all(lists) and all(map(math.isfinite, itertools.chain.from_iterable(lists))))
-    return [json_floats(numbers) for numbers in lists]
-
-
-def json_floats(numbers: Iterable[float]) -> str:
-    """Return finite numbers as a JSON list: what json.dumps gives without spaces."""
-    return f"[{','.join(map(repr, numbers))}]"
+def write_worths(
+    task: Task, choices: Mapping[str, list[str]], values: Mapping[str, list[float]], target: Mapping[str, str]
+) -> list[str | None]:
+    """Return the answer about each choice: its worth, or of the right one alone where a row says no more."""
+    asked = task.choice_target
+    if asked.name in values:
+        return [task.write_worth(value) for value in values[asked.name]]
+    worth = task.write_worth(read_number(target[task.worth_target.name]))
+    return [worth if choice == target[asked.name] else None for choice in choices[asked.name]]
 
 
 def _hash(cells: Iterable[str]) -> str:
     return hashlib.sha256("\x1f".join(cells).encode()).hexdigest()[:16]
-
-
-def _require(holds: bool) -> None:
-    if not holds:
-        raise ValueError("a row that may not serve")
 
 
 def legal_choices(target: Target, row: Mapping[str, str]) -> list[str]:

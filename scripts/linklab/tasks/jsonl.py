@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from json.encoder import encode_basestring as quote
 from pathlib import Path
 from typing import NamedTuple
@@ -14,41 +13,62 @@ from linklab import files
 from linklab.cli import UserError
 from linklab.manifest import read_manifest
 from linklab.tables.csv_stream import Block, read_block
-from linklab.tasks.examples import Columns, Example, ExampleMaker, json_floats, lowest_ranked, make_examples
+from linklab.tasks.examples import Example, ExampleMaker, Question, lowest_ranked, make_examples
 from linklab.tasks.splits import SPLITS, rank_key
-from linklab.tasks.task import Target, Task
+from linklab.tasks.task import Task
 
 TASK_FILE = "task.json"
-CHUNK_ROWS = 100  # converted together, column by column: what they need stays in the processor's cache
 _DATE = re.compile(r"\d{4}-\d\d")  # how every text starts that Arrow's JSON reader may take for a moment in time
 _JSON = re.compile(r'\s*(?:[-\d"\[{]|null|true|false|NaN|Infinity)')  # and every text that may itself be read as JSON
 
 
-def to_lines(columns: Columns, task: Task) -> list[str]:
-    """Return the JSONL lines of some rows. Choices shared by all rows stand in task.json instead."""
+def to_jsonl(example: Example, task: Task) -> str:
+    """Return an example's JSONL: a line per conversation, each with all that scoring its row needs.
+
+    That is one line with `--ask row`. With `--ask choices` there is one for each choice whose answer is known, named
+    `ROW/CHOICE`, with `row` and `choice`. Choices shared by all rows stand in task.json instead.
+    """
     # By hand, since millions are written: what json.dumps gives with ensure_ascii=False and no spaces.
-    own = [t for t in task.targets if t.choices_from]
-    worth = [t for t in task.targets if t.utility]
-
-    def keys(targets: Iterable[Target], value: str) -> str:
-        return ",".join([quote(t.name).replace("%", "%%") + f":{value}" for t in targets])
-
-    layout = (
-        '{"id":%s,"group":%s,"messages":[{"role":"user","content":%s},{"role":"assistant","content":%s}],'
-        f'"target":{{{keys(task.targets, "%s")}}},'
-        f'"choices":{{{keys(own, "[%s]")}}},"values":{{{keys(worth, "%s")}}}}}\n'
+    own = {t.name: example.choices[t.name] for t in task.targets if t.choices_from}
+    rest = (
+        f'"target":{{{_members(example.target, quote)}}},"choices":{{{_members(own, _quote_list)}}},'
+        f'"values":{{{_members(example.values, _write_floats)}}}}}\n'
     )
-    texts = (columns.ids, columns.groups, columns.prompts, columns.answers, *columns.targets)
-    choices = [[",".join(map(quote, row)) for row in rows] for rows in columns.choices]
-    pieces = zip(*(map(quote, column) for column in texts), *choices, *columns.values, strict=True)
-    lines = list(map(layout.__mod__, pieces))
-    if all(map(str.isascii, lines)):
-        return lines
+    group = quote(example.group)
+    if task.ask == "row":
+        text = f'{{"id":{quote(example.id)},"group":{group},{_messages(example.prompt, example.answer)},{rest}'
+    else:
+        row = quote(example.id)
+        text = "".join([
+            f'{{"id":{quote(f"{example.id}/{question.choice}")},"row":{row},"group":{group},'
+            f'"choice":{quote(question.choice)},{_messages(question.prompt, question.answer)},{rest}'
+            for question in example.answered
+        ])  # fmt: skip
+    if text.isascii():
+        return text
     # The line separators U+2028 and U+2029 end a line for some readers of JSONL, so they are escaped.
-    escapes = ("\u2028", "\\u2028"), ("\u2029", "\\u2029"), ("\x85", "\\u0085")
-    for character, escape in escapes:
-        lines = [line.replace(character, escape) for line in lines]
-    return lines
+    for character, escape in ("\u2028", "\\u2028"), ("\u2029", "\\u2029"), ("\x85", "\\u0085"):
+        text = text.replace(character, escape)
+    return text
+
+
+def _members(values: dict, write: Callable) -> str:
+    return ",".join([f"{quote(name)}:{write(value)}" for name, value in values.items()])
+
+
+def _messages(prompt: str, answer: str) -> str:
+    asked, answered = (
+        f'{{"role":"{role}","content":{quote(text)}}}' for role, text in (("user", prompt), ("assistant", answer))
+    )
+    return f'"messages":[{asked},{answered}]'
+
+
+def _quote_list(texts: Iterable[str]) -> str:
+    return f"[{','.join(map(quote, texts))}]"
+
+
+def _write_floats(numbers: Iterable[float]) -> str:
+    return f"[{','.join(map(repr, numbers))}]"
 
 
 class CardFeatures:
@@ -62,19 +82,22 @@ class CardFeatures:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.dated: set[str] = set()  # columns in which a date was seen
-        self._first: dict[str, dict[str, str]] = {"id": {}, "group": {}}  # the first date and the first JSON of each
+        # The first date and the first JSON of each
+        self._first: dict[str, dict[str, str]] = {name: {} for name in ("id", "group", "choice")}
 
-    def see(self, rows: Columns) -> None:
-        """Take note of some rows; raises a UserError for ids or groups that no declared type could keep."""
-        if any(map(_DATE.match, rows.prompts)):
+    def see(self, example: Example) -> None:
+        """Take note of a row; raises a UserError for ids or groups that no declared type could keep."""
+        if _DATE.match(example.prompt):
             self.dated.add("messages")
-        if any(map(_DATE.match, itertools.chain(*rows.targets))):
+        if any(map(_DATE.match, example.target.values())):
             self.dated.add("target")
-        for row_id, group in zip(rows.ids, rows.groups, strict=True):
-            if _JSON.match(row_id):  # a date starts as a number does
-                self._see_name("id", row_id)
-            if _JSON.match(group):
-                self._see_name("group", group)
+        if _JSON.match(example.id):  # a date starts as a number does
+            self._see_name("id", example.id)
+        if _JSON.match(example.group):
+            self._see_name("group", example.group)
+        if self.task.ask == "choices":
+            for choice in filter(_DATE.match, example.choices[self.task.choice_target.name]):
+                self._see_name("choice", choice)
 
     def merge(self, other: CardFeatures) -> None:
         """Take note of what was seen of the rows that follow."""
@@ -105,12 +128,18 @@ class CardFeatures:
                 return ["    dtype: json"]
             return ["    struct:", *(f"    - name: {json.dumps(n, ensure_ascii=False)}\n      {kind}" for n in names)]
 
+        def name(key: str, seen: str) -> list[str]:
+            return [f"  - name: {key}", *(either if seen in self.dated else [f"    {text}"])]
+
+        asked = self.task.ask == "choices"
         text, either = "dtype: string", ["    dtype: json"]
         messages = ["    list:", "    - name: role", f"      {text}", "    - name: content", f"      {text}"]
         return [
             "dataset_info:", "  features:",
-            "  - name: id", *(either if "id" in self.dated else [f"    {text}"]),
-            "  - name: group", *(either if "group" in self.dated else [f"    {text}"]),
+            *name("id", "id"),
+            *(name("row", "id") if asked else []),
+            *name("group", "group"),
+            *(name("choice", "choice") if asked else []),
             "  - name: messages", *(["    list: json"] if "messages" in self.dated else messages),
             "  - name: target",
             *(either if "target" in self.dated else struct([t.name for t in self.task.targets], text)),
@@ -122,8 +151,8 @@ class CardFeatures:
 class Converted(NamedTuple):
     """What became of a block of rows."""
 
-    train: list[str]  # lines
-    others: list[tuple[str, str, str]]  # (split, id, line) of each row outside training
+    train: list[str]  # the JSONL of each row
+    others: list[tuple[str, str, str]]  # (split, id, JSONL) of each row outside training
     features: CardFeatures  # what the card must know of the rows
 
 
@@ -138,44 +167,21 @@ def convert_block(
     """Convert the rows of a block: `item` is the number of its first row and the block.
 
     `last` (of `splits.last_chosen`) leaves out the rows that --max-rows does not choose; `how` goes to `ExampleMaker`.
+    Raises a UserError naming file and line of the first row that cannot serve.
     """
     first, block = item
-    maker = ExampleMaker(task, **how)
-
-    def rows() -> Iterator[tuple[int, list[str]]]:
-        return read_block(csv_path, block, len(task.schema.names))
-
-    try:
-        cells = [row for _, row in rows()]
-        starts = range(0, len(cells), CHUNK_ROWS)
-        return _write(task, (maker.make_columns(cells[i : i + CHUNK_ROWS], first + i) for i in starts), first, last)
-    except (UserError, ValueError):  # some row may not serve: one by one it is known which, and what is wrong with it
-        examples = make_examples(csv_path, maker, rows(), first)
-        return _write(task, (_as_columns(example, task) for example in examples), first, last)
-
-
-def _write(task: Task, parts: Iterable[Columns], first: int, last: tuple[tuple[float, str], int] | None) -> Converted:
+    rows = read_block(csv_path, block, len(task.schema.names))
     made = Converted([], [], CardFeatures(task))
-    numbers = itertools.count(first)
-    for columns in parts:
-        made.features.see(columns)
-        for split, row_id, line in zip(columns.splits, columns.ids, to_lines(columns, task), strict=True):
-            if last is not None and (rank_key(row_id), next(numbers)) > last:
-                continue
-            if split == "train":
-                made.train.append(line)
-            else:
-                made.others.append((split, row_id, line))
+    for number, example in enumerate(make_examples(csv_path, ExampleMaker(task, **how), rows, first), start=first):
+        if last is not None and (rank_key(example.id), number) > last:
+            continue
+        made.features.see(example)
+        text = to_jsonl(example, task)
+        if example.split == "train":
+            made.train.append(text)
+        else:
+            made.others.append((example.split, example.id, text))
     return made
-
-
-def _as_columns(example: Example, task: Task) -> Columns:
-    return Columns(
-        [example.id], [example.group], [example.split], [example.prompt], [example.answer],
-        [[text] for text in example.target.values()],
-        [[example.choices[t.name]] for t in task.targets if t.choices_from],
-        [[json_floats(numbers)] for numbers in example.values.values()],
-    )  # fmt: skip
 
 
 def shard_name(split: str, index: int, count: int) -> str:
@@ -219,15 +225,38 @@ def read_examples(folder: str | Path, split: str, max_rows: int | None = None) -
 def read_shard(path: Path, task: Task, split: str) -> Iterator[Example]:
     """Yield the examples of one shard; a UserError names the line that is none."""
     shared = {t.name: list(t.choices or ()) for t in task.targets if t.kind == "class" and not t.choices_from}
+    lines: list[dict] = []  # of one row so far
     with open(path, encoding="utf-8", newline="\n") as handle:
-        for line, text in enumerate(handle, start=1):
+        for number, text in enumerate(handle, start=1):
             try:
                 value = json.loads(text)
                 user, assistant = value["messages"]
-                yield Example(
-                    id=value["id"], group=value["group"], split=split,
-                    prompt=user["content"], answer=assistant["content"],
-                    target=value["target"], choices=value["choices"] | shared, values=value["values"], row={},
-                )  # fmt: skip
+                question = Question(value.get("choice"), user["content"], assistant["content"])
+                row = value["row"] if task.ask == "choices" else value["id"]
+                line = {key: value[key] for key in ("group", "target", "values")}
+                line |= {"id": row, "choices": value["choices"] | shared, "question": question}
+                if task.ask == "choices":
+                    line["choices"][task.choice_target.name].index(question.choice)
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}:{line}: not a line of this toolkit ({error})") from error
+                raise UserError(f"{path}:{number}: not a line of this toolkit ({error})") from error
+            asked = [one["question"].choice for one in lines]
+            if lines and (line["id"] != lines[0]["id"] or task.ask == "row" or question.choice in asked):
+                yield _join(lines, task, split)
+                lines = []
+            lines.append(line)
+    if lines:
+        yield _join(lines, task, split)
+
+
+def _join(lines: list[dict], task: Task, split: str) -> Example:
+    """Return the example whose lines these are: with `--ask choices` one for each choice whose answer is known."""
+    questions = tuple(line.pop("question") for line in lines)
+    line = lines[0]
+    if task.ask == "row":
+        return Example(**line, split=split, prompt=questions[0].prompt, answer=questions[0].answer, row={})
+    header, newline, _ = questions[0].prompt.rpartition("\n")
+    shown = [question.prompt.rpartition("\n")[2] for question in questions]
+    prompt = header + newline + "\n".join(shown)
+    return Example(
+        **line, split=split, prompt=prompt, answer=task.write_answer(line["target"]), row={}, questions=questions
+    )

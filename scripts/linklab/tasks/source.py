@@ -17,14 +17,16 @@ Reader = Callable[[str, int | None], list[Example]]
 def open_source(args) -> tuple[Task, Reader]:
     """Return the task, and a function (split, max_rows) -> examples in rank order.
 
-    Reads `args.csv` or `args.data`, and with the CSV `target_field`, `prompt_template` and `split_seed`.
+    Reads `args.csv` or `args.data`, and with the CSV `target_field`, `prompt_template`, `ask` and `split_seed`.
     """
     if args.csv:
         path = files.require_file(args.csv)
-        task = make_task(path, args.target_field, args.prompt_template)
+        task = make_task(path, args.target_field, args.prompt_template, ask=args.ask)
         return task, lambda split, n: examples.read_examples(path, task, split, n, seed=args.split_seed)
-    if args.target_field or args.prompt_template:
-        raise UserError("--target-field and --prompt-template belong to --csv; a JSONL folder has them in it already")
+    if args.target_field or args.prompt_template or args.ask:
+        raise UserError(
+            "--target-field, --prompt-template and --ask belong to --csv; a JSONL folder has them in it already"
+        )
     return jsonl.read_task(args.data), lambda split, n: jsonl.read_examples(args.data, split, n)
 
 

@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from linklab.cli import UserError
-from linklab.tables.schema import Schema, read_number
-from linklab.tasks.templates import LINK_TEMPLATE, Template, default_template, read_template
+from linklab.tables.schema import Column, Schema, read_number
+from linklab.tasks.templates import LINK_CHOICES_TEMPLATE, LINK_TEMPLATE, Template, default_template, read_template
+
+ASK = ("row", "choices")  # one question per row, or one per choice of a row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,15 +25,58 @@ class Target:
     utility: str | None = None  # the list column that says what each choice is worth
     choices_from: str | None = None
     choices: tuple[str, ...] | None = None
+    worth_of: str | None = None  # for a number: the class target whose right answer is worth this number
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Schema, targets in answer order, and the prompt template."""
+    """Schema, targets in answer order, the prompt template, and how a row is asked.
+
+    `ask` is "row" (one question per row; its answer holds every target) or "choices" (one question per choice; its
+    answer is what that choice is worth, in whole numbers of `answer_unit`: with 10, `34` stands for 340 Mbit/s).
+    """
 
     schema: Schema
     targets: tuple[Target, ...]
     template: Template
+    ask: str = "row"
+    answer_unit: float = 1
+
+    def __post_init__(self) -> None:
+        assert self.ask in ASK, self.ask
+        if self.ask == "choices":
+            if reason := why_not_choices(self.schema, self.targets):
+                raise UserError(f"--ask choices: {reason}; use --ask row")
+            source = self.choice_target.choices_from
+            own = [c.name for c in self.schema.by_role("input") if source in (c.name, c.aligned_with)]
+            if not self.template.last_lists or not set(self.template.last_lists) <= set(own):
+                raise UserError(
+                    f"--ask choices: the last line of the prompt template must show the choice asked about, with list "
+                    f"columns from {', '.join(own)} and no others; move that line to the end or use --ask row"
+                )
+
+    @functools.cached_property
+    def choice_target(self) -> Target:
+        """The class target whose choices are asked about one by one."""
+        return next(t for t in self.targets if t.kind == "class" and t.choices_from)
+
+    @functools.cached_property
+    def worth_target(self) -> Target | None:
+        """The number target that the chosen choice's worth answers, if any."""
+        return next((t for t in self.targets if t.worth_of == self.choice_target.name), None)
+
+    @functools.cached_property
+    def answer_column(self) -> Column:
+        """What the answer to a question about one choice may be: a whole number of `answer_unit`, with its range."""
+        target = self.choice_target
+        source = self.schema[target.utility] if target.utility else self.schema[self.worth_target.name]
+        low = None if source.low is None else math.floor(source.low / self.answer_unit)
+        high = None if source.high is None else math.ceil(source.high / self.answer_unit)
+        return Column(source.name, "target", "int", unit=source.unit, low=low, high=high)
+
+    def write_worth(self, value: float) -> str:
+        """Return the answer text of a choice worth `value`: 342.8 with `answer_unit` 10 -> `34`."""
+        return str(round(value / self.answer_unit))
 
     @functools.cached_property
     def separator(self) -> str:
@@ -69,7 +114,8 @@ class Task:
     def to_dict(self) -> dict:
         """Return the task as JSON-ready values."""
         targets = [{k: v for k, v in dataclasses.asdict(t).items() if v not in (None, "")} for t in self.targets]
-        return {"targets": targets, "template": self.template.text, "schema": self.schema.to_dict()}
+        asked = {"ask": self.ask} | ({"answer_unit": self.answer_unit} if self.ask == "choices" else {})
+        return asked | {"targets": targets, "template": self.template.text, "schema": self.schema.to_dict()}
 
     @classmethod
     def from_dict(cls, value: dict) -> Task:
@@ -79,9 +125,26 @@ class Task:
             targets = [
                 Target(**{**t, "choices": tuple(t["choices"]) if "choices" in t else None}) for t in value["targets"]
             ]
-            return cls(schema, tuple(targets), Template(value["template"], schema))
+            ask = value.get("ask", "row")  # what older folders do not say
+            if ask not in ASK:
+                raise UserError(f"the task's 'ask' = {ask!r}; expected {' or '.join(ASK)}")
+            template = Template(value["template"], schema)
+            return cls(schema, tuple(targets), template, ask, value.get("answer_unit", 1))
         except (KeyError, TypeError) as error:
             raise UserError(f"the task description lacks or does not know {error}") from error
+
+
+def why_not_choices(schema: Schema, targets: Sequence[Target]) -> str | None:
+    """Return why these targets cannot be asked choice by choice, None where they can."""
+    own = [t for t in targets if t.kind == "class" and t.choices_from]
+    if len(own) != 1:
+        return "rows must bring their own choices, for one class target"
+    others = [t for t in targets if t is not own[0]]
+    if strange := next((t for t in others if t.worth_of != own[0].name), None):
+        return f"'{strange.name}' is not what a choice of '{own[0].name}' is worth"
+    if not own[0].utility and not others:
+        return f"no column says what a choice of '{own[0].name}' is worth"
+    return None
 
 
 def make_task(
@@ -91,12 +154,14 @@ def make_task(
     *,
     id_field: str | None = None,
     group_field: str | None = None,
+    ask: str | None = None,
 ) -> Task:
     """Return the task of a CSV: the link task for a file with its header, else what the file's cells suggest.
 
-    For any other CSV `target_fields` is needed. Raises a UserError that lists the columns for an unknown name.
+    For any other CSV `target_fields` is needed. `ask` is "row" or "choices"; None takes the default for the targets.
+    Raises a UserError that lists the columns for an unknown name.
     """
-    from linklab.links.links import FIELD_SCHEMA, LINK_SCHEMA
+    from linklab.links.links import ANSWER_UNIT_MBPS, FIELD_SCHEMA, LINK_SCHEMA
     from linklab.tables.csv_stream import read_header
     from linklab.tables.infer import infer_schema
 
@@ -116,18 +181,23 @@ def make_task(
         schema = infer_schema(csv_path, names, id_field=id_field, group_field=group_field)
     if not schema.by_role("input"):
         raise UserError(f"{csv_path}: no column is left as input beside {', '.join(names)}")
+    targets = tuple(_target(schema, name) for name in names)
+    ask = ask or "row"
+    if ask == "choices" and (reason := why_not_choices(schema, targets)):
+        raise UserError(f"--ask choices: {reason}; use --ask row")
     if template_file:
         text = read_template(template_file)
+    elif is_links:
+        text = LINK_CHOICES_TEMPLATE if ask == "choices" else LINK_TEMPLATE
     else:
-        text = LINK_TEMPLATE if is_links else default_template(schema)
-    targets = tuple(_target(schema, name) for name in names)
+        text = default_template(schema)
     if len(targets) > 1:
         for target in targets:
             if any("\n" in choice for choice in target.choices or ()):
                 raise UserError(
                     f"column '{target.name}' holds line ends, which part the targets of an answer; ask it alone"
                 )
-    return Task(schema, targets, Template(text, schema))
+    return Task(schema, targets, Template(text, schema), ask, ANSWER_UNIT_MBPS if is_links and ask == "choices" else 1)
 
 
 def _target(schema: Schema, name: str) -> Target:
@@ -135,4 +205,4 @@ def _target(schema: Schema, name: str) -> Target:
     kind = schema.target_kind(name)
     if kind == "class" and not column.choices_from and not column.choices:
         raise UserError(f"column '{name}' has too many different texts to be a class; choose another --target-field")
-    return Target(name, kind, column.unit, column.utility_from, column.choices_from, column.choices)
+    return Target(name, kind, column.unit, column.utility_from, column.choices_from, column.choices, column.worth_of)

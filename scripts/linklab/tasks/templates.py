@@ -1,18 +1,22 @@
-"""Prompt templates: `{column}` stands for a visible cell; a line that names list columns is repeated per element."""
+"""Prompt templates: `{column}` is a cell, `{column - other}` arithmetic on cells; lines with list columns repeat."""
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import functools
 import itertools
 import json
+import math
+import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 from linklab import files
 from linklab.cli import UserError
-from linklab.tables.schema import Schema
+from linklab.tables.schema import Schema, read_number
 
 # What decides a link and nothing else: weather, obstacles and surroundings already show in RSSI, noise and busy, and
 # each extra word costs a token. Gemma spends one token on every digit and one on " -", so a candidate costs 14.
@@ -21,11 +25,22 @@ LINK_TEMPLATE = (
     "{tx_power_dbm} dBm {antenna_gain_dbi} dBi radar {radar_events_per_day}\n"
     "{available_channels_mhz} {rssi_dbm} {noise_dbm} {busy_pct}"
 )
-_FIELD = re.compile(r"\{([^{}]*)\}")
+# With one question per candidate its SNR stands in place of RSSI and noise: what a radio's screen shows, and 9 tokens.
+LINK_CHOICES_TEMPLATE = (
+    "{regulatory_domain} {radio_standard} {channel_bandwidth_mhz} MHz {link_distance_m} m "
+    "{tx_power_dbm} dBm {antenna_gain_dbi} dBi radar {radar_events_per_day}\n"
+    "{available_channels_mhz} {rssi_dbm - noise_dbm} {busy_pct}"
+)
+# A double brace is a brace; a field may hold braces inside double quotes, for columns whose names have them.
+_PIECE = re.compile(r'\{\{|\}\}|\{((?:[^{}"]|"[^"]*")*|[^{}]*)\}')
+_ROUNDING = re.compile(r"(.*):((?:[+-]?0?[0-9]{0,2}(?:\.[0-9]{1,2})?)[fge%])", re.DOTALL)
+_OPERATORS: dict[type, Callable] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.USub: operator.neg, ast.UAdd: operator.pos,
+}  # fmt: skip
+REMEMBERED = 2**16  # results of a field's arithmetic kept: links have about 9,000 pairs of RSSI and noise
 _NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?"
-_PLAIN_LIST = rf"\[{_NUMBER}(?:,{_NUMBER})*+\]"  # a JSON list that can simply be cut at its commas
-_PLAIN_NUMBERS = re.compile(_PLAIN_LIST)
-_ALL_PLAIN_NUMBERS = re.compile(rf"(?:{_PLAIN_LIST}\0)*+")  # such cells, each ended by NUL
+_PLAIN_NUMBERS = re.compile(rf"\[{_NUMBER}(?:,{_NUMBER})*+\]")  # a JSON list that can simply be cut at its commas
 _short_numbers: set[str] = set()  # numbers of at most four characters met in plain lists: there are 13,000
 
 
@@ -41,108 +56,214 @@ def read_template(path: str | Path) -> str:
 def default_template(schema: Schema) -> str:
     """Return `column: {column}` for every input column, list columns last."""
     inputs = schema.by_role("input")
-    plain = [f"{column.name}: {{{column.name}}}" for column in inputs if not column.kind.startswith("list_")]
-    lists = [f"{column.name}: {{{column.name}}}" for column in inputs if column.kind.startswith("list_")]
-    return "\n".join(plain + lists)
+    plain = [column.name for column in inputs if not column.kind.startswith("list_")]
+    lists = [column.name for column in inputs if column.kind.startswith("list_")]
+    return "\n".join(f"{escape_braces(name)}: {write_field(name)}" for name in plain + lists)
+
+
+def escape_braces(text: str) -> str:
+    """Return a text as a template writes it: `{a}` -> `{{a}}`."""
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+def write_field(name: str) -> str:
+    """Return the field that stands for a column: `{size}`, and `{"{size}"}` for a name with braces."""
+    return f'{{"{name}"}}' if "{" in name or "}" in name else f"{{{name}}}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Field:
+    """What stands in braces: a cell as it is, or arithmetic on cells.
+
+    `compute` takes the texts of `columns`, in order, and returns the text to show; None shows the one column as it is.
+    """
+
+    columns: tuple[str, ...]
+    compute: Callable[..., str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class _Line:
-    """One line of a template: `pattern` holds a %s for each field, or is the text itself where there is none."""
+    """One line of a template: `pattern` holds a %s for each field; a line with list columns is repeated."""
 
     pattern: str
-    fields: tuple[str, ...]
+    fields: tuple[_Field, ...]
     lists: tuple[str, ...]  # the list columns among the fields, each once
     separator: str | None = None  # what stands between all fields, where nothing else stands in the line
+
+    def render(self, row: Mapping[str, str], lists: Mapping[str, list[str]]) -> list[str]:
+        """Return the lines of a row: one, or one per element where there are list columns."""
+        if not self.lists:
+            cells = ([row[name] for name in field.columns] for field in self.fields)
+            texts = [f.compute(*own) if f.compute else own[0] for f, own in zip(self.fields, cells, strict=True)]
+            return [self.pattern % tuple(texts)]
+        read = {name: lists[name] if name in lists else read_list(name, row[name]) for name in self.lists}
+        if len(set(map(len, read.values()))) > 1:
+            sizes = {name: len(elements) for name, elements in read.items()}
+            raise UserError(f"the list columns of one template line differ in length: {sizes}")
+        shown = []
+        for field in self.fields:
+            columns = [read[name] if name in read else itertools.repeat(row[name]) for name in field.columns]
+            if field.compute is None:
+                shown.append(columns[0])
+            elif any(name in read for name in field.columns):
+                shown.append(map(field.compute, *columns))
+            else:
+                shown.append(itertools.repeat(field.compute(*(row[name] for name in field.columns))))
+        write = self.pattern.__mod__ if self.separator is None else self.separator.join  # twice as fast as %
+        return list(map(write, zip(*shown, strict=False)))
 
 
 class Template:
     """A checked template. `render` gives the prompt of one row."""
 
     def __init__(self, text: str, schema: Schema) -> None:
-        """Raise a UserError that lists the visible columns when `text` asks for anything else."""
-        self.text = text
-        self.visible = {column.name: column for column in schema.by_role("input")}
+        """Raises a UserError naming the template's line for what is neither an input column nor arithmetic on them."""
+        self.text, self.schema = text, schema
+        self.inputs = {column.name: column for column in schema.by_role("input")}
         if not text.strip():
             raise UserError("the prompt template is empty")
         self._lines = [self._parse(number, line) for number, line in enumerate(text.split("\n"), start=1)]
         if not self.columns:
             raise UserError("the prompt template names no column, so every prompt would be the same; write {column}")
 
+    def __reduce__(self) -> tuple:
+        return Template, (self.text, self.schema)  # for worker processes: what a field remembers stays here
+
     def _parse(self, number: int, line: str) -> _Line:
-        fields = _FIELD.findall(line)
-        if "{" in (bare := _FIELD.sub("", line)) or "}" in bare:
-            raise UserError(f"prompt template line {number}: a brace without its partner in '{line}'")
-        for name in fields:
-            if name not in self.visible:
-                raise UserError(
-                    f"prompt template line {number}: '{{{name}}}' is no visible column; "
-                    f"the visible columns are: {', '.join(self.visible)}"
-                )
-        lists = dict.fromkeys(name for name in fields if self.visible[name].kind.startswith("list_"))
-        around = _FIELD.split(line)[::2]
+        where = f"prompt template line {number}"
+        fields: list[_Field] = []
+        around, at = [""], 0  # the texts before, between and after the fields
+        for piece in _PIECE.finditer(line):
+            around[-1] += self._plain_text(where, line, at, piece.start())
+            at = piece.end()
+            if piece[1] is None:
+                around[-1] += piece[0][0]
+            else:
+                fields.append(self._read_field(where, piece[1]))
+                around.append("")
+        around[-1] += self._plain_text(where, line, at, len(line))
+        names = dict.fromkeys(name for field in fields for name in field.columns)
+        lists = [name for name in names if self.inputs[name].kind.startswith("list_")]
         alike = len(fields) > 1 and not around[0] and not around[-1] and len(set(around[1:-1])) == 1
-        pattern = _FIELD.sub("%s", line.replace("%", "%%")) if fields else line
+        pattern = "%s".join(text.replace("%", "%%") for text in around)
         return _Line(pattern, tuple(fields), tuple(lists), around[1] if alike else None)
+
+    def _plain_text(self, where: str, line: str, start: int, end: int) -> str:
+        text = line[start:end]
+        if "{" in text or "}" in text:
+            raise UserError(f"{where}: a brace without its partner in '{line}'; write {{{{ or }}}} for a brace itself")
+        return text
+
+    def _read_field(self, where: str, text: str) -> _Field:
+        if text in self.inputs:
+            return _Field((text,))
+        rounding = _ROUNDING.fullmatch(text)
+        expression, spec = (rounding[1], rounding[2]) if rounding else (text, "")
+        if expression in self.inputs:  # a column of any name, rounded
+            tree: ast.expr = ast.Constant(expression)
+        else:
+            try:
+                tree = ast.parse(expression.strip(), mode="eval").body
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                raise self._refused(where, text) from None
+        if isinstance(tree, ast.Constant) and tree.value in self.inputs and not spec:
+            return _Field((str(tree.value),))
+        names: dict[str, None] = {}
+        self._check(where, text, tree, names)
+        if not names:
+            raise self._refused(where, text)
+        compute = functools.partial(_compute, tree, tuple(names), spec, text)
+        return _Field(tuple(names), functools.lru_cache(REMEMBERED)(compute))
+
+    def _refused(self, where: str, text: str, name: str | None = None) -> UserError:
+        if name is None:
+            wrong = f"'{{{text}}}' is not an input column, nor + - * / of input columns and numbers"
+        else:
+            wrong = f"'{{{text}}}': '{name}' is not an input column"
+        return UserError(f"{where}: {wrong}; the input columns are: {', '.join(self.inputs)}")
+
+    def _check(self, where: str, text: str, node: ast.expr, names: dict[str, None]) -> None:
+        """Raise a UserError for anything but arithmetic on number columns; collect the columns in `names`."""
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            self._check(where, text, node.left, names)
+            self._check(where, text, node.right, names)
+        elif isinstance(node, ast.UnaryOp) and type(node.op) in _OPERATORS:
+            self._check(where, text, node.operand, names)
+        elif (name := _column_name(node)) is not None:
+            if name not in self.inputs:
+                raise self._refused(where, text, name)
+            if self.inputs[name].kind.endswith("str"):
+                raise UserError(f"{where}: '{{{text}}}': column '{name}' holds text; arithmetic needs numbers")
+            names[name] = None
+        elif not (isinstance(node, ast.Constant) and type(node.value) in (int, float)):
+            raise self._refused(where, text)
 
     @property
     def columns(self) -> list[str]:
-        """The columns a prompt shows."""
-        return list(dict.fromkeys(name for line in self._lines for name in line.fields))
+        """The columns a prompt shows, or computes with."""
+        return list(dict.fromkeys(name for line in self._lines for field in line.fields for name in field.columns))
+
+    @property
+    def last_lists(self) -> tuple[str, ...]:
+        """The list columns of the last line."""
+        return self._lines[-1].lists
+
+    def render_lines(
+        self, row: Mapping[str, str], lists: Mapping[str, list[str]] = MappingProxyType({})
+    ) -> list[list[str]]:
+        """Return the lines that each template line becomes for a row of raw cells.
+
+        `lists` holds list cells the caller has read already. Raises a UserError that names the column where a cell is
+        no JSON list, or no number that arithmetic needs, or where list cells of one line differ in length.
+        """
+        return [line.render(row, lists) for line in self._lines]
 
     def render(self, row: Mapping[str, str], lists: Mapping[str, list[str]] = MappingProxyType({})) -> str:
-        """Return the prompt of a row of raw cells; `lists` holds list cells the caller has read already.
-
-        Raises a UserError that names the column when the list cells of one line are no JSON lists of one length.
-        """
-        lines = []
-        for line in self._lines:
-            if not line.lists:
-                lines.append(line.pattern % tuple([row[name] for name in line.fields]) if line.fields else line.pattern)
-                continue
-            cells = {name: lists[name] if name in lists else read_list(name, row[name]) for name in line.lists}
-            if len(set(map(len, cells.values()))) > 1:
-                sizes = {name: len(cell) for name, cell in cells.items()}
-                raise UserError(f"the list columns of one template line differ in length: {sizes}")
-            columns = [cells[name] if name in cells else itertools.repeat(row[name]) for name in line.fields]
-            write = line.pattern.__mod__ if line.separator is None else line.separator.join  # twice as fast as %
-            lines.extend(map(write, zip(*columns, strict=False)))
-        return "\n".join(lines)
-
-    def render_rows(
-        self, columns: Mapping[str, Sequence[str]], lists: Mapping[str, Sequence[list[str]]] = MappingProxyType({})
-    ) -> list[str]:
-        """Return what `render` gives for every row, from whole columns: in half the time.
-
-        Raises a ValueError or a UserError, which names no row, where a row has an empty list or `render` would raise.
-        """
-        parts = []
-        for line in self._lines:
-            if not line.lists:
-                rows = zip(*(columns[name] for name in line.fields), strict=True)
-                parts.append(map(line.pattern.__mod__, rows) if line.fields else itertools.repeat(line.pattern))
-                continue
-            cells = {name: lists[name] if name in lists else read_lists(name, columns[name]) for name in line.lists}
-            sizes = [list(map(len, cell)) for cell in cells.values()]
-            if sizes.count(sizes[0]) < len(sizes) or not all(sizes[0]):
-                raise ValueError("lists of different length, or an empty one, which leaves its line out")
-            fields = [cells[name] if name in cells else map(itertools.repeat, columns[name]) for name in line.fields]
-            write = line.pattern.__mod__ if line.separator is None else line.separator.join
-            parts.append(["\n".join(map(write, zip(*row, strict=False))) for row in zip(*fields, strict=True)])
-        return list(map("\n".join, zip(*parts, strict=False)))
+        """Return the prompt of a row; see `render_lines`."""
+        return "\n".join(itertools.chain.from_iterable(self.render_lines(row, lists)))
 
 
-def read_lists(name: str, cells: Sequence[str]) -> list[list[str]]:
-    """Return what `read_list` gives for each of a column's cells; plain ones are looked at all at once."""
-    lists = [cell[1:-1].split(",") for cell in cells]
-    joined = "\0".join(cells)
-    if joined[:1] == "[" and joined[-1:] == "]" and joined.count("]\0[") == len(cells) - 1:
-        if _short_numbers.issuperset(itertools.chain.from_iterable(lists)):
-            return lists
-        if _ALL_PLAIN_NUMBERS.fullmatch(joined + "\0"):
-            _short_numbers.update([element for row in lists for element in row if len(element) <= 4])
-            return lists
-    return [read_list(name, cell) for cell in cells]
+def _column_name(node: ast.expr) -> str | None:
+    """Return the column an operand names, bare (`size`) or in quotes (`"net size"`); None where it is no name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def _compute(tree: ast.expr, names: Sequence[str], spec: str, field: str, *cells: str) -> str:
+    """Return the text of a field's arithmetic: (`a - b`, ("-60", "-91")) -> "31"."""
+    numbers = {}
+    for name, cell in zip(names, cells, strict=True):
+        value = read_number(cell.strip())
+        if math.isnan(value):
+            raise UserError(f"column '{name}' = {cell[:80]!r}: a number is expected for '{{{field}}}'")
+        numbers[name] = int(cell) if _is_whole(cell) else value
+    try:
+        value = _evaluate(tree, numbers)
+        if not math.isfinite(value):
+            raise OverflowError
+        text = format(value, spec) if spec else str(value) if isinstance(value, int) else f"{value:.12g}"
+    except (ZeroDivisionError, OverflowError) as error:
+        why = "division by zero" if isinstance(error, ZeroDivisionError) else "the result is too large"
+        raise UserError(f"'{{{field}}}': {why}, with {', '.join(f'{n} = {v}' for n, v in numbers.items())}") from error
+    return text[1:] if text.startswith("-") and not text.strip("-0.%e+") else text  # -0.3 rounded is 0, not -0
+
+
+def _is_whole(cell: str) -> bool:
+    return cell.strip().lstrip("+-").isdecimal()
+
+
+def _evaluate(node: ast.expr, numbers: Mapping[str, float]) -> float:
+    if isinstance(node, ast.BinOp):
+        return _OPERATORS[type(node.op)](_evaluate(node.left, numbers), _evaluate(node.right, numbers))
+    if isinstance(node, ast.UnaryOp):
+        return _OPERATORS[type(node.op)](_evaluate(node.operand, numbers))
+    name = _column_name(node)
+    if name is not None:
+        return numbers[name]
+    assert isinstance(node, ast.Constant)
+    return node.value
 
 
 def read_list(name: str, text: str) -> list[str]:
