@@ -1,6 +1,8 @@
 """Templates: what a prompt shows is what the cells say, and a template that asks for more is refused."""
 
+import decimal
 import json
+import pickle
 
 import pytest
 from hypothesis import given, settings
@@ -88,7 +90,127 @@ def test_a_template_that_asks_for_anything_else_is_refused(text, said):
     assert said in str(error.value)
 
 
+NUMBERS = Schema(
+    (
+        Column("word", "input", "str"),
+        Column("a", "input", "int"),
+        Column("b", "input", "float"),
+        Column("net size", "input", "float"),
+        Column("at 5:30", "input", "float"),
+        Column("{x}", "input", "int"),
+        Column("rssi", "input", "list_int"),
+        Column("noise", "input", "list_float", aligned_with="rssi"),
+        Column("tags", "input", "list_str", aligned_with="rssi"),
+        Column("y", "target", "int"),
+    )
+)
+CELLS = {
+    "word": "red", "a": "7", "b": "0.1", "net size": "-2.5", "at 5:30": "12.345", "{x}": "3", "rssi": "[-60,-52]",
+    "noise": "[-91,-88.5]", "tags": '["u","v"]', "y": "1",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "prompt"),
+    [
+        ("{a + b}", "7.1"),
+        ("{b+b+b}", "0.3"),  # not 0.30000000000000004
+        ("{a - 2 * 3}", "1"),
+        ("{(a - 2) * 3}", "15"),
+        ("{-a}", "-7"),
+        ("{a / 2}", "3.5"),
+        ("{14 / a}", "2"),
+        ("{a / 3:.2f}", "2.33"),
+        ("{a / 3:.0f}", "2"),
+        ("{b - 0.3:.0f}", "0"),  # not -0
+        ("{b:.0%}", "10%"),
+        ("{b:.2f}", "0.10"),
+        ("{at 5:30}", "12.345"),
+        ("{at 5:30:.1f}", "12.3"),
+        ('{"net size" * 2}', "-5"),
+        ('{ a * "at 5:30" :.1f}', "86.4"),
+        ('{"{x}"} {"{x}" + 1}', "3 4"),
+        ("{{a}} {a} {{{a}}}", "{a} 7 {7}"),
+        ("{rssi - noise}", "31\n36.5"),
+        ("{rssi - noise:.0f} {word}", "31 red\n36 red"),
+        ("{tags} {rssi - a} {a * 2} {b}", "u -67 14 0.1\nv -59 14 0.1"),
+    ],
+)
+def test_a_field_may_compute(text, prompt):
+    assert Template(text, NUMBERS).render(CELLS) == prompt
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "ok {a}\n{a - c}",
+            "prompt template line 2: '{a - c}': 'c' is not an input column; the input columns are: word",
+        ),
+        ("{a - y}", "'y' is not an input column"),
+        ("{word * 2}", "'{word * 2}': column 'word' holds text; arithmetic needs numbers"),
+        ("{tags + 1}", "column 'tags' holds text"),
+        ("{a ** 2}", "'{a ** 2}' is not an input column, nor + - * / of input columns and numbers"),
+        ("{a // 2}", "nor + - * /"),
+        ("{abs(a)}", "nor + - * /"),
+        ("{a.real}", "nor + - * /"),
+        ("{rssi[0]}", "nor + - * /"),
+        ("{a if b else 1}", "nor + - * /"),
+        ("{__import__('os')}", "nor + - * /"),
+        ("{a < b}", "nor + - * /"),
+        ("{a + True}", "nor + - * /"),
+        ("{a + 1j}", "nor + - * /"),
+        ("{a +}", "nor + - * /"),
+        ("{1 + 2}", "nor + - * /"),
+        ("{a:d}", "nor + - * /"),
+        ("{a:>9}", "nor + - * /"),
+        ("{word:.0f}", "column 'word' holds text"),
+        ("{" + "(" * 500 + "a" + ")" * 500 + "}", "nor + - * /"),
+        ("{a}}", "a brace without its partner in '{a}}'; write {{ or }} for a brace itself"),
+    ],
+)
+def test_a_field_computes_with_nothing_but_numbers_and_the_four_operations(text, said):
+    with pytest.raises(UserError) as error:
+        Template(text, NUMBERS)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ({"a": ""}, "column 'a' = '': a number is expected for '{a / b}'"),
+        ({"a": "NA"}, "column 'a' = 'NA': a number is expected"),
+        ({"b": "0"}, "'{a / b}': division by zero, with a = 7, b = 0"),
+        ({"a": "1e300", "b": "1e-300"}, "the result is too large"),
+    ],
+)
+def test_a_cell_that_cannot_be_computed_with_is_named(cells, said):
+    with pytest.raises(UserError) as error:
+        Template("{a / b}", NUMBERS).render(CELLS | cells)
+    assert said in str(error.value)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(-120, 0), st.decimals(-120, 0, places=2)), min_size=1, max_size=9))
+def test_differences_of_aligned_lists_are_exact(pairs):
+    cells = {"rssi": json.dumps([a for a, _ in pairs]), "noise": f"[{','.join(str(b) for _, b in pairs)}]"}
+    shown = Template("{rssi - noise}", NUMBERS).render(CELLS | cells).split("\n")
+    assert [decimal.Decimal(text) for text in shown] == [a - b for a, b in pairs]
+
+
+def test_a_template_goes_to_a_worker_as_it_is():
+    template = pickle.loads(pickle.dumps(Template("{rssi - noise} {a}", NUMBERS)))
+    assert template.render(CELLS) == "31 7\n36.5 7"
+
+
+@pytest.mark.parametrize("name", ["{x}", "a}", "{{", 'say "x"', "%s", "100 %", "a:b", "a - b", " "])
+def test_the_default_template_takes_any_column_name(name):
+    schema = Schema((Column(name, "input", "str"), Column("y", "target", "int")))
+    assert Template(default_template(schema), schema).render({name: "cell"}) == f"{name}: cell"
+
+
 def test_columns_are_those_shown_each_once():
+    assert Template("{a - b} {word} {b}", NUMBERS).columns == ["a", "b", "word"]
     assert Template("{size} {color}\n{channels} {size}", SCHEMA).columns == ["size", "color", "channels"]
 
 
