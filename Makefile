@@ -7,6 +7,8 @@ MODEL ?= embedded
 ROWS ?= $(if $(filter tiny,$(MODEL)),1000,400)
 VENV := .venv
 PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --disable-pip-version-check
+CPU_INDEX := https://download.pytorch.org/whl/cpu
 
 .PHONY: demo test test-slow lint check canaries bench docs clean
 .DELETE_ON_ERROR:
@@ -45,14 +47,22 @@ $(VENV)/bin/python:
 	  { echo "error: $(PYTHON) is older than Python 3.11; run make PYTHON=python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: requirements.txt | $(VENV)/bin/python
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+# On Linux PyPI's torch brings 3 GB of CUDA; where there is no NVIDIA driver, PyTorch's own index has a build without.
+$(VENV)/.torch: requirements.txt | $(VENV)/bin/python
+	@if [ "$$(uname -sm)" != "Linux x86_64" ] || command -v nvidia-smi >/dev/null; then exit 0; fi; \
+	  if $(PY) -c 'import urllib.request as web; web.urlopen("$(CPU_INDEX)/torch/", timeout=10)' 2>/dev/null; then \
+	    $(PIP) --extra-index-url $(CPU_INDEX) "$$(grep '^torch==' requirements.txt)"; \
+	  else echo "PyTorch's CPU index cannot be reached; installing the torch that pip finds"; fi
+	@touch $@
+
+$(VENV)/.runtime: requirements.txt $(VENV)/.torch
+	$(PIP) -r requirements.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PIP) --quiet -r requirements-dev.txt
 	@touch $@
 
 $(VENV)/.bench: requirements-bench.txt $(VENV)/.dev
-	$(PY) -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	$(PIP) --quiet -r requirements-bench.txt
 	@touch $@

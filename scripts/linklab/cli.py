@@ -71,7 +71,12 @@ class _Parser(argparse.ArgumentParser):
 
 def make_parser(doc: str | None) -> argparse.ArgumentParser:
     """Return a parser with --version, whose description is the script's own docstring."""
-    parser = _Parser(description=(doc or "").strip(), formatter_class=_Formatter, allow_abbrev=False)
+    parser = _Parser(
+        prog=os.path.basename(sys.argv[0]),
+        description=(doc or "").strip(),
+        formatter_class=_Formatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}", help="print the version")
     return parser
 

@@ -51,11 +51,13 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """Return the commit of the checkout these scripts run from, with `-dirty` for a changed tree; None outside git."""
-    here = Path(__file__).parent
+    checkout = Path(__file__).parents[2]
+    if not (checkout / ".git").exists():  # an installed package, perhaps inside somebody else's repository
+        return None
     try:
         done = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=here, capture_output=True, text=True, timeout=10, check=False,
+            cwd=checkout, capture_output=True, text=True, timeout=10, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return None

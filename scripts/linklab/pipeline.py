@@ -13,7 +13,8 @@ from pathlib import Path
 
 from linklab import manifest
 
-SCRIPTS = Path(__file__).parents[1]
+_ROOM = Path(__file__).parent
+SCRIPTS = _ROOM / "scripts" if (_ROOM / "scripts").is_dir() else _ROOM.parent  # installed, or in a checkout
 STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a script that was told to stop
 
 

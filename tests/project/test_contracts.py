@@ -11,11 +11,15 @@ from pathlib import Path
 
 import check_merge
 import pytest
+from linklab import __main__ as linklab_command
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 ROOMS = sorted((ROOT / "scripts" / "linklab").rglob("*.py"))
-DOCUMENTS = [ROOT / "README.md", ROOT / "environment.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "environment.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 HEAVY = ("torch", "transformers", "datasets", "peft", "pandas", "matplotlib")
 
 
@@ -125,7 +129,9 @@ def test_there_are_commands_to_check():
 # Commands that are no script of ours: a pattern, and what must be there for them.
 OTHERS = {
     r"python3 -m venv \.venv": "Makefile",
-    r"(\.venv/bin/)?python -m pip install -r requirements\.txt": "requirements.txt",
+    r"(\.venv/bin/)?python -m pip install( --extra-index-url \S+)? -r requirements\.txt": "requirements.txt",
+    r"python -m pip install \.": "pyproject.toml",
+    r"linklab --help": "scripts/linklab/__main__.py",
     r"\.venv/bin/pre-commit install": ".pre-commit-config.yaml",
     r"source \.venv/bin/activate": "Makefile",
     r"perl -pi -e 's\|OWNER/REPOSITORY\|.*' README\.md notebooks/gemma_wifi_colab\.ipynb": "README.md",
@@ -139,6 +145,9 @@ def test_every_documented_command_is_one_that_works_here(document, command):
     if found := re.fullmatch(launcher + r"\s+((?:scripts|benchmarks)/\w+\.py)(.*)", command):
         assert (ROOT / found[1]).exists(), f"{document} names {found[1]}"
         load(ROOT / found[1]).build_parser().parse_args(shlex.split(found[2]))  # exits on a word it does not know
+    elif (found := re.fullmatch(r"linklab ([\w-]+) (.*)", command)) and found[1] in linklab_command.COMMANDS:
+        script = ROOT / "scripts" / f"{linklab_command.COMMANDS[found[1]]}.py"
+        load(script).build_parser().parse_args(shlex.split(found[2]))
     elif command.startswith("make "):
         done = subprocess.run(["make", "-n", *shlex.split(command)[1:], "PYTHON=true"], cwd=ROOT, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
@@ -209,7 +218,7 @@ def test_ci_runs_what_is_here_with_actions_pinned_by_commit():
 LEVELS = (
     {"cli", "radio"}, {"locks", "parallel", "hub"}, {"files"}, {"manifest"}, {"tables", "pipeline"}, {"links"},
     {"tasks", "validation"}, {"metrics"}, {"reports", "models"}, {"training"}, {"inference"},
-    {"baselines"}, {"studies"}, {"publish"},
+    {"baselines"}, {"studies"}, {"publish"}, {"__main__"},
 )  # fmt: skip
 LEVEL_OF = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 
