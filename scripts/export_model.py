@@ -1,0 +1,183 @@
+"""Write a trained Gemma 3 model as one GGUF file for llama.cpp, Ollama and LM Studio, and check that it answers alike.
+
+training folder or model folder -> OUT_DIR/model-FORMAT.gguf, Modelfile, manifest.json
+
+    python scripts/export_model.py --model runs/lora/model --out-dir runs/gguf
+
+An adapter is merged into its base first. With --check, the file and the model answer the same prompts, and differing
+answers are printed; exit code 1 when fewer than 95 % are equal. Then: ollama create mine -f runs/gguf/Modelfile
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from linklab import cli, files
+from linklab.cli import CheckFailed, UserError, say
+from linklab.manifest import check_out_dir, staged_folder, write_manifest
+
+ANSWER_TOKENS = 40
+EQUAL_SHARE = 0.95  # float16 rounds: a greedy answer may tip where two tokens are equally likely
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What the command line says, read once."""
+
+    model: Path
+    base_model: str | None
+    number_format: str
+    check: Path | None
+    check_rows: int
+    out_dir: Path
+    force: bool
+    argv: tuple[str, ...]
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    parser = cli.make_parser(__doc__)
+    model = parser.add_argument_group("Model")
+    model.add_argument(
+        "--model", required=True, metavar="DIR", help="model folder, or the training folder that holds it"
+    )
+    model.add_argument("--base-model", metavar="NAME", help="the base model of an adapter, when it has moved")
+    model.add_argument(
+        "--format", dest="number_format", choices=("f32", "f16", "q8_0"), default="f16",
+        help="numbers of the matrices: f16 540 MB, q8_0 half of that with rounding to 8 bits",
+    )  # fmt: skip
+    check = parser.add_argument_group("Check")
+    check.add_argument("--check", metavar="DIR", help="converted folder: ask the file and the model its test prompts")
+    check.add_argument("--check-rows", type=cli.positive_int, default=50, metavar="N", help="prompts asked")
+    output = parser.add_argument_group("Output")
+    output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to write")
+    output.add_argument("--force", action="store_true", help="replace what an earlier export wrote")
+    return parser
+
+
+def run(args: argparse.Namespace) -> None:
+    """Load, merge, write, and compare with the model."""
+    from linklab.models import gguf_export, load
+
+    settings = Settings(
+        _model_folder(Path(args.model)), args.base_model, args.number_format, Path(args.check) if args.check else None,
+        args.check_rows, Path(args.out_dir), args.force, tuple(args.argv),
+    )  # fmt: skip
+    reads = [settings.model, settings.check]
+    check_out_dir(settings.out_dir, script=__file__, force=settings.force, reads=reads)
+    prompts = read_prompts(settings.check, settings.check_rows) if settings.check else []
+    if prompts:
+        require_judge()
+    with load.quiet_transformers():
+        model, tokenizer = load.load_trained(settings.model, base_model=settings.base_model)
+        name = f"model-{settings.number_format}.gguf"
+        with staged_folder(settings.out_dir, script=__file__, force=settings.force, reads=reads) as folder:
+            n_tensors = gguf_export.write_gguf(model, tokenizer, folder / name, settings.number_format,
+                                               name=settings.model.resolve().parent.name)  # fmt: skip
+            files.write_text(folder / "Modelfile", gguf_export.MODELFILE.format(name=name))
+            outputs = {folder / name: None, folder / "Modelfile": None}
+            write_manifest(
+                folder,
+                script=__file__,
+                argv=list(settings.argv),
+                seed=None,
+                inputs={settings.model: None},
+                outputs=outputs,
+            )
+        say(f"wrote {settings.out_dir / name}: {n_tensors} tensors, and a Modelfile for `ollama create NAME -f`")
+        if prompts:
+            compare(settings.out_dir / name, model, tokenizer, prompts)
+
+
+def _model_folder(folder: Path) -> Path:
+    """Return the folder that holds the weights: `folder` itself, or its model/."""
+    if (folder / "model").is_dir():
+        return folder / "model"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give the folder finetune_gemma_from_csv.py wrote")
+    return folder
+
+
+def read_prompts(folder: Path, n_rows: int) -> list[str]:
+    """Return the user's words of up to `n_rows` test conversations of a converted folder."""
+    import json
+
+    prompts = []
+    for path in sorted(folder.glob("test-*.jsonl")):
+        with open(path, encoding="utf-8") as handle:
+            for line in handle:
+                prompts.append(json.loads(line)["messages"][0]["content"])
+                if len(prompts) == n_rows:
+                    return prompts
+    if not prompts:
+        raise UserError(f"{folder}: no test conversations; give a folder convert_csv_to_jsonl.py wrote")
+    return prompts
+
+
+def require_judge() -> None:
+    """Raise UserError when llama.cpp is not installed."""
+    import importlib.util
+
+    if importlib.util.find_spec("xllamacpp") is None:
+        raise UserError("--check needs llama.cpp; run: pip install xllamacpp==2026.10.11549, or leave --check out")
+
+
+def compare(path: Path, model: Any, tokenizer: Any, prompts: Sequence[str]) -> None:
+    """Ask llama.cpp and the model every prompt greedily; raises CheckFailed when too few answers are equal."""
+    equal, progress = 0, cli.Progress("check", len(prompts), unit="prompts")
+    ask = open_judge(path)
+    for done, prompt in enumerate(prompts, start=1):
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        expected, found = write_greedily(model, tokenizer, text), ask(text.removeprefix(tokenizer.bos_token))
+        equal += expected == found
+        if expected != found:
+            say(f"prompt {done}: the model answers {expected!r}, the file {found!r}")
+        progress.at(done)
+    say(f"check: {equal} of {len(prompts)} answers equal")
+    if equal < EQUAL_SHARE * len(prompts):
+        raise CheckFailed(f"{path}: {equal} of {len(prompts)} answers are the model's own; at least 95 % are expected")
+
+
+def write_greedily(model: Any, tokenizer: Any, text: str) -> str:
+    """Return what the model writes after `text`, without the end of its turn."""
+    import torch
+    from linklab.models.chat import end_token
+
+    inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
+    with torch.inference_mode():
+        output = model.generate(
+            **inputs, do_sample=False, max_new_tokens=ANSWER_TOKENS,
+            eos_token_id=[tokenizer.eos_token_id, end_token(tokenizer)], pad_token_id=tokenizer.pad_token_id,
+        )  # fmt: skip
+    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+
+def open_judge(path: Path) -> Any:
+    """Return a function that lets llama.cpp continue a text greedily."""
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 2048, 1, False, -1
+    server = xllamacpp.Server(params)
+
+    def ask(text: str) -> str:
+        answer = server.handle_completions({"prompt": text, "temperature": 0, "max_tokens": ANSWER_TOKENS})
+        return answer["choices"][0]["text"].strip()
+
+    return ask
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the script and return its exit code."""
+    return cli.main(build_parser(), run, None if argv is None else list(argv))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
