@@ -58,6 +58,7 @@ def build_parser():
     parser.add_argument("--rounds", type=cli.positive_int, default=2, metavar="N", help="runs an engine for full")
     parser.add_argument("--adapter-rounds", type=cli.positive_int, default=1, metavar="N", help="the same for (q)lora")
     parser.add_argument("--batch-size", type=cli.positive_int, default=4, metavar="N", help="rows a step")
+    parser.add_argument("--ask", choices=("choices", "row"), default="choices", help="a question per choice or per row")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="what products are computed in")
     parser.add_argument("--out", metavar="FILE", help="(default: benchmarks/results/train.md; none for tiny)")
     parser.add_argument("--worker", metavar="FILE", help=argparse.SUPPRESS)
@@ -91,21 +92,26 @@ def prepare(args, scratch: Path) -> dict:
     from linklab.models import load
     from linklab.tasks import examples
     from linklab.tasks.task import make_task
-    from linklab.training.answer_loss import EncodedExamples, StepSampler
+    from linklab.training.answer_loss import EncodedExamples, StepSampler, encode_question
 
     n = args.steps * args.batch_size
-    words = ["--n-samples", str(max(100, 2 * n)), "--seed", "1", "--out-dir", str(scratch / "data")]
+    words = ["--n-samples", str(max(1000, 20 * n)), "--seed", "1", "--out-dir", str(scratch / "data")]
     if generate_synthetic_large.main(words):
         raise cli.UserError("no rows could be generated")
     table = scratch / "data" / "links.csv"
     random_weights = args.model == "random"
     folder = make_random(scratch / "model") if random_weights else load.resolve(args.model)
     tokenizer = load.load_tokenizer(folder)
-    encoded = EncodedExamples(examples.read_examples(table, make_task(table), "train", n), tokenizer, 2048)
+    chosen = examples.read_examples(table, make_task(table, ask=args.ask), "train")
+    # As many questions in every row, so that the others' batches, of conversations, hold the rows of ours
+    questions = statistics.mode(len(row.questions) for row in chosen)
+    chosen = [row for row in chosen if len(row.questions) == questions][:n]
+    encoded = EncodedExamples(chosen, tokenizer, 2048)
     order = list(StepSampler(encoded.lengths, args.batch_size, SEED))
-    rows = [encoded[i] for i in order]
-    plain = [{"input_ids": row["input_ids"], "answer_start": row["answer_start"]} for row in rows]
-    return {"folder": str(folder), "rows": plain, "steps": args.steps, "batch_size": args.batch_size,
+    turns = [encode_question(tokenizer, question) for i in order for question in chosen[i].questions]
+    conversations = [{"input_ids": prompt + answer, "answer_start": len(prompt)} for prompt, answer in turns]
+    return {"folder": str(folder), "rows": [encoded[i] for i in order], "conversations": conversations,
+            "questions": questions, "steps": args.steps, "batch_size": args.batch_size,
             "precision": args.precision, "learning_rate": LEARNING_RATE}  # fmt: skip
 
 
@@ -159,9 +165,10 @@ def work(job: dict) -> int:
     timed_rows = job["rows"][job["batch_size"] :]
     seconds = watch.ends[-1] - watch.ends[0]
     tokens = sum(len(row["input_ids"]) for row in timed_rows)
-    answers = sum(len(row["input_ids"]) - row["answer_start"] for row in timed_rows)
+    answers = Rows(timed_rows).answer_tokens
     # Products a training needs: 2 a weight and token forward, as many for the gradient of the input, and as many for
-    # the weight's own where it is trained; the head at answer tokens only. The same count for every engine.
+    # the weight's own where it is trained; the head at answer tokens only. The same count for every engine: tokens
+    # that a row's questions share are counted once.
     per_weight = 6 if job["mode"] == "full" else 4
     flops = per_weight * ((n_all - head) * tokens + head * answers)
     found = {"losses": losses, "rows_a_second": len(timed_rows) / seconds, "tokens_a_second": tokens / seconds,
@@ -196,7 +203,7 @@ class Rows:
     def __init__(self, items: list[dict]) -> None:
         self.items = items
         self.lengths = [len(item["input_ids"]) for item in items]
-        self.answer_tokens = sum(len(item["input_ids"]) - item["answer_start"] for item in items)
+        self.answer_tokens = sum(end - start for item in items for start, end in item["answers"])
 
     def __len__(self) -> int:
         return len(self.items)
@@ -264,7 +271,7 @@ def common_arguments(job: dict) -> dict:
 
     return {
         "output_dir": job["scratch"] + "/other", "max_steps": job["steps"],
-        "per_device_train_batch_size": job["batch_size"], "learning_rate": job["learning_rate"],
+        "per_device_train_batch_size": job["batch_size"] * job["questions"], "learning_rate": job["learning_rate"],
         "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_grad_norm": 1.0, "optim": "adamw_torch_fused",
         "adam_beta2": training.ADAM_BETA2,
         "bf16": job["precision"] == "bf16", "use_cpu": not torch.cuda.is_available(), "save_strategy": "no",
@@ -292,10 +299,10 @@ def make_plain(job: dict):
 
     class InOrder(Trainer):
         def _get_train_sampler(self, train_dataset=None):
-            return in_order(job["rows"])
+            return in_order(job["conversations"])
 
     arguments = TrainingArguments(**common_arguments(job), remove_unused_columns=False)
-    trainer = InOrder(load_plainly(job), arguments, train_dataset=Rows(job["rows"]), data_collator=collate)
+    trainer = InOrder(load_plainly(job), arguments, train_dataset=job["conversations"], data_collator=collate)
     drop_printer(trainer)
     return trainer
 
@@ -306,11 +313,11 @@ def make_trl(job: dict):
     from trl import SFTConfig, SFTTrainer
 
     rows = [{"input_ids": row["input_ids"], "completion_mask": [int(i >= row["answer_start"])
-             for i in range(len(row["input_ids"]))]} for row in job["rows"]]  # fmt: skip
+             for i in range(len(row["input_ids"]))]} for row in job["conversations"]]  # fmt: skip
 
     class InOrder(SFTTrainer):
         def _get_train_sampler(self, train_dataset=None):
-            return in_order(job["rows"])
+            return in_order(job["conversations"])
 
     arguments = SFTConfig(**common_arguments(job), completion_only_loss=True, max_length=None, packing=False)
     trainer = InOrder(

@@ -197,7 +197,7 @@ def encode(examples, tokenizer, max_length: int, name: str):
     if encoded.too_long:
         raise UserError(
             f"{len(encoded.too_long)} of {len(encoded)} {name} rows have more than --max-length {max_length} tokens "
-            f"(first: {encoded.too_long[0]}; longest: {max(encoded.lengths)}); raise it or shorten the template"
+            f"(first: {encoded.too_long[0]}; longest: {encoded.longest}); raise it or shorten the template"
         )
     return encoded
 

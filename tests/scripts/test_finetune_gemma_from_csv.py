@@ -184,7 +184,7 @@ def test_the_validation_loss_is_the_mean_over_answer_tokens(rule_table, tmp_path
             ids = torch.tensor([item["input_ids"]])
             with torch.inference_mode():
                 scores = torch.log_softmax(model(input_ids=ids).logits[0, :-1].double(), dim=-1)
-            losses += scores[torch.arange(ids.shape[1] - 1), ids[0, 1:]][item["answer_start"] - 1 :].neg().tolist()
+            losses += scores[torch.arange(ids.shape[1] - 1), ids[0, 1:]][item["answers"][0][0] - 1 :].neg().tolist()
         assert logged[step] == pytest.approx(sum(losses) / len(losses), abs=1e-5)
 
 

@@ -45,7 +45,7 @@ def masked_full_logit_loss(model, items):
     for item in items:
         ids = torch.tensor([item["input_ids"]])
         scores = functional.log_softmax(model(input_ids=ids).logits[0, :-1].double(), dim=-1)
-        losses.append(-scores[torch.arange(ids.shape[1] - 1), ids[0, 1:]][item["answer_start"] - 1 :])
+        losses.append(-scores[torch.arange(ids.shape[1] - 1), ids[0, 1:]][item["answers"][0][0] - 1 :])
     return torch.cat(losses).mean()
 
 
@@ -81,7 +81,8 @@ def test_rows_padded_on_the_left_with_a_mask_have_the_loss_of_unpadded_rows(atte
         tokens = torch.tensor(item["input_ids"])
         start = longest - len(tokens)
         ids[i, start:], mask[i, start:] = tokens, 1
-        labels[i, start + item["answer_start"] :] = tokens[item["answer_start"] :]
+        first = item["answers"][0][0]
+        labels[i, start + first :] = tokens[first:]
     assert model(input_ids=ids, labels=labels, attention_mask=mask).loss.item() == pytest.approx(
         expected.item(), abs=1e-5
     )
@@ -118,7 +119,7 @@ def test_eight_single_rows_accumulated_equal_one_batch_of_eight(tokenizer, encod
         answer_loss.use_answer_only_loss(model)
     whole = together(**collate(items)).loss
     whole.backward()
-    n_tokens = sum(len(item["input_ids"]) - item["answer_start"] for item in items)
+    n_tokens = sum(end - start for item in items for start, end in item["answers"])
     total = 0.0
     for item in items:
         loss = apart(**collate([item]), num_items_in_batch=n_tokens).loss
@@ -130,8 +131,8 @@ def test_eight_single_rows_accumulated_equal_one_batch_of_eight(tokenizer, encod
 
 def test_the_collator_pads_on_the_right_and_labels_only_the_answer():
     items = [
-        {"input_ids": [2, 11, 12, 13, 5], "answer_start": 3},
-        {"input_ids": [2, 21, 5], "answer_start": 1},
+        {"input_ids": [2, 11, 12, 13, 5], "shared": 0, "answers": [(3, 5)]},
+        {"input_ids": [2, 21, 5], "shared": 0, "answers": [(1, 3)]},
     ]
     batch = answer_loss.AnswerCollator(pad_token_id=0)(items)
     x = answer_loss.IGNORED
@@ -144,9 +145,11 @@ def test_an_answer_is_encoded_with_the_end_of_its_turn_and_the_prompt_as_the_cha
     task = make_task(small_links / "links.csv")
     row = example_files.read_examples(small_links / "links.csv", task, "train", 1)[0]
     item = answer_loss.EncodedExamples([row], tokenizer, 512)[0]
-    prompt = tokenizer.decode(item["input_ids"][: item["answer_start"]])
+    ((start, end),) = item["answers"]
+    assert end == len(item["input_ids"]) and item["shared"] == 0
+    prompt = tokenizer.decode(item["input_ids"][:start])
     assert prompt == f"<bos><start_of_turn>user\n{row.prompt}<end_of_turn>\n<start_of_turn>model\n"
-    assert tokenizer.decode(item["input_ids"][item["answer_start"] :]) == f"{row.answer}<end_of_turn>"
+    assert tokenizer.decode(item["input_ids"][start:]) == f"{row.answer}<end_of_turn>"
 
 
 def test_a_row_that_is_too_long_is_named_and_none_is_cut(tokenizer, small_links):

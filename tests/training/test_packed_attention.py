@@ -14,7 +14,7 @@ def tokenizer():
 def make_items(lengths, vocab, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [
-        {"input_ids": torch.randint(6, vocab, (n,), generator=generator).tolist(), "answer_start": n - 3}
+        {"input_ids": torch.randint(6, vocab, (n,), generator=generator).tolist(), "shared": 0, "answers": [(n - 3, n)]}
         for n in lengths
     ]
 
@@ -22,9 +22,9 @@ def make_items(lengths, vocab, seed=0):
 def hidden_of_rows(model, items):
     """Return the last hidden states of packed rows, (all tokens, hidden)."""
     batch = answer_loss.AnswerCollator(0)(items)
-    ids, positions, lengths = packed_attention.pack(batch["input_ids"], batch["attention_mask"])
+    ids, positions, rows = packed_attention.pack(batch["input_ids"], batch["attention_mask"])
     return model.model(
-        input_ids=ids, position_ids=positions, row_lengths=lengths, use_cache=False,
+        input_ids=ids, position_ids=positions, packed_rows=rows, use_cache=False,
         attention_mask={"full_attention": None, "sliding_attention": None},
     ).last_hidden_state[0]  # fmt: skip
 
@@ -52,7 +52,7 @@ def test_padding_on_either_side_gives_the_loss_of_the_unpadded_row(tokenizer):
     (item,) = make_items([30], len(tokenizer))
     ids = torch.tensor(item["input_ids"])
     labels = ids.clone()
-    labels[: item["answer_start"]] = answer_loss.IGNORED
+    labels[: item["answers"][0][0]] = answer_loss.IGNORED
     losses = []
     for left, right in ((0, 0), (5, 0), (0, 9), (3, 4)):
         padded = torch.nn.functional.pad(ids, (left, right))
@@ -65,7 +65,7 @@ def test_padding_on_either_side_gives_the_loss_of_the_unpadded_row(tokenizer):
 def test_pack_drops_the_padding_and_counts_positions_from_each_rows_start():
     ids = torch.tensor([[0, 0, 7, 8], [4, 5, 6, 9], [3, 0, 0, 0]])
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]])
-    packed, positions, lengths = packed_attention.pack(ids, mask)
+    packed, positions, rows = packed_attention.pack(ids, mask)
     assert packed.tolist() == [[7, 8, 4, 5, 6, 9, 3]]
     assert positions.tolist() == [[0, 1, 0, 1, 2, 3, 0]]
-    assert lengths == [2, 4, 1]
+    assert rows.lengths == [2, 4, 1]

@@ -7,32 +7,50 @@ more than the rest of the model, and on a CPU a head applied to a batch of seque
 from __future__ import annotations
 
 import types
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from linklab.training import packed_attention
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from linklab.tasks.examples import Example, Question
 
 IGNORED = -100  # torch's cross_entropy and the Trainer's token count leave these positions out
 
 
 class AnswerCollator:
-    """Pads encoded examples on the right, with the mask that tells their tokens from the padding."""
+    """Pads encoded rows on the right, with the mask that tells their tokens from the padding."""
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
 
-    def __call__(self, items: list[dict]) -> dict:
-        """Return `input_ids`, `attention_mask` and `labels`, (batch, tokens); labels are IGNORED outside the answer."""
+    def __call__(self, items: list[dict]) -> dict[str, Tensor]:
+        """Return `input_ids`, `attention_mask`, `position_ids`, `branches` and `labels`, all (batch, tokens).
+
+        Labels are IGNORED outside the answers. `branches` is 0 in what all questions of a row share, else the
+        question's number from 1; positions go on from the shared part in every branch.
+        """
         import torch
 
         longest = max(len(item["input_ids"]) for item in items)
         input_ids = torch.full((len(items), longest), self.pad_token_id, dtype=torch.long)
-        attention_mask = torch.zeros_like(input_ids)
+        attention_mask, position_ids, branches = (torch.zeros_like(input_ids) for _ in range(3))
         labels = torch.full_like(input_ids, IGNORED)
         for i, item in enumerate(items):
             tokens = torch.tensor(item["input_ids"])
             input_ids[i, : len(tokens)] = tokens
             attention_mask[i, : len(tokens)] = 1
-            labels[i, item["answer_start"] : len(tokens)] = tokens[item["answer_start"] :]
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "labels": labels}
+            position_ids[i, : item["shared"]] = torch.arange(item["shared"])
+            start = item["shared"]
+            for number, (answer_start, end) in enumerate(item["answers"], start=1):
+                position_ids[i, start:end] = torch.arange(item["shared"], item["shared"] + end - start)
+                branches[i, start:end] = number if len(item["answers"]) > 1 else 0
+                labels[i, answer_start:end] = tokens[answer_start:end]
+                start = end
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids,
+                "branches": branches, "labels": labels}  # fmt: skip
 
 
 def use_answer_only_loss(causal_model) -> None:
@@ -44,36 +62,57 @@ def use_answer_only_loss(causal_model) -> None:
     packed_attention.use_row_attention(causal_model)
     plain_forward = causal_model.forward
 
-    def forward(self, input_ids=None, labels=None, attention_mask=None, num_items_in_batch=None, **kwargs):
+    def forward(
+        self, input_ids=None, labels=None, attention_mask=None, position_ids=None, branches=None,
+        num_items_in_batch=None, **kwargs,
+    ):  # fmt: skip
         if labels is None:
-            return plain_forward(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
-        return _answer_only(self, input_ids, labels, attention_mask, num_items_in_batch)
+            return plain_forward(
+                input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
+            )
+        return _answer_only(self, input_ids, labels, attention_mask, position_ids, branches, num_items_in_batch)
 
     causal_model.forward = types.MethodType(forward, causal_model)
 
 
-def _answer_only(model, input_ids, labels, attention_mask, num_items_in_batch):
+def _answer_only(
+    model: Any, input_ids: Tensor, labels: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None,
+    branches: Tensor | None, num_items_in_batch: Any,
+) -> Any:  # fmt: skip
     import torch
     import torch.nn.functional as functional
     from transformers.modeling_outputs import CausalLMOutput
 
     wanted = functional.pad(labels[:, 1:] != IGNORED, (0, 1))  # (batch, tokens): the position before each answer token
     answers = labels[:, 1:][wanted[:, :-1]]
+    real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     if input_ids.is_cuda:
-        hidden = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        hidden = _read_padded(model, input_ids, attention_mask, position_ids, branches)
     else:
-        real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        packed, positions, row_lengths = packed_attention.pack(input_ids, real)
+        read = real.bool() & (wanted | (labels == IGNORED))  # nothing is read from an answer's last token
+        packed, positions, rows = packed_attention.pack(input_ids, read, position_ids, branches)
         hidden = model.model(
-            input_ids=packed, position_ids=positions, row_lengths=row_lengths, use_cache=False,
+            input_ids=packed, position_ids=positions, packed_rows=rows, use_cache=False,
             attention_mask={"full_attention": None, "sliding_attention": None},  # each row's own: no mask to build
         ).last_hidden_state  # fmt: skip
-        wanted = wanted[real.bool()][None]
+        wanted = wanted[read][None]
     logits = model.lm_head(hidden[wanted])  # (answer tokens, vocab): two axes, so no weight is copied
     logits = cap_logits(logits, model.config)
     total = functional.cross_entropy(logits.float(), answers, reduction="sum")
     count = wanted.sum() if num_items_in_batch is None else num_items_in_batch
     return CausalLMOutput(loss=total / count, logits=None if model.training else logits)  # (answer tokens, vocab)
+
+
+def _read_padded(
+    model: Any, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, branches: Tensor | None
+) -> Tensor:
+    """Return the last hidden states (batch, tokens, hidden) of a padded batch, as a GPU reads it."""
+    if branches is None or not branches.any():
+        read = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return read.last_hidden_state
+    masks = packed_attention.padded_masks(branches, position_ids, attention_mask, model.config.sliding_window)
+    read = model.model(input_ids=input_ids, attention_mask=masks, position_ids=position_ids, use_cache=False)
+    return read.last_hidden_state
 
 
 def cap_logits(logits, config):
@@ -83,20 +122,25 @@ def cap_logits(logits, config):
 
 
 class EncodedExamples:
-    """A torch-style dataset of encoded examples, tokenised once, kept as plain lists."""
+    """A torch-style dataset of encoded rows, tokenised once, kept as plain lists.
 
-    def __init__(self, examples, tokenizer, max_length: int) -> None:
-        """Encode every example; `too_long` counts those above `max_length`, the answer included. None is cut."""
-        from linklab.models.chat import encode_answer, encode_prompt
+    An item holds a row's questions one behind the other: `input_ids`, of which the first `shared` tokens begin every
+    question and stand there once, and `answers`, where each question's answer starts and ends. A row of one question
+    shares nothing. What a question shares is found in the tokens, so the order of a row's questions is irrelevant.
+    """
 
-        self.items = []
+    def __init__(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> None:
+        """Encode every example; `too_long` names those with a question above `max_length` tokens. None is cut."""
+        self.items: list[dict] = []
         self.too_long: list[str] = []
+        self.longest = 0  # tokens of the longest question with its answer
         for example in examples:
-            prompt = encode_prompt(tokenizer, example.prompt)
-            tokens = prompt + encode_answer(tokenizer, example.answer)
-            if len(tokens) > max_length:
+            turns = [encode_question(tokenizer, question) for question in example.answered]
+            longest = max(len(prompt) + len(answer) for prompt, answer in turns)
+            if longest > max_length:
                 self.too_long.append(example.id)
-            self.items.append({"input_ids": tokens, "answer_start": len(prompt)})
+            self.longest = max(self.longest, longest)
+            self.items.append(join_questions(turns))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -106,13 +150,37 @@ class EncodedExamples:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each example."""
+        """Tokens of each row, shared ones counted once."""
         return [len(item["input_ids"]) for item in self.items]
 
     @property
     def answer_tokens(self) -> int:
         """Tokens the loss is taken over."""
-        return sum(len(item["input_ids"]) - item["answer_start"] for item in self.items)
+        return sum(end - start for item in self.items for start, end in item["answers"])
+
+
+def encode_question(tokenizer: Any, question: Question) -> tuple[list[int], list[int]]:
+    """Return the tokens of a question's prompt, up to where the model starts to answer, and those of its answer."""
+    from linklab.models.chat import encode_answer, encode_prompt
+
+    return encode_prompt(tokenizer, question.prompt), encode_answer(tokenizer, question.answer)
+
+
+def join_questions(turns: Sequence[tuple[list[int], list[int]]]) -> dict:
+    """Return the item of a row: [([1, 2, 3], [7]), ([1, 2, 4], [8])] -> 1 2 | 3 7 | 4 8, of which 2 are shared.
+
+    A prompt's last token is never shared: what is read there is another answer in every branch.
+    """
+    prompts = [prompt for prompt, _ in turns]
+    shared = 0
+    if len(turns) > 1:
+        most = min(map(len, prompts)) - 1
+        shared = next((i for i in range(most) if len({prompt[i] for prompt in prompts}) > 1), most)
+    tokens, answers = prompts[0][:shared], []
+    for prompt, answer in turns:
+        tokens = tokens + prompt[shared:] + answer
+        answers.append((len(tokens) - len(answer), len(tokens)))
+    return {"input_ids": tokens, "shared": shared, "answers": answers}
 
 
 class StepSampler:

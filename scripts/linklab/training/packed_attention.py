@@ -3,15 +3,24 @@
 Rows of links have 60 to 300 tokens, so a batch of 8 is 30 % padding, and a CPU pays for every padded token. Packed, the
 linear layers see real tokens only and attention runs row by row. A GPU keeps the padded batch: one launch for all rows
 is worth more there than the padding costs.
+
+A row may have branches, one per choice asked about: each sees the header all share and itself, so the header is
+computed once. `branches` says where each token belongs: 0 for the header, 1, 2, ... for the branches.
 """
 
 from __future__ import annotations
 
+import functools
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
 ATTENTION = "rows_sdpa"
 
 
-def use_row_attention(model) -> None:
-    """Let `model` take packed rows: with `row_lengths` attention stays inside a row, without it all is as before."""
+def use_row_attention(model: Any) -> None:
+    """Let `model` take packed rows: with `packed_rows` attention stays inside a row, without it all is as before."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -20,42 +29,94 @@ def use_row_attention(model) -> None:
     model.set_attn_implementation(ATTENTION)
 
 
-def pack(input_ids, attention_mask):
-    """Return (input_ids (1, all tokens), position_ids (1, all tokens), row lengths) without the padding.
+class PackedRows:
+    """Rows end to end in one sequence: how long each is, and which of its tokens each token sees."""
 
-    `input_ids` and `attention_mask` are (rows, tokens); padding may be on either side.
+    def __init__(self, positions: list[Tensor], branches: list[Tensor]) -> None:
+        """`positions` and `branches` hold a tensor (tokens,) per row."""
+        self.positions, self.branches = positions, branches
+        self.lengths = [len(row) for row in positions]
+        self.masks = functools.cache(self._masks)  # all layers of one kind share them
+
+    def _masks(self, window: int | None) -> list[Tensor | None]:
+        """Return per row its mask (tokens, tokens), True where seen; None where a token sees all before it."""
+        return [
+            seen_tokens(branches[None], positions[None], window)[0]
+            if _needs_mask(branches, positions, window)
+            else None
+            for branches, positions in zip(self.branches, self.positions, strict=True)
+        ]
+
+
+def _needs_mask(branches: Tensor, positions: Tensor, window: int | None) -> bool:
+    return bool(branches.any()) or (window is not None and len(positions) > window)
+
+
+def seen_tokens(branches: Tensor, positions: Tensor, window: int | None) -> Tensor:
+    """Return (rows, tokens, tokens), True where a token (second axis) sees another (third axis).
+
+    It sees the header and its own branch, up to itself, and no further back than a sliding `window`. `branches` and
+    `positions` are (rows, tokens).
     """
+    same = branches[:, None, :] == branches[:, :, None]
+    seen = (same | (branches[:, None, :] == 0)).tril()
+    return seen if window is None else seen & (positions[:, :, None] - positions[:, None, :] < window)
+
+
+def padded_masks(
+    branches: Tensor, positions: Tensor, attention_mask: Tensor | None, window: int | None
+) -> dict[str, Tensor]:
+    """Return the masks (rows, 1, tokens, tokens) of a padded batch for both kinds of layer; padding sees itself."""
+    import torch
+
+    masks = {}
+    itself = torch.eye(branches.shape[1], dtype=torch.bool, device=branches.device)
+    for kind, reach in (("full_attention", None), ("sliding_attention", window)):
+        seen = seen_tokens(branches, positions, reach)
+        if attention_mask is not None:
+            seen = seen & attention_mask.bool()[:, None, :]
+        masks[kind] = (seen | itself)[:, None]
+    return masks
+
+
+def pack(
+    input_ids: Tensor, attention_mask: Tensor, positions: Tensor | None = None, branches: Tensor | None = None
+) -> tuple[Tensor, Tensor, PackedRows]:
+    """Return (input_ids (1, all tokens), position_ids (1, all tokens), rows) without the padding.
+
+    All arguments are (rows, tokens); padding may be on either side. Without `positions` tokens count up from 0.
+    """
+    import torch
+
     real = attention_mask.bool()
-    positions = (real.cumsum(1) - 1)[real]
-    return input_ids[real][None], positions[None], real.sum(1).tolist()
+    positions = real.cumsum(1) - 1 if positions is None else positions
+    branches = torch.zeros_like(input_ids) if branches is None else branches
+    lengths = real.sum(1).tolist()
+    packed = PackedRows(list(positions[real].split(lengths)), list(branches[real].split(lengths)))
+    return input_ids[real][None], positions[real][None], packed
 
 
-def _attend(module, query, key, value, attention_mask, scaling=None, row_lengths=None, sliding_window=None, **kwargs):
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
+    scaling: float | None = None, packed_rows: PackedRows | None = None, sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Any]:  # fmt: skip
     """Attention as transformers calls it: q, k, v (batch, heads, tokens, dim) -> (batch, tokens, heads, dim)."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    if row_lengths is None:
+    if packed_rows is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, sliding_window=sliding_window, **kwargs
         )
     rows = []
-    for q, k, v in zip(*(part.split(row_lengths, dim=2) for part in (query, key, value)), strict=True):
-        band = _sliding_mask(q, sliding_window)
+    parts = (part.split(packed_rows.lengths, dim=2) for part in (query, key, value))
+    for q, k, v, mask in zip(*parts, packed_rows.masks(sliding_window), strict=True):
         rows.append(
             scaled_dot_product_attention(
-                q, k, v, attn_mask=band, is_causal=band is None, scale=scaling, enable_gqa=True,
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True,
                 dropout_p=kwargs.get("dropout", 0.0),
             )
         )  # fmt: skip
     return torch.cat(rows, dim=2).transpose(1, 2), None
-
-
-def _sliding_mask(query, window: int | None):
-    """Return the mask of a row longer than a sliding layer's window, (tokens, tokens), True where seen; else None."""
-    n_tokens = query.shape[2]
-    if window is None or n_tokens <= window:
-        return None
-    seen = query.new_ones(n_tokens, n_tokens).tril().bool()
-    return seen & ~seen.tril(-window)

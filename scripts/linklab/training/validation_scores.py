@@ -17,21 +17,24 @@ def mark_judged(encoded, examples, task, tokenizer) -> bool:
     These are the tokens of the classes the answer begins with (and the separator or end behind them): a number is
     hardly ever written exactly, and is judged by its error later.
     """
+    if task.ask == "choices":  # an answer is a number; which choice is best shows when all are ranked
+        return False
     classes = 0
     while classes < len(task.targets) and task.targets[classes].kind == "class":
         classes += 1
     if not classes:
         return False
     for item, example in zip(encoded.items, examples, strict=True):
-        n_answer = len(item["input_ids"]) - item["answer_start"]
+        ((start, end),) = item["answers"]
+        n_answer = end - start
         text = task.separator.join(example.target[target.name] for target in task.targets[:classes])
         if classes == len(task.targets):
             item["judged"] = n_answer
         else:
-            end = len(text) + len(task.separator)
+            length = len(text) + len(task.separator)
             ends = [stop for _, stop in tokenizer(example.answer, add_special_tokens=False,
                                                   return_offsets_mapping=True)["offset_mapping"]]  # fmt: skip
-            item["judged"] = max(1, sum(stop <= end for stop in ends))
+            item["judged"] = max(1, sum(stop <= length for stop in ends))
     return True
 
 
@@ -64,7 +67,7 @@ class EvenRows:
         if index < len(self.encoded):
             return self.encoded[index]
         first = self.encoded[0]
-        empty = {"input_ids": first["input_ids"][:1], "answer_start": 1}
+        empty = {"input_ids": first["input_ids"][:1], "shared": 1, "answers": []}
         return empty | ({"judged": 0} if "judged" in first else {})
 
 
