@@ -1,6 +1,7 @@
 """Convert a CSV to conversations a language model can be trained on, split without leaks.
 
-links.csv, or any CSV -> train|validation|test JSONL shards, task.json, README.md (data card), manifest.json
+links.csv, or any CSV -> train|validation|test JSONL shards, cells.csv, task.json, README.md (data card),
+manifest.json
 
     python scripts/convert_csv_to_jsonl.py --csv runs/data/links.csv --out-dir runs/jsonl
 
@@ -16,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from linklab import cli, files
-from linklab.manifest import check_out_dir, staged_folder, write_manifest
+from linklab.manifest import check_out_dir, read_preset, staged_folder, write_manifest
 
 SHARD_SIZE = 50_000
 
@@ -50,7 +51,7 @@ def build_parser():
 
 
 def run(args) -> None:
-    from linklab.tasks import jsonl
+    from linklab.tasks import jsonl, row_cells
     from linklab.tasks.splits import SPLITS
     from linklab.tasks.task import make_task
 
@@ -59,11 +60,13 @@ def run(args) -> None:
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
     task = make_task(csv_path, args.target_field, args.prompt_template, id_field=args.id_field, ask=args.ask)
     with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:
+        cells = row_cells.CellsWriter(folder, task)
         writers = {split: ShardWriter(folder, split, args.shard_size) for split in SPLITS}
         features, ids = jsonl.CardFeatures(task), SeenTexts()
         copies = 0
         for converted in convert(args, csv_path, task):
             features.merge(converted.features)
+            cells.write(converted.cells)
             lines = {"train": converted.train, "validation": [], "test": []}
             for split, row_id, line in converted.others:
                 if ids.add(row_id):  # copies (oversampling) may weigh in training; a scorer wants each row once
@@ -80,12 +83,12 @@ def run(args) -> None:
         names = {split: writer.finish() for split, writer in writers.items()}
         files.write_json(folder / jsonl.TASK_FILE, task.to_dict())
         files.write_text(folder / "README.md", write_card(task, features, names, rows, csv_path))
-        outputs = {folder / name: n for split in SPLITS for name, n in names[split].items()}
+        outputs = {folder / name: n for split in SPLITS for name, n in names[split].items()} | cells.finish()
         write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.split_seed,
             inputs={csv_path: sum(rows.values()) + copies} | dict.fromkeys(filter(None, [args.prompt_template])),
             outputs=outputs | {folder / jsonl.TASK_FILE: None, folder / "README.md": None},
-            extra={"rows": rows, "copies_left_out": copies},
+            extra={"rows": rows, "copies_left_out": copies, **read_preset(csv_path.parent)},
         )  # fmt: skip
     counts = ", ".join(f"{n:,} {split}" for split, n in rows.items())
     cli.say(

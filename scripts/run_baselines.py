@@ -1,33 +1,44 @@
 """Score what a model has to beat: random and frequent answers, the field's rules, boosted trees and the ceiling.
 
-links.csv, or any CSV -> a folder a baseline (predictions.jsonl, metrics.json, row_scores.csv, …), summary.csv,
-summary.md, manifest.json
+conversations, links.csv or any CSV -> a folder per baseline (predictions.jsonl, metrics.json, row_scores.csv, …),
+summary.csv, summary.md, manifest.json
 
-    python scripts/run_baselines.py --csv runs/data/links.csv --out-dir runs/baselines
+    python scripts/run_baselines.py --data runs/jsonl --out-dir runs/baselines
 
+A folder of conversations says what its rows are; with --csv the options must be those of convert_csv_to_jsonl.py.
 Every baseline learns from the train split and answers the same rows, which compare_results.py sets beside models'.
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from linklab import cli, files
-from linklab.manifest import MANIFEST, check_out_dir, read_manifest, staged_folder, write_manifest
+from linklab.manifest import check_out_dir, read_preset, staged_folder, write_manifest
+
+if TYPE_CHECKING:
+    from linklab.baselines.registry import Baseline
+    from linklab.tasks.source import Reader
+    from linklab.tasks.task import Task
 
 PRESETS = ("easy", "standard", "hard")
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
     parser = cli.make_parser(__doc__)
     data = parser.add_argument_group("Input")
-    data.add_argument("--csv", required=True, metavar="FILE", help="the rows, with their answers")
+    source = data.add_mutually_exclusive_group(required=True)
+    source.add_argument("--csv", metavar="FILE", help="the rows, with their answers")
+    source.add_argument("--data", metavar="DIR", help="a folder convert_csv_to_jsonl.py wrote")
     cli.add_row_options(data)
     data.add_argument(
         "--prompt-template",
         metavar="FILE",
-        help="the template models are asked with: baselines do not read it, comparisons check it",
+        help="with --csv: the template models are asked with, whose columns baselines see",
     )
     data.add_argument("--split", default="test", choices=("train", "validation", "test"), help="rows to answer")
     data.add_argument(
@@ -57,7 +68,7 @@ def build_parser():
         "--preset",
         choices=PRESETS,
         help="links: how noisy the reports are, for the ceiling "
-        "(unset: what the manifest beside the CSV says, else standard)",
+        "(unset: what the manifest beside the rows says, else standard)",
     )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
@@ -68,22 +79,22 @@ def build_parser():
     return parser
 
 
-def read_preset(csv_path: Path) -> str:
-    """Return the preset that the generator's manifest beside a CSV names; "standard" where there is none."""
-    path = csv_path.parent / MANIFEST
-    return read_manifest(path).get("extra", {}).get("preset", "standard") if path.exists() else "standard"
-
-
-def check_columns(schema, names: list[str]) -> tuple[str, ...]:
+def check_columns(task: Task, names: list[str]) -> tuple[str, ...]:
     """Return the columns to group by; a UserError for one that a baseline may not see."""
+    from linklab.tasks.row_cells import shown_columns
+
+    shown = [column.name for column in shown_columns(task)]
     for name in names:
-        if schema[name].role != "input":
-            visible = ", ".join(column.name for column in schema.by_role("input"))
-            raise cli.UserError(f"--group-by {name}: a {schema[name].role} column; the visible columns are: {visible}")
+        if name not in shown:
+            role = task.schema[name].role
+            raise cli.UserError(
+                f"--group-by {name}: {'an' if role in ('id', 'input') else 'a'} {role} column the prompt does not "
+                f"show; the shown columns are: {', '.join(shown)}"
+            )
     return tuple(names)
 
 
-def choose(found: dict, only: list[str] | None) -> dict:
+def choose(found: dict[str, Baseline], only: list[str] | None) -> dict[str, Baseline]:
     """Return the baselines asked for; a UserError lists the names."""
     for name in only or []:
         if name not in found:
@@ -91,24 +102,37 @@ def choose(found: dict, only: list[str] | None) -> dict:
     return {name: baseline for name, baseline in found.items() if only is None or name in only}
 
 
-def run(args) -> None:
+def open_rows(args: argparse.Namespace) -> tuple[Task, Reader]:
+    """Return the task, and a function (split, max_rows) -> examples with the cells of their shown columns."""
+    from linklab.tasks import examples, jsonl, row_cells
+    from linklab.tasks.task import make_task
+
+    if args.csv:
+        path = files.require_file(args.csv)
+        task = make_task(path, args.target_field, args.prompt_template, id_field=args.id_field, ask=args.ask)
+        how = {"group_field": args.group_field, "seed": args.split_seed}
+        return task, lambda split, n: examples.read_examples(path, task, split, n, **how)
+    for name in ("target_field", "id_field", "group_field", "prompt_template", "ask"):
+        if getattr(args, name):
+            raise cli.UserError(f"--{name.replace('_', '-')} belongs to --csv; {args.data} has it in it already")
+    task = jsonl.read_task(args.data)
+    return task, lambda split, n: row_cells.attach_cells(args.data, task, jsonl.read_examples(args.data, split, n))
+
+
+def run(args: argparse.Namespace) -> None:
     from linklab.baselines import registry
     from linklab.baselines.problem import Problem
     from linklab.metrics import comparison, metrics
     from linklab.reports import summary
-    from linklab.tasks.examples import read_examples
-    from linklab.tasks.task import make_task
+    from linklab.tasks.source import source_files
 
-    csv_path = files.require_file(args.csv)
-    reads = [csv_path, args.prompt_template]
+    reads = [args.csv or args.data, args.prompt_template]
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
-    task = make_task(csv_path, args.target_field, args.prompt_template, id_field=args.id_field, ask=args.ask)
-    how = {"group_field": args.group_field, "seed": args.split_seed}
-    test = read_examples(csv_path, task, args.split, args.max_rows, **how)
-    train = read_examples(csv_path, task, "train", args.max_train_rows, **how)
+    task, read = open_rows(args)
+    test, train = read(args.split, args.max_rows), read("train", args.max_train_rows)
+    preset = args.preset or read_preset(Path(args.csv).parent if args.csv else Path(args.data)).get("preset")
     problem = Problem(
-        train, test, task, args.seed, check_columns(task.schema, args.group_by or []),
-        args.preset or read_preset(csv_path),
+        train, test, task, args.seed, check_columns(task, args.group_by or []), preset or "standard",
     )  # fmt: skip
     chosen = choose(registry.available(problem), args.only)
 
@@ -129,7 +153,7 @@ def run(args) -> None:
                    for path in sorted((folder / name).iterdir())}  # fmt: skip
         write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.seed,
-            inputs={csv_path: None} | ({args.prompt_template: None} if args.prompt_template else {}),
+            inputs=source_files(args) | ({args.prompt_template: None} if args.prompt_template else {}),
             outputs=folders | dict.fromkeys(outputs),
             extra={"split": args.split, "rows": len(test), "train_rows": len(train), "preset": problem.preset},
         )  # fmt: skip

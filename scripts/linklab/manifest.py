@@ -134,6 +134,13 @@ def make_manifest(
     }
 
 
+def read_preset(folder: Path) -> dict[str, str]:
+    """Return {"preset": how noisy the reports of generated links are} as the manifest of a folder says; {} if not."""
+    path = folder / MANIFEST
+    extra = read_manifest(path).get("extra", {}) if path.exists() else {}
+    return {"preset": extra["preset"]} if "preset" in extra else {}
+
+
 def read_manifest(path: str | os.PathLike) -> dict:
     """Read a manifest (a file, or the folder that holds `manifest.json`)."""
     path = Path(path)

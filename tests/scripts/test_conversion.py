@@ -85,7 +85,7 @@ def test_every_row_is_in_one_split_and_shards_are_full_but_the_last(links, conve
     ids = [row["id"] for rows in lines_of(converted).values() for row in rows]
     assert sorted(ids) == sorted(row["scenario_id"] for row in rows_of(links))
     others = {path.name for path in converted.iterdir()} - {m[0] for m in names}
-    assert others == {"README.md", "task.json", "manifest.json"}
+    assert others == {"README.md", "cells.csv", "task.json", "manifest.json"}
 
 
 def test_a_line_holds_the_rows_question_answer_and_what_scoring_needs(links, converted):

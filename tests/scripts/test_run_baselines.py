@@ -3,10 +3,12 @@
 import csv
 import json
 
+import convert_csv_to_jsonl
 import pytest
 import run_baselines
 from baselines.test_registry import write_table
 from linklab.links.links import LINK_SCHEMA
+from linklab.manifest import write_manifest
 from linklab.metrics import comparison
 
 CHANNEL, RATE = "recommended_channel_mhz", "expected_throughput_mbps"
@@ -123,7 +125,10 @@ def test_any_csv_works_and_the_same_seed_gives_the_same_bytes(tmp_path):
     [
         (["--target-field", "kinds"], "no column 'kinds'"),
         ([], "--target-field is needed"),
-        (["--target-field", "kind", "--group-by", "price,kind"], "--group-by kind: a target column"),
+        (
+            ["--target-field", "kind", "--group-by", "price,kind"],
+            "--group-by kind: a target column the prompt does not show",
+        ),
         (["--target-field", "kind", "--only", "formula"], "no such baseline for this task; there are: random"),
         (["--target-field", "kind", "--only", "mean"], "--only mean"),
     ],
@@ -134,6 +139,46 @@ def test_what_cannot_be_done_is_one_clear_line(tmp_path, capsys, words, said):
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--ask", "row"], ["--ask", "choices"]])
+def test_conversations_give_the_same_answers_as_the_csv_they_came_from(links_csv, tmp_path, options):
+    jsonl, names = tmp_path / "jsonl", "snr_and_busy,formula,boosting_candidates,boosting_pointwise,most_frequent"
+    assert convert_csv_to_jsonl.main(["--csv", str(links_csv), "--out-dir", str(jsonl), *options]) == 0
+    words = ["--only", names, "--max-rows", "40", "--max-train-rows", "150", "--out-dir"]
+    assert run_baselines.main(["--data", str(jsonl), *words, str(tmp_path / "a")]) == 0
+    assert run_baselines.main(["--csv", str(links_csv), *options, *words, str(tmp_path / "b")]) == 0
+    for name in names.split(","):
+        answers = [(tmp_path / side / name / "predictions.jsonl").read_bytes() for side in "ab"]
+        assert answers[0] == answers[1], name
+    runs = comparison.read_runs([tmp_path / "a" / "formula", tmp_path / "b" / "snr_and_busy"])
+    comparison.check_same_rows(runs)
+
+
+def test_conversations_of_any_csv_need_no_option_again(tmp_path, capsys):
+    table, jsonl = write_table(tmp_path / "table.csv"), tmp_path / "jsonl"
+    options = ["--target-field", "kind,price", "--split-seed", "3"]
+    assert convert_csv_to_jsonl.main(["--csv", str(table), *options, "--out-dir", str(jsonl)]) == 0
+    assert run_baselines.main(["--data", str(jsonl), "--out-dir", str(tmp_path / "a")]) == 0
+    assert run_baselines.main(["--csv", str(table), *options, "--out-dir", str(tmp_path / "b")]) == 0
+    for name in ("boosting_flat", "most_frequent", "mean"):
+        answers = [(tmp_path / side / name / "predictions.jsonl").read_bytes() for side in "ab"]
+        assert answers[0] == answers[1], name
+    words = ["--data", str(jsonl), "--target-field", "kind", "--out-dir", str(tmp_path / "c")]
+    assert run_baselines.main(words) == 2
+    assert "--target-field belongs to --csv" in capsys.readouterr().err
+    (jsonl / "cells.csv").unlink()
+    assert run_baselines.main(["--data", str(jsonl), "--out-dir", str(tmp_path / "c")]) == 2
+    assert "cells.csv: no such file" in capsys.readouterr().err
+
+
+def test_the_noise_of_generated_links_is_known_to_their_conversations(links_csv, tmp_path):
+    (tmp_path / "links.csv").write_bytes(links_csv.read_bytes())
+    write_manifest(tmp_path, script="x.py", argv=[], seed=1, inputs={}, outputs={}, extra={"preset": "hard"})
+    convert_csv_to_jsonl.main(["--csv", str(tmp_path / "links.csv"), "--out-dir", str(tmp_path / "jsonl")])
+    words = ["--data", str(tmp_path / "jsonl"), "--only", "random", "--out-dir", str(tmp_path / "out")]
+    assert run_baselines.main(words) == 0
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["extra"]["preset"] == "hard"
 
 
 def test_bad_files_and_existing_output_are_refused(tmp_path, capsys):

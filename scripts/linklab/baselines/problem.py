@@ -12,6 +12,7 @@ import numpy as np
 from linklab.baselines.texts import is_free_text
 from linklab.tables.schema import Column, read_number
 from linklab.tasks.examples import Example
+from linklab.tasks.row_cells import shown_columns
 from linklab.tasks.task import Target, Task
 
 T = TypeVar("T")
@@ -53,8 +54,7 @@ class Problem:
     @property
     def columns(self) -> list[Column]:
         """The columns a prompt shows, in the order of the schema."""
-        shown = {*self.task.template.columns, *(target.choices_from for target in self.task.targets)}
-        return [column for column in self.task.schema.by_role("input") if column.name in shown]
+        return shown_columns(self.task)
 
     @property
     def text_columns(self) -> list[Column]:

@@ -14,6 +14,7 @@ from linklab.cli import UserError
 from linklab.manifest import read_manifest
 from linklab.tables.csv_stream import Block, read_block
 from linklab.tasks.examples import Example, ExampleMaker, Question, lowest_ranked, make_examples
+from linklab.tasks.row_cells import list_cells
 from linklab.tasks.splits import SPLITS, rank_key
 from linklab.tasks.task import Task
 
@@ -154,6 +155,7 @@ class Converted(NamedTuple):
     train: list[str]  # the JSONL of each row
     others: list[tuple[str, str, str]]  # (split, id, JSONL) of each row outside training
     features: CardFeatures  # what the card must know of the rows
+    cells: list[list[str]]  # the line of cells.csv of each row
 
 
 def convert_block(
@@ -171,11 +173,12 @@ def convert_block(
     """
     first, block = item
     rows = read_block(csv_path, block, len(task.schema.names))
-    made = Converted([], [], CardFeatures(task))
+    made = Converted([], [], CardFeatures(task), [])
     for number, example in enumerate(make_examples(csv_path, ExampleMaker(task, **how), rows, first), start=first):
         if last is not None and (rank_key(example.id), number) > last:
             continue
         made.features.see(example)
+        made.cells.append(list_cells(example, task))
         text = to_jsonl(example, task)
         if example.split == "train":
             made.train.append(text)

@@ -1,0 +1,75 @@
+"""cells.csv in a converted folder: the cells of each row's shown columns, which baselines read instead of prompts."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from linklab import files
+from linklab.cli import UserError
+from linklab.tables.schema import Column
+from linklab.tasks.examples import Example
+from linklab.tasks.task import Task
+
+CELLS_FILE = "cells.csv"
+
+
+def shown_columns(task: Task) -> list[Column]:
+    """Return the columns a prompt shows and those that hold a row's legal choices, in the order of the schema."""
+    shown = {*task.template.columns, *(target.choices_from for target in task.targets)}
+    return [column for column in task.schema.by_role("input") if column.name in shown]
+
+
+def list_cells(example: Example, task: Task) -> list[str]:
+    """Return a row's line of cells.csv: its id, then its shown cells."""
+    return [example.id, *(example.row[column.name] for column in shown_columns(task))]
+
+
+class CellsWriter:
+    """Writes cells.csv, row by row."""
+
+    def __init__(self, folder: Path, task: Task) -> None:
+        self.path, self.rows = folder / CELLS_FILE, 0
+        self._handle = open(self.path, "w", encoding="utf-8", newline="")  # noqa: SIM115
+        self._writer = csv.writer(self._handle, lineterminator="\n")
+        self._writer.writerow(["id", *(column.name for column in shown_columns(task))])
+
+    def write(self, lines: Iterable[Sequence[str]]) -> None:
+        """Add what `list_cells` gave for some rows."""
+        for line in lines:
+            self._writer.writerow(line)
+            self.rows += 1
+
+    def finish(self) -> dict[Path, int]:
+        """Close the file and return it with its rows."""
+        self._handle.close()
+        return {self.path: self.rows}
+
+
+def attach_cells(folder: str | Path, task: Task, examples: Sequence[Example]) -> list[Example]:
+    """Return the examples of a converted folder with the cells of their shown columns as `row`.
+
+    Raises a UserError where cells.csv is missing, is damaged or lacks a row.
+    """
+    path = Path(folder) / CELLS_FILE
+    if not path.exists():
+        raise UserError(f"{path}: no such file; the folder was made by an earlier version: convert the CSV again")
+    names = [column.name for column in shown_columns(task)]
+    wanted = {example.id for example in examples}
+    cells: dict[str, dict[str, str]] = {}
+    with open(files.require_file(path), encoding="utf-8", newline="") as handle:
+        reader = csv.reader(handle, strict=True)
+        try:
+            if next(reader)[1:] != names:
+                raise UserError(f"{path}:1: the columns are not those that task.json shows; convert the CSV again")
+            for line in reader:
+                if line and line[0] in wanted:
+                    cells[line[0]] = dict(zip(names, line[1:], strict=True))
+        except (csv.Error, ValueError) as error:
+            raise UserError(f"{path}:{reader.line_num}: {error}; convert the CSV again") from error
+    missing = sorted(wanted - cells.keys())
+    if missing:
+        raise UserError(f"{path}: no row '{missing[0]}' ({len(missing)} of {len(wanted)} missing); convert again")
+    return [dataclasses.replace(example, row=cells[example.id]) for example in examples]
