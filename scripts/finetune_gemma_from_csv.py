@@ -53,6 +53,7 @@ class Rows:
     validation: list[Example]
     identity: dict  # number of training rows and hashes of prompts and labels
     inputs: dict  # of the manifest
+    seen: dict | None  # what the training rows held, for predict.py to compare new rows with
 
 
 def run(args: argparse.Namespace) -> int:
@@ -131,7 +132,7 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
         if trainer.is_world_process_zero():
             results.finish(
                 settings, folder, rows.task, trainer, tokenizer, fingerprint, len(train), inputs=rows.inputs,
-                script=__file__,
+                seen=rows.seen,                script=__file__,
             )  # fmt: skip
     return 0
 
@@ -139,6 +140,7 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
 def read_rows(settings: TrainingSettings, task: Task, read: Reader, inputs: dict) -> Rows:
     """Return the rows to train and judge on; raises a UserError where they do not fill a batch."""
     from linklab.metrics.row_scores import hash_rows
+    from linklab.tasks.input_checks import describe_inputs
 
     train = read("train", settings.max_rows)
     validation = read("validation", settings.validation_rows or min(100, max(40, len(train) // 10)))
@@ -150,7 +152,8 @@ def read_rows(settings: TrainingSettings, task: Task, read: Reader, inputs: dict
             f"{len(read('test', None)):,} test (never seen in training)")  # fmt: skip
     hashes = hash_rows(train)
     identity = {"rows": len(train), "prompts": hashes["prompts"], "labels": hashes["labels"]}
-    return Rows(task, train, validation, identity, inputs)
+    seen = describe_inputs(train, task) if train[0].row else None
+    return Rows(task, train, validation, identity, inputs, seen)
 
 
 def check_out_dir(folder: Path, *, force: bool, resume: str | None) -> list[str]:

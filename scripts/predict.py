@@ -1,6 +1,6 @@
 """Ask a fine-tuned model about new rows, whose answers nobody knows yet.
 
-model folder + CSV of new rows -> answers.csv (id, an answer and its probability a target, error)
+model folder + CSV of new rows -> answers.csv (id, an answer and its probability a target, error, warning)
 
     python scripts/predict.py --model runs/lora/model --csv new_links.csv --out answers.csv
 
@@ -12,9 +12,14 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from linklab import cli, files
 from linklab.cli import UserError, say
+
+if TYPE_CHECKING:
+    from linklab.tasks.examples import Example
+    from linklab.tasks.input_checks import Finding
 
 
 def build_parser():
@@ -41,16 +46,44 @@ def run(args) -> None:
     files.check_out_file(args.out, force=args.force)
     task = read_task(args.model)
     examples = read_questions(path, task, args.max_rows)
-    answers = ask(args, task, examples)
+    findings = check_inputs(args.model, examples)
+    asked = [example for example, finding in zip(examples, findings, strict=True) if not finding.error]
+    given = iter(ask(args, task, asked) if asked else [])
+    answers = [
+        no_answer(example, finding.error) if finding.error else next(given)
+        for example, finding in zip(examples, findings, strict=True)
+    ]
     columns = [
         name for t in task.targets for name in (t.name, *([f"{t.name}_probability"] if t.kind == "class" else []))
     ]
     with files.atomic_write(args.out, force=args.force) as handle:
-        writer = csv.DictWriter(handle, ["id", *columns, "error"], lineterminator="\n")
+        writer = csv.DictWriter(handle, ["id", *columns, "error", "warning"], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(to_row(answer, task) for answer in answers)
+        for answer, finding in zip(answers, findings, strict=True):
+            writer.writerow(to_row(answer, task) | {"warning": finding.warning})
     failed = sum(answer["error"] is not None for answer in answers)
-    say(f"wrote {args.out}: {len(answers):,} rows" + (f", {failed:,} of them without a full answer" if failed else ""))
+    unlike = sum(bool(finding.warning) for finding in findings)
+    say(
+        f"wrote {args.out}: {len(answers):,} rows"
+        + (f", {failed:,} of them without a full answer (column error)" if failed else "")
+        + (f", {unlike:,} unlike the training rows (column warning)" if unlike else "")
+    )
+
+
+def check_inputs(model: str, examples: list[Example]) -> list[Finding]:
+    """Return what is wrong with each row, compared with the rows the model was trained on."""
+    from linklab.tasks.input_checks import INPUTS_FILE, Finding, check_row, read_inputs
+
+    seen = read_inputs(model)
+    if seen is None:
+        say(f"{model}: no {INPUTS_FILE}, so rows are not compared with the training rows")
+        return [Finding()] * len(examples)
+    return [check_row(example.row, seen) for example in examples]
+
+
+def no_answer(example: Example, error: str) -> dict:
+    """Return the prediction of a row that cannot be asked."""
+    return {"id": example.id, "answer": None, "error": error, "choices": {}}
 
 
 def read_task(model: str):

@@ -139,7 +139,7 @@ def test_a_run_leaves_every_file_a_reader_expects_and_its_manifest_lists_them(tr
     folder, _ = trained("lora")
     manifest = read_manifest(folder)
     listed = {entry["path"] for entry in manifest["outputs"]}
-    names = ["adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "task.json"]
+    names = ["adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "task.json", "inputs.json"]
     expected = [f"model/{name}" for name in names] + ["metrics.json", "trainer_log.csv", "loss.png", "README.md"]
     for name in [*expected, "merged/model.safetensors"]:
         assert name in listed

@@ -81,3 +81,32 @@ def test_a_model_folder_without_task_is_refused(tmp_path, asked, capsys):
     words = ["--model", str(tmp_path), "--csv", f"{folder}/new.csv", "--out", f"{tmp_path}/answers.csv"]
     assert predict.main(words) == 2
     assert "no task.json" in capsys.readouterr().err
+
+
+def test_rows_unlike_the_training_rows_are_never_answered_in_silence(asked, tmp_path, capsys):
+    from linklab.tasks.examples import read_examples
+    from linklab.tasks.input_checks import INPUTS_FILE, describe_inputs
+    from linklab.tasks.task import Task
+
+    folder, rows = asked
+    shutil.copytree(folder / "model", tmp_path / "model")
+    task = Task.from_dict(json.loads((folder / "model" / "task.json").read_text()))
+    seen = describe_inputs(read_examples(folder / "data" / "links.csv", task), task)
+    (tmp_path / "model" / INPUTS_FILE).write_text(json.dumps(seen))
+    strange = [dict(row) for row in rows[:3]]
+    strange[0]["regulatory_domain"] = "Germany"
+    strange[1]["link_distance_m"] = "far"
+    with open(tmp_path / "new.csv", "w", newline="") as handle:
+        writer = csv.DictWriter(handle, strange[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(strange)
+    words = ["--model", f"{tmp_path}/model", "--csv", f"{tmp_path}/new.csv", "--out", f"{tmp_path}/answers.csv"]
+    assert predict.main(words) == 0
+    first, second, third = csv.DictReader((tmp_path / "answers.csv").open(newline=""))
+    assert first["warning"].startswith("regulatory_domain = Germany: training saw only ")
+    assert first["recommended_channel_mhz"] and not first["error"]
+    assert second["error"] == "link_distance_m = 'far' is not a number"
+    assert second["recommended_channel_mhz"] == ""
+    assert third["error"] == third["warning"] == "" and third["recommended_channel_mhz"]
+    said = capsys.readouterr().err
+    assert "1 of them without a full answer (column error), 1 unlike the training rows (column warning)" in said

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from linklab import files
 from linklab.cli import UserError
 from linklab.manifest import MANIFEST
-from linklab.tasks import examples, jsonl
+from linklab.tasks import examples, jsonl, row_cells
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Task, make_task
 
@@ -27,7 +28,14 @@ def open_source(args) -> tuple[Task, Reader]:
         raise UserError(
             "--target-field, --prompt-template and --ask belong to --csv; a JSONL folder has them in it already"
         )
-    return jsonl.read_task(args.data), lambda split, n: jsonl.read_examples(args.data, split, n)
+    task = jsonl.read_task(args.data)
+    return task, lambda split, n: read_with_cells(args.data, task, split, n)
+
+
+def read_with_cells(folder: str | Path, task: Task, split: str, max_rows: int | None) -> list[Example]:
+    """Return a split's examples of a converted folder, with their shown cells where the folder holds them."""
+    found = jsonl.read_examples(folder, split, max_rows)
+    return row_cells.attach_cells(folder, task, found) if (Path(folder) / row_cells.CELLS_FILE).exists() else found
 
 
 def source_files(args) -> dict:

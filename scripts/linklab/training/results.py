@@ -9,6 +9,7 @@ from linklab import cli, files
 from linklab.cli import say
 from linklab.manifest import describe_files, staged_folder, write_manifest
 from linklab.reports import plots
+from linklab.tasks.input_checks import INPUTS_FILE
 from linklab.tasks.jsonl import TASK_FILE
 from linklab.training import training
 from linklab.training.options import TrainingSettings
@@ -19,9 +20,12 @@ HUB_NAMES = {"embedded": "google/gemma-3-270m"}  # where a reader finds the base
 
 def finish(
     settings: TrainingSettings, folder: Path, task, trainer, tokenizer, fingerprint: dict, n_rows: int, *,
-    inputs: dict, script: str,
+    inputs: dict, seen: dict | None, script: str,
 ) -> None:  # fmt: skip
-    """Write the model, its scores, log, plot and card, and the manifest last; `inputs` are those of the manifest."""
+    """Write the model, its scores, log, plot and card, and the manifest last.
+
+    `inputs` are those of the manifest; `seen` is what the training rows held (`input_checks.describe_inputs`).
+    """
     history, seconds = trainer.state.log_history, trainer.training_seconds()
     training.write_log(folder / "trainer_log.csv", history)
     best = best_validation(trainer.state)
@@ -41,11 +45,11 @@ def finish(
     with staged_folder(folder / "model") as made:
         trainer.model.save_pretrained(made)
         tokenizer.save_pretrained(made)
-        add_papers(made, task, card)
+        add_papers(made, task, card, seen)
     if settings.merge and settings.mode != "full":
         with staged_folder(folder / "merged") as made:
             merge(folder / "model", made, settings.base_model)
-            add_papers(made, task, write_card(scores, task, sources, merged=True))
+            add_papers(made, task, write_card(scores, task, sources, merged=True), seen)
     files.write_json(folder / "metrics.json", scores, force=True)
     plots.write_png(
         folder / "loss.png", plots.loss_curve(plots.read_trainer_log(folder / "trainer_log.csv")), force=True
@@ -68,9 +72,14 @@ def best_validation(state) -> dict:
     return entries[-1] if entries else {}
 
 
-def add_papers(made: Path, task, card: str) -> None:
-    """Write what goes with a model wherever it goes: how it is asked, and its card (PEFT leaves an empty form)."""
+def add_papers(made: Path, task, card: str, seen: dict | None) -> None:
+    """Write what goes with a model wherever it goes: how it is asked, what it was trained on, and its card.
+
+    PEFT has left an empty form of a card.
+    """
     files.write_json(made / TASK_FILE, task.to_dict())
+    if seen:
+        files.write_json(made / INPUTS_FILE, seen)
     files.write_text(made / "README.md", card, force=True)
 
 
