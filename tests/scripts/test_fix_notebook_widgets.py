@@ -14,6 +14,8 @@ from pathlib import Path
 
 import fix_notebook_widgets as fixer
 import pytest
+from bs4 import BeautifulSoup
+from linklab.notebooks.mending import mend
 
 SCRIPT = Path(fixer.__file__)
 STATE = "application/vnd.jupyter.widget-state+json"
@@ -24,27 +26,45 @@ VERSIONS = {"version_major": 2, "version_minor": 0}
 LEGACY = {"state": {"0a1b": {"views": [{"cell_index": 3}]}}, "version": "1.2.0"}  # as ipywidgets 5 wrote it
 ABSENT = object()
 
-# What stands in metadata.widgets -> what must stand there after the fixer.
+NEW = {**MODELS, "state": {}, **VERSIONS}  # models brought to where Colab looks for them
+
+# What stands in metadata.widgets -> what must stand there after the fixer: no model is lost or put under `state`.
 FORMS = {
     "no widgets": (ABSENT, ABSENT),
     "sound": ({STATE: {"state": MODELS, **VERSIONS}}, {STATE: {"state": MODELS, **VERSIONS}}),
     "sound, no versions": ({STATE: {"state": MODELS}}, {STATE: {"state": MODELS}}),
     "sound, empty": ({STATE: {"state": {}, **VERSIONS}}, {STATE: {"state": {}, **VERSIONS}}),
     "sound, other mime types": ({STATE: {"state": {}}, "a/b": [1]}, {STATE: {"state": {}}, "a/b": [1]}),
-    "flat": ({STATE: MODELS}, {STATE: {"state": MODELS, **VERSIONS}}),
-    "flat with versions": ({STATE: {**VERSIONS, **MODELS}}, {STATE: {"state": MODELS, **VERSIONS}}),
-    "flat with one version": (
-        {STATE: {"version_major": 1, **MODELS}},
-        {STATE: {"state": MODELS, "version_major": 1, "version_minor": 0}},
-    ),
-    "flat beside state null": ({STATE: {"state": None, **MODELS}}, {STATE: {"state": MODELS, **VERSIONS}}),
+    "flat beside an empty state": ({STATE: {**MODELS, "state": {}}}, {STATE: {**MODELS, "state": {}}}),
+    "flat": ({STATE: MODELS}, {STATE: {**MODELS, "state": {}}}),
+    "flat with versions": ({STATE: {**VERSIONS, **MODELS}}, {STATE: {**VERSIONS, **MODELS, "state": {}}}),
+    "flat beside state null": ({STATE: {"state": None, **MODELS}}, {STATE: {"state": {}, **MODELS}}),
     "flat, other mime types": (
         {"a/b": {"c": 1}, STATE: MODELS, VIEW: None},
-        {"a/b": {"c": 1}, STATE: {"state": MODELS, **VERSIONS}, VIEW: None},
+        {"a/b": {"c": 1}, STATE: {**MODELS, "state": {}}, VIEW: None},
     ),
-    "flat under a bare state": (
-        {"state": {}, STATE: MODELS},
-        {"state": {}, STATE: {"state": MODELS, **VERSIONS}},
+    "flat under a bare state": ({"state": {}, STATE: MODELS}, {"state": {}, STATE: {**MODELS, "state": {}}}),
+    "directly under widgets": (MODELS, {STATE: NEW}),
+    "directly under widgets, among others": ({"a/b": [1], **MODELS, "c": 2}, {"a/b": [1], "c": 2, STATE: NEW}),
+    "directly under widgets, beside an empty mime type": ({STATE: {}, **MODELS}, {STATE: NEW}),
+    "under a state without mime type": ({"state": MODELS}, {STATE: NEW}),
+    "mime type under state": ({"state": {STATE: MODELS}}, {STATE: NEW}),
+    "mime type with state under state": ({"state": {STATE: {"state": MODELS, **VERSIONS}}}, {STATE: NEW}),
+    "mime type holds a list": ({STATE: [MODELS]}, {STATE: NEW}),
+    "mime type holds a list of models": (
+        {STATE: [{"m1": MODEL}, {"state": {"m2": MODELS["m2"]}, **VERSIONS}]}, {STATE: NEW},
+    ),
+    "a list of models": ([{STATE: MODELS}], {STATE: NEW}),
+    "models among other data": (
+        {"x": {"models": MODELS, "note": "mine"}},
+        {"x": {"models": MODELS, "note": "mine"}, STATE: {"state": {}, **VERSIONS}},
+    ),
+    "two models of one name": (
+        {"x": {"m1": MODEL}, "y": {"m1": MODEL}},
+        {"x": {"m1": MODEL}, "y": {"m1": MODEL}, STATE: {"state": {}, **VERSIONS}},
+    ),
+    "a list of models and more": (
+        {STATE: [MODELS, "mine"]}, {STATE: {"found": [MODELS, "mine"], "state": {}, **VERSIONS}},
     ),
     "versions only": ({STATE: VERSIONS}, ABSENT),
     "empty": ({}, ABSENT),
@@ -57,10 +77,13 @@ FORMS = {
     "false": (False, ABSENT),
     "legacy": (LEGACY, {**LEGACY, STATE: {"state": {}, **VERSIONS}}),
     "another mime type": ({"a/b": {}}, {"a/b": {}, STATE: {"state": {}, **VERSIONS}}),
-    "another and an empty one": (
-        {STATE: {"version_major": 2}, "a/b": {}},
-        {STATE: {"state": {}, **VERSIONS}, "a/b": {}},
+    "another and one without state": (
+        {STATE: {"version_major": 2}, "a/b": {}}, {STATE: {"version_major": 2, "state": {}}, "a/b": {}},
     ),
+    "other data as text": ({STATE: "mine"}, {STATE: {"found": "mine", "state": {}, **VERSIONS}}),
+}  # fmt: skip
+LEFT = {  # forms nbconvert can read as they are
+    "no widgets", "sound", "sound, no versions", "sound, empty", "sound, other mime types", "flat beside an empty state",
 }  # fmt: skip
 STYLES = [
     {"indent": 1},
@@ -72,11 +95,12 @@ STYLES = [
     {"separators": (",", ":")},
     {"indent": 1, "separators": (",", " : ")},
 ]
+FALLBACK = "0/10 [00:00<?]"  # what the output shows where its widget is not
 
 
 def make_notebook(widgets: object, minor: int = 5, before: dict | None = None, after: dict | None = None) -> dict:
     """Return a notebook with one widget output, whose metadata holds `before`, the widgets, `after`."""
-    display = {"text/plain": ["HTML(value='widgets')"], VIEW: {"model_id": "m1", **VERSIONS}}
+    display = {"text/plain": [FALLBACK], VIEW: {"model_id": "m1", **VERSIONS}}
     output = {"output_type": "display_data", "metadata": {}, "data": display}
     source = ['w = {"widgets": {}}  # "metadata": {"widgets": null}\n', "Grüße ☃"]
     code = {"cell_type": "code", "execution_count": 3, "metadata": {}, "outputs": [output], "source": source}
@@ -115,6 +139,14 @@ def fuzz(n: int, seed: int = 7):
         yield form, write(notebook), write(replaced(notebook, mended))
 
 
+def visible_text(page: str) -> str:
+    """Return what a browser without JavaScript shows of a page."""
+    soup = BeautifulSoup(page, "html.parser")
+    for hidden in soup(["script", "style", "head"]):
+        hidden.decompose()
+    return soup.get_text()
+
+
 @pytest.fixture(scope="module")
 def convert():
     """nbconvert itself, by file name, the way its command line calls it."""
@@ -138,15 +170,17 @@ def check_fuzzed(n: int, tmp_path: Path, convert) -> None:
         try:
             convert(path)
             broken = False
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, AttributeError):
             broken = True
-        assert broken == (old != new), f"{form}: nbconvert and the table disagree on what is broken"
+        assert broken == (old != new) == (form not in LEFT), f"{form}: nbconvert and the table disagree"
         n_broken += broken
     assert 0.5 < n_broken / n < 0.9
     assert fixer.main([str(tmp_path)]) == 1
     for path, form, _, new in notebooks:
         assert path.read_bytes() == new, form
-        convert(path)
+        assert (FALLBACK in visible_text(convert(path))) == (not form.startswith("sound, no v") and form != "sound"), (
+            form
+        )
     stamps = [path.stat().st_mtime_ns for path, *_ in notebooks]
     assert fixer.main([str(tmp_path)]) == 0
     assert [path.stat().st_mtime_ns for path, *_ in notebooks] == stamps
@@ -161,13 +195,42 @@ def test_five_hundred_fuzzed_notebooks_convert_after_the_fixer(tmp_path, convert
     check_fuzzed(500, tmp_path, convert)
 
 
-def test_wrapped_models_are_what_nbconvert_shows(tmp_path, convert):
-    path = tmp_path / "flat.ipynb"
-    path.write_text(json.dumps(make_notebook({STATE: MODELS})))
-    fixer.main([str(path)])
-    html = convert(path)
-    assert f'<script type="{VIEW}">' in html, "the output fell back to text although its model is there"
-    assert f'<script type="{STATE}">' in html
+def test_models_without_state_stay_byte_for_byte_where_they_are(tmp_path):
+    text = json.dumps(make_notebook({STATE: MODELS}), indent=1)
+    mended = mend(text).text
+    models = json.dumps(MODELS, indent=1).strip("{}").strip().replace("\n", "\n   ")
+    assert models in text and models in mended
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("treatment", ["text", "remove"])
+def test_every_form_shows_its_text_where_the_models_are_not_to_be_shown(tmp_path, convert, form, treatment):
+    path = tmp_path / "n.ipynb"
+    path.write_text(json.dumps(make_notebook(FORMS[form][0]), indent=1))
+    changes = form not in LEFT if treatment == "keep" else treatment == "text" or form != "no widgets"
+    assert fixer.main(["--widgets", treatment, str(path)]) == int(changes)
+    notebook = json.loads(path.read_text())
+    assert FALLBACK in visible_text(convert(path))
+    expected = ABSENT if treatment == "remove" else FORMS[form][1]
+    assert notebook["metadata"].get("widgets", ABSENT) == expected
+    assert (VIEW in notebook["cells"][0]["outputs"][0]["data"]) == (treatment == "remove")
+    assert fixer.main(["--widgets", treatment, str(path)]) == 0
+
+
+@pytest.mark.parametrize("view", [{"version_major": 2}, {}, None, [], "m1", {"model_id": ["m1"]}, {"model_id": {}}])
+@pytest.mark.parametrize(
+    "widgets", [ABSENT, {STATE: MODELS}, {STATE: {"state": MODELS}}], ids=["none", "flat", "sound"]
+)
+def test_a_view_that_names_no_model_goes_and_its_text_is_shown(tmp_path, convert, view, widgets):
+    path = tmp_path / "n.ipynb"
+    notebook = make_notebook(widgets)
+    notebook["cells"][0]["outputs"][0]["data"][VIEW] = view
+    path.write_text(json.dumps(notebook, indent=1))
+    with pytest.raises((KeyError, TypeError)):
+        convert(path)
+    assert fixer.main([str(path)]) == 1
+    assert FALLBACK in visible_text(convert(path))
+    assert json.loads(path.read_text())["cells"][0]["outputs"][0]["data"] == {"text/plain": [FALLBACK]}
 
 
 @pytest.mark.parametrize("style", STYLES, ids=str)
@@ -175,7 +238,7 @@ def test_wrapped_models_are_what_nbconvert_shows(tmp_path, convert):
 @pytest.mark.parametrize("after", [{}, {"z": {"y": []}}], ids=["nothing after", "a key after"])
 def test_a_removed_key_takes_its_comma_and_its_line_along(style, before, after):
     text = json.dumps(make_notebook({}, before=before, after=after), **style)
-    assert fixer.mend(text)[0] == json.dumps(make_notebook(ABSENT, before=before, after=after), **style)
+    assert mend(text).text == json.dumps(make_notebook(ABSENT, before=before, after=after), **style)
 
 
 @pytest.mark.parametrize(
@@ -187,8 +250,8 @@ def test_a_removed_key_takes_its_comma_and_its_line_along(style, before, after):
         # escapes, number forms and NaN stay as written
         (
             '{"cells": ["\\u00e9é\\ud83d", 1E3, NaN], "metadata": {"widgets": {"%s": {"m": {"v": 1E3, "w": "\\/"}}}}}',
-            '{"cells": ["\\u00e9é\\ud83d", 1E3, NaN], "metadata": {"widgets": {"%s": {"state": {"m": '
-            '{"v": 1E3, "w": "\\/"}}, "version_major": 2, "version_minor": 0}}}}',
+            '{"cells": ["\\u00e9é\\ud83d", 1E3, NaN], "metadata": {"widgets": {"%s": {"m": '
+            '{"v": 1E3, "w": "\\/"}, "state": {}}}}}',
         ),
         # a key may be spelt with escapes, or written twice: the last one counts, and removing it uncovers the first
         ('{"metadata": {"wid\\u0067ets": {}}}', '{"metadata": {}}'),
@@ -215,7 +278,7 @@ def test_check_says_what_would_be_mended_and_writes_nothing(tmp_path, capsys):
     old = path.read_bytes()
     assert fixer.main(["--check", str(path)]) == 1
     assert path.read_bytes() == old
-    assert f"{path}: would mend: 2 widget model(s) put under 'state'" in capsys.readouterr().err
+    assert f"{path}:1: would mend: 2 widget models without 'state': kept" in capsys.readouterr().err
     assert fixer.main([str(path)]) == 1
     assert fixer.main(["--check", str(path)]) == 0
 
@@ -224,21 +287,57 @@ def test_check_says_what_would_be_mended_and_writes_nothing(tmp_path, capsys):
     ("data", "says"),
     [
         (b'{\n "metadata": {},\n "cells": [1 2]\n}', ":3:14: not JSON: Expecting ',' delimiter"),
-        (b"", ":1:1: not JSON"),
+        (b"", ": zero bytes: nothing was ever written, or the content is lost; restore it"),
+        (b"\0" * 4096, ": 4,096 NUL bytes: the content was lost in a crash; restore it"),
+        (b" \n\n", ": only white space: the content is lost; restore it"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n",
+            ": a Git LFS pointer, not the notebook itself: run 'git lfs pull' first",
+        ),
+        (
+            b'{\n<<<<<<< HEAD\n "cells": [],\n=======\n "cells": [ ],\n>>>>>>> other\n "metadata": {}}',
+            ":2: unresolved merge conflict: choose one side",
+        ),
+        ('{"metadata": {}}'.encode("utf-16"), ": UTF-16 or UTF-32, and Jupyter reads UTF-8 only: convert it"),
+        ('{"metadata": {}}'.encode("utf-16-be"), ": UTF-16 or UTF-32, and Jupyter reads UTF-8 only: convert it"),
+        (b"<!DOCTYPE html>\n<html>", ": a web page, not a notebook: download the raw file instead"),
+        (b"PK\x03\x04\x14", ": a ZIP archive: unpack it first"),
+        (b'{"cells": [{"source": ["abc', ":1:24: cut off: the JSON ends in the middle; restore it"),
+        (b'{"cells": [{"source": ["abc"]}', ":1:31: cut off: the JSON ends in the middle; restore it"),
         (b'{"metadata": {"widgets": {}}} {}', ":1:31: not JSON: Extra data"),
         (b'{"cells": "a\nb"}', ":1:13: not JSON: Invalid control character"),
         (b'{"cells": "\xff"}', ": not UTF-8 at byte 11"),
         (b"[]", ": not a notebook: a JSON object is expected"),
         (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", ": nested too deeply"),
     ],
-    ids=["bad JSON", "empty", "extra data", "raw line break", "not UTF-8", "a list", "deep"],
+    ids=[
+        "bad JSON",
+        "zero bytes",
+        "NUL bytes",
+        "white space",
+        "LFS pointer",
+        "conflict",
+        "UTF-16",
+        "UTF-16-BE",
+        "web page",
+        "ZIP",
+        "cut in a string",
+        "cut",
+        "extra data",
+        "raw line break",
+        "not UTF-8",
+        "a list",
+        "deep",
+    ],
 )
 def test_an_unreadable_notebook_is_named_and_the_others_are_still_mended(tmp_path, capsys, data, says):
     bad, good = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
     bad.write_bytes(data)
     good.write_text('{"metadata": {"widgets": {}}}')
     assert fixer.main([str(bad), str(good)]) == 2
-    assert f"error: {bad}{says}" in capsys.readouterr().err
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith(f"error: {bad}{says}") for line in lines) == 1
+    assert len(lines) == 3, "one line of its own, one of the other notebook's, and the sum"
     assert bad.read_bytes() == data
     assert good.read_text() == '{"metadata": {}}'
 
@@ -258,7 +357,7 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, capsys, monkeypatc
 
 
 def test_folders_are_walked_without_checkpoints_and_environments(tmp_path):
-    seen = ["a.ipynb", "deep/er/b.ipynb", ".hidden/c.ipynb"]
+    seen = ["a.ipynb", "deep/er/b.ipynb", ".hidden/c.ipynb", "d.IPYNB"]
     left = [".ipynb_checkpoints/a.ipynb", ".git/x.ipynb", ".venv/x.ipynb", "node_modules/x.ipynb", "env/x.ipynb", "a.j"]
     for name in seen + left:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

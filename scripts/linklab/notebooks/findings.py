@@ -1,0 +1,29 @@
+"""What was found wrong with a notebook, and the changes that mend it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from linklab.notebooks.json_text import Change, Path
+
+
+class Finding(NamedTuple):
+    """One fault: of `key` of the object at `path` (or of that object), in words, with what mends it.
+
+    `mend` completes a sentence ("'metadata' is not allowed: removed"). Without changes, mending would lose something.
+    """
+
+    path: Path
+    key: str | None
+    fault: str
+    mend: str
+    changes: tuple[Change, ...]
+
+
+def says_nothing(value: object) -> bool:
+    """Return whether a value holds no information: null, "", [], {}, or only such values inside."""
+    if isinstance(value, dict):
+        return all(says_nothing(part) for part in value.values())
+    if isinstance(value, list):
+        return all(says_nothing(part) for part in value)
+    return value is None or value == ""

@@ -1,0 +1,358 @@
+"""What nbformat 4 asks of a notebook: which keys an object must and may have, and what gives it that without loss.
+
+The rules follow the schemas nbformat.v4.0 to v4.5. They are written out here, because the hook may depend on nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+
+from linklab.notebooks.findings import Finding, says_nothing
+from linklab.notebooks.json_text import Change, Copy, Path
+
+NEWEST_MINOR = 5
+_CELL_TYPES = ("code", "markdown", "raw")
+_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_JSON_MIME = re.compile(r"application/(.*\+)?json")
+_OUTPUT_KEYS = {  # output type -> what it must have, all it may have, and what is meant where it is missing
+    "execute_result": {"data": "{}", "metadata": "{}", "execution_count": "null"},
+    "display_data": {"data": "{}", "metadata": "{}"},
+    "stream": {"name": '"stdout"', "text": "[]"},
+    "error": {"ename": '""', "evalue": '""', "traceback": "[]"},
+}
+_Check = Callable[[object], bool]
+
+
+def is_text(value: object) -> bool:
+    """Return whether a value is a string, or a list of strings: what the format calls a multi-line string."""
+    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(line, str) for line in value))
+
+
+def is_count(value: object) -> bool:
+    """Return whether a value may be an execution count: null, or a whole number from 0."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 == value % 1)
+
+
+def is_object(value: object) -> bool:
+    """Return whether a value is a JSON object."""
+    return isinstance(value, dict)
+
+
+def _is_string(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_tags(value: object) -> bool:
+    return _is_strings(value) and len(set(value)) == len(value) and all(tag and "," not in tag for tag in value)
+
+
+def _is_strings(value: object) -> bool:
+    return isinstance(value, list) and is_text(value)
+
+
+# Keys of cell metadata whose form the schemas prescribe: for which cells, from which minor version on.
+_CELL_METADATA: dict[str, tuple[tuple[str, ...], int, _Check]] = {
+    "name": (_CELL_TYPES, 0, lambda value: isinstance(value, str) and bool(re.search(r"^.+$", value))),
+    "tags": (_CELL_TYPES, 0, _is_tags),
+    "format": (("raw",), 0, _is_string),
+    "jupyter": (_CELL_TYPES, 3, is_object),
+    "execution": (
+        ("code",),
+        4,
+        lambda value: is_object(value) and all(isinstance(part, str) for part in value.values()),
+    ),
+    "collapsed": (("code",), 0, lambda value: isinstance(value, bool)),
+    "scrolled": (("code",), 0, lambda value: isinstance(value, bool) or value == "auto"),
+}
+_METADATA: dict[str, tuple[int, _Check]] = {  # of the notebook, besides kernelspec and language_info
+    "orig_nbformat": (0, lambda value: value is not None and is_count(value) and value >= 1),
+    "title": (2, _is_string),
+    "authors": (2, lambda value: isinstance(value, list)),
+}
+_FORMS: dict[str, _Check] = {
+    "data": is_object, "metadata": is_object, "execution_count": is_count, "name": _is_string, "text": is_text,
+    "ename": _is_string, "evalue": _is_string, "traceback": _is_strings,
+}  # fmt: skip
+
+
+def find_format_faults(notebook: dict) -> list[Finding]:
+    """Return what nbformat 4 would refuse in a parsed notebook. Other major versions are not judged."""
+    cells = notebook.get("cells")
+    if notebook.get("nbformat", 4 if isinstance(cells, list) else None) != 4:
+        return []
+    minor = notebook.get("nbformat_minor")
+    if not isinstance(minor, int):
+        minor = NEWEST_MINOR if any("id" in cell for cell in _objects(cells)) else 4
+    found = list(_find_top_faults(notebook, minor))
+    if isinstance(cells, list):
+        taken = {cell["id"] for cell in _objects(cells) if _is_id(cell.get("id"))}
+        seen: set[str] = set()
+        for n, cell in enumerate(cells):
+            found += _find_cell_faults(notebook, n, cell, minor, seen, taken)
+    return found
+
+
+def _objects(values: object) -> Iterator[dict]:
+    return (value for value in values if isinstance(value, dict)) if isinstance(values, list) else iter(())
+
+
+def _find_top_faults(notebook: dict, minor: int) -> Iterator[Finding]:
+    yield from _require((), notebook, "nbformat", lambda value: value == 4, "4", "the notebook")
+    yield from _require(
+        (), notebook, "nbformat_minor", lambda value: isinstance(value, int), str(minor), "the notebook"
+    )
+    yield from _require((), notebook, "metadata", is_object, "{}", "the notebook")
+    if "worksheets" in notebook:
+        yield _unmended((), "worksheets", "the form of nbformat 3 in a notebook that says 4", "convert it with jupyter")
+        return
+    yield from _require((), notebook, "cells", lambda value: isinstance(value, list), "[]", "the notebook")
+    metadata = notebook.get("metadata")
+    allowed = {"nbformat", "nbformat_minor", "metadata", "cells"}
+    if minor <= NEWEST_MINOR:
+        yield from _find_superfluous(
+            (), notebook, allowed, "the notebook", metadata, ("kernelspec", "language_info", *_METADATA)
+        )
+    if isinstance(metadata, dict):
+        yield from _find_kernel_faults(metadata, minor)
+
+
+def _find_kernel_faults(metadata: dict, minor: int) -> Iterator[Finding]:
+    """Yield what is wrong with kernelspec, language_info and the other keys of the metadata that have a form."""
+    told = {}
+    for key, required in (("kernelspec", ("name", "display_name")), ("language_info", ("name",))):
+        value = metadata.get(key, {})
+        if key in metadata and says_nothing(value) and not (isinstance(value, dict) and value.keys() >= {*required}):
+            yield _remove(("metadata",), key, f"'{key}' is empty")
+        elif not isinstance(value, dict):
+            yield _unmended(
+                ("metadata",), key, f"'{key}' is {json.dumps(value)[:40]}, not an object", "correct or remove it"
+            )
+        else:
+            told[key] = value
+    for key, (since, check) in _METADATA.items():
+        if key in metadata and minor >= since and not check(metadata[key]):
+            fault = f"'{key}' in the metadata is {json.dumps(metadata[key])[:40]}"
+            if says_nothing(metadata[key]):
+                yield _remove(("metadata",), key, fault)
+            else:
+                yield _unmended(("metadata",), key, f"{fault}, not what nbformat 4 allows there", "correct it")
+    spec, info = told.get("kernelspec"), told.get("language_info")
+    language = _guess_language(spec, info)
+    if spec:
+        name, shown = spec.get("name"), spec.get("display_name")
+        named = shown if isinstance(shown, str) and shown else "Python 3"
+        guess = "python3" if language == "python" else language or named
+        yield from _require(("metadata", "kernelspec"), spec, "name", _is_string, json.dumps(guess), "the kernelspec")
+        guess = name if isinstance(name, str) else named
+        yield from _require(
+            ("metadata", "kernelspec"), spec, "display_name", _is_string, json.dumps(guess), "the kernelspec"
+        )
+    if info:
+        yield from _require(
+            ("metadata", "language_info"), info, "name", _is_string, json.dumps(language or "python"), "language_info"
+        )
+        for key in ("file_extension", "mimetype", "pygments_lexer", "codemirror_mode"):
+            if key in info and info[key] is None:
+                yield _remove(("metadata", "language_info"), key, f"language_info: '{key}' is null")
+
+
+def _guess_language(spec: dict | None, info: dict | None) -> str | None:
+    """Return the notebook's language as far as the metadata tells: `python`, `r`, …"""
+    spec, info = spec or {}, info or {}
+    said = (
+        info.get("name"),
+        spec.get("language"),
+        info.get("pygments_lexer"),
+        spec.get("name"),
+        spec.get("display_name"),
+    )
+    for text in said:
+        if isinstance(text, str) and text:
+            return "python" if "python" in text.lower() else text.lower()
+    return None
+
+
+def _find_cell_faults(
+    notebook: dict, n: int, cell: object, minor: int, seen: set[str], taken: set[str]
+) -> Iterator[Finding]:
+    path: Path = ("cells", n)
+    kind = cell.get("cell_type") if isinstance(cell, dict) else None
+    where = f"cell {n + 1}" + (f" ({kind})" if kind in _CELL_TYPES else "")
+    if not isinstance(cell, dict):
+        yield _unmended(path, None, f"{where} is no object", "write it anew")
+        return
+    if kind not in _CELL_TYPES:
+        if kind is None and ("outputs" in cell or "execution_count" in cell):
+            yield _put(path, "cell_type", '"code"', f"{where} has no 'cell_type' but outputs")
+        else:
+            yield _unmended(
+                path, "cell_type", f"{where} has the type {kind!r}, none of {', '.join(_CELL_TYPES)}", "correct it"
+            )
+        return
+    if minor >= 5:
+        yield from _find_id_faults(path, cell, where, seen, taken)
+    yield from _require(path, cell, "metadata", is_object, "{}", where)
+    yield from _require(path, cell, "source", is_text, "[]", where)
+    allowed = {"cell_type", "metadata", "source"} | ({"id"} if minor >= 5 else set())
+    if kind == "code":
+        allowed |= {"outputs", "execution_count"}
+        yield from _require(path, cell, "outputs", lambda value: isinstance(value, list), "[]", where)
+        yield from _require(path, cell, "execution_count", is_count, "null", where)
+        outputs = cell.get("outputs")
+        for m, output in enumerate(outputs if isinstance(outputs, list) else []):
+            yield from _find_output_faults(
+                (*path, "outputs", m), output, cell.get("execution_count"), f"output {m + 1} of cell {n + 1}"
+            )
+    else:
+        allowed |= {"attachments"}
+        yield from _find_attachment_faults(path, cell, where)
+    metadata = cell.get("metadata")
+    if isinstance(metadata, dict):
+        yield from _find_cell_metadata_faults((*path, "metadata"), metadata, kind, minor, where)
+    if minor <= NEWEST_MINOR:
+        yield from _find_superfluous(
+            path, cell, allowed, where, metadata, tuple(_CELL_METADATA), ("id", "execution_count")
+        )
+
+
+def _find_cell_metadata_faults(path: Path, metadata: dict, kind: str, minor: int, where: str) -> Iterator[Finding]:
+    for key, (kinds, since, check) in _CELL_METADATA.items():
+        value = metadata.get(key)
+        if key not in metadata or kind not in kinds or minor < since or check(value):
+            continue
+        fault = f"{where}: '{key}' in its metadata is {json.dumps(value)[:40]}"
+        if says_nothing(value):
+            yield _remove(path, key, fault)
+        elif key == "tags" and _is_strings(value) and _is_tags(list(dict.fromkeys(value))):
+            yield _put(path, key, json.dumps(list(dict.fromkeys(value)), ensure_ascii=False), fault)
+        else:
+            yield _unmended(path, key, f"{fault}, not what nbformat 4 allows there", "correct it")
+
+
+def _find_id_faults(path: Path, cell: dict, where: str, seen: set[str], taken: set[str]) -> Iterator[Finding]:
+    """Yield a missing, malformed or repeated id; the new one is derived from what the cell holds."""
+    found = cell.get("id")
+    if _is_id(found) and found not in seen:
+        seen.add(found)
+        return
+    new = _derive_id(cell, taken)
+    taken.add(new)
+    fault = "has no 'id', which nbformat 4.5 asks for"
+    if "id" in cell:
+        fault = (
+            f"repeats the id {found!r}"
+            if _is_id(found)
+            else f"has the id {found!r:.70}, not 1 to 64 of a-z A-Z 0-9 - _"
+        )
+    yield _put(path, "id", json.dumps(new), f"{where} {fault}")
+
+
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and bool(_ID.fullmatch(value))
+
+
+def _derive_id(cell: dict, taken: set[str]) -> str:
+    """Return an id of 8 hex digits that depends on type and source alone, and on no id in use."""
+    content = json.dumps([cell.get("cell_type"), cell.get("source")])
+    for copy in range(len(taken) + 1):
+        new = hashlib.sha256(f"{copy} {content}".encode()).hexdigest()[:8]
+        if new not in taken:
+            return new
+    raise AssertionError("more free ids than cells were tried")
+
+
+def _find_attachment_faults(path: Path, cell: dict, where: str) -> Iterator[Finding]:
+    attachments = cell.get("attachments", {})
+    if says_nothing(attachments) and not isinstance(attachments, dict):
+        yield _remove(path, "attachments", f"{where}: 'attachments' is {json.dumps(attachments)}")
+    elif not isinstance(attachments, dict) or not all(isinstance(bundle, dict) for bundle in attachments.values()):
+        yield _unmended(path, "attachments", f"{where}: 'attachments' are no files by name", "correct or remove them")
+
+
+def _find_output_faults(path: Path, output: object, count: object, where: str) -> Iterator[Finding]:
+    kind = output.get("output_type") if isinstance(output, dict) else None
+    if not isinstance(output, dict):
+        yield _unmended(path, None, f"{where} is no object", "remove it, or run the cell again")
+        return
+    if kind not in _OUTPUT_KEYS:
+        guess = _guess_output_type(output) if kind is None else None
+        if guess:
+            yield _put(path, "output_type", json.dumps(guess), f"{where} has no 'output_type'")
+        else:
+            fault = f"{where} has the type {kind!r}, none of {', '.join(_OUTPUT_KEYS)}"
+            yield _unmended(path, "output_type", fault, "run the cell again")
+        return
+    where = f"{where} ({kind})"
+    for key, default in _OUTPUT_KEYS[kind].items():
+        if key == "execution_count" and is_count(count):
+            default = json.dumps(count)
+        yield from _require(path, output, key, _FORMS[key], default, where)
+    if "data" in _OUTPUT_KEYS[kind]:
+        yield from _find_data_faults((*path, "data"), output.get("data"), where)
+    superfluous = ("execution_count", *(["name"] if output.get("name") in ("stdout", "stderr") else []))
+    allowed = {"output_type", *_OUTPUT_KEYS[kind]}
+    yield from _find_superfluous(path, output, allowed, where, output.get("metadata"), (), superfluous)
+
+
+def _guess_output_type(output: dict) -> str | None:
+    if "data" in output:
+        return "execute_result" if "execution_count" in output else "display_data"
+    return "error" if "traceback" in output else "stream" if is_text(output.get("text")) else None
+
+
+def _find_data_faults(path: Path, data: object, where: str) -> Iterator[Finding]:
+    for mime, value in data.items() if isinstance(data, dict) else ():
+        if is_text(value) or _JSON_MIME.fullmatch(mime):
+            continue
+        if says_nothing(value):
+            yield _remove(path, mime, f"{where}: '{mime}' is {json.dumps(value)}")
+        else:
+            yield _unmended(path, mime, f"{where}: '{mime}' is neither text nor lines", "run the cell again")
+
+
+def _find_superfluous(
+    path: Path, value: dict, allowed: set[str], where: str, metadata: object, typed: tuple[str, ...],
+    meaningless: tuple[str, ...] = (),
+) -> Iterator[Finding]:  # fmt: skip
+    """Yield the keys an object may not have. Empty ones go; others move to its metadata, which may hold anything."""
+    for key, part in value.items():
+        if key in allowed:
+            continue
+        fault = f"'{key}' is not allowed in {where}"
+        if key in meaningless or says_nothing(part):
+            yield _remove(path, key, fault)
+        elif "metadata" in allowed and isinstance(metadata, dict) and key not in metadata and key not in typed:
+            changes = (Change(path, key, None), Change((*path, "metadata"), key, Copy((*path, key))))
+            yield Finding(path, key, fault, "moved to the metadata", changes)
+        else:
+            yield _unmended(path, key, f"{fault} and holds something", "move or remove it")
+
+
+def _require(path: Path, value: dict, key: str, check: _Check, default: str, where: str) -> Iterator[Finding]:
+    """Yield the fault of a key that is missing, or that is there with a value of another form."""
+    if key not in value:
+        yield _put(path, key, default, f"{where} has no '{key}'")
+    elif check(value[key]):
+        return
+    elif says_nothing(value[key]):
+        yield _put(path, key, default, f"{where}: '{key}' is {json.dumps(value[key])}")
+    elif key == "execution_count" and isinstance(value[key], str) and re.fullmatch(r"[1-9]\d{0,8}", value[key]):
+        yield _put(path, key, value[key], f"{where}: '{key}' is text")
+    else:
+        fault = f"{where}: '{key}' is {json.dumps(value[key])[:40]}, not what nbformat 4 allows there"
+        yield _unmended(path, key, fault, "correct it")
+
+
+def _put(path: Path, key: str, text: str, fault: str) -> Finding:
+    return Finding(path, key, fault, f"set to {text}", (Change(path, key, text),))
+
+
+def _remove(path: Path, key: str, fault: str) -> Finding:
+    return Finding(path, key, fault, "removed", (Change(path, key, None),))
+
+
+def _unmended(path: Path, key: str | None, fault: str, advice: str) -> Finding:
+    return Finding(path, key, fault, advice, ())

@@ -1,0 +1,121 @@
+"""From the bytes of a notebook file to its mended text: what cannot be read is named as what it is."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NamedTuple
+
+from linklab.notebooks.findings import Finding
+from linklab.notebooks.format_rules import find_format_faults
+from linklab.notebooks.json_text import BOM, JsonText
+from linklab.notebooks.widgets import find_widget_faults
+
+_MOST_PASSES = 50  # a key written n times takes n passes; more than a few were never seen
+_RESTORE = "restore it (git checkout -- FILE) or save the notebook again"
+_NOT_NOTEBOOKS = (  # first bytes -> what such a file is, and what to do
+    (b"version https://git-lfs", "a Git LFS pointer, not the notebook itself: run 'git lfs pull' first"),
+    (b"PK\x03\x04", "a ZIP archive: unpack it first"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"%PDF", "a PDF, not a notebook: save the notebook itself as .ipynb"),
+)
+
+
+class UnreadableNotebook(ValueError):
+    """What a file is that cannot be mended; `at` is `:line:column` where that is known."""
+
+    def __init__(self, what: str, at: str = "") -> None:
+        super().__init__(what)
+        self.at = at
+
+
+class Said(NamedTuple):
+    """A fault with its line, and what was (or would be, or must be) done about it."""
+
+    line: int
+    fault: str
+    mend: str
+
+
+class Outcome(NamedTuple):
+    """The mended text, what was mended, what `repair` would mend, and what nothing here can mend without loss."""
+
+    text: str
+    mended: list[Said]
+    repairable: list[Said]
+    unmended: list[Said]
+
+
+def decode(data: bytes) -> str:
+    """Return the text of a notebook file, line ends and byte order mark included.
+
+    Raises UnreadableNotebook when the bytes are no JSON object in UTF-8: it says what they are instead, and what to do.
+    """
+    if fault := _name_bytes(data):
+        raise UnreadableNotebook(fault)
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UnreadableNotebook(f"not UTF-8 at byte {error.start}: save it as UTF-8") from error
+    try:
+        value = json.loads(text.removeprefix(BOM))
+    except json.JSONDecodeError as error:
+        raise _judge_text(text, error) from error
+    except RecursionError as error:
+        raise UnreadableNotebook("nested too deeply to be a notebook") from error
+    if not isinstance(value, dict):
+        raise UnreadableNotebook("not a notebook: a JSON object is expected")
+    return text
+
+
+def _name_bytes(data: bytes) -> str | None:
+    """Return what bytes are that cannot be a notebook in UTF-8, or None."""
+    if not data:
+        return f"zero bytes: nothing was ever written, or the content is lost; {_RESTORE}"
+    if not data.strip(b"\0"):
+        return f"{len(data):,} NUL bytes: the content was lost in a crash; {_RESTORE}"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:4]:
+        return "UTF-16 or UTF-32, and Jupyter reads UTF-8 only: convert it (iconv -f UTF-16 -t UTF-8 OLD > NEW)"
+    return next((what for start, what in _NOT_NOTEBOOKS if data.startswith(start)), None)
+
+
+def _judge_text(text: str, error: json.JSONDecodeError) -> UnreadableNotebook:
+    """Say what a text is that is no JSON, where that can be told, or where the JSON breaks."""
+    text = text.removeprefix(BOM)
+    if not text.strip():
+        return UnreadableNotebook(f"only white space: the content is lost; {_RESTORE}")
+    if conflict := re.search(r"^(<{7}|={7}|>{7})( .*)?\r?$", text, flags=re.M):
+        line = text.count("\n", 0, conflict.start()) + 1
+        what = "unresolved merge conflict: choose one side (git checkout --ours, or --theirs, FILE)"
+        return UnreadableNotebook(what, f":{line}")
+    if text.lstrip().startswith("<"):
+        return UnreadableNotebook("a web page, not a notebook: download the raw file instead")
+    at = f":{error.lineno}:{error.colno}"
+    if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+        return UnreadableNotebook(f"cut off: the JSON ends in the middle; {_RESTORE}", at)
+    return UnreadableNotebook(f"not JSON: {error.msg}", at)
+
+
+def mend(text: str, *, widgets: str = "keep", repair: bool = False) -> Outcome:
+    """Return a notebook's text with its widget data treated (see `widgets.find_widget_faults`), and what was done.
+
+    With `repair`, also with what nbformat 4 asks for, wherever that loses nothing. Done twice is done once.
+    """
+    mended: list[Said] = []
+    for _ in range(
+        _MOST_PASSES
+    ):  # mending may uncover a fault: of a key written twice, or of what was put in its place
+        notebook, source = json.loads(text.removeprefix(BOM)), JsonText(text)
+        of_widgets, of_format = find_widget_faults(notebook, widgets), find_format_faults(notebook)
+        mendable = [found for found in of_format if found.changes]
+        now = of_widgets + (mendable if repair else [])
+        if not now:
+            rest = [] if repair else [_say(source, found) for found in mendable]
+            return Outcome(text, mended, rest, [_say(source, found) for found in of_format if not found.changes])
+        mended += sorted(_say(source, found) for found in now)
+        text = source.apply(change for found in now for change in found.changes)
+    raise AssertionError(f"not mended after {_MOST_PASSES} passes: {mended[-1]}")
+
+
+def _say(source: JsonText, found: Finding) -> Said:
+    return Said(source.line(found.path, found.key), found.fault, found.mend)
