@@ -19,11 +19,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from linklab import cli, files
+from linklab import cli
 from linklab.notebooks.mending import Outcome, UnreadableNotebook, decode, mend
 from linklab.notebooks.widgets import TREATMENTS
 
@@ -60,6 +61,24 @@ def find_notebooks(path: Path) -> Iterator[Path]:
         yield from (inside / name for name in sorted(names) if name.lower().endswith(".ipynb"))
 
 
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Replace what a file holds: whatever kills this process, the old or the new bytes are there, never a part.
+
+    Not with `linklab.files`, which needs the package filelock and leaves a lock beside: a hook may do neither.
+    """
+    number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(number, "wb") as handle:
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.chmod(name, path.stat().st_mode & 0o7777)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
 def mend_file(path: Path, settings: Settings) -> Outcome:
     """Mend one notebook in place, or from stdin to stdout; raise UserError when it cannot be read."""
     name = "<stdin>" if path == STDIN else str(path)
@@ -74,8 +93,7 @@ def mend_file(path: Path, settings: Settings) -> Outcome:
             sys.stdout.buffer.write(outcome.text.encode("utf-8"))
             sys.stdout.buffer.flush()
     elif outcome.mended and settings.write:
-        with files.atomic_write(path.resolve(), binary=True, force=True) as handle:  # a link stays a link
-            handle.write(outcome.text.encode("utf-8"))
+        replace_bytes(path.resolve(), outcome.text.encode("utf-8"))  # a link stays a link
     return outcome
 
 

@@ -310,7 +310,8 @@ def test_what_is_refused_is_what_nbformat_refuses(minor):
     sound = make_notebook(minor)
     objects = [path for path in _paths_of_objects(sound, "") if not path.endswith(("/application/json",))]
     keys = ["id", "outputs", "execution_count", "metadata", "source", "cell_type", "name", "text", "data", "traceback",
-            "tags", "attachments", "output_type", "kernelspec", "title", "authors", "orig_nbformat", "language_info", "jupyter", "collapsed", "display_name",
+            "tags", "attachments", "output_type", "kernelspec", "title",
+            "authors", "orig_nbformat", "language_info", "jupyter", "collapsed", "display_name",
             "ename", "evalue", "format", "scrolled", "execution"]  # fmt: skip
     values = [NOTHING, None, [], {}, "", 0, 7, "x", ["x"], {"a": None}, {"a": {}}, True]
     n_wrong = 0

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import linklab
 import pytest
+import virtualenv.seed.wheels.embed
+import yaml
 
 ROOT = Path(__file__).parents[2]
 STATE = "application/vnd.jupyter.widget-state+json"
 FLAT = json.dumps({"cells": [], "metadata": {"widgets": {STATE: {"m": {}}}}, "nbformat": 4, "nbformat_minor": 4}) + "\n"
-FIXED = FLAT.replace('{"m": {}}', '{"state": {"m": {}}, "version_major": 2, "version_minor": 0}')
+FIXED = FLAT.replace('{"m": {}}', '{"m": {}, "state": {}}')
 PRE_COMMIT = [sys.executable, "-m", "pre_commit"]
 
 
@@ -24,6 +28,9 @@ def env(tmp_path) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "PRE_COMMIT", "SKIP"))}
     names = {f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     walls = dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9") | {"PIP_NO_INDEX": "1"}
+    # pip builds the package with setuptools: from the wheel virtualenv brings, not from an index
+    wheels = Path(virtualenv.seed.wheels.embed.__file__).parent
+    walls |= {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": str(wheels)}
     own = {"HOME": str(tmp_path), "PRE_COMMIT_HOME": str(tmp_path / "cache"), "GIT_CONFIG_NOSYSTEM": "1"}
     return kept | names | walls | own
 
@@ -39,17 +46,16 @@ def make_repository(env: dict[str, str], folder: Path) -> None:
         assert done.returncode == 0, done.stdout
 
 
-def copy_fixer(folder: Path) -> None:
-    """Copy the fixer, what it imports, and what offers it to other repositories: it needs nothing else of this one."""
-    parts = ("fix_notebook_widgets.py", "linklab/__init__.py", "linklab/cli.py", "linklab/files.py")
-    for name in (*(f"scripts/{part}" for part in parts), ".pre-commit-hooks.yaml"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+def copy_package(folder: Path) -> None:
+    """Copy what pip needs to install this repository, and what offers the hook to others."""
+    shutil.copytree(ROOT / "scripts", folder / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", ".pre-commit-hooks.yaml"):
         shutil.copy(ROOT / name, folder / name)
 
 
 def test_another_repository_installs_the_fixer_by_address_and_its_commit_is_refused_until_mended(tmp_path, env):
     ours, theirs = tmp_path / "toolkit", tmp_path / "theirs"
-    copy_fixer(ours)
+    copy_package(ours)
     make_repository(env, ours)
     revision = call(env, ours, "git", "rev-parse", "HEAD").stdout.strip()
     theirs.mkdir()
@@ -63,7 +69,7 @@ def test_another_repository_installs_the_fixer_by_address_and_its_commit_is_refu
     call(env, theirs, "git", "add", ".")
     refused = call(env, theirs, "git", "commit", "-m", "notebook")
     assert refused.returncode != 0
-    assert "colab.ipynb: mended: 1 widget model(s) put under 'state'" in refused.stdout
+    assert "colab.ipynb:1: mended: 1 widget model without 'state': kept" in refused.stdout
     assert notebook.read_text() == FIXED
     assert call(env, theirs, "git", "log", "--oneline").stdout.count("\n") == 1, "the broken notebook was committed"
 
@@ -73,13 +79,18 @@ def test_another_repository_installs_the_fixer_by_address_and_its_commit_is_refu
     assert "warning" not in (refused.stdout + passed.stdout).lower()
     assert call(env, theirs, "git", "show", "HEAD:colab.ipynb").stdout == FIXED
 
+    (python,) = (tmp_path / "cache").glob("repo*/py_env-*/bin/python")
+    listed = json.loads(call(env, theirs, str(python), "-m", "pip", "list", "--format=json").stdout)
+    assert {package["name"] for package in listed} - {"pip", "setuptools", "wheel"} == {"linklab-toolkit"}
 
-def test_the_hook_script_is_executable_in_git():
-    listed = subprocess.run(
-        ["git", "ls-files", "--stage", "scripts/fix_notebook_widgets.py"], cwd=ROOT, text=True, capture_output=True
-    ).stdout
-    assert os.access(ROOT / "scripts" / "fix_notebook_widgets.py", os.X_OK)
-    assert listed.startswith("100755") or not listed, "git add --chmod=+x scripts/fix_notebook_widgets.py"
+
+def test_the_readme_shows_the_whole_configuration_for_the_hook():
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    (shown,) = (yaml.safe_load(block) for block in blocks if "repos:" in block)
+    offered = {hook["id"] for hook in yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())}
+    (repository,) = shown["repos"]
+    assert {hook["id"] for hook in repository["hooks"]} <= offered
+    assert repository["rev"] == f"v{linklab.__version__}"
 
 
 def run_own_hooks(env: dict[str, str], folder: Path) -> tuple[dict[str, str], str]:

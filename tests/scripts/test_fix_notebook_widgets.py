@@ -83,7 +83,8 @@ FORMS = {
     "other data as text": ({STATE: "mine"}, {STATE: {"found": "mine", "state": {}, **VERSIONS}}),
 }  # fmt: skip
 LEFT = {  # forms nbconvert can read as they are
-    "no widgets", "sound", "sound, no versions", "sound, empty", "sound, other mime types", "flat beside an empty state",
+    "no widgets", "sound", "sound, no versions", "sound, empty", "sound, other mime types",
+    "flat beside an empty state",
 }  # fmt: skip
 STYLES = [
     {"indent": 1},
@@ -354,6 +355,48 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, capsys, monkeypatc
     monkeypatch.setattr(os, "scandir", refuse)
     assert fixer.main([str(tmp_path)]) == 2
     assert f"error: {tmp_path}: permission denied" in capsys.readouterr().err
+
+
+def test_it_runs_on_the_standard_library_alone(tmp_path):
+    path = tmp_path / "n.ipynb"
+    path.write_text('{"metadata": {"widgets": {}}}')
+    done = subprocess.run([sys.executable, "-S", str(SCRIPT), "--repair", str(path)], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr  # -S: no site-packages
+    assert json.loads(path.read_text()) == {"metadata": {}}
+
+
+def call_as_filter(data: bytes, *words: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, str(SCRIPT), *words, "-"], input=data, capture_output=True)
+
+
+def test_as_a_git_filter_it_reads_stdin_and_writes_stdout(tmp_path):
+    text = json.dumps(make_notebook({STATE: MODELS}), indent=1, ensure_ascii=False).replace("\n", "\r\n")
+    done = call_as_filter(text.encode())
+    assert (done.returncode, done.stdout.decode()) == (0, mend(text).text)
+    assert b"<stdin>:" in done.stderr
+    again = call_as_filter(done.stdout)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    checked = call_as_filter(text.encode(), "--check")
+    assert (checked.returncode, checked.stdout) == (1, b"")
+    bad = call_as_filter(b"{")  # git then takes the file as it is, or stops where the filter is `required`
+    assert (bad.returncode, bad.stdout) == (2, b"") and b"error: <stdin>:1:2: " in bad.stderr
+
+
+def test_git_itself_stores_what_the_filter_mends(tmp_path):
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    git("init", "-q")
+    git("config", "filter.notebooks.clean", f'"{sys.executable}" "{SCRIPT}" -')
+    git("config", "filter.notebooks.required", "true")
+    (tmp_path / ".gitattributes").write_text("*.ipynb filter=notebooks\n")
+    text = json.dumps(make_notebook({STATE: MODELS}))
+    (tmp_path / "n.ipynb").write_text(text)
+    git("add", ".")
+    assert git("show", ":n.ipynb") == mend(text).text
+    assert (tmp_path / "n.ipynb").read_text() == text, "the working copy stays"
 
 
 def test_folders_are_walked_without_checkpoints_and_environments(tmp_path):
