@@ -78,18 +78,18 @@ def cut(items: list, size: int) -> list[list]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def generate(asker, examples, size: int) -> dict[str, str]:
+def generate(scorer, examples, size: int) -> dict[str, str]:
     """Let transformers write each answer, as long as the longest true answer of its batch."""
     import torch
     from linklab.models.chat import encode_answer, encode_prompt
 
-    tokenizer, texts = asker.tokenizer, {}
+    tokenizer, texts = scorer.tokenizer, {}
     rows = [(encode_prompt(tokenizer, e.prompt), len(encode_answer(tokenizer, e.answer)), e.id) for e in examples]
     for batch in cut(sorted(rows, key=lambda row: len(row[0])), size):
         ids, mask = pad_left([prompt for prompt, *_ in batch], tokenizer.pad_token_id)
         length = max(answer for _, answer, _ in batch)
         with torch.inference_mode():
-            written = asker.model.generate(
+            written = scorer.model.generate(
                 input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=length, eos_token_id=None,
                 pad_token_id=tokenizer.pad_token_id,
             )  # fmt: skip
@@ -98,7 +98,7 @@ def generate(asker, examples, size: int) -> dict[str, str]:
     return texts
 
 
-def brute_force(asker, examples, size: int, separator: str) -> dict[str, dict[str, float]]:
+def brute_force(scorer, examples, size: int, separator: str) -> dict[str, dict[str, float]]:
     """Return each row's log-probability of every legal channel from a forward pass over prompt + channel."""
     import torch
     from linklab.inference.tries import needs_end
@@ -106,16 +106,18 @@ def brute_force(asker, examples, size: int, separator: str) -> dict[str, dict[st
 
     asked = []
     for example in examples:
-        prompt, choices = encode_prompt(asker.tokenizer, example.prompt), example.choices[CHANNEL]
-        answers = [asker.tokens(choice) for choice in choices]
+        prompt, choices = encode_prompt(scorer.tokenizer, example.prompt), example.choices[CHANNEL]
+        answers = [scorer.tokens(choice) for choice in choices]
         assert not needs_end(answers), "channels of four digits each: none begins another"
         asked += [(prompt, answer, example.id, choice) for choice, answer in zip(choices, answers, strict=True)]
     found: dict[str, dict[str, float]] = {example.id: {} for example in examples}
     for batch in cut(sorted(asked, key=lambda one: len(one[0])), size):
-        ids, mask = pad_left([prompt + answer for prompt, answer, *_ in batch], asker.tokenizer.pad_token_id)
+        ids, mask = pad_left([prompt + answer for prompt, answer, *_ in batch], scorer.tokenizer.pad_token_id)
         longest = max(len(answer) for _, answer, *_ in batch)
         with torch.inference_mode():
-            logits = asker.model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=longest + 1).logits
+            logits = scorer.model(
+                input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=longest + 1
+            ).logits
             log_p = torch.log_softmax(logits[:, :-1].float(), dim=-1)  # (rows, longest, vocab)
         for own, (_, answer, name, choice) in zip(log_p, batch, strict=True):
             places = range(longest - len(answer), longest)
@@ -130,20 +132,18 @@ def normalise(scores: dict[str, float]) -> dict[str, float]:
     return {choice: score - normal for choice, score in scores.items()}
 
 
-def score_channels(asker, examples) -> dict[str, dict[str, float]]:
+def score_channels(scorer, examples) -> dict[str, dict[str, float]]:
     """Return what `brute_force` does, from one reading of each prompt and a trie of its channels."""
-    from linklab.inference.choice_scorer import Reading
+    from linklab.inference.choice_scorer import PromptCache
     from linklab.models.chat import encode_prompt
 
-    prompts, found = [encode_prompt(asker.tokenizer, example.prompt) for example in examples], {}
-    for batch in asker.batches([len(prompt) for prompt in prompts]):
-        reading = Reading(len(batch))
-        asker.read(reading, [prompts[i] for i in batch])
+    prompts, found = [encode_prompt(scorer.tokenizer, example.prompt) for example in examples], {}
+    for batch in scorer.batches([len(prompt) for prompt in prompts]):
+        cache = PromptCache(len(batch))
+        scorer.read(cache, [prompts[i] for i in batch])
         choices = [examples[i].choices[CHANNEL] for i in batch]
-        answers = [[asker.tokens(choice) for choice in own] for own in choices]
-        for i, own, scores in zip(
-            batch, choices, asker.score_choices(reading, [[]] * len(batch), answers), strict=True
-        ):
+        answers = [[scorer.tokens(choice) for choice in own] for own in choices]
+        for i, own, scores in zip(batch, choices, scorer.score_choices(cache, [[]] * len(batch), answers), strict=True):
             found[examples[i].id] = normalise(dict(zip(own, scores, strict=True)))
     return found
 
@@ -160,7 +160,7 @@ def best_size(ask, examples, sizes: list[int], name: str) -> tuple[int, dict[int
 
 
 def run(args) -> None:
-    from linklab.inference import choice_scorer
+    from linklab.inference import row_answers
     from linklab.models import load
     from linklab.tasks.examples import read_examples
     from linklab.tasks.task import make_task
@@ -173,17 +173,17 @@ def run(args) -> None:
         examples = read_examples(csv_path, task, "test", args.rows)
         if len(examples) < args.rows:
             raise cli.UserError(f"only {len(examples)} test rows were generated; --rows {args.rows} are asked for")
-        asker = choice_scorer.load_asker(args.model, args.precision, None)
-        precision = str(asker.model.dtype).removeprefix("torch.")
+        scorer = row_answers.load_scorer(args.model, args.precision, None)
+        precision = str(scorer.model.dtype).removeprefix("torch.")
 
         def ask_generate(rows, size):
-            return generate(asker, rows, size)
+            return generate(scorer, rows, size)
 
         def ask_brute(rows, size):
-            return brute_force(asker, rows, size, task.separator)
+            return brute_force(scorer, rows, size, task.separator)
 
         def ask_exact(rows, numbers="median"):
-            given = choice_scorer.answer_exactly(asker, rows, task, numbers=numbers)
+            given = row_answers.answer_exactly(scorer, rows, task, numbers=numbers)
             return {one["id"]: dict(one["choices"][CHANNEL]) for one in given}
 
         few = examples[: args.tries]
@@ -192,7 +192,7 @@ def run(args) -> None:
         brute_size, brute_speeds = best_size(ask_brute, few, sizes, BRUTE)
         ways = {
             GENERATE: lambda rows: ask_generate(rows, 1), BATCHED: lambda rows: ask_generate(rows, written_size),
-            BRUTE: lambda rows: ask_brute(rows, brute_size), CHANNELS: lambda rows: score_channels(asker, rows),
+            BRUTE: lambda rows: ask_brute(rows, brute_size), CHANNELS: lambda rows: score_channels(scorer, rows),
             GREEDY: lambda rows: ask_exact(rows, "greedy"), EXACT: ask_exact,
         }  # fmt: skip
         seconds: dict[str, list[float]] = {name: [] for name in ways}

@@ -102,22 +102,22 @@ def check_no_model_options(args) -> None:
 
 def ask_model(args, task, examples) -> tuple[list[dict], dict]:
     """Return (a prediction of every example, what it cost)."""
-    from linklab.inference import choice_scorer
+    from linklab.inference import row_answers
     from linklab.models import load
     from linklab.training.training import count_parameters, peak_memory_mb
 
     with load.quiet_transformers():
-        asker = choice_scorer.load_asker(args.model, args.precision, args.base_model, args.batch_tokens)
+        scorer = row_answers.load_scorer(args.model, args.precision, args.base_model, args.batch_tokens)
         started = time.monotonic()
         progress = cli.Progress("ask", len(examples))
         if args.free:
-            answers = choice_scorer.answer_freely(asker, examples, task, progress=progress.at)
+            answers = row_answers.answer_freely(scorer, examples, task, progress=progress.at)
         else:
-            answers = choice_scorer.answer_exactly(asker, examples, task, numbers=args.numbers, progress=progress.at)
+            answers = row_answers.answer_exactly(scorer, examples, task, numbers=args.numbers, progress=progress.at)
     seconds = time.monotonic() - started
     return answers, {
         "seconds": round(seconds, 2), "rows_per_second": round(len(examples) / seconds, 2),
-        "parameters": count_parameters(asker.model)[1], "peak_memory_mb": round(peak_memory_mb(), 1),
+        "parameters": count_parameters(scorer.model)[1], "peak_memory_mb": round(peak_memory_mb(), 1),
     }  # fmt: skip
 
 

@@ -131,13 +131,13 @@ def read_questions(path: Path, task, max_rows: int | None) -> list:
 
 def ask(args, task, examples) -> list[dict]:
     """Return a prediction of every example."""
-    from linklab.inference import choice_scorer
+    from linklab.inference import row_answers
     from linklab.models import load
 
     with load.quiet_transformers():
-        asker = choice_scorer.load_asker(args.model, args.precision, args.base_model, args.batch_tokens)
-        return choice_scorer.answer_exactly(
-            asker, examples, task, numbers=args.numbers, progress=cli.Progress("ask", len(examples)).at
+        scorer = row_answers.load_scorer(args.model, args.precision, args.base_model, args.batch_tokens)
+        return row_answers.answer_exactly(
+            scorer, examples, task, numbers=args.numbers, progress=cli.Progress("ask", len(examples)).at
         )
 
 

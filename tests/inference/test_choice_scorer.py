@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from linklab.inference import choice_scorer, number_distributions, tries
+from linklab.inference import choice_scorer, number_distributions, row_answers, tries
 from linklab.models import tiny
 from linklab.models.chat import encode_answer, encode_prompt
 from linklab.tasks.examples import read_examples
@@ -93,74 +93,74 @@ CASES = [
 
 @pytest.mark.parametrize("window", [512, 16])
 @pytest.mark.parametrize("end", [True, False])
-@pytest.mark.parametrize("name, begun, choices", CASES, ids=[name for name, *_ in CASES])
-def test_trie_scores_are_those_of_asking_for_each_choice_alone(taught, tokenizer, name, begun, choices, end, window):
+@pytest.mark.parametrize("name, start, choices", CASES, ids=[name for name, *_ in CASES])
+def test_trie_scores_are_those_of_asking_for_each_choice_alone(taught, tokenizer, name, start, choices, end, window):
     """Prompts of different lengths stand in one batch; with a window of 16 tokens, most are longer than it."""
     model = with_window(taught, tokenizer, window)
     prompts = ["w", "word: w3", "a much longer prompt that goes on and on: 1 2 3 4 5 6 7 8 9", "word: w1-long-long"]
-    asker = choice_scorer.Asker(model, tokenizer)
+    scorer = choice_scorer.ChoiceScorer(model, tokenizer)
     heads = [encode_prompt(tokenizer, prompt) for prompt in prompts]
     assert sum(len(head) > 16 for head in heads) >= 3
-    answers = [asker.tokens(text) + [asker.end] * end for text in choices]
-    reading = choice_scorer.Reading(4)
-    asker.read(reading, heads)
-    found = asker.score_choices(reading, [asker.tokens(begun)] * 4, [answers] * 4)
+    answers = [scorer.tokens(text) + [scorer.end] * end for text in choices]
+    cache = choice_scorer.PromptCache(4)
+    scorer.read(cache, heads)
+    found = scorer.score_choices(cache, [scorer.tokens(start)] * 4, [answers] * 4)
     for head, scores in zip(heads, found, strict=True):
-        assert scores == pytest.approx(brute_force(model, head + asker.tokens(begun), answers), abs=1e-4)
+        assert scores == pytest.approx(brute_force(model, head + scorer.tokens(start), answers), abs=1e-4)
 
 
 def test_each_row_has_its_own_begun_part_and_choices(taught, tokenizer):
-    asker = choice_scorer.Asker(taught, tokenizer)
+    scorer = choice_scorer.ChoiceScorer(taught, tokenizer)
     heads = [encode_prompt(tokenizer, f"word: w{i}{'-long' * (i % 3)}") for i in range(6)]
-    begun = [asker.tokens("abcab"[:i]) for i in range(6)]
-    answers = [[asker.tokens(str(n)) for n in range(40 + i, 44 + 3 * i)] for i in range(6)]
-    reading = choice_scorer.Reading(6)
-    asker.read(reading, heads)
-    first = asker.score_choices(reading, begun, answers)
-    assert first == asker.score_choices(reading, begun, answers)  # asking leaves what was read as it was
+    starts = [scorer.tokens("abcab"[:i]) for i in range(6)]
+    answers = [[scorer.tokens(str(n)) for n in range(40 + i, 44 + 3 * i)] for i in range(6)]
+    cache = choice_scorer.PromptCache(6)
+    scorer.read(cache, heads)
+    first = scorer.score_choices(cache, starts, answers)
+    assert first == scorer.score_choices(cache, starts, answers)  # asking leaves what was read as it was
     for i in range(6):
-        assert first[i] == pytest.approx(brute_force(taught, heads[i] + begun[i], answers[i]), abs=1e-4)
+        assert first[i] == pytest.approx(brute_force(taught, heads[i] + starts[i], answers[i]), abs=1e-4)
 
 
 def test_many_choices_are_scored_in_parts_of_bounded_size_with_the_same_result(taught, tokenizer, monkeypatch):
-    asker = choice_scorer.Asker(taught, tokenizer)
+    scorer = choice_scorer.ChoiceScorer(taught, tokenizer)
     heads = [encode_prompt(tokenizer, f"word: w{i}") for i in range(3)]
     texts = [f"{n * 7919 % 1000:03d} of many" for n in range(60)]
-    answers = [[asker.tokens(text) for text in row] for row in (texts, texts[:1], texts[5:30])]
-    reading = choice_scorer.Reading(3)
-    asker.read(reading, heads)
-    whole = asker.score_choices(reading, [[]] * 3, answers)
-    sizes, forward = [], asker.forward
+    answers = [[scorer.tokens(text) for text in row] for row in (texts, texts[:1], texts[5:30])]
+    cache = choice_scorer.PromptCache(3)
+    scorer.read(cache, heads)
+    whole = scorer.score_choices(cache, [[]] * 3, answers)
+    sizes, forward = [], scorer.forward
 
-    def counted(reading, tries, *, keep):
+    def counted(cache, tries, *, keep):
         longest = max(len(trie.tokens) for trie in tries)
-        sizes.append(len(tries) * longest * (longest + reading.valid.shape[1]))
-        return forward(reading, tries, keep=keep)
+        sizes.append(len(tries) * longest * (longest + cache.valid.shape[1]))
+        return forward(cache, tries, keep=keep)
 
-    monkeypatch.setattr(asker, "forward", counted)
+    monkeypatch.setattr(scorer, "forward", counted)
     monkeypatch.setattr(choice_scorer, "ATTENTION_CELLS", 20_000)
-    in_parts = asker.score_choices(reading, [[]] * 3, answers)
+    in_parts = scorer.score_choices(cache, [[]] * 3, answers)
     assert len(sizes) > 4 and max(sizes) <= 20_000
     for row, expected in zip(in_parts, whole, strict=True):
         assert row == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_batch_is_bounded_by_its_trie_tokens_too(taught, tokenizer, examples, task, monkeypatch):
-    asker = choice_scorer.Asker(taught, tokenizer, batch_tokens=400)
+    scorer = choice_scorer.ChoiceScorer(taught, tokenizer, batch_tokens=400)
     many = [dataclasses.replace(e, choices=e.choices | {"size": [f"{n:03d}" for n in range(50)]}) for e in examples]
-    batches, read = [], asker.read
-    monkeypatch.setattr(asker, "read", lambda reading, tokens: batches.append(len(tokens)) or read(reading, tokens))
-    choice_scorer.answer_exactly(asker, many, dataclasses.replace(task, targets=task.targets[1:2]))
-    assert asker.count_trie_tokens(many[0]) == 1 + 5 + 50  # the digits 0, 0 to 4, and the last of each
+    batches, read = [], scorer.read
+    monkeypatch.setattr(scorer, "read", lambda cache, tokens: batches.append(len(tokens)) or read(cache, tokens))
+    row_answers.answer_exactly(scorer, many, dataclasses.replace(task, targets=task.targets[1:2]))
+    assert scorer.count_trie_tokens(many[0]) == 1 + 5 + 50  # the digits 0, 0 to 4, and the last of each
     assert sum(batches) == len(many) and max(batches) <= 400 // 56
 
 
 def test_rows_answer_the_same_alone_and_in_a_batch(taught, tokenizer, examples, task):
     reports = []
-    alone = choice_scorer.answer_exactly(
-        choice_scorer.Asker(taught, tokenizer, batch_tokens=1), examples[:9], task, progress=reports.append
+    alone = row_answers.answer_exactly(
+        choice_scorer.ChoiceScorer(taught, tokenizer, batch_tokens=1), examples[:9], task, progress=reports.append
     )
-    together = choice_scorer.answer_exactly(choice_scorer.Asker(taught, tokenizer), examples[:9], task)
+    together = row_answers.answer_exactly(choice_scorer.ChoiceScorer(taught, tokenizer), examples[:9], task)
     assert reports == list(range(1, 10))
     for one, other in zip(alone, together, strict=True):
         assert (one["id"], one["raw_text"]) == (other["id"], other["raw_text"])
@@ -199,7 +199,7 @@ def write_by_hand(model, tokenizer, head, n):
 def test_free_writing_is_greedy_writing_row_by_row(taught, tokenizer, examples, task, window):
     model = with_window(taught, tokenizer, window)
     rows = examples[:8]
-    given = choice_scorer.answer_freely(choice_scorer.Asker(model, tokenizer), rows, task, max_new_tokens=12)
+    given = row_answers.answer_freely(choice_scorer.ChoiceScorer(model, tokenizer), rows, task, max_new_tokens=12)
     expected = [write_by_hand(model, tokenizer, encode_prompt(tokenizer, row.prompt), 12) for row in rows]
     assert [answer["raw_text"] for answer in given] == expected
     assert len({len(row.prompt) for row in rows}) > 1  # else padding is untested
@@ -237,15 +237,15 @@ def test_exact_answers_take_the_best_legal_choice_of_each_target_in_turn(taught,
     model = with_window(taught, tokenizer, window)
     rows = examples[5:15]  # half of them it has seen
     separator = task.separator
-    asker = choice_scorer.Asker(model, tokenizer)
-    follow = asker.tokens(separator)
-    for row, given in zip(rows, choice_scorer.answer_exactly(asker, rows, task, numbers="greedy"), strict=True):
+    scorer = choice_scorer.ChoiceScorer(model, tokenizer)
+    follow = scorer.tokens(separator)
+    for row, given in zip(rows, row_answers.answer_exactly(scorer, rows, task, numbers="greedy"), strict=True):
         head = encode_prompt(tokenizer, row.prompt)
-        kinds = [asker.tokens(text) + follow for text in row.choices["kind"]]
+        kinds = [scorer.tokens(text) + follow for text in row.choices["kind"]]
         expected = normalised(row.choices["kind"], brute_force(model, head, kinds))
         kind = max(expected, key=expected.get)
-        head += asker.tokens(kind)
-        sizes = [asker.tokens(separator + text) for text in row.choices["size"]]
+        head += scorer.tokens(kind)
+        sizes = [scorer.tokens(separator + text) for text in row.choices["size"]]
         expected_sizes = normalised(row.choices["size"], brute_force(model, head, sizes))
         size = max(expected_sizes, key=expected_sizes.get)
         for name, values in (("kind", expected), ("size", expected_sizes)):
@@ -253,7 +253,7 @@ def test_exact_answers_take_the_best_legal_choice_of_each_target_in_turn(taught,
             assert dict(ranking) == pytest.approx(values, abs=1e-4)
             assert sum(math.exp(score) for _, score in ranking) == pytest.approx(1, abs=1e-6)
             assert [score for _, score in ranking] == sorted((score for _, score in ranking), reverse=True)
-        head += asker.tokens(separator + size)
+        head += scorer.tokens(separator + size)
         number = number_by_hand(model, tokenizer, head, separator, "", number_distributions.MAX_CHARACTERS)
         assert given["raw_text"] == separator.join([kind, size, number])
         # Whatever is written for the number, the legal classes before it count.
@@ -261,10 +261,10 @@ def test_exact_answers_take_the_best_legal_choice_of_each_target_in_turn(taught,
         assert given["answer"]["count"] == task.read_answer(given["raw_text"], row.choices)[0]["count"]
 
 
-def follow(model, head, begun, tokens):
-    """The definition: log of the probability that what follows `begun` is any of `tokens`."""
+def follow(model, head, start, tokens):
+    """The definition: log of the probability that what follows `start` is any of `tokens`."""
     with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([head + begun])).logits[0, -1].double()
+        logits = model(input_ids=torch.tensor([head + start])).logits[0, -1].double()
     return torch.logsumexp(torch.log_softmax(logits, dim=-1)[sorted(tokens)], dim=-1).item()
 
 
@@ -281,14 +281,14 @@ def with_words(tokenizer):
     return found
 
 
-def expect_first_class(asker, task, row, name, second):
+def expect_first_class(scorer, task, row, name, second):
     """Return the probabilities of the first target's classes: each counts with all that the next may begin with."""
-    head, separator = encode_prompt(asker.tokenizer, row.prompt), task.separator
-    next_tokens = {asker.tokens(separator + text)[0] for text in second}
-    assert next_tokens.isdisjoint(asker.tokens(separator))  # else the separator's own token would do
-    begun = [asker.tokens(text) for text in row.choices[name]]
-    log_p = [log_probability(asker.model, head, tokens) + follow(asker.model, head, tokens, next_tokens)
-             for tokens in begun]  # fmt: skip
+    head, separator = encode_prompt(scorer.tokenizer, row.prompt), task.separator
+    next_tokens = {scorer.tokens(separator + text)[0] for text in second}
+    assert next_tokens.isdisjoint(scorer.tokens(separator))  # else the separator's own token would do
+    starts = [scorer.tokens(text) for text in row.choices[name]]
+    log_p = [log_probability(scorer.model, head, tokens) + follow(scorer.model, head, tokens, next_tokens)
+             for tokens in starts]  # fmt: skip
     return normalised(row.choices[name], log_p)
 
 
@@ -299,10 +299,10 @@ def test_a_class_that_begins_another_counts_with_every_way_the_next_target_can_b
     model = tiny.build_model(words).eval()
     with torch.no_grad():  # opinions: an untrained model finds every token nearly as likely as any other
         model.lm_head.weight.mul_(8)
-    asker = choice_scorer.Asker(model, words)
+    scorer = choice_scorer.ChoiceScorer(model, words)
     rows = examples[:8]
-    for row, given in zip(rows, choice_scorer.answer_exactly(asker, rows, task), strict=True):
-        expected = expect_first_class(asker, task, row, "kind", row.choices["size"])
+    for row, given in zip(rows, row_answers.answer_exactly(scorer, rows, task), strict=True):
+        expected = expect_first_class(scorer, task, row, "kind", row.choices["size"])
         assert dict(given["choices"]["kind"]) == pytest.approx(expected, abs=1e-4)
 
 
@@ -311,27 +311,27 @@ def test_a_number_ends_where_the_next_target_begins(tokenizer, examples, tmp_pat
     (tmp_path / "words.csv").write_text(CSV)
     task = make_task(tmp_path / "words.csv", ["count", "size"])
     words = with_words(tokenizer)
-    asker = choice_scorer.Asker(tiny.build_model(words).eval(), words)
-    digits, word = asker.tokens("1234567890"), asker.tokens(" x")[0]
-    reading = choice_scorer.Reading(3)
-    asker.read(reading, [encode_prompt(words, row.prompt) for row in examples[:3]])
+    scorer = choice_scorer.ChoiceScorer(tiny.build_model(words).eval(), words)
+    digits, word = scorer.tokens("1234567890"), scorer.tokens(" x")[0]
+    cache = choice_scorer.PromptCache(3)
+    scorer.read(cache, [encode_prompt(words, row.prompt) for row in examples[:3]])
     steps = iter([digits[0], digits[1], word])
-    asker.head = lambda hidden, allowed: torch.nn.functional.one_hot(
+    scorer.head = lambda hidden, allowed: torch.nn.functional.one_hot(
         (allowed == next(steps)).nonzero()[0].repeat(3), len(allowed)
     ).float()
-    followers = [asker.first_tokens(task, 1, row) for row in examples[:3]]
-    assert followers == [[word]] * 3
-    assert asker.write_numbers(reading, [[]] * 3, "", followers, characters=9) == ["12"] * 3
+    next_tokens = [scorer.first_tokens(task, 1, row) for row in examples[:3]]
+    assert next_tokens == [[word]] * 3
+    assert scorer.write_numbers(cache, [[]] * 3, "", next_tokens, characters=9) == ["12"] * 3
 
 
 def test_a_row_does_not_stop_at_a_follower_of_another_row(tokenizer, examples):
-    asker = choice_scorer.Asker(tiny.build_model(tokenizer).eval(), tokenizer)
-    a, b, one = asker.tokens("ab1")
-    reading = choice_scorer.Reading(2)
-    asker.read(reading, [encode_prompt(tokenizer, row.prompt) for row in examples[:2]])
+    scorer = choice_scorer.ChoiceScorer(tiny.build_model(tokenizer).eval(), tokenizer)
+    a, b, one = scorer.tokens("ab1")
+    cache = choice_scorer.PromptCache(2)
+    scorer.read(cache, [encode_prompt(tokenizer, row.prompt) for row in examples[:2]])
     liked = {a: 3.0, one: 2.0}  # both rows like `a` best; only the first may be followed by it
-    asker.head = lambda hidden, allowed: torch.tensor([[liked.get(t, 0.0) for t in allowed.tolist()]] * 2)
-    assert asker.write_numbers(reading, [[]] * 2, "", [[a], [b]], characters=4) == ["", "1111"]
+    scorer.head = lambda hidden, allowed: torch.tensor([[liked.get(t, 0.0) for t in allowed.tolist()]] * 2)
+    assert scorer.write_numbers(cache, [[]] * 2, "", [[a], [b]], characters=4) == ["", "1111"]
 
 
 def test_a_number_target_before_a_class_is_written_and_the_class_scored_after_it(taught, tokenizer, examples, tmp_path):
@@ -339,12 +339,12 @@ def test_a_number_target_before_a_class_is_written_and_the_class_scored_after_it
     path.write_text(CSV)
     task = make_task(path, ["count", "size"])
     rows = examples[:6]
-    asker = choice_scorer.Asker(taught, tokenizer)
-    for row, given in zip(rows, choice_scorer.answer_exactly(asker, rows, task, numbers="greedy"), strict=True):
+    scorer = choice_scorer.ChoiceScorer(taught, tokenizer)
+    for row, given in zip(rows, row_answers.answer_exactly(scorer, rows, task, numbers="greedy"), strict=True):
         head = encode_prompt(tokenizer, row.prompt)
         number = number_by_hand(taught, tokenizer, head, "", task.separator, number_distributions.MAX_CHARACTERS)
-        sizes = [[*asker.tokens(task.separator + text), asker.end] for text in row.choices["size"]]
-        expected = normalised(row.choices["size"], brute_force(taught, head + asker.tokens(number), sizes))
+        sizes = [[*scorer.tokens(task.separator + text), scorer.end] for text in row.choices["size"]]
+        expected = normalised(row.choices["size"], brute_force(taught, head + scorer.tokens(number), sizes))
         assert list(given["choices"]) == ["size"]
         assert dict(given["choices"]["size"]) == pytest.approx(expected, abs=1e-4)
         assert given["raw_text"] == f"{number}{task.separator}{max(expected, key=expected.get)}"
@@ -353,7 +353,9 @@ def test_a_number_target_before_a_class_is_written_and_the_class_scored_after_it
 def test_a_number_has_no_more_characters_than_its_column_allows(taught, tokenizer, small_links):
     task = make_task(small_links / "links.csv")  # its throughputs go from 5 to 1000
     rows = read_examples(small_links / "links.csv", task, "test", 5)
-    for given in choice_scorer.answer_exactly(choice_scorer.Asker(taught, tokenizer), rows, task, numbers="greedy"):
+    for given in row_answers.answer_exactly(
+        choice_scorer.ChoiceScorer(taught, tokenizer), rows, task, numbers="greedy"
+    ):
         channel, number = given["raw_text"].split(task.separator)
         assert channel == given["choices"]["recommended_channel_mhz"][0][0]
         assert len(number) <= 4 and set(number) <= set("0123456789-.")
@@ -362,8 +364,8 @@ def test_a_number_has_no_more_characters_than_its_column_allows(taught, tokenize
 def test_the_taught_model_knows_what_it_was_taught(taught, tokenizer, examples, task):
     """Scoring, writing and training agree on the format: otherwise a trained model would look untrained."""
     seen = examples[:10]
-    asker = choice_scorer.Asker(taught, tokenizer)
-    for answers in (choice_scorer.answer_exactly(asker, seen, task), choice_scorer.answer_freely(asker, seen, task)):
+    scorer = choice_scorer.ChoiceScorer(taught, tokenizer)
+    for answers in (row_answers.answer_exactly(scorer, seen, task), row_answers.answer_freely(scorer, seen, task)):
         pairs = zip(answers, seen, strict=True)
         assert sum(answer["raw_text"].split()[:1] == row.answer.split()[:1] for answer, row in pairs) >= 9
 
@@ -376,24 +378,24 @@ def embedded():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("begun, choices, end", [
+@pytest.mark.parametrize("start, choices, end", [
     ("", ["5180", "5200", "5775", "51"], False), ("", ["red", "reddish", "green"], True),
     ("5180", [" 12", " 120"], True),
 ])  # fmt: skip
-def test_on_the_embedded_model_trie_scores_are_those_of_asking_for_each_choice_alone(embedded, begun, choices, end):
-    asker = choice_scorer.Asker(*embedded)
+def test_on_the_embedded_model_trie_scores_are_those_of_asking_for_each_choice_alone(embedded, start, choices, end):
+    scorer = choice_scorer.ChoiceScorer(*embedded)
     prompts = [
         "FCC 802.11ac 20 MHz 4200 m 20 dBm 23 dBi radar 0\n5180 -61 -92 35\n5200 -60 -90 10" * 12,
         "Say a number",
     ]
-    heads = [encode_prompt(asker.tokenizer, prompt) for prompt in prompts]
-    assert len(heads[0]) > asker.model.config.sliding_window
-    answers = [asker.tokens(text) + [asker.end] * end for text in choices]
-    reading = choice_scorer.Reading(2)
-    asker.read(reading, heads)
-    found = asker.score_choices(reading, [asker.tokens(begun)] * 2, [answers] * 2)
+    heads = [encode_prompt(scorer.tokenizer, prompt) for prompt in prompts]
+    assert len(heads[0]) > scorer.model.config.sliding_window
+    answers = [scorer.tokens(text) + [scorer.end] * end for text in choices]
+    cache = choice_scorer.PromptCache(2)
+    scorer.read(cache, heads)
+    found = scorer.score_choices(cache, [scorer.tokens(start)] * 2, [answers] * 2)
     for head, scores in zip(heads, found, strict=True):
-        assert scores == pytest.approx(brute_force(asker.model, head + asker.tokens(begun), answers), abs=1e-4)
+        assert scores == pytest.approx(brute_force(scorer.model, head + scorer.tokens(start), answers), abs=1e-4)
 
 
 @pytest.mark.slow
@@ -405,9 +407,9 @@ def test_an_answer_asked_for_in_parts_has_the_tokens_it_was_trained_with(embedde
     rows = [f"{i},{targets[0] if i % 2 else others[0]},{targets[1] if i % 3 else others[1]}" for i in range(60)]
     path.write_text("x,first,second\n" + "\n".join(rows) + "\n")
     task = make_task(path, ["first", "second"])
-    asker = choice_scorer.Asker(*embedded)
-    whole = encode_answer(asker.tokenizer, task.write_answer(dict(zip(("first", "second"), targets, strict=True))))
-    assert asker.tokens(targets[0]) + asker.tokens(task.separator + targets[1]) + [asker.end] == whole
+    scorer = choice_scorer.ChoiceScorer(*embedded)
+    whole = encode_answer(scorer.tokenizer, task.write_answer(dict(zip(("first", "second"), targets, strict=True))))
+    assert scorer.tokens(targets[0]) + scorer.tokens(task.separator + targets[1]) + [scorer.end] == whole
 
 
 @pytest.mark.slow
@@ -415,12 +417,12 @@ def test_on_the_embedded_model_a_class_that_begins_another_counts_with_what_may_
     path = tmp_path / "t.csv"
     first, second = ("1", "10", "100", "7"), ("dark", "pale", "dim")
     path.write_text("x,first,second\n" + "".join(f"w{i},{first[i % 4]},{second[i % 3]}\n" for i in range(60)))
-    asker = choice_scorer.Asker(*embedded)
+    scorer = choice_scorer.ChoiceScorer(*embedded)
     task = make_task(path, ["second", "first"])
     task = dataclasses.replace(task, targets=tuple(dataclasses.replace(t, kind="class", choices=choices) for t, choices
                                in zip(task.targets[::-1], (first, second), strict=True)))  # fmt: skip
     rows = [dataclasses.replace(row, choices={"first": list(first), "second": list(second)})
             for row in read_examples(path, make_task(path, ["second"]))[:3]]  # fmt: skip
-    for row, given in zip(rows, choice_scorer.answer_exactly(asker, rows, task), strict=True):
-        expected = expect_first_class(asker, task, row, "first", second)
+    for row, given in zip(rows, row_answers.answer_exactly(scorer, rows, task), strict=True):
+        expected = expect_first_class(scorer, task, row, "first", second)
         assert dict(given["choices"]["first"]) == pytest.approx(expected, abs=1e-4)

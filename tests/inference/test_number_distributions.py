@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from inference.test_choice_scorer import log_probability
-from linklab.inference import choice_scorer, number_distributions
+from linklab.inference import choice_scorer, number_distributions, row_answers
 from linklab.inference.number_distributions import can_begin, is_legal, weighted_median
 from linklab.models import tiny
 from linklab.models.chat import encode_prompt
@@ -69,25 +69,25 @@ ALL = {"most": 10**6, "smallest": 0.0, "read_at_most": 10**6}
 
 
 @pytest.fixture(scope="module")
-def asker():
+def scorer():
     tokenizer = tiny.build_tokenizer()
     model = tiny.build_model(tokenizer).eval()
     with torch.no_grad():  # opinions: an untrained model finds every token nearly as likely as any other
         model.lm_head.weight.mul_(8)
-    return choice_scorer.Asker(model, tokenizer)
+    return choice_scorer.ChoiceScorer(model, tokenizer)
 
 
-def by_hand(asker, head, before, texts, stops):
+def by_hand(scorer, head, before, texts, stops):
     """The definition: at each token the model's probabilities among those that go on to one of `texts`, or end one."""
     probabilities = {}
     for text in texts:
         log_p = 0.0
         for n in range(len(text) + 1):
-            tokens = asker.tokens(before + text[:n])
+            tokens = scorer.tokens(before + text[:n])
             ends = [[stop] for stop in stops] if text[:n] in texts else []
             nexts = sorted({other[n] for other in texts if other.startswith(text[:n]) and len(other) > n})
-            ways = [asker.tokens(digit) for digit in nexts] + ends
-            scores = [log_probability(asker.model, head + tokens, way) for way in ways]
+            ways = [scorer.tokens(digit) for digit in nexts] + ends
+            scores = [log_probability(scorer.model, head + tokens, way) for way in ways]
             own = scores[nexts.index(text[n])] if n < len(text) else np.logaddexp.reduce(scores[len(nexts) :])
             log_p += own - np.logaddexp.reduce(scores)
         probabilities[text] = math.exp(log_p)
@@ -95,51 +95,50 @@ def by_hand(asker, head, before, texts, stops):
 
 
 @pytest.mark.parametrize("low, high", [(5, 112), (-12, 3)])
-def test_the_distribution_is_that_of_asking_for_every_number_alone(asker, low, high):
-    """Three rows of different length and begun part in one batch; numbers that begin others; nothing left out."""
-    heads = [encode_prompt(asker.tokenizer, "ab " * n) for n in (1, 7, 3)]
-    begun = [asker.tokens(text) for text in ("a", "abc", "b")]
-    follower = asker.tokens("x")[0]
-    reading = choice_scorer.Reading(3)
-    asker.read(reading, heads)
+def test_the_distribution_is_that_of_asking_for_every_number_alone(scorer, low, high):
+    """Three rows of different length and start in one batch; numbers that begin others; nothing left out."""
+    heads = [encode_prompt(scorer.tokenizer, "ab " * n) for n in (1, 7, 3)]
+    starts = [scorer.tokens(text) for text in ("a", "abc", "b")]
+    follower = scorer.tokens("x")[0]
+    cache = choice_scorer.PromptCache(3)
+    scorer.read(cache, heads)
     texts = [str(n) for n in range(low, high + 1)]
     for _ in range(2):  # asking leaves what was read as it was
         found = number_distributions.distributions(
-            asker, reading, begun, " ", [[], [follower], []], column(low=low, high=high), **ALL
+            scorer, cache, starts, " ", [[], [follower], []], column(low=low, high=high), **ALL
         )
-        for head, start, own, row in zip(heads, begun, ([], [follower], []), found, strict=True):
-            expected = by_hand(asker, head + start, " ", texts, [asker.end, asker.tokenizer.eos_token_id, *own])
+        for head, start, own, row in zip(heads, starts, ([], [follower], []), found, strict=True):
+            expected = by_hand(scorer, head + start, " ", texts, [scorer.end, scorer.tokenizer.eos_token_id, *own])
             assert sum(expected.values()) == pytest.approx(1)
             assert row == pytest.approx(expected, abs=1e-6)
 
 
-def test_an_exact_answer_holds_the_median_of_what_may_follow_its_class(asker, tmp_path):
+def test_an_exact_answer_holds_the_median_of_what_may_follow_its_class(scorer, tmp_path):
     (tmp_path / "t.csv").write_text("x,kind,count\n" + "".join(f"w{i},{'ab'[i % 2]},{i}\n" for i in range(31)))
     task = make_task(tmp_path / "t.csv", ["kind", "count"])
     ranged = (dataclasses.replace(c, low=0, high=30) if c.name == "count" else c for c in task.schema.columns)
     task = dataclasses.replace(task, schema=Schema(tuple(ranged)))
     rows = read_examples(tmp_path / "t.csv", task)[:3]
-    greedy = choice_scorer.answer_exactly(asker, rows, task, numbers="greedy")
-    medians = choice_scorer.answer_exactly(asker, rows, task)
+    greedy = row_answers.answer_exactly(scorer, rows, task, numbers="greedy")
+    medians = row_answers.answer_exactly(scorer, rows, task)
     for row, given, other in zip(rows, medians, greedy, strict=True):
         assert given["choices"] == other["choices"]
         kind = given["choices"]["kind"][0][0]
-        head = encode_prompt(asker.tokenizer, row.prompt) + asker.tokens(kind)
-        ends = [asker.end, asker.tokenizer.eos_token_id]
-        expected = by_hand(asker, head, " ", [str(n) for n in range(31)], ends)
+        head = encode_prompt(scorer.tokenizer, row.prompt) + scorer.tokens(kind)
+        ends = [scorer.end, scorer.tokenizer.eos_token_id]
+        expected = by_hand(scorer, head, " ", [str(n) for n in range(31)], ends)
         assert given["raw_text"] == f"{kind} {weighted_median(expected)}"
         assert given["answer"] == {"kind": kind, "count": weighted_median(expected)}
     assert [row["raw_text"] for row in medians] != [row["raw_text"] for row in greedy]
 
 
-def test_unlikely_beginnings_move_the_median_little(asker):
-    heads = [encode_prompt(asker.tokenizer, "ab " * n) for n in range(1, 9)]
-    reading = choice_scorer.Reading(8)
-    asker.read(reading, heads)
+def test_unlikely_beginnings_move_the_median_little(scorer):
+    heads = [encode_prompt(scorer.tokenizer, "ab " * n) for n in range(1, 9)]
+    cache = choice_scorer.PromptCache(8)
+    scorer.read(cache, heads)
     own = column(low=5, high=1000)
     whole, cut = (
-        number_distributions.distributions(asker, reading, [[]] * 8, "", [[]] * 8, own, **limits)
-        for limits in (ALL, {})
+        number_distributions.distributions(scorer, cache, [[]] * 8, "", [[]] * 8, own, **limits) for limits in (ALL, {})
     )
     for full, short in zip(whole, cut, strict=True):
         assert len(full) > len(short) and sum(short.values()) == pytest.approx(1)
@@ -150,10 +149,10 @@ def test_unlikely_beginnings_move_the_median_little(asker):
         assert sum(p for text, p in full.items() if float(text) >= at) >= 0.5 - left_out
 
 
-def test_a_number_without_end_is_taken_as_it_stands(asker):
+def test_a_number_without_end_is_taken_as_it_stands(scorer):
     """No range: an untrained model would write digits for ever."""
-    reading = choice_scorer.Reading(1)
-    asker.read(reading, [encode_prompt(asker.tokenizer, "ab")])
-    (found,) = number_distributions.distributions(asker, reading, [[]], "", [[]], column("float"))
+    cache = choice_scorer.PromptCache(1)
+    scorer.read(cache, [encode_prompt(scorer.tokenizer, "ab")])
+    (found,) = number_distributions.distributions(scorer, cache, [[]], "", [[]], column("float"))
     assert sum(found.values()) == pytest.approx(1)
     assert all(is_legal(text, column("float")) for text in found)

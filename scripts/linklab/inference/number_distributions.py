@@ -75,32 +75,32 @@ def weighted_median(probabilities: Mapping[str, float]) -> str:
 
 
 def distributions(
-    asker, reading, begun: Sequence[Sequence[int]], before: str, followers: Sequence[Sequence[int]], column,
+    scorer, cache, starts: Sequence[Sequence[int]], before: str, next_tokens: Sequence[Sequence[int]], column,
     *, most: int = MOST, smallest: float = SMALLEST, read_at_most: int = READ_AT_MOST,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Return, for every row, the probability of each number text its answer may go on with; they sum to 1.
 
     At every token the model is held to the column's legal numbers; a number ends with the turn's end or one of the
-    row's `followers`. `before` stands between the `begun` part of the answer and the number. At most `most` beginnings
-    of one length are followed, each at least `smallest` times as probable as the best. Empty where the model could
-    write no legal number.
+    row's `next_tokens`. `before` stands between what is written so far (`starts`) and the number. At most `most`
+    beginnings of one length are followed, each at least `smallest` times as probable as the best. Empty where the model
+    could write no legal number.
     """
     import torch
 
-    writer = _Writer(asker, before, column)
-    back_to = reading.valid.shape[1], list(reading.lengths), reading.last
-    if any(begun) or writer.lead:
-        asker.read(reading, [[*tokens, *writer.lead] for tokens in begun])
-    ends = {asker.end, asker.tokenizer.eos_token_id}
-    columns = {token: at for at, token in enumerate(sorted(ends.union(writer.pieces, *followers)))}
-    headed = torch.tensor(list(columns), device=asker.device)
-    stops = [[columns[token] for token in sorted(ends.union(own))] for own in followers]
-    found: list[dict[str, float]] = [{} for _ in begun]
-    seen: list[list[tuple[int, ...]]] = [[] for _ in begun]  # beginnings the model has read, of each row
-    live = [[((), writer.start, 1.0)] for _ in begun]  # (tokens, text, probability) to be followed
-    states = reading.last
+    writer = _Writer(scorer, before, column)
+    back_to = cache.valid.shape[1], list(cache.lengths), cache.last
+    if any(starts) or writer.lead:
+        scorer.read(cache, [[*tokens, *writer.lead] for tokens in starts])
+    ends = {scorer.end, scorer.tokenizer.eos_token_id}
+    columns = {token: at for at, token in enumerate(sorted(ends.union(writer.pieces, *next_tokens)))}
+    headed = torch.tensor(list(columns), device=scorer.device)
+    stops = [[columns[token] for token in sorted(ends.union(own))] for own in next_tokens]
+    found: list[dict[str, float]] = [{} for _ in starts]
+    seen: list[list[tuple[int, ...]]] = [[] for _ in starts]  # beginnings the model has read, of each row
+    live = [[((), writer.start, 1.0)] for _ in starts]  # (tokens, text, probability) to be followed
+    states = cache.last
     while True:
-        scores = torch.log_softmax(asker.head(states, headed).double(), dim=-1).exp().tolist()
+        scores = torch.log_softmax(scorer.head(states, headed).double(), dim=-1).exp().tolist()
         scored = iter(scores)
         for r, beginnings in enumerate(live):
             longer = []
@@ -117,8 +117,8 @@ def distributions(
             live[r] = [one for one in live[r] if one[2] > live[r][0][2] * smallest]
         if not any(live):
             break
-        states = _read_beginnings(asker, reading, seen, live)
-    asker.forget(reading, *back_to)
+        states = _read_beginnings(scorer, cache, seen, live)
+    scorer.rewind(cache, *back_to)
     return [{text: p / sum(row.values()) for text, p in row.items()} if sum(row.values()) else {} for row in found]
 
 
@@ -139,14 +139,14 @@ def _add(found: dict[str, float], text: str, probability: float) -> None:
         found[text] = found.get(text, 0.0) + probability
 
 
-def _read_beginnings(asker, reading, seen: list[list[tuple[int, ...]]], live):
+def _read_beginnings(scorer, cache, seen: list[list[tuple[int, ...]]], live):
     """Return the states (all live beginnings, hidden) after the last token of each row's live beginnings."""
     import torch
 
     for own, beginnings in zip(seen, live, strict=True):
         own += [tokens for tokens, _, _ in beginnings]
     tries = [build_trie(own if beginnings else []) for own, beginnings in zip(seen, live, strict=True)]
-    hidden = asker.forward(reading, tries, keep=False)
+    hidden = scorer.forward(cache, tries, keep=False)
     states = []
     for r, (trie, beginnings) in enumerate(zip(tries, live, strict=True)):
         first = hidden.shape[1] - len(trie.tokens)
@@ -161,10 +161,10 @@ class _Writer:
     Texts here hold `before` too, for a tokenizer may write it and the first digit in one token.
     """
 
-    def __init__(self, asker, before: str, column) -> None:
+    def __init__(self, scorer, before: str, column) -> None:
         self.before, self.column = before, column
-        tokens = asker.tokens_of_numbers(before)
-        self.pieces = {token: asker.tokenizer.decode([token]) for token in sorted(tokens)}
+        tokens = scorer.tokens_of_numbers(before)
+        self.pieces = {token: scorer.tokenizer.decode([token]) for token in sorted(tokens)}
         self.nexts = functools.cache(self._nexts)
         self.lead: list[int] = []  # tokens that every number begins with
         self.start = ""

@@ -1,0 +1,113 @@
+"""What a model answers to rows: a prediction of each, held to what is legal or written freely."""
+
+from __future__ import annotations
+
+import math
+
+from linklab.cli import say
+from linklab.inference import choice_answers, number_distributions
+from linklab.inference.choice_scorer import ANY_NEXT, ChoiceScorer, PromptCache
+from linklab.inference.tries import needs_end
+from linklab.models.chat import encode_prompt
+
+
+def load_scorer(
+    name: str, precision: str | None, base_model: str | None, batch_tokens: int | None = None
+) -> ChoiceScorer:
+    """Load a trained folder or any `--base-model` name, say how, and return it ready to be asked."""
+    import torch
+
+    from linklab.models import load
+    from linklab.training.training import count_parameters
+
+    chosen = load.choose_precision(precision, name)
+    say(f"loading {name}: {chosen.name} on {load.device_name()}, {chosen.reason}")
+    dtype = torch.bfloat16 if chosen.name == "bf16" else torch.float32
+    load.keep_freed_memory()
+    model, tokenizer = load.load_trained(name, base_model=base_model, dtype=dtype)
+    load.fit_threads(count_parameters(model)[1])
+    return ChoiceScorer(model, tokenizer, batch_tokens=batch_tokens)
+
+
+def answer_exactly(scorer: ChoiceScorer, examples, task, *, numbers: str | None = None, progress=None) -> list[dict]:
+    """Return a prediction (see predictions.jsonl) of every example, held to what is legal.
+
+    A class target gets the most probable of the row's legal choices, with every choice's probability among them; a
+    number target the median of the numbers that may follow the choices before it, or with `numbers` "greedy" what the
+    model writes greedily in digits. A task that asks choice by choice is answered as `choice_answers` says.
+    """
+    if task.ask == "choices":
+        scores = choice_answers.score_rows(scorer, examples, task, numbers=numbers, progress=progress)
+        return [choice_answers.to_prediction(*pair, task) for pair in zip(examples, scores, strict=True)]
+    prompts = [encode_prompt(scorer.tokenizer, example.prompt) for example in examples]
+    found: list[dict] = [{}] * len(examples)
+    done = 0
+    sizes = [max(len(prompt), scorer.count_trie_tokens(e)) for prompt, e in zip(prompts, examples, strict=True)]
+    for batch in scorer.batches(sizes):
+        cache = PromptCache(len(batch))
+        scorer.read(cache, [prompts[i] for i in batch])
+        rows = [examples[i] for i in batch]
+        raw, starts, rankings = [""] * len(rows), [[] for _ in rows], [{} for _ in rows]
+        for position, target in enumerate(task.targets):
+            before = task.separator if position else ""
+            next_tokens = [scorer.first_tokens(task, position + 1, row) for row in rows]
+            if target.kind == "class":
+                texts = _choose(scorer, cache, rows, target, starts, before, next_tokens, rankings)
+            elif numbers == "greedy":
+                size = number_distributions.longest_number(task.schema[target.name])
+                texts = scorer.write_numbers(cache, starts, before, next_tokens, characters=size)
+            else:
+                column = task.schema[target.name]
+                given = number_distributions.distributions(scorer, cache, starts, before, next_tokens, column)
+                texts = [number_distributions.weighted_median(row) for row in given]
+            for r, text in enumerate(texts):
+                raw[r] += before + text
+                starts[r] += scorer.tokens(before + text)
+        for r, i in enumerate(batch):
+            found[i] = finish_prediction(rows[r], raw[r], rankings[r], task)
+        done += len(batch)
+        if progress:
+            progress(done)
+    return found
+
+
+def _choose(scorer, cache, rows, target, starts, before: str, next_tokens, rankings: list[dict]) -> list[str]:
+    """Rank the legal choices of every row, and return the best of each.
+
+    A choice counts with the end of the turn behind the last target, and where one begins another (1 and 10) with what
+    may follow it: the `next_tokens` of its row, all ways the next target can begin.
+    """
+    choices = []
+    for row, following in zip(rows, next_tokens, strict=True):
+        answers = [scorer.tokens(before + text) for text in row.choices[target.name]]
+        if not following:
+            answers = [[*answer, scorer.end] for answer in answers]
+        elif needs_end(answers):
+            answers = [[*answer, ANY_NEXT] for answer in answers]
+        choices.append(answers)
+    best = []
+    scores = scorer.score_choices(cache, starts, choices, next_tokens)
+    for row, ranking, log_p in zip(rows, rankings, scores, strict=True):
+        top = max(log_p)
+        normal = top + math.log(sum(math.exp(value - top) for value in log_p))
+        ranked = sorted(zip(row.choices[target.name], log_p, strict=True), key=lambda pair: -pair[1])
+        ranking[target.name] = [[name, value - normal] for name, value in ranked]
+        best.append(ranked[0][0])
+    return best
+
+
+def answer_freely(scorer: ChoiceScorer, examples, task, *, max_new_tokens: int = 32, progress=None) -> list[dict]:
+    """Return a prediction of every example from what the model writes when nothing holds it to the legal answers."""
+    if task.ask == "choices":
+        return choice_answers.write_rows(scorer, examples, task, progress=progress)
+    raw = scorer.write([example.prompt for example in examples], max_new_tokens=max_new_tokens, progress=progress)
+    return [finish_prediction(example, text, {}, task) for example, text in zip(examples, raw, strict=True)]
+
+
+def finish_prediction(example, raw: str, ranking: dict, task) -> dict:
+    """Return the predictions.jsonl value of one answer text."""
+    answer, error = task.read_answer(raw, example.choices)
+    return {
+        "id": example.id, "raw_text": raw, "answer": answer if any(v is not None for v in answer.values()) else None,
+        "error": error, "choices": ranking,
+    }  # fmt: skip
