@@ -108,7 +108,7 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
         judged = validation_scores.mark_judged(validation, rows.validation, rows.task, tokenizer)
         if settings.best_by == "accuracy" and not judged:
             raise UserError(
-                f"--best-by accuracy needs a class as first target; '{rows.task.targets[0].name}' is a number"
+                f"--best-by accuracy needs a class as first target; '{rows.task.targets[0].name}' is a {rows.task.targets[0].kind}"
             )
         model = training.build_model(settings)
         load.fit_threads(training.count_parameters(model)[1])

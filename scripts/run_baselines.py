@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("Input")
     source = data.add_mutually_exclusive_group(required=True)
     source.add_argument("--csv", metavar="FILE", help="the rows, with their answers")
-    source.add_argument("--data", metavar="DIR", help="a folder convert_csv_to_jsonl.py wrote")
+    source.add_argument("--data", metavar="PATH", help=cli.DATA_HELP)
     cli.add_row_options(data)
     data.add_argument(
         "--prompt-template",
@@ -104,7 +104,8 @@ def choose(found: dict[str, Baseline], only: list[str] | None) -> dict[str, Base
 
 def open_rows(args: argparse.Namespace) -> tuple[Task, Reader]:
     """Return the task, and a function (split, max_rows) -> examples with the cells of their shown columns."""
-    from linklab.tasks import examples, jsonl, row_cells
+    from linklab.tasks import conversations, examples, jsonl, row_cells
+    from linklab.tasks.source import open_folder
     from linklab.tasks.task import make_task
 
     if args.csv:
@@ -115,6 +116,8 @@ def open_rows(args: argparse.Namespace) -> tuple[Task, Reader]:
     for name in ("target_field", "id_field", "group_field", "prompt_template", "ask"):
         if getattr(args, name):
             raise cli.UserError(f"--{name.replace('_', '-')} belongs to --csv; {args.data} has it in it already")
+    if conversations.conversation_files(args.data):
+        return open_folder(args.data, args.split_seed)
     task = jsonl.read_task(args.data)
     return task, lambda split, n: row_cells.attach_cells(args.data, task, jsonl.read_examples(args.data, split, n))
 
@@ -130,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
     task, read = open_rows(args)
     test, train = read(args.split, args.max_rows), read("train", args.max_train_rows)
-    preset = args.preset or read_preset(Path(args.csv).parent if args.csv else Path(args.data)).get("preset")
+    preset = args.preset or read_preset(Path(args.csv or f"{args.data}/x").parent).get("preset")
     problem = Problem(
         train, test, task, args.seed, check_columns(task, args.group_by or []), preset or "standard",
     )  # fmt: skip

@@ -20,6 +20,9 @@ from linklab import __version__
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
+DATA_HELP = "a folder convert_csv_to_jsonl.py wrote, or any file or folder of JSON Lines with `messages`"
+
+
 class UserError(Exception):
     """Bad usage or unreadable input: the message is one clear line that says where, what and what to do next."""
 
@@ -228,7 +231,7 @@ def add_source_options(group) -> None:
     """Add where rows come from, a CSV or a converted folder: what `linklab.tasks.source.open_source` reads."""
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--csv", metavar="FILE", help="a CSV's rows, divided as convert does")
-    source.add_argument("--data", metavar="DIR", help="a folder convert_csv_to_jsonl.py wrote")
+    source.add_argument("--data", metavar="PATH", help=DATA_HELP)
     group.add_argument(
         "--target-field",
         type=comma_list,
@@ -237,7 +240,13 @@ def add_source_options(group) -> None:
     )
     group.add_argument("--prompt-template", metavar="FILE", help="with --csv: text with {column} for visible columns")
     add_ask_option(group, "with --csv: ")
-    group.add_argument("--split-seed", type=int, default=0, metavar="N", help="with --csv: the division into splits")
+    group.add_argument(
+        "--split-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --csv, or conversations of others: the division into splits",
+    )
 
 
 def add_base_model_option(group) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from linklab.cli import UserError
 
 # The format Gemma 3 was tuned on (https://ai.google.dev/gemma/docs/core/prompt-structure), as a chat template: the base
@@ -30,11 +33,10 @@ def ensure_chat_template(tokenizer) -> bool:
     return True
 
 
-def encode_prompt(tokenizer, prompt: str) -> list[int]:
-    """Return the tokens up to the point where the model starts to answer."""
-    text = tokenizer.apply_chat_template(
-        [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-    )
+def encode_prompt(tokenizer: Any, prompt: str, history: Sequence[tuple[str, str]] = ()) -> list[int]:
+    """Return the tokens up to where the model starts to answer; `history` holds (role, text) of earlier turns."""
+    turns = [{"role": role, "content": text} for role, text in (*history, ("user", prompt))]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

@@ -21,12 +21,14 @@ from linklab.tasks.templates import read_list
 class Question:
     """One turn a model is asked: about a whole row (`choice` None), or about one choice of it.
 
-    `answer` is None where nobody knows it: field data knows the throughput of the channel in use alone.
+    `answer` is None where nobody knows it: field data knows the throughput of the channel in use alone. `history` holds
+    (role, text) of the turns before, where the question is one of a longer conversation.
     """
 
     choice: str | None
     prompt: str
     answer: str | None
+    history: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass

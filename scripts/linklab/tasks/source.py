@@ -8,7 +8,7 @@ from pathlib import Path
 from linklab import files
 from linklab.cli import UserError
 from linklab.manifest import MANIFEST
-from linklab.tasks import examples, jsonl, row_cells
+from linklab.tasks import conversations, examples, jsonl, row_cells
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Task, make_task
 
@@ -28,8 +28,18 @@ def open_source(args) -> tuple[Task, Reader]:
         raise UserError(
             "--target-field, --prompt-template and --ask belong to --csv; a JSONL folder has them in it already"
         )
-    task = jsonl.read_task(args.data)
-    return task, lambda split, n: read_with_cells(args.data, task, split, n)
+    return open_folder(args.data, args.split_seed)
+
+
+def open_folder(data: str | Path, split_seed: int = 0) -> tuple[Task, Reader]:
+    """Return the task and the reader of `--data`: a converted folder, or conversations somebody else wrote.
+
+    `split_seed` divides the latter; a converted folder is divided already.
+    """
+    if conversations.conversation_files(data):
+        return conversations.make_task(), lambda split, n: conversations.read_conversations(data, split, n, split_seed)
+    task = jsonl.read_task(data)
+    return task, lambda split, n: read_with_cells(data, task, split, n)
 
 
 def read_with_cells(folder: str | Path, task: Task, split: str, max_rows: int | None) -> list[Example]:
@@ -39,5 +49,8 @@ def read_with_cells(folder: str | Path, task: Task, split: str, max_rows: int | 
 
 
 def source_files(args) -> dict:
-    """Return the inputs a manifest names: the CSV, or the converted folder's own manifest."""
-    return {args.csv: None} if args.csv else {f"{args.data}/{MANIFEST}": None}
+    """Return the inputs a manifest names: the CSV, the converted folder's own manifest, or the conversations' files."""
+    if args.csv:
+        return {args.csv: None}
+    foreign = conversations.conversation_files(args.data)
+    return dict.fromkeys(foreign) if foreign else {f"{args.data}/{MANIFEST}": None}

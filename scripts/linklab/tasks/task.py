@@ -20,7 +20,7 @@ class Target:
     """One column of the answer. A class has legal choices: the row's own (`choices_from`), or the same for all rows."""
 
     name: str
-    kind: str  # "class" | "number"
+    kind: str  # "class" | "number" | "text"
     unit: str = ""
     utility: str | None = None  # the list column that says what each choice is worth
     choices_from: str | None = None
@@ -91,7 +91,8 @@ class Task:
     def read_answer(self, text: str, choices: dict[str, Sequence[str]]) -> tuple[dict[str, str | None], str | None]:
         """Return (text of each target or None, what is wrong or None) of an answer a model wrote.
 
-        A class must be one of `choices[target]`; a number must be written as a decimal number.
+        A class must be one of `choices[target]`; a number must be written as a decimal number; a free text is any text
+        that is not empty.
         """
         parts = text.strip().split(self.separator) if len(self.targets) > 1 else [text]
         answer: dict[str, str | None] = {}
@@ -100,12 +101,10 @@ class Task:
             part = parts[i] if i < len(parts) else ""
             if target.kind != "class" or part not in choices[target.name]:  # a class may hold outer spaces itself
                 part = part.strip()
-            legal = part in choices[target.name] if target.kind == "class" else not math.isnan(read_number(part))
-            answer[target.name] = part if legal else None
-            if not legal:
-                problems.append(
-                    f"{target.name}: {part!r} is {'not legal here' if target.kind == 'class' else 'no number'}"
-                )
+            wrong = _wrong(target.kind, part, choices.get(target.name, ()))
+            answer[target.name] = None if wrong else part
+            if wrong:
+                problems.append(f"{target.name}: {part!r} is {wrong}")
         if len(parts) > len(self.targets):
             problems.append(f"{len(parts)} parts where {len(self.targets)} are expected")
             answer = dict.fromkeys(answer)
@@ -132,6 +131,15 @@ class Task:
             return cls(schema, tuple(targets), template, ask, value.get("answer_unit", 1))
         except (KeyError, TypeError) as error:
             raise UserError(f"the task description lacks or does not know {error}") from error
+
+
+def _wrong(kind: str, text: str, choices: Sequence[str]) -> str | None:
+    """Return what is wrong with a target's answer, or None."""
+    if kind == "class":
+        return None if text in choices else "not legal here"
+    if kind == "number":
+        return "no number" if math.isnan(read_number(text)) else None
+    return None if text else "empty"
 
 
 def why_not_choices(schema: Schema, targets: Sequence[Target]) -> str | None:

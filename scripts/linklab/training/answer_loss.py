@@ -163,7 +163,7 @@ def encode_question(tokenizer: Any, question: Question) -> tuple[list[int], list
     """Return the tokens of a question's prompt, up to where the model starts to answer, and those of its answer."""
     from linklab.models.chat import encode_answer, encode_prompt
 
-    return encode_prompt(tokenizer, question.prompt), encode_answer(tokenizer, question.answer)
+    return encode_prompt(tokenizer, question.prompt, question.history), encode_answer(tokenizer, question.answer)
 
 
 def join_questions(turns: Sequence[tuple[list[int], list[int]]]) -> dict:

@@ -1,0 +1,129 @@
+"""Conversations that somebody else wrote: JSON Lines with `messages`, of one or several turns, as a task of free text.
+
+A line is {"messages": [{"role": "system" | "user" | "assistant", "content": TEXT}, …]}; other keys are ignored.
+Training learns every assistant turn from what stands before it; the last one is what a model is scored on. A
+conversation's side of the split follows from a hash of its user messages: the same questions are never on two sides.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from linklab import files
+from linklab.cli import UserError
+from linklab.tables.schema import Column, Schema
+from linklab.tasks.examples import Example, Question, first_of_each_id, lowest_ranked
+from linklab.tasks.jsonl import TASK_FILE
+from linklab.tasks.splits import split_of
+from linklab.tasks.task import Target, Task
+from linklab.tasks.templates import Template
+
+SUFFIXES = (".jsonl", ".ndjson")
+EXPECTED = 'expected {"messages": [{"role": "user", "content": TEXT}, {"role": "assistant", "content": TEXT}, …]}'
+
+
+def conversation_files(path: str | Path) -> list[Path]:
+    """Return the JSON Lines files of a file or folder that this toolkit did not write; [] where there are none."""
+    path = Path(path)
+    if path.is_file():
+        return [path]
+    if not path.is_dir() or (path / TASK_FILE).exists():
+        return []
+    return sorted(found for found in path.iterdir() if found.suffix in SUFFIXES and found.is_file())
+
+
+def make_task() -> Task:
+    """Return the task of any conversations: a text `reply` to a text `conversation`."""
+    schema = Schema((Column("conversation", "input", "str"), Column("reply", "target", "str")))
+    return Task(schema, (Target("reply", "text"),), Template("{conversation}", schema))
+
+
+def read_conversations(path: str | Path, split: str, max_rows: int | None = None, seed: int = 0) -> list[Example]:
+    """Return a split's conversations in rank order; copies count once outside training.
+
+    Raises a UserError naming file and line of the first that is none, or when the split has no rows.
+    """
+    found = (
+        example
+        for file in conversation_files(path)
+        for example in _read_file(files.require_file(file), seed)
+        if example.split == split
+    )
+    chosen = lowest_ranked(found if split == "train" else first_of_each_id(found), max_rows)
+    if not chosen:
+        raise UserError(f"{path}: no conversations in the {split} split; collect more, or choose another --split-seed")
+    return chosen
+
+
+def _read_file(path: Path, seed: int) -> Iterator[Example]:
+    with open(path, "rb") as handle:  # bytes, so that a line that is not UTF-8 still has its number
+        for number, line in enumerate(handle, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield _make_example(_read_messages(line), seed)
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
+            except RecursionError as error:
+                raise UserError(f"{path}:{number}: nested too deeply; {EXPECTED}") from error
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: {error}; {EXPECTED}") from error
+
+
+def _read_messages(line: bytes) -> list[tuple[str, str]]:
+    """Return (role, text) of user and assistant in turn, the system message in front of the first user message."""
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON at column {error.colno} ({error.msg})") from error
+    messages = value.get("messages") if isinstance(value, dict) else None
+    if not isinstance(messages, list) or not messages:
+        raise ValueError("no list 'messages'")
+    turns = [(_role(message), _text(message)) for message in messages]
+    system = turns.pop(0)[1] if turns[0][0] == "system" else ""
+    roles = [role for role, _ in turns]
+    if len(roles) < 2 or roles != ["user", "assistant"] * (len(roles) // 2):
+        raise ValueError(f"the roles are {', '.join(roles) or 'none'}: user and assistant must alternate, user first, "
+                         f"assistant last")  # fmt: skip
+    if empty := next((role for role, text in turns if not text), None):
+        raise ValueError(f"an empty {empty} message")
+    return [("user", f"{system}\n\n{turns[0][1]}" if system else turns[0][1]), *turns[1:]]
+
+
+def _role(message: object) -> str:
+    role = message.get("role") if isinstance(message, dict) else None
+    if role not in ("system", "user", "assistant"):
+        raise ValueError(f"a message's role is {json.dumps(role)}")
+    return role
+
+
+def _text(message: dict) -> str:
+    """Return a message's text: a string, or a list of parts that are all text."""
+    content = message.get("content")
+    if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+        content = "".join(str(part.get("text", "")) for part in content)
+    if not isinstance(content, str):
+        raise ValueError("a message's content is not a text")
+    if any("\ud800" <= character <= "\udfff" for character in content):
+        raise ValueError("half a character (a lone surrogate) in a message")
+    return content.strip()
+
+
+def _make_example(turns: list[tuple[str, str]], seed: int) -> Example:
+    asked = [text for role, text in turns if role == "user"]
+    group = _hash(asked)
+    questions = tuple(Question(None, turns[i][1], turns[i + 1][1], tuple(turns[:i])) for i in range(0, len(turns), 2))
+    # One text of all that stands before the last answer: what baselines read and hashes cover.
+    shown = "\n".join(f"{role}: {text}" for role, text in turns[:-1]) if len(turns) > 2 else turns[0][1]
+    reply = turns[-1][1]
+    return Example(
+        _hash([text for _, text in turns]), group, split_of(group, seed), shown, reply, {"reply": reply}, {}, {},
+        {"conversation": shown}, questions,
+    )  # fmt: skip
+
+
+def _hash(texts: list[str]) -> str:
+    return hashlib.sha256("\x1f".join(texts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
