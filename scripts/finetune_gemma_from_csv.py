@@ -107,9 +107,8 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
         validation = encode(rows.validation, tokenizer, settings.max_length, "validation")
         judged = validation_scores.mark_judged(validation, rows.validation, rows.task, tokenizer)
         if settings.best_by == "accuracy" and not judged:
-            raise UserError(
-                f"--best-by accuracy needs a class as first target; '{rows.task.targets[0].name}' is a {rows.task.targets[0].kind}"
-            )
+            first = rows.task.targets[0]
+            raise UserError(f"--best-by accuracy needs a class as first target; '{first.name}' is a {first.kind}")
         model = training.build_model(settings)
         load.fit_threads(training.count_parameters(model)[1])
         processes = {"processes": training.world_size()} if training.world_size() > 1 else {}
