@@ -15,21 +15,17 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from linklab import cli, files, locks
+from linklab import cli
 from linklab.cli import UserError, say
 from linklab.manifest import MANIFEST, stale_reason
 from linklab.tasks.examples import Example
 from linklab.tasks.source import Reader
 from linklab.tasks.task import Task
-from linklab.training import options
+from linklab.training import options, out_dir
 from linklab.training.options import TrainingSettings
-
-OWN = ("checkpoints", "model", "merged", "metrics.json", "trainer_log.csv", "loss.png", "README.md", "tensorboard",
-       MANIFEST)  # fmt: skip
 
 # What a full disk is called by the system and safetensors, and by torch.save, which passes no reason on
 NO_SPACE = ("No space left", "File too large", "Disk quota", "inline_container.cc", "iostream error")
@@ -63,37 +59,37 @@ def run(args: argparse.Namespace) -> int:
 
     settings = options.read_settings(args)
     folder = Path(settings.out_dir)
+    reads = [args.csv, args.data, args.prompt_template, settings.base_model]
+    owner = {"script": __file__, "force": settings.force, "resume": settings.resume, "reads": reads}
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":  # accelerate drops it in silence on CPUs
         raise UserError("FSDP splits the model, and its parts are not put together here; launch without FSDP: "
                         "270M parameters with their optimizer take 5 GB and fit a GPU whole")  # fmt: skip
     if settings.resume == "auto" and not settings.force:
+        out_dir.recover(folder)
         if stale_reason(folder / MANIFEST, script=__file__, argv=list(settings.argv)) is None:
             say(f"{folder}: finished already; nothing to do")
             return 0
     first = cli.process_rank() == 0  # of several processes, one looks after the folders
     if not settings.dry_run and first:
-        check_out_dir(folder, force=settings.force, resume=settings.resume)
+        out_dir.check(folder, **owner)
     rows = read_rows(settings, *open_source(args), source_files(args))
     if settings.dry_run:  # leaves nothing behind
         with tempfile.TemporaryDirectory() as scratch:
             return train_model(settings, Path(scratch), rows)
     if not first:
-        return train_model(settings, folder, rows)
-    files.require_writable(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with locks.locked_folder(folder):
-        prepare_out_dir(folder, force=settings.force, resume=settings.resume)
+        return train_model(settings, out_dir.work_folder(folder), rows)
+    with out_dir.opened(folder, **owner) as work:
         if settings.drive_dir:
             from linklab.training import checkpoint_mirror
 
             checkpoint_mirror.prepare(Path(settings.drive_dir), force=settings.force, resume=settings.resume)
-        return train_model(settings, folder, rows)
+        return train_model(settings, work, rows)
 
 
 def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
-    """Build, train, and write everything below `folder`; returns the exit code."""
+    """Build, train in `folder`, and write the results to `--out-dir`; returns the exit code."""
     from linklab.models import load
-    from linklab.training import checkpoint_mirror, checkpoints, cost_estimate, results, training, validation_scores
+    from linklab.training import cost_estimate, results, training, validation_scores
 
     with load.quiet_transformers():
         precision = load.choose_precision(settings.precision, settings.base_model)
@@ -120,9 +116,11 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
                 cost_estimate.report_cost(trainer, train, validation, settings, steps, precision.reason, folder)
             return 0
         with trainer.accelerator.main_process_first():  # it removes torn ones and fetches; the others find them so
-            if settings.drive_dir and settings.resume == "auto":
-                checkpoint_mirror.fetch(Path(settings.drive_dir), folder / "checkpoints", fingerprint)
-            checkpoint = checkpoints.choose(folder / "checkpoints", settings.resume, fingerprint)
+            checkpoint = out_dir.choose_start(
+                Path(settings.out_dir), folder, force=settings.force, resume=settings.resume,
+                drive=Path(settings.drive_dir) if settings.drive_dir else None, fingerprint=fingerprint,
+                first=trainer.is_world_process_zero(),
+            )  # fmt: skip
         with explained_failures(settings):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if stopped := training.received_signal(trainer):
@@ -155,21 +153,6 @@ def read_rows(settings: TrainingSettings, task: Task, read: Reader, inputs: dict
     return Rows(task, train, validation, identity, inputs, seen)
 
 
-def check_out_dir(folder: Path, *, force: bool, resume: str | None) -> list[str]:
-    """Return the names in the folder; raise a UserError when training may not write there."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; --out-dir needs a folder")
-    found = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.exists() else []
-    strange = [name for name in found if name not in OWN]
-    if strange:
-        raise UserError(f"{folder}: holds '{strange[0]}', which no training wrote; choose another --out-dir")
-    if found and not force and resume is None:
-        raise UserError(
-            f"{folder}: holds a training already; continue it with --resume auto or replace it with --force"
-        )
-    return found
-
-
 def lower_memory(settings: TrainingSettings) -> str:
     """Return what to lower, by how much, so that the same rows train in less memory."""
     batch, accumulation = settings.per_device_batch_size, settings.gradient_accumulation_steps
@@ -181,14 +164,6 @@ def lower_memory(settings: TrainingSettings) -> str:
     if settings.mode == "full":
         ways.append("--mode lora")
     return "use " + ", then ".join(ways or [f"shorter rows and --max-length {settings.max_length // 2}"])
-
-
-def prepare_out_dir(folder: Path, *, force: bool, resume: str | None) -> None:
-    """Refuse a folder with other things in it; with force remove what an earlier training wrote there."""
-    found = check_out_dir(folder, force=force, resume=resume)
-    for name in found if force else ():
-        path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def encode(examples, tokenizer, max_length: int, name: str):

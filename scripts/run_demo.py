@@ -5,7 +5,8 @@ nothing -> DIR/{data,validation,jsonl,baselines,base,finetune,tuned,tuned_free,r
     python scripts/run_demo.py --base-model embedded --max-rows 400
 
 Run it again and finished stages are skipped: a stage is finished when its manifest names its command and every file it
-read and wrote is as it was. An interrupted training continues from its last whole checkpoint.
+read and wrote is as it was. An interrupted training continues from its last complete checkpoint. Other options in the
+same folder are refused: name another --out-dir, or pass --force to make again what they change.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ def build_parser():
     )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", metavar="DIR", help="folder for all stages (default: runs/demo-MODEL-ROWS)")
+    output.add_argument(
+        "--force", action="store_true", help="make finished stages again whose command or files are others now"
+    )
     again = parser.add_argument_group("Reproducibility")
     again.add_argument(
         "--seed", type=cli.seed_number, default=1, metavar="N", help="seed of data, baselines and training"
@@ -92,10 +96,21 @@ def plan_stages(model: str, rows: int, test_rows: int, seed: int, out: Path) -> 
     return stages
 
 
+def refuse_to_replace(out: Path, stages: list[Stage]) -> None:
+    """Raise a UserError when a finished stage would have to be made again: it may have taken an hour."""
+    for stage in stages:
+        reason = stale_reason(stage) if stage.manifest.exists() else None
+        if reason:
+            raise cli.UserError(f"{out}: stage {stage.name} is finished, and would be made again ({reason}); choose "
+                                f"another --out-dir, or pass --force to replace it and what depends on it")  # fmt: skip
+
+
 def run(args) -> int:
     out = Path(args.out_dir or f"runs/demo-{Path(args.base_model).name}-{args.max_rows}")
     test_rows = args.test_rows or (400 if args.max_rows >= LONG else 200)
     stages = plan_stages(args.base_model, args.max_rows, test_rows, args.seed, out)
+    if not args.force:
+        refuse_to_replace(out, stages)
     out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is named before anything runs
     started = time.monotonic()
     for number, stage in enumerate(stages, start=1):
@@ -105,7 +120,7 @@ def run(args) -> int:
             say(f"{head} - done already")
             continue
         command = command_of(stage)
-        say(f"\n{head}{f' (again: {reason})' if command[-1] == '--force' else ''}\n$ python {shlex.join(command)}")
+        say(f"\n{head}{f' (again: {reason})' if stage.manifest.exists() else ''}\n$ python {shlex.join(command)}")
         begun = time.monotonic()
         if code := call([sys.executable, *command]):
             say(f"error: stage {stage.name} ended with exit code {code}; mend it and run this command again: "

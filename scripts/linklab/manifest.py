@@ -151,11 +151,21 @@ def read_manifest(path: str | os.PathLike) -> dict:
         raise UserError(f"{path}: no manifest of this toolkit (no '{sorted(missing)[0]}')")
     for group in ("inputs", "outputs"):
         entries = value[group] if isinstance(value[group], list) else [None]
-        if not all(isinstance(entry, dict) and {"path", "sha256", "bytes"} <= entry.keys() for entry in entries):
+        if not all(map(is_entry, entries)):
             raise UserError(
                 f"{path}: no manifest of this toolkit ('{group}' lists no files with path, sha256 and bytes)"
             )
     return value
+
+
+def is_entry(entry: object) -> bool:
+    """Say whether this describes a file as `describe_files` does."""
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("path"), str)
+        and isinstance(entry.get("sha256"), str)
+        and isinstance(entry.get("bytes"), int)
+    )
 
 
 def _without_force(argv: list[str]) -> list[str]:
@@ -426,7 +436,7 @@ def _elsewhere(value: dict) -> list[dict]:
     """Return the outputs of `add_manifest` that lie outside the manifest's folder, named as they were given."""
     extra = value.get("extra")
     entries = extra.get("elsewhere", []) if isinstance(extra, dict) else []
-    return [entry for entry in entries if isinstance(entry, dict) and {"path", "sha256", "bytes"} <= entry.keys()]
+    return list(filter(is_entry, entries))
 
 
 def add_manifest(

@@ -118,20 +118,42 @@ def changeable_demo(demo, tmp_path):
     shutil.copytree(tmp_path / "kept", demo[0])
 
 
-def test_another_option_runs_again_what_depends_on_it_and_nothing_else(changeable_demo, monkeypatch):
+def bytes_of(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_another_option_is_refused_and_with_force_runs_again_what_depends_on_it_and_nothing_else(
+    changeable_demo, monkeypatch, capfd
+):
     """One training row less: the same data serves, the untrained model is as it was, the rest is made again."""
     monkeypatch.setattr(run_demo, "call", run_here(commands := []))
-    assert run_demo.main([*SMALL, "--max-rows", "23", "--out-dir", str(changeable_demo)]) == 0
+    before = bytes_of(changeable_demo)
+    assert run_demo.main([*SMALL, "--max-rows", "23", "--out-dir", str(changeable_demo)]) == 2
+    said = capfd.readouterr().err.splitlines()
+    assert len(said) == 1 and "stage baselines is finished, and would be made again (its command changed)" in said[0]
+    assert "choose another --out-dir, or pass --force" in said[0]
+    assert commands == [] and bytes_of(changeable_demo) == before  # nothing was touched
+    assert run_demo.main([*SMALL, "--max-rows", "23", "--force", "--out-dir", str(changeable_demo)]) == 0
     again = ["run_baselines", "finetune_gemma_from_csv", "evaluate_model", "evaluate_model", "compare_results"]
     assert scripts_of(commands) == again
     assert all("--force" in command for command in commands)
 
 
-def test_a_changed_file_runs_again_the_stage_that_made_it_and_those_that_read_it(changeable_demo, monkeypatch):
+def test_an_edited_file_is_named_and_stays(changeable_demo, monkeypatch, capfd):
     monkeypatch.setattr(run_demo, "call", run_here(commands := []))
     metrics = changeable_demo / "base" / "metrics.json"
-    metrics.write_text(metrics.read_text().replace("0", "1", 1))
-    assert run_demo.main([*SMALL, "--out-dir", str(changeable_demo)]) == 0
+    metrics.write_text(edited := metrics.read_text().replace("0", "1", 1))
+    for force, said in (([], "metrics.json changed"), (["--force"], "'metrics.json', which was changed after")):
+        assert run_demo.main([*SMALL, "--out-dir", str(changeable_demo), *force]) == 2
+        assert said in capfd.readouterr().err
+    assert metrics.read_text() == edited and scripts_of(commands) == ["evaluate_model"]
+
+
+def test_a_lost_file_runs_again_with_force_the_stage_that_made_it_and_those_that_read_it(changeable_demo, monkeypatch):
+    monkeypatch.setattr(run_demo, "call", run_here(commands := []))
+    (changeable_demo / "base" / "metrics.json").unlink()
+    assert run_demo.main([*SMALL, "--out-dir", str(changeable_demo)]) == 2
+    assert run_demo.main([*SMALL, "--force", "--out-dir", str(changeable_demo)]) == 0
     assert scripts_of(commands) == ["evaluate_model", "compare_results"]  # the time it took is in what it writes
     assert all("--force" in command for command in commands)
 

@@ -1,5 +1,6 @@
 """Copies on a drive: whole and verified before the old ones go, brought back when the machine is gone."""
 
+import contextlib
 import shutil
 
 import pytest
@@ -9,7 +10,7 @@ from test_checkpoints import SETTINGS, cut_short, flip_byte, make_checkpoint
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != checkpoints.WRITTEN)
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_the_drive_holds_the_checkpoints_the_machine_holds(places):
     checkpoints.mark_complete(made, SETTINGS)
     checkpoint_mirror.mirror(local, remote)
     assert names(remote) == ["checkpoint-2", "checkpoint-4"]
-    assert all(checkpoints.is_whole(path) for path in remote.iterdir())
+    assert all(checkpoints.is_whole(path) for path in checkpoints.list_all(remote))
     (remote / "checkpoint-4" / "shards" / "0.bin").write_bytes(b"of other machines")
     assert not checkpoints.is_whole(remote / "checkpoint-4")  # files in folders are hashed too
     shutil.rmtree(local / "checkpoint-2")
@@ -39,13 +40,56 @@ def test_the_drive_holds_the_checkpoints_the_machine_holds(places):
     assert names(remote) == ["checkpoint-4", "checkpoint-6", "notes.txt"]
 
 
-def test_a_copy_that_is_torn_or_of_another_run_is_made_again(places):
+def test_a_copy_of_this_training_that_is_not_the_checkpoint_any_more_is_made_again(places):
     local, remote = places
     make_checkpoint(local, 2)
     shutil.copytree(local / "checkpoint-2", remote / "checkpoint-2")
-    (remote / "checkpoint-2" / checkpoints.COMPLETE).unlink()
+    (remote / "checkpoint-2" / "optimizer.pt").write_bytes(b"of an earlier attempt")
+    checkpoints.mark_complete(remote / "checkpoint-2", SETTINGS)
     checkpoint_mirror.mirror(local, remote)
-    assert checkpoints.is_whole(remote / "checkpoint-2")
+    assert names(remote) == ["checkpoint-2"]
+    assert (remote / "checkpoint-2" / "optimizer.pt").read_bytes() == (
+        local / "checkpoint-2" / "optimizer.pt"
+    ).read_bytes()
+
+
+def make_unmarked(folder, step):
+    path = folder / f"checkpoint-{step}"
+    path.mkdir()
+    (path / "model.safetensors").write_bytes(b"months of work")
+
+
+OTHERS = SETTINGS | {"labels": "cd34"}
+KEPT = {  # what lies on the drive: (how it came there, what is said without --force, with --force)
+    "no training's": (lambda folder: make_unmarked(folder, 500), "json is missing", "json is missing"),
+    "another training's": (lambda folder: make_checkpoint(folder, 500, OTHERS), "was made with labels = 'cd34'", None),
+    "another's, edited": (
+        lambda folder: flip_byte(make_checkpoint(folder, 500, OTHERS)),
+        "was made with labels = 'cd34'", "was changed after it was copied",
+    ),
+    "this training's": (lambda folder: make_checkpoint(folder, 500), None, None),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", KEPT)
+def test_what_another_keeps_on_the_drive_is_never_removed(places, what):
+    local, remote = places
+    put, without_force, with_force = KEPT[what]
+    put(remote)
+    for force, said in ((False, without_force), (True, with_force)):
+        with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
+            checkpoint_mirror.refuse_foreign(remote, SETTINGS, force=force)
+    make_checkpoint(local, 2)
+    checkpoint_mirror.mirror(local, remote)  # whatever came there after the start
+    assert names(remote) == (["checkpoint-2"] if what == "this training's" else ["checkpoint-2", "checkpoint-500"])
+    shutil.rmtree(local / "checkpoint-2")
+    make_checkpoint(local, 500)
+    if what in ("no training's", "another training's"):
+        (remote / checkpoints.WRITTEN).unlink(missing_ok=True)
+        before = (remote / "checkpoint-500" / "model.safetensors").read_bytes()
+        with pytest.raises(UserError, match="not a checkpoint of this training"):
+            checkpoint_mirror.mirror(local, remote)
+        assert (remote / "checkpoint-500" / "model.safetensors").read_bytes() == before
 
 
 def test_a_copy_with_wrong_bytes_is_refused_and_the_old_ones_stay(places, monkeypatch):
@@ -111,13 +155,15 @@ def test_a_drive_of_another_run_is_refused(places, here):
 def test_a_drive_with_checkpoints_is_used_with_resume_or_force_only(places):
     _, remote = places
     make_checkpoint(remote, 4)
-    (remote / ".checkpoint-6.abc.123.tmp").mkdir()  # a kill left it
+    (remote / ".checkpoint-6.abcdefgh.tmp").mkdir()  # a kill left it
     (remote / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="holds checkpoints of a training already"):
         checkpoint_mirror.prepare(remote, force=False, resume=None)
     checkpoint_mirror.prepare(remote, force=False, resume="auto")
     assert names(remote) == ["checkpoint-4", "notes.txt"]
     checkpoint_mirror.prepare(remote, force=True, resume=None)
+    assert names(remote) == ["checkpoint-4", "notes.txt"]  # what is replaced goes when everything else is sound
+    checkpoint_mirror.clear(remote)
     assert names(remote) == ["notes.txt"]
     with pytest.raises(UserError, match="is a file"):
         checkpoint_mirror.prepare(remote / "notes.txt", force=False, resume=None)

@@ -12,6 +12,7 @@ SETTINGS = {"mode": "lora", "base_model": "tiny", "learning_rate": 5e-4, "epochs
 def make_checkpoint(folder, step, settings=SETTINGS):
     made = folder / f"checkpoint-{step}"
     made.mkdir(parents=True)
+    checkpoints.announce(folder, step)
     for name in ("model.safetensors", "optimizer.pt", "rng_state.pth", "trainer_state.json"):
         (made / name).write_bytes(f"{name} at {step}".encode() * 50)
     checkpoints.mark_complete(made, settings)

@@ -7,10 +7,44 @@ from pathlib import Path
 
 from linklab import files
 from linklab.cli import UserError, say
-from linklab.manifest import describe_files, find_changed
+from linklab.manifest import describe_files, find_changed, is_entry
 
 COMPLETE = "complete.json"  # written last: the files of the checkpoint with their hashes, and the settings
+WRITTEN = "written.json"  # beside the checkpoints: the steps whose checkpoints were begun here, whole or not
 PREFIX = "checkpoint-"
+
+
+def announce(folder: Path, step: int) -> None:
+    """Note that the checkpoint of a step is about to be written, so that one a kill tears is known as ours."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / WRITTEN, {"steps": sorted(announced(folder) | {step})}, force=True)
+
+
+def announced(folder: Path) -> set[int]:
+    """Return the steps whose checkpoints were begun in a folder."""
+    try:
+        return {step for step in files.read_json(folder / WRITTEN)["steps"] if isinstance(step, int)}
+    except (UserError, KeyError, TypeError):
+        return set()
+
+
+def find_foreign(folder: Path) -> str | None:
+    """Return the path, from the folder above, of what in a folder of checkpoints no training wrote; None when all is.
+
+    A checkpoint is ours when it is complete or was announced: what somebody else calls checkpoint-500 is not.
+    """
+    if folder.is_symlink() or not folder.is_dir():
+        return folder.name
+    ours = announced(folder)
+    for path in sorted(folder.iterdir()):
+        if path.name == WRITTEN or path.name.startswith((f".{WRITTEN}.", f".{PREFIX}")):
+            continue
+        checkpoint = path.name.removeprefix(PREFIX).isdigit() and path.name.startswith(PREFIX)
+        if not checkpoint or path.is_symlink() or not path.is_dir():
+            return f"{folder.name}/{path.name}"
+        if steps_of(path) not in ours and not is_whole(path):
+            return f"{folder.name}/{path.name}"
+    return None
 
 
 def mark_complete(folder: Path, settings: dict) -> None:
@@ -26,7 +60,10 @@ def is_whole(folder: Path) -> bool:
         mark = files.read_json(folder / COMPLETE)
     except UserError:
         return False
-    return {"settings", "files"} <= mark.keys() and find_changed(mark["files"], folder) is None
+    entries = mark.get("files")
+    if "settings" not in mark or not isinstance(entries, list) or not all(map(is_entry, entries)):
+        return False
+    return find_changed(entries, folder) is None
 
 
 def steps_of(folder: Path) -> int:
@@ -52,23 +89,32 @@ def find_last_whole(folder: Path) -> tuple[Path | None, list[Path]]:
 
 def refuse_other_settings(folder: Path, settings: dict) -> None:
     """Raise a UserError naming the first difference when a checkpoint was made from other data, model or settings."""
-    made_from = files.read_json(folder / COMPLETE)["settings"]
+    if difference := find_difference(folder, settings):
+        raise UserError(
+            f"{folder}: was made with {difference}; go back to that, or start afresh with --force or another --out-dir"
+        )
+
+
+def find_difference(folder: Path, settings: dict) -> str | None:
+    """Return the first setting a checkpoint was made with that is another one now, None where all are equal."""
+    made_from = files.read_json(folder / COMPLETE).get("settings")
+    made_from = made_from if isinstance(made_from, dict) else {}
     for name in sorted(settings.keys() | made_from.keys()):
         if made_from.get(name) != settings.get(name):
-            raise UserError(
-                f"{folder}: was made with {name} = {made_from.get(name)!r}, and now it is {settings.get(name)!r}; "
-                f"go back to that, or start afresh with --force or another --out-dir"
-            )
+            return f"{name} = {made_from.get(name)!r}, and now it is {settings.get(name)!r}"
+    return None
 
 
-def choose(folder: Path, resume: str | None, settings: dict) -> Path | None:
-    """Return the checkpoint `--resume` means, None to start at the beginning; remove torn ones."""
+def choose(folder: Path, resume: str | None, settings: dict, *, remove_torn: bool = True) -> Path | None:
+    """Return the checkpoint `--resume` means, None to start at the beginning; remove torn ones of ours."""
     if resume is None:
         return None
     if resume == "auto":
         found, torn = find_last_whole(folder)
-        for path in torn:
-            say(f"{path}: not whole (the machine stopped while it was written); left out")
+        if torn and (foreign := find_foreign(folder)):
+            raise UserError(f"{folder.parent / foreign}: no training wrote this; move it away")
+        for path in torn if remove_torn else ():
+            say(f"{path}: incomplete checkpoint (the machine stopped while it was written), skipped")
             shutil.rmtree(path)
     else:
         found = Path(resume)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from linklab import cli, files
 from linklab.cli import say
-from linklab.manifest import describe_files, staged_folder, write_manifest
+from linklab.manifest import describe_files, write_manifest
 from linklab.reports import plots
 from linklab.tasks.input_checks import INPUTS_FILE
 from linklab.tasks.jsonl import TASK_FILE
-from linklab.training import training
+from linklab.training import out_dir, training
 from linklab.training.options import TrainingSettings
 
 UNSEEN_LATER = "Scores on unseen rows, with intervals, come from `evaluate_model.py`."
@@ -19,15 +18,15 @@ HUB_NAMES = {"embedded": "google/gemma-3-270m"}  # where a reader finds the base
 
 
 def finish(
-    settings: TrainingSettings, folder: Path, task, trainer, tokenizer, fingerprint: dict, n_rows: int, *,
+    settings: TrainingSettings, work: Path, task, trainer, tokenizer, fingerprint: dict, n_rows: int, *,
     inputs: dict, seen: dict | None, script: str,
 ) -> None:  # fmt: skip
     """Write the model, its scores, log, plot and card, and the manifest last.
 
-    `inputs` are those of the manifest; `seen` is what the training rows held (`input_checks.describe_inputs`).
+    `inputs` are those of the manifest; `seen` is what the training rows held (`input_checks.describe_inputs`). The
+    training ran in `work`; all of it appears together in `--out-dir`, in place of an earlier training's.
     """
-    history, seconds = trainer.state.log_history, trainer.training_seconds()
-    training.write_log(folder / "trainer_log.csv", history)
+    seconds = trainer.training_seconds()
     best = best_validation(trainer.state)
     trained, everything = training.count_parameters(trainer.model)
     scores = {
@@ -40,27 +39,24 @@ def finish(
     }  # fmt: skip
     sources = describe_files(inputs)
     card = write_card(scores, task, sources)
-    for name in ("model", "merged"):  # left by a run that was killed while it finished; the checkpoint has it all
-        shutil.rmtree(folder / name, ignore_errors=True)
-    with staged_folder(folder / "model") as made:
-        trainer.model.save_pretrained(made)
-        tokenizer.save_pretrained(made)
-        add_papers(made, task, card, seen)
-    if settings.merge and settings.mode != "full":
-        with staged_folder(folder / "merged") as made:
-            merge(folder / "model", made, settings.base_model)
-            add_papers(made, task, write_card(scores, task, sources, merged=True), seen)
-    files.write_json(folder / "metrics.json", scores, force=True)
-    plots.write_png(
-        folder / "loss.png", plots.loss_curve(plots.read_trainer_log(folder / "trainer_log.csv")), force=True
-    )
-    files.write_text(folder / "README.md", card, force=True)
-    outputs = ["model", "metrics.json", "trainer_log.csv", "loss.png", "README.md", "tensorboard", "merged"]
-    write_manifest(
-        folder, script=script, argv=list(settings.argv), seed=settings.seed, inputs=inputs,
-        outputs={folder / name: None for name in outputs if (folder / name).exists()},
-        extra={name: scores[name] for name in ("rows", "steps", "best_validation_loss", "seconds", "peak_memory_mb")},
-    )  # fmt: skip
+    folder = Path(settings.out_dir)
+    with out_dir.results(folder, work, script=script) as made:
+        training.write_log(made / "trainer_log.csv", trainer.state.log_history)
+        trainer.model.save_pretrained(made / "model")
+        tokenizer.save_pretrained(made / "model")
+        add_papers(made / "model", task, card, seen)
+        if settings.merge and settings.mode != "full":
+            merge(made / "model", made / "merged", settings.base_model)
+            add_papers(made / "merged", task, write_card(scores, task, sources, merged=True), seen)
+        files.write_json(made / "metrics.json", scores)
+        plots.write_png(made / "loss.png", plots.loss_curve(plots.read_trainer_log(made / "trainer_log.csv")))
+        files.write_text(made / "README.md", card)
+        write_manifest(
+            made, script=script, argv=list(settings.argv), seed=settings.seed, inputs=inputs,
+            outputs=dict.fromkeys(sorted(made.iterdir())),
+            extra={name: scores[name] for name in ("rows", "steps", "best_validation_loss", "seconds",
+                                                   "peak_memory_mb")},
+        )  # fmt: skip
     say(f"wrote {folder / 'model'}: {settings.mode}, {n_rows:,} rows, {trainer.state.global_step:,} steps in "
         f"{cli.format_seconds(seconds)}, validation loss {best.get('eval_loss', float('nan')):.4f} "
         f"at step {best.get('step')}")  # fmt: skip

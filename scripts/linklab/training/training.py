@@ -198,6 +198,8 @@ def make_trainer(model, tokenizer, train, validation, settings: TrainingSettings
             return found
 
         def _save_checkpoint(self, model, trial):
+            if self.args.should_save:
+                checkpoints.announce(Path(self.args.output_dir), self.state.global_step)
             super()._save_checkpoint(model, trial)
             loss_sum = self.accelerator.gather(self._tr_loss).mean().item()
             if self.args.should_save:

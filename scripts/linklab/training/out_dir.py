@@ -1,0 +1,185 @@
+"""The folder of a training: whose it is, where a new training runs beside a finished one, and how it takes its place.
+
+A first training runs in the folder itself. A finished one stays as it is while another runs in `.next` below it, and is
+replaced when that one is complete. `--resume auto` continues whichever was interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from linklab import files, locks
+from linklab.cli import UserError, say
+from linklab.manifest import (
+    MANIFEST,
+    NEW,
+    PLACING,
+    READY,
+    RESERVED,
+    find_foreign,
+    finish_replacing,
+    list_content,
+    refuse_what_is_read,
+    replace_content,
+)
+from linklab.training import checkpoint_mirror, checkpoints
+
+NEXT = ".next"  # where a training runs that will replace the finished one
+LOCK = locks.SUFFIX
+CHECKPOINTS = "checkpoints"
+LOGS = ("trainer_log.csv", "tensorboard")  # written while a training runs
+COMMITTED = "committed"  # in `.next`: the hash of the manifest that was put in place of the old one
+_HIDDEN = RESERVED | {LOCK, NEXT}
+
+
+def work_folder(folder: Path) -> Path:
+    """Return where a training for `folder` runs: there, or in `.next` below it where a finished one is."""
+    return folder / NEXT if (folder / MANIFEST).exists() else folder
+
+
+def check(folder: Path, *, script: str, force: bool, resume: str | None, reads: Iterable[str | None] = ()) -> None:
+    """Raise a UserError when training may not write to `folder`; the rule of `manifest.check_out_dir`."""
+    there = Path(os.path.realpath(folder))
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(f"{folder}: is {'a file' if folder.is_file() else 'no folder'}; --out-dir needs a folder")
+    if there == there.parent:
+        raise UserError(f"{folder}: is the root of the disk; choose another --out-dir")
+    refuse_what_is_read(folder, reads)
+    if folder.is_dir():
+        recover(folder)
+        if foreign := _find_foreign(folder, script):
+            raise UserError(f"{folder}: holds {foreign}; it is never replaced, not even with --force: move it away or "
+                            f"choose another --out-dir")  # fmt: skip
+        if list_content(folder, _HIDDEN) and not force and resume is None:
+            raise UserError(
+                f"{folder}: holds a training already; continue it with --resume auto or replace it with --force"
+            )
+    files.require_writable(folder)
+
+
+def _find_foreign(folder: Path, script: str) -> str | None:
+    """Return what in a training's folder is no unchanged output of it, as `manifest.find_foreign` does."""
+    running = folder / CHECKPOINTS / checkpoints.WRITTEN
+    logs = LOGS if running.exists() and not (folder / MANIFEST).exists() else ()
+    found = find_foreign(folder, script, _HIDDEN | {CHECKPOINTS, *logs})
+    for place in (folder, folder / NEXT):
+        if found is None and os.path.lexists(place / CHECKPOINTS):
+            if name := checkpoints.find_foreign(place / CHECKPOINTS):
+                return f"'{(place / name).relative_to(folder)}', which {Path(script).name} did not write"
+    return found
+
+
+def recover(folder: Path) -> None:
+    """End what a kill interrupted while a finished training took its place."""
+    if any((folder / name).exists() for name in (READY, PLACING)) or (folder / NEXT / COMMITTED).exists():
+        with locks.locked_folder(folder):
+            _settle(folder)
+
+
+@contextlib.contextmanager
+def opened(
+    folder: Path, *, script: str, force: bool, resume: str | None, reads: Iterable[str | None] = ()
+) -> Iterator[Path]:
+    """Hold `folder` for a training and yield where it runs; checks again what `check` says. Leaves no empty folder."""
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locks.locked_folder(folder):
+            shutil.rmtree(folder / NEW, ignore_errors=True)
+            _settle(folder)
+            check(folder, script=script, force=force, resume=resume, reads=reads)
+            work = work_folder(folder)
+            try:
+                yield work
+            finally:
+                for place in {folder, work} if work.exists() else {folder}:
+                    if not checkpoints.list_all(place / CHECKPOINTS):
+                        shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
+                if work != folder and work.exists() and not checkpoints.list_all(work / CHECKPOINTS):
+                    shutil.rmtree(work)
+    finally:
+        if made and not list_content(folder, {LOCK}):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def choose_start(
+    folder: Path, work: Path, *, force: bool, resume: str | None, drive: Path | None, fingerprint: dict, first: bool
+) -> Path | None:
+    """Return the checkpoint to continue from, None to begin; nothing was changed in the folders before this.
+
+    Called when everything is known to be sound, so that a misspelt option costs nobody a checkpoint. Of several
+    processes the `first` one changes the folders.
+    """
+    if drive and first:
+        checkpoint_mirror.refuse_foreign(drive, fingerprint, force=force)
+    if force and resume == "auto":
+        old = [place / CHECKPOINTS for place in (work, folder) if checkpoints.list_all(place / CHECKPOINTS)]
+        last = checkpoints.find_last_whole(old[0])[0] if old else None
+        resume = resume if last and checkpoints.find_difference(last, fingerprint) is None else None
+    if resume is None:
+        if first:
+            for name in (CHECKPOINTS, *LOGS):
+                path = work / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            if drive and force:
+                checkpoint_mirror.clear(drive)
+        return None
+    if resume == "auto" and first:
+        if work != folder and not checkpoints.list_all(work / CHECKPOINTS):
+            last, _ = checkpoints.find_last_whole(folder / CHECKPOINTS)
+            if last:  # of the finished training, some of whose results are gone
+                checkpoints.refuse_other_settings(last, fingerprint)
+                work.mkdir(exist_ok=True)
+                shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
+                os.rename(folder / CHECKPOINTS, work / CHECKPOINTS)
+        if drive:
+            checkpoint_mirror.fetch(drive, work / CHECKPOINTS, fingerprint)
+    return checkpoints.choose(work / CHECKPOINTS, resume, fingerprint, remove_torn=first)
+
+
+@contextlib.contextmanager
+def results(folder: Path, work: Path, *, script: str) -> Iterator[Path]:
+    """Yield a folder for the results of the training in `work`; at the end they take the place of those in `folder`.
+
+    The logs are in it already. The manifest must be written to it last.
+    """
+    stage = folder / NEW
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir()
+    try:
+        if (work / "tensorboard").is_dir():
+            shutil.copytree(work / "tensorboard", stage / "tensorboard")
+        yield stage
+        os.chmod(stage, 0o777 & ~files.umask())
+        for path in stage.rglob("*"):
+            if path.is_file():
+                files.fsync_file(path)
+        if foreign := _find_foreign(folder, script):
+            raise UserError(f"{folder}: holds {foreign}; the training is complete in {work / CHECKPOINTS}: move that "
+                            f"away and run again with --resume auto")  # fmt: skip
+        if work != folder:
+            files.write_text(work / COMMITTED, files.sha256_file(stage / MANIFEST), force=True)
+        replace_content(folder, stage)
+        _settle(folder)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _settle(folder: Path) -> None:
+    """Put the checkpoints of the training that replaced another in place of those of the old one."""
+    finish_replacing(folder)
+    work, mark = folder / NEXT, folder / NEXT / COMMITTED
+    if not mark.exists():
+        return
+    if mark.read_text() != files.sha256_file(folder / MANIFEST):  # killed before it took its place
+        mark.unlink()
+        return
+    if (work / CHECKPOINTS).exists():
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        os.rename(work / CHECKPOINTS, folder / CHECKPOINTS)
+    shutil.rmtree(work)
+    say(f"{folder}: the new training took the place of the old one")
