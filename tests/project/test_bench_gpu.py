@@ -1,0 +1,55 @@
+"""benchmarks/bench_gpu.py: the whole list runs on the CPU with the tiny model, and goes on after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).parents[2] / "benchmarks" / "bench_gpu.py"
+
+
+def start(folder: Path, minutes: float, *more: str) -> subprocess.Popen:
+    words = ["--device", "cpu", "--base-model", "tiny", "--minutes", str(minutes), "--out-dir", str(folder), *more]
+    return subprocess.Popen([sys.executable, str(BENCH), *words], stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--only", "sped-lora-ours"], "--only sped-lora-ours: no such task; the tasks are: speed-lora-ours"),
+        (["--wheels", "nowhere"], "--wheels nowhere: no such folder"),
+    ],
+)
+def test_a_slip_is_one_line(tmp_path, words, expected):
+    process = start(tmp_path / "gpu", 1, *words)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 2 and expected in said and "Traceback" not in said
+
+
+@pytest.mark.slow
+def test_the_whole_list_runs_on_the_cpu_is_killed_in_the_middle_and_goes_on(tmp_path):
+    folder = tmp_path / "gpu"
+    first = start(folder, 20)
+    while len(list(folder.glob("*.json"))) < 3 and first.poll() is None:
+        time.sleep(0.5)
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    kept = {path.name: path.read_bytes() for path in folder.glob("*.json")}
+    assert kept, "nothing was written before the kill"
+    process = start(folder, 20)
+    _, said = process.communicate()
+    assert process.returncode == 0, said
+    assert all((folder / name).read_bytes() == content for name, content in kept.items())
+    results = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    assert len(results) == 22
+    failed = {name: value["failed"] for name, value in results.items() if "failed" in value}
+    assert not failed
+    assert results["resume"]["result"]["finished"] and results["resume"]["result"]["continued"]
+    for mode in ("lora", "full"):
+        losses = [results[f"speed-{mode}-{engine}"]["result"]["losses"] for engine in ("ours", "trl", "plain")]
+        assert max(abs(a - b) for other in losses[1:] for a, b in zip(losses[0], other, strict=True)) < 1e-4
