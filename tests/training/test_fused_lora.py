@@ -37,13 +37,23 @@ def test_value_and_gradients_are_pefts_own():
 
 
 def test_gradients_agree_with_finite_differences():
-    product = fused_lora._make_product()
     generator = torch.Generator().manual_seed(0)
-    shapes = ((2, 3, 5), (4, 5), (2, 5), (4, 2))  # x, weight, a, b
-    x, weight, a, b = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
-    for tensor in (x, a, b):
+    shapes = ((6, 5), (2, 5), (4, 2), (3, 5), (7, 3), (4, 5), (7, 5))  # x; A and B of two layers; their weights
+    x, *parts = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    a, b, c, d, first, second = parts
+    for tensor in (x, a, b, c, d):
         tensor.requires_grad_()
-    assert torch.autograd.gradcheck(lambda x, a, b: product.apply(x, weight, a, b, 1.5), (x, a, b))
+
+    def multiply(x, a, b, c, d):
+        return fused_lora.product().apply(x, (1.5, 0.7), first, a, b, second, c, d)
+
+    for got, expected in zip(
+        multiply(x, a, b, c, d),
+        (x @ first.T + 1.5 * x @ a.T @ b.T, x @ second.T + 0.7 * x @ c.T @ d.T),
+        strict=True,
+    ):
+        torch.testing.assert_close(got, expected)
+    assert torch.autograd.gradcheck(multiply, (x, a, b, c, d))
 
 
 @pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"use_dora": True}, {"base_bias": True},

@@ -11,6 +11,7 @@ computed once. `branches` says where each token belongs: 0 for the header, 1, 2,
 from __future__ import annotations
 
 import functools
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class PackedRows:
         self.positions, self.branches = positions, branches
         self.lengths = [len(row) for row in positions]
         self.masks = functools.cache(self._masks)  # all layers of one kind share them
+        self.biases = functools.cache(self._biases)
 
     def _masks(self, window: int | None) -> list[Tensor | None]:
         """Return per row its mask (tokens, tokens), True where seen; None where a token sees all before it."""
@@ -46,6 +48,16 @@ class PackedRows:
             else None
             for branches, positions in zip(self.branches, self.positions, strict=True)
         ]
+
+    def _biases(self, window: int | None) -> list[Tensor]:
+        """Return per row what is added to its scores, (tokens, tokens): 0 where seen, else minus infinity."""
+        import torch
+
+        seen = (
+            seen_tokens(branches[None], positions[None], window)[0]
+            for branches, positions in zip(self.branches, self.positions, strict=True)
+        )
+        return [torch.zeros(row.shape).masked_fill_(~row, -math.inf) for row in seen]
 
 
 def _needs_mask(branches: Tensor, positions: Tensor, window: int | None) -> bool:

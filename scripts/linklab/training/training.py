@@ -11,7 +11,7 @@ from pathlib import Path
 
 from linklab import cli, files
 from linklab.cli import UserError, say
-from linklab.training import answer_loss, checkpoint_mirror, checkpoints, fused_lora, validation_scores
+from linklab.training import answer_loss, checkpoint_mirror, checkpoints, fused_gemma, fused_lora, validation_scores
 from linklab.training.options import TrainingSettings
 
 LOGGED = {"epoch": "epoch", "train_loss": "loss", "validation_loss": "eval_loss", "learning_rate": "learning_rate",
@@ -64,6 +64,7 @@ def build_model(settings: TrainingSettings):
     except ValueError as error:
         raise UserError(f"--lora-targets {settings.lora_targets}: {str(error)[:200]}") from error
     fused_lora.fuse(adapted)
+    fused_gemma.fuse(adapted)
     return adapted
 
 
