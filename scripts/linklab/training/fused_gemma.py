@@ -86,7 +86,7 @@ def _run_layer(layer: Any, x: Tensor, position_embeddings: tuple[Tensor, Tensor]
 
 @functools.cache
 def functions() -> tuple[Any, Any]:
-    """Return norm(x, module, type) and attend(q, k, v, ...); made here because this module must import without torch."""
+    """Return norm(x, module, type) and attend(q, k, v, ...); made here so that this module imports without torch."""
     import torch
 
     class Norm(torch.autograd.Function):
