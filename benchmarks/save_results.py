@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         f"`make demo ROWS={rows}`: {training['mode']} on {rows:,} rows ({training['steps']} steps, {minutes:.0f} min, "
         f"{training['peak_memory_mb'] / 1024:.1f} GiB at the peak), {training['settings']['precision']}, on "
         f"{describe_machine()}.",
-        "", report["extra"]["verdict"], "", *table, "",
+        "", "\n\n".join(report["extra"]["verdict"].splitlines()), "", *table, "",
         "Values with 95 % intervals. `tuned` and `base` are held to legal answers, `tuned_free` writes what it likes.",
         *(["", args.remark] if args.remark else []),
     ]  # fmt: skip

@@ -31,8 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
         "loss curve; once each, in the order they ran",
     )
     group = parser.add_argument_group("Comparison")
-    group.add_argument("--reference", metavar="NAME", help="run to compare with (unset: the best baseline)")
-    group.add_argument("--candidate", metavar="NAME", help="run the verdict is about (unset: the first tuned model)")
+    group.add_argument("--reference", metavar="NAME", help="run to compare with (default: the best baseline)")
+    group.add_argument("--candidate", metavar="NAME", help="run the verdict is about (default: the first tuned model)")
     group.add_argument(
         "--require-better-than",
         metavar="NAME",
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int | None:
     """Read, check, compare, write, and say who wins."""
     from linklab.metrics import comparison
     from linklab.reports import report, tables
+    from linklab.reports.verdict import make_verdict
 
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=[*args.runs, *args.stage])
     runs = comparison.read_runs(args.runs)
@@ -86,9 +87,9 @@ def run(args: argparse.Namespace) -> int | None:
     logs = [path.parent / "trainer_log.csv" for path in manifests if (path.parent / "trainer_log.csv").exists()]
     experiment = tables.Experiment(
         title=args.title, runs=runs, primary=primary, reference=reference, differences=differences,
-        candidate=candidate, stages=stages, trainer_log=logs[-1] if logs else None,
+        candidate=candidate, stages=stages, trainer_log=logs[-1] if logs else None, seed=args.seed,
     )  # fmt: skip
-    verdict = report.write_verdict(experiment)
+    verdict = str(make_verdict(experiment))
     inputs = {run.folder / name: None for run in runs for name in comparison.FILES} | dict.fromkeys(manifests + logs)
     with staged_folder(args.out_dir, script=__file__, force=args.force, reads=inputs) as folder:
         lines = comparison.write_comparison(folder / "comparison.csv", runs, differences)
@@ -99,7 +100,6 @@ def run(args: argparse.Namespace) -> int | None:
             extra={"verdict": verdict},
         )  # fmt: skip
 
-    verdict = report.write_verdict(experiment)
     if gate:
         outcome = "passed" if gate.passed else "FAILED"
         cli.say(f"gate {outcome}: {candidate.name} against {rival.name}, {tables.describe_difference(gate.difference)}")

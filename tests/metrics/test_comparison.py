@@ -8,11 +8,12 @@ import pytest
 from linklab.cli import UserError
 from linklab.metrics import comparison, intervals, metrics
 from linklab.metrics.predictions import Prediction
-from linklab.reports import report, tables
+from linklab.reports import tables
+from linklab.reports.verdict import make_verdict
 
 CHANNEL = types.SimpleNamespace(name="channel", kind="class", unit="", utility="worth")
 RATE = types.SimpleNamespace(name="rate", kind="number", unit="Mbit/s", utility=None)
-TASK = types.SimpleNamespace(targets=[CHANNEL, RATE], schema=None)
+TASK = types.SimpleNamespace(targets=[CHANNEL, RATE], schema=None, template=types.SimpleNamespace(text="row {number}"))
 
 
 def make_examples(n=60, rows_per_group=1):
@@ -85,9 +86,8 @@ def test_runs_that_are_right_on_the_same_rows_are_not_said_to_be_equal(tmp_path)
     assert accuracy.detectable == pytest.approx(limit * (1.959964 + 0.841621) / 1.959964)
     assert np.isnan(found["rate/mae"].detectable)  # the same errors on every row say nothing of how they vary
     experiment = tables.Experiment("", [tuned, trees], "channel/accuracy", trees, list(found.values()), tuned)
-    assert "no difference shown (difference [−24.2, +24.2], p = 1.000 over all tests; n shows 34.7 points or more)" in (
-        report.write_verdict(experiment)
-    )
+    said = "(difference 0.0 points [−24.2, +24.2]; p = 1.000; 12 rows can only show 34.7 points or more)"
+    assert said in str(make_verdict(experiment))
 
 
 def test_differences_are_paired_and_tested(runs):

@@ -15,7 +15,7 @@ from sklearn import metrics as oracle
 
 CLASS = types.SimpleNamespace(name="channel", kind="class", unit="", utility="worth")
 NUMBER = types.SimpleNamespace(name="rate", kind="number", unit="Mbit/s", utility=None)
-TASK = types.SimpleNamespace(targets=[CLASS, NUMBER], schema=None)
+TASK = types.SimpleNamespace(targets=[CLASS, NUMBER], schema=None, template=types.SimpleNamespace(text="row {number}"))
 LEGAL = ["36", "40", "100", "149", "5775"]
 
 

@@ -9,6 +9,7 @@ from linklab.cli import UserError
 from linklab.metrics import comparison
 from linklab.metrics.row_scores import INVALID
 from linklab.reports import plots, report, tables
+from linklab.reports.verdict import make_verdict
 from metrics.test_comparison import make_examples, write_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -36,29 +37,107 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_the_verdict_names_every_role_its_interval_n_and_the_winner(folder):
-    verdict = report.write_verdict(make_experiment(folder))
-    assert "channel accuracy on n = 60 unseen rows" in verdict
-    for part in ("tuned model 80.0 % [", "base model 6.7 % [", "best baseline trees 50.0 % [", "ceiling 96.7 % ["):
-        assert part in verdict
-    assert "the tuned model is better than trees by 30.0 points (difference [+" in verdict
-    assert verdict.count(".") and "\n" not in verdict and verdict.endswith(".")
+def answer_to(question, experiment):
+    return dict(make_verdict(experiment).answers)[question]
+
+
+def test_the_verdict_names_every_role_its_interval_and_n(folder):
+    scores = make_verdict(make_experiment(folder)).scores
+    assert scores.startswith("channel accuracy on n = 60 unseen rows (95 % intervals): ")
+    for part in (
+        "tuned model 80.0 % [", "base model 6.7 % [", "best baseline trees 50.0 % [", "ceiling of these rows 96.7 % ["
+    ):  # fmt: skip
+        assert part in scores
+
+
+def test_the_verdict_answers_whether_training_helped_and_whether_the_model_is_better(folder):
+    experiment = make_experiment(folder)
+    helped = answer_to("Did training help?", experiment)
+    assert re.fullmatch(
+        r"Yes: better than the base model by 73\.3 points \(difference \[\+.*\], p < 0\.001\)\.", helped
+    )
+    better = answer_to("Is it better than what it has to beat?", experiment)
+    assert better.startswith("Yes: better than trees by 30.0 points (difference [+")
+    assert answer_to("What next?", experiment).startswith("Use the tuned model; ")
+
+
+def test_the_verdict_compares_with_the_best_simple_rule_and_with_the_best_rival(tmp_path):
+    examples = make_examples()
+    write_run(tmp_path / "tuned", examples, range(40), "tuned")
+    write_run(tmp_path / "rule", examples, range(10))
+    write_run(tmp_path / "boosting_flat", examples, range(58))
+    runs = comparison.read_runs([tmp_path])
+    trees, tuned = (comparison.find_run(runs, name) for name in ("boosting_flat", "tuned"))
+    experiment = tables.Experiment("", runs, "channel/accuracy", trees, [], tuned)
+    better = answer_to("Is it better than what it has to beat?", experiment)
+    assert re.match(r"In part: better than rule by 50\.0 points .*; worse than boosting_flat by 30\.0 points", better)
+    assert "best simple rule rule 16.7 %" in make_verdict(experiment).scores
+    assert answer_to("Did training help?", experiment).startswith("Not known: score the base model too")
+    assert answer_to("What next?", experiment).startswith("Use boosting_flat for now; try more rows")
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([1.0, 0.9, 0.8, 0.7, 0.6, 0.5], "the validation loss was still falling when training ended"),
+        ([1.0, 0.6, 0.5, 0.5, 0.5, 0.5], "the validation loss had stopped falling: more passes will not help"),
+        ([], "try more rows (run_learning_curve.py says how many), then more passes"),
+    ],
+)
+def test_what_next_follows_the_validation_loss(tmp_path, losses, said):
+    examples = make_examples()
+    for name, right, role in (("tuned", 30, "tuned"), ("base", 2, "base"), ("boosting_flat", 58, "baseline")):
+        write_run(tmp_path / "runs" / name, examples, range(right), role)
+    runs = comparison.read_runs([tmp_path / "runs"])
+    log = tmp_path / "trainer_log.csv"
+    log.write_text("step,train_loss,validation_loss\n" + "".join(f"{i},,{x}\n" for i, x in enumerate(losses, start=1)))
+    trees, tuned = (comparison.find_run(runs, name) for name in ("boosting_flat", "tuned"))
+    experiment = tables.Experiment("", runs, "channel/accuracy", trees, [], tuned, trainer_log=log)
+    assert said in answer_to("What next?", experiment)
+
+
+def test_a_model_that_answers_the_same_for_all_rows_is_named(tmp_path):
+    examples = make_examples()
+    for example in examples:
+        example.target["channel"] = "36" if int(example.id[1:]) % 3 else "40"
+    write_run(tmp_path / "tuned", examples, range(60), "tuned")  # "36" for every row
+    write_run(tmp_path / "trees", examples, range(10, 40))
+    experiment = make_experiment(tmp_path)
+    (warning,) = make_verdict(experiment).warnings
+    said = "Warning: tuned answers channel = '36' on 60 of 60 rows, of which 40 have that value"
+    assert warning == f"{said}: it does not look at the row."
+    assert "the model ignores its input" in answer_to("What next?", experiment)
+
+
+def test_a_score_above_the_ceiling_is_explained(tmp_path):
+    examples = make_examples()
+    write_run(tmp_path / "formula", examples, range(58), "formula")
+    write_run(tmp_path / "ceiling", examples, range(1, 58), "ceiling")
+    write_run(tmp_path / "trees", examples, range(10, 40))
+    answer = answer_to("Why is formula above the ceiling?", make_experiment(tmp_path, candidate=None))
+    assert "on these 60 rows formula scored 1.7 points more (p = 1.000): the difference is within luck" in answer
 
 
 def test_the_verdict_does_not_call_a_difference_of_luck_real(folder):
-    verdict = report.write_verdict(make_experiment(folder, candidate="rule"))
-    assert "is worse than trees" in verdict
-    only_baselines = report.write_verdict(make_experiment(folder, candidate=None))
-    assert "than trees" not in only_baselines
+    better = answer_to("Is it better than what it has to beat?", make_experiment(folder, candidate="rule"))
+    assert better.startswith("No: worse than trees by")
+    assert not make_verdict(make_experiment(folder, candidate=None)).answers
 
 
 def test_no_difference_shown_says_what_n_could_show(tmp_path):
     examples = make_examples()
     write_run(tmp_path / "tuned", examples, range(31), "tuned")
     write_run(tmp_path / "trees", examples, range(2, 30))
-    verdict = report.write_verdict(make_experiment(tmp_path))
-    told = r"no difference shown \(difference \[.*\], p [<>= ]*[\d.]+ over all tests; n shows \d+\.\d points or more\)"
-    assert re.search(told, verdict)
+    told = r"no difference from trees shown \(difference .* points \[.*\]; p [<>= ]*[\d.]+; 60 rows can only show \d+"
+    assert re.search(told, answer_to("Is it better than what it has to beat?", make_experiment(tmp_path)))
+
+
+def test_an_interval_without_zero_beside_a_corrected_p_is_explained(folder):
+    experiment = make_experiment(folder)
+    alone = next(r for r in experiment.differences if (r.run, r.metric) == ("tuned", "channel/accuracy"))
+    alone.p, alone.p_holm = 0.031, 0.653
+    line = next(line for line in tables.build_differences(experiment) if line["run"] == "tuned")
+    assert line["verdict"] == "not shown: p 0.031 alone, 0.653 for all tests"
 
 
 def test_the_same_experiment_gives_the_same_bytes_and_one_file_holds_all(folder, tmp_path):

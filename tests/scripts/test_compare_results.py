@@ -31,15 +31,19 @@ def test_it_writes_the_report_and_ends_with_its_path_and_the_verdict(folder, tmp
     (stage / "manifest.json").write_text(json.dumps(manifest))
     out = tmp_path / "out"
     assert compare(folder, out, "--stage", str(stage), "--title", "An experiment") == 0
-    *_, path, verdict = capsys.readouterr().out.splitlines()
+    path, scores, *answers = capsys.readouterr().out.splitlines()
     assert path == f"report: {out / 'report.html'}"
-    assert verdict.startswith("channel accuracy on n = 60 unseen rows") and "better than trees" in verdict
+    assert scores.startswith("channel accuracy on n = 60 unseen rows")
+    assert [line.split("?")[0] for line in answers] == [
+        "Did training help", "Is it better than what it has to beat", "What next"
+    ]  # fmt: skip
+    assert "Yes: better than trees by 30.0 points" in answers[1]
     assert {p.name for p in out.iterdir()} == {
         "comparison.csv", "comparison.md", "report.md", "report.html", "plots", "manifest.json"
     }  # fmt: skip
     assert (out / "plots" / "loss.png").exists()
     html = (out / "report.html").read_text()
-    assert verdict in unescape(html) and "An experiment" in html
+    assert scores in unescape(html) and "An experiment" in html
     assert "python scripts/finetune_gemma_from_csv.py --mode lora" in html
     assert "python scripts/compare_results.py" in html
     listed = {entry["path"] for entry in json.loads((out / "manifest.json").read_text())["outputs"]}

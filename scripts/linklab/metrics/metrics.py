@@ -157,7 +157,8 @@ def write_run(
             _write_csv(folder / f"per_class_{rows.target}.csv", per_class(rows), force)
     shown = sorted(examples, key=lambda example: example.id)[:SAMPLES]
     samples = [{"id": e.id, "prompt": e.prompt, "answer": e.answer, "target": e.target} for e in shown]
-    files.write_json(folder / SAMPLES_FILE, {"samples": samples}, force=force)
+    shown_with = {"template": task.template.text, "samples": samples}
+    files.write_json(folder / SAMPLES_FILE, shown_with, force=force)
     files.write_json(folder / METRICS_FILE, result, force=force)
     return result
 

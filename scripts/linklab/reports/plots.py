@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from linklab import files
 from linklab.cli import UserError
@@ -113,7 +114,7 @@ def read_trainer_log(path: str | Path) -> dict[str, list[tuple[float, float]]]:
     return curves
 
 
-def loss_curve(curves: dict[str, list[tuple[float, float]]], title: str = "Loss per answer token") -> bytes:
+def loss_curve(curves: dict[str, list[tuple[float, float]]], title: str = "Loss during fine-tuning") -> bytes:
     """Return train and validation loss over optimiser steps."""
     looks = {
         "train_loss": {"color": GREY, "linewidth": 1, "label": "train"},
@@ -124,8 +125,8 @@ def loss_curve(curves: dict[str, list[tuple[float, float]]], title: str = "Loss 
         for name, points in curves.items():
             if points:
                 axes.plot(*zip(*points, strict=True), **looks[name])
-        axes.set_xlabel("optimiser step")
-        axes.set_ylabel("cross-entropy, nats")
+        axes.set_xlabel("optimizer steps")
+        axes.set_ylabel("loss per answer token (nats)")
         axes.set_ylim(bottom=0)
         axes.set_title(title)
         axes.grid(color=PALE, linewidth=0.5)
@@ -145,12 +146,12 @@ def reliability(confidences: np.ndarray, right: np.ndarray, title: str) -> bytes
 
     def draw(figure, axes):
         upper, lower = axes
-        upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="sure as right")
+        upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="right as often as stated")
         upper.vlines(sure, ends[:, 0], ends[:, 1], color=INK, linewidth=1)
         upper.plot(sure, share, color=INK, marker="o", markersize=5, linestyle="", label="answers, 95 %")
         upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel="share right", title=_wrap(title))
         upper.grid(color=PALE, linewidth=0.5)
-        upper.legend(loc="upper left")
+        figure.legend(loc="outside upper right", ncols=2)
         lower.bar((np.arange(BINS) + 0.5) / BINS, counts, width=0.09, color=PALE, edgecolor=INK)
         lower.set(xlim=(0, 1), xlabel="probability given to the answer", ylabel="answers")
 
@@ -171,9 +172,9 @@ def predicted_against_true(truth: np.ndarray, answers: np.ndarray, unit: str, ti
         axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", title=_wrap(title))
         axes.set_xlabel(f"true {unit}".strip())
         axes.set_ylabel(f"predicted {unit}".strip())
-        axes.legend(loc="upper left")
+        figure.legend(loc="outside lower center", ncols=3)
 
-    return draw_png((4.4, 4.4), draw)
+    return draw_png((4.4, 4.8), draw)
 
 
 def intervals_chart(lines: Sequence[dict], label: str, percent: bool, title: str) -> bytes:
@@ -202,8 +203,12 @@ def intervals_chart(lines: Sequence[dict], label: str, percent: bool, title: str
         axes.set_ylim(-0.7, len(lines) - 0.3)
         axes.grid(axis="x", color=PALE, linewidth=0.5)
         axes.tick_params(axis="y", length=0)
+        roles = [role for role in MARKS if any(line["role"] == role for line in lines)]
+        shapes = [Line2D([], [], color=INK, marker=MARKS[role], linestyle="", label=role) for role in roles]
+        bar = Line2D([], [], color=GREY, linewidth=1.6, label="95 % interval")
+        figure.legend(handles=[*shapes, bar], loc="outside lower center", ncols=len(roles) + 1)
 
-    return draw_png((7.6, 0.9 + 0.27 * len(lines)), draw)
+    return draw_png((7.6, 1.2 + 0.27 * len(lines)), draw)
 
 
 def write_png(path: str | Path, png: bytes, *, force: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""An experiment as a person would show it: the verdict in one sentence, one table, plots, samples, commands."""
+"""An experiment as a person would show it: the verdict, one table, plots, samples, commands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from linklab import files
 from linklab.metrics import comparison
-from linklab.metrics.comparison import Difference, Run
+from linklab.metrics.comparison import Run
 from linklab.metrics.metrics import SAMPLES_FILE
 from linklab.metrics.predictions import FILE as PREDICTIONS_FILE
 from linklab.metrics.predictions import parse_prediction
@@ -21,70 +21,19 @@ from linklab.reports.tables import (
     build_costs,
     build_differences,
     build_table,
-    format_difference,
-    format_interval,
-    format_p,
-    format_value,
     in_percent,
     label,
     order_runs,
 )  # fmt: skip
+from linklab.reports.verdict import make_verdict
 
 TEMPLATES = Path(__file__).parent
-ROLE_NAMES = {
-    "tuned": "tuned model",
-    "base": "base model",
-    "baseline": "best baseline",
-    "formula": "formula",
-    "ceiling": "ceiling",
-}
 COST_NOTE = (
     "On the machine that ran it; a baseline's seconds include its training, a model's do not. Dollars per million "
     "rows: the hours per million times your price of such a machine per hour (at 1 dollar an hour the column reads as "
     "dollars). Memory and parameters are measured of models only."
 )
 MAX_PLOTTED_CLASSES = 400  # beyond it a class target is a free text, and a heat map shows nothing
-
-
-def write_verdict(experiment: Experiment) -> str:
-    """Return one sentence: tuned and base model, best baseline, formula, ceiling, with intervals, n, and who wins."""
-    target, metric = experiment.primary.rsplit("/", 1)
-    runs, parts = experiment.runs, []
-    kind = "training" if experiment.reference.metrics.get("split") == "train" else "unseen"
-    shown = {role: comparison.first_of_role(runs, role) for role in ROLE_NAMES}
-    shown["tuned"] = experiment.candidate
-    shown["baseline"] = comparison.best_run(runs, experiment.primary, "baseline")
-    for role, run in shown.items():
-        entry = run and run.entry(experiment.primary)
-        if entry:
-            name = f"{ROLE_NAMES[role]} {run.name}" if role == "baseline" else ROLE_NAMES[role]
-            value = format_value(metric, entry["value"]) + (f" {entry['unit']}" if entry["unit"] else "")
-            parts.append(f"{name} {value} {format_interval(metric, entry['low'], entry['high'])}".rstrip())
-    sentence = f"{target} {label(metric)} on n = {experiment.reference.n:,} {kind} rows (95 % intervals): "
-    sentence += ", ".join(parts)
-    result = _headline_difference(experiment)
-    if result is None:
-        return sentence + "."
-    unit = experiment.reference.entry(experiment.primary)["unit"]
-    size = format_difference(metric, abs(result.difference), unit).lstrip("+")
-    ends = format_interval(metric, result.low, result.high, signed=True)
-    sure = [f"difference {ends}"] if ends else []
-    sure.append("p " + (format_p(result.p_holm) if result.p_holm < 0.001 else f"= {format_p(result.p_holm)}"))
-    who, whom = f"the {ROLE_NAMES['tuned']}", experiment.reference.name
-    if result.verdict != "no difference shown":
-        return f"{sentence}; {who} is {result.verdict} than {whom} by {size} ({', '.join(sure)})."
-    sure[-1] += " over all tests"
-    limit = ""
-    if not math.isnan(result.detectable):
-        limit = f"; n shows {format_difference(metric, result.detectable, unit).lstrip('+')} or more"
-    return f"{sentence}; {who} and {whom}: no difference shown ({', '.join(sure)}{limit})."
-
-
-def _headline_difference(experiment: Experiment) -> Difference | None:
-    for result in experiment.differences:
-        if experiment.candidate and (result.run, result.metric) == (experiment.candidate.name, experiment.primary):
-            return result if result.p_holm is not None else None
-    return None
 
 
 def build_samples(experiment: Experiment) -> list[dict]:
@@ -108,6 +57,12 @@ def build_samples(experiment: Experiment) -> list[dict]:
         }
         for sample in samples
     ]
+
+
+def read_prompt_template(experiment: Experiment) -> str:
+    """Return the template of the prompts, which names the column of each value; "" where no run keeps it."""
+    path = experiment.focus.folder / SAMPLES_FILE
+    return str(files.read_json(path).get("template", "")) if path.exists() else ""
 
 
 def _read_answers(run: Run, ids: set[str]) -> dict[str, dict | None]:
@@ -177,6 +132,8 @@ def build_notes(experiment: Experiment) -> list[str]:
         + (grouped if groups < n else ""),
         "Shares have Wilson's interval and their differences Tango's; means, ratios and their differences have "
         "percentile bootstrap intervals (2,000 resamples, fixed seed).",
+        "The interval of a difference is of that comparison alone; p and the verdict are corrected for all tests made, "
+        "so an interval without zero may stand beside “not shown”.",
         "Two intervals in the first table that overlap do not show that two runs are equal: look at the difference on "
         "the same rows. Where none is shown, one below the size that “n can show” may still be there.",
     ]
@@ -188,8 +145,10 @@ def build_notes(experiment: Experiment) -> list[str]:
         notes.append("The formula is the one that made the labels, applied to the noisy values a radio shows.")
     if "ceiling" in roles:
         notes.append(
-            "The ceiling knows the formula and how noisy the reports are, and takes every true value for as likely as "
-            "any other. A run that learns from many rows which values are common may pass it by a little, or by luck."
+            "The ceiling (bayes_ceiling) knows the formula and how noisy the reports are, and takes every true value "
+            "for as likely as any other. Its score here is that on these rows; the ceiling under “The data” is of the "
+            "whole set, so the two differ. On few rows the formula, or a model that learned which values are common, "
+            "may stand above it, by luck or by that knowledge."
         )
     if any(run.name == "boosting_pointwise" for run in experiment.runs):
         notes.append("boosting_pointwise is told every candidate's utility in training; others see the answer only.")
@@ -252,7 +211,7 @@ def write_report(out_dir: str | Path, experiment: Experiment, *, force: bool = F
         plot["data"] = base64.b64encode(plot["png"]).decode("ascii")
     context = {
         "title": experiment.title,
-        "verdict": write_verdict(experiment),
+        "verdict": make_verdict(experiment),
         "n": experiment.reference.n,
         "groups": experiment.reference.metrics.get("groups", experiment.reference.n),
         "split": experiment.reference.metrics.get("split", "test"),
@@ -264,6 +223,7 @@ def write_report(out_dir: str | Path, experiment: Experiment, *, force: bool = F
         "cost_note": COST_NOTE,
         "plots": plots,
         "samples": build_samples(experiment),
+        "prompt_template": read_prompt_template(experiment),
         "data_card": build_data_card(experiment),
         "commands": build_commands(experiment),
         "notes": build_notes(experiment),

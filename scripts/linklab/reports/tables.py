@@ -25,6 +25,7 @@ class Experiment:
     candidate: Run | None = None  # the tuned model, where there is one
     stages: Sequence[dict] = ()  # manifests of the stages, in the order they ran
     trainer_log: Path | None = None
+    seed: int = 0  # of the bootstrap and of the sign-flip tests
 
     @property
     def focus(self) -> Run:
@@ -164,9 +165,12 @@ def build_differences(experiment: Experiment) -> list[dict]:
         target, metric = result.metric.rsplit("/", 1)
         rows = f"{result.discordant[0]} : {result.discordant[1]}" if result.discordant else ""
         unit = experiment.reference.entry(result.metric)["unit"]
+        verdict = result.verdict
+        if verdict == "no difference shown" and result.p is not None and result.p < comparison.ALPHA:
+            verdict = f"not shown: p {format_p(result.p)} alone, {format_p(result.p_holm)} for all tests"
         lines.append(
             {
-                "run": result.run, "target": target, "metric": label(metric), "verdict": result.verdict, "rows": rows,
+                "run": result.run, "target": target, "metric": label(metric), "verdict": verdict, "rows": rows,
                 "difference": format_difference(metric, result.difference, unit),
                 "interval": format_interval(metric, result.low, result.high, signed=True),
                 "test": result.test, "p": format_p(result.p), "p_holm": format_p(result.p_holm),
