@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from linklab import cli
+from linklab import cli, manifest
 from linklab.manifest import MANIFEST, check_out_dir, read_manifest, staged_folder, write_manifest
 
 EXIT_NOT_BETTER = 1
@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--out-dir", type=Path, required=True, help="folder to write")
     group.add_argument("--title", default="Which model, and is it better?", help="heading of the report")
     group.add_argument("--force", action="store_true", help="replace an earlier comparison in --out-dir")
+    manifest.add_skip_finished_option(group)
     group = parser.add_argument_group("Reproducibility")
     group.add_argument("--seed", type=int, default=0, help="seed of the bootstrap and of the sign-flip tests")
     return parser
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> int | None:
         write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.seed,
             inputs=inputs, outputs={folder / "comparison.csv": lines} | dict.fromkeys(written),
-            extra={"verdict": verdict},
+            extra={"verdict": verdict, "check_failed": bool(gate and not gate.passed)},
         )  # fmt: skip
 
     if gate:
@@ -110,7 +111,7 @@ def run(args: argparse.Namespace) -> int | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
-    return cli.main(build_parser(), run, argv)
+    return cli.main(build_parser(), manifest.skip_finished(run, __file__), argv)
 
 
 if __name__ == "__main__":

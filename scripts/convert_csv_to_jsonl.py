@@ -16,7 +16,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from linklab import cli, files
+from linklab import cli, files, manifest
 from linklab.manifest import check_out_dir, read_preset, staged_folder, write_manifest
 
 SHARD_SIZE = 50_000
@@ -52,6 +52,7 @@ def build_parser():
         help="also write exports/PROGRAM with the files it expects: trl, llamafactory, axolotl, mlx, lm-eval, openai",
     )
     output.add_argument("--force", action="store_true", help="replace a folder an earlier run made")
+    manifest.add_skip_finished_option(output)
     again = parser.add_argument_group("Reproducibility")
     again.add_argument("--split-seed", type=int, default=0, metavar="N", help="another number gives another division")
     return parser
@@ -225,7 +226,7 @@ def write_card(task, features, names: dict[str, dict[str, int]], rows: dict[str,
 
 def main(argv=None) -> int:
     """Run the script and return its exit code."""
-    return cli.main(build_parser(), run, argv)
+    return cli.main(build_parser(), manifest.skip_finished(run, __file__), argv)
 
 
 if __name__ == "__main__":

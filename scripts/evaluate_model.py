@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from linklab import cli, files
+from linklab import cli, files, manifest
 from linklab.cli import UserError, say
 from linklab.manifest import check_out_dir, staged_folder, write_manifest
 
@@ -41,6 +41,7 @@ def build_parser():
         help="tuned, base or baseline (default: tuned for a trained folder, else base)",
     )
     output.add_argument("--force", action="store_true", help="replace what an earlier run wrote to --out-dir")
+    manifest.add_skip_finished_option(output)
     model = parser.add_argument_group("Model")
     chosen = cli.add_asking_options(model)
     chosen.add_argument(
@@ -171,7 +172,7 @@ def write_summary(result: dict, pictures: list[str]) -> str:
 
 def main(argv=None) -> int:
     """Run the script and return its exit code."""
-    return cli.main(build_parser(), run, argv)
+    return cli.main(build_parser(), manifest.skip_finished(run, __file__), argv)
 
 
 if __name__ == "__main__":

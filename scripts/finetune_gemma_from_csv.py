@@ -18,7 +18,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from linklab import cli
+from linklab import cli, manifest
 from linklab.cli import UserError, say
 from linklab.manifest import MANIFEST, stale_reason
 from linklab.tasks.examples import Example
@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     cli.add_source_options(groups["Input"])
     cli.add_base_model_option(groups["Model"])
     options.add_options(parser, groups)
+    manifest.add_skip_finished_option(groups["Output"])
     return parser
 
 
@@ -203,7 +204,7 @@ class explained_failures:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code."""
-    return cli.main(build_parser(), run, argv)
+    return cli.main(build_parser(), manifest.skip_finished(run, __file__), argv)
 
 
 if __name__ == "__main__":

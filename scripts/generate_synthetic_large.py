@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 
-from linklab import cli
+from linklab import cli, manifest
 
 DOMAIN_SHARES = {"FCC": 0.55, "ETSI": 0.25, "ETSI_BFWA": 0.20}
 
@@ -65,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="rows per SHA-256 in the manifest; does not change a byte of the data",
     )
     group.add_argument("--force", action="store_true", help="replace a set this script wrote before")
+    manifest.add_skip_finished_option(group)
     group.add_argument(
         "--upload-to-drive",
         metavar="DIR",
@@ -153,7 +154,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return cli.main(build_parser(), run, argv)
+    return cli.main(build_parser(), manifest.skip_finished(run, __file__), argv)
 
 
 if __name__ == "__main__":

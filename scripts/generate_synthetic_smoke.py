@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 
-from linklab import cli
+from linklab import cli, manifest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -18,6 +18,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--out-dir", required=True, metavar="DIR", help="folder to write, complete or not at all")
     group.add_argument("--n-samples", type=cli.positive_int, default=50, metavar="N", help="rows to generate")
     group.add_argument("--force", action="store_true", help="replace a set this script wrote before")
+    manifest.add_skip_finished_option(group)
     group = parser.add_argument_group("Reproducibility")
     group.add_argument("--seed", type=cli.positive_int, default=1, metavar="N", help="whole number of at least 1")
     return parser
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return cli.main(build_parser(), run, argv)
+    return cli.main(build_parser(), manifest.skip_finished(run, __file__), argv)
 
 
 if __name__ == "__main__":

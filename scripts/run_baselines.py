@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linklab import cli, files
+from linklab import cli, files, manifest
 from linklab.manifest import check_out_dir, read_preset, staged_folder, write_manifest
 
 if TYPE_CHECKING:
@@ -73,6 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
     output.add_argument("--force", action="store_true", help="replace a folder an earlier run made")
+    manifest.add_skip_finished_option(output)
     again = parser.add_argument_group("Reproducibility")
     again.add_argument("--seed", type=int, default=0, metavar="N", help="seed of random answers, trees and the ceiling")
     again.add_argument("--split-seed", type=int, default=0, metavar="N", help="as given to convert_csv_to_jsonl.py")
@@ -165,7 +166,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line."""
-    return cli.main(build_parser(), run, argv)
+    return cli.main(build_parser(), manifest.skip_finished(run, __file__), argv)
 
 
 if __name__ == "__main__":

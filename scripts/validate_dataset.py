@@ -17,7 +17,7 @@ import os
 import sys
 from pathlib import Path
 
-from linklab import cli, files
+from linklab import cli, files, manifest
 from linklab.manifest import add_manifest, check_out_files, manifest_beside
 
 
@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument("--violations", metavar="FILE", help="CSV of every violation: line,column,code,value,expected")
     output.add_argument("--max-examples", type=cli.positive_int, default=20, help="examples per code in the report")
     output.add_argument("--force", action="store_true", help="replace existing output files")
+    manifest.add_skip_finished_option(output)
     return parser
 
 
@@ -66,10 +67,18 @@ def run(args: argparse.Namespace) -> int:
         if outputs := {Path(path): rows for path, rows in outputs.items() if path}:
             add_manifest(
                 together, manifest_beside(next(iter(outputs))), script=__file__, argv=args.argv, seed=None,
-                inputs=inputs, outputs=outputs, extra={"verdict": report["verdict"]},
+                inputs=inputs, outputs=outputs,
+                extra={"verdict": report["verdict"], "check_failed": not report["clean"]},
             )  # fmt: skip
     tell(args, report)
     return 0 if report["clean"] else 1
+
+
+def find_manifest(args: argparse.Namespace) -> Path:
+    """Return where the manifest of this command is; raise UserError where it writes none."""
+    if not (args.report or args.violations):
+        raise cli.UserError("--skip-finished needs --report or --violations: without them nothing says it has finished")
+    return manifest.manifest_beside(args.report or args.violations)
 
 
 def check_outputs(args: argparse.Namespace) -> None:
@@ -127,7 +136,7 @@ class NoPandas:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return cli.main(build_parser(), run, argv)
+    return cli.main(build_parser(), manifest.skip_finished(run, __file__, find_manifest), argv)
 
 
 if __name__ == "__main__":

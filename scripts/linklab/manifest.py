@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import glob
@@ -11,11 +12,11 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from linklab.cli import UserError
+from linklab.cli import UserError, say
 from linklab.files import (
     FileSet,
     check_out_file,
@@ -168,14 +169,16 @@ def is_entry(entry: object) -> bool:
     )
 
 
-def _without_force(argv: list[str]) -> list[str]:
-    return [word for word in argv if word != "--force"]  # says what may be replaced, not what is made
+def _deciding(argv: Sequence[str]) -> list[str]:
+    """Return the words that decide what is made, not what may be replaced or skipped."""
+    return [word for word in argv if word not in ("--force", "--skip-finished")]
 
 
 def stale_reason(manifest_path: str | os.PathLike, *, script: str, argv: list[str]) -> str | None:
     """Return why a stage must run again, or None when its manifest says that it is done.
 
-    Done means: same script, same words, every input and output there with the bytes the manifest names.
+    Done means: same script, same words, every input and output there with the bytes the manifest names; and where the
+    stage was a check, passed.
     """
     manifest_path = Path(manifest_path)
     if not manifest_path.exists():
@@ -184,9 +187,40 @@ def stale_reason(manifest_path: str | os.PathLike, *, script: str, argv: list[st
         value = read_manifest(manifest_path)
     except UserError as error:
         return str(error)
-    if value["script"] != Path(script).name or _without_force(value["argv"]) != _without_force(argv):
+    if value["script"] != Path(script).name or _deciding(value["argv"]) != _deciding(argv):
         return "its command changed"
+    if value.get("extra", {}).get("check_failed"):
+        return "its check failed"
     return find_changed(value["inputs"], Path()) or find_changed(value["outputs"], manifest_path.parent)
+
+
+def add_skip_finished_option(group: argparse._ArgumentGroup) -> None:
+    """Add --skip-finished, which `skip_finished` obeys."""
+    group.add_argument(
+        "--skip-finished",
+        action="store_true",
+        help="exit with code 0 at once when this very command has finished and none of its files has changed since",
+    )
+
+
+def skip_finished(
+    run: Callable[[argparse.Namespace], int | None],
+    script: str,
+    find: Callable[[argparse.Namespace], str | os.PathLike] = lambda args: Path(args.out_dir) / MANIFEST,
+) -> Callable[[argparse.Namespace], int | None]:
+    """Return `run`, which with --skip-finished does nothing where the manifest that `find` names shows it done."""
+
+    def run_unless_finished(args: argparse.Namespace) -> int | None:
+        if args.skip_finished:
+            manifest_path = Path(find(args))
+            stale = stale_reason(manifest_path, script=script, argv=args.argv)
+            if stale is None:
+                say(f"{manifest_path.parent}: finished already; nothing to do")
+                return 0
+            say(f"{manifest_path.parent}: {stale}")
+        return run(args)
+
+    return run_unless_finished
 
 
 def find_changed(entries: list[dict], base: Path) -> str | None:
