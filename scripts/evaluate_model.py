@@ -12,10 +12,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from linklab import cli, files, manifest
 from linklab.cli import UserError, say
 from linklab.manifest import check_out_dir, staged_folder, write_manifest
+
+if TYPE_CHECKING:
+    from linklab.tasks.task import Task
 
 
 def build_parser():
@@ -73,7 +77,7 @@ def run(args) -> None:
     with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:
         result = metrics.write_run(
             folder, examples, predictions, task, model=name, role=role, cost=cost, top_k=args.top_k, judged=judged,
-            description="free greedy writing" if args.free else "held to the legal answers" if args.model else "",
+            description=how_asked(task, args.free) if args.model else "",
         )  # fmt: skip
         draw_plots(folder, judged)
         files.write_text(
@@ -95,7 +99,7 @@ def run(args) -> None:
 
 def check_no_model_options(args) -> None:
     """Raise a UserError for an option that says how a model is asked, where none is."""
-    for name in ("free", "numbers", "batch_tokens", "base_model", "precision"):
+    for name in ("free", "numbers", "batch_tokens", "max_new_tokens", "base_model", "precision"):
         if getattr(args, name):
             option = f"--{args.precision}" if name == "precision" else f"--{name.replace('_', '-')}"
             raise UserError(f"{option}: says how a model is asked, and --predictions are answers already; leave it out")
@@ -112,14 +116,24 @@ def ask_model(args, task, examples) -> tuple[list[dict], dict]:
         started = time.monotonic()
         progress = cli.Progress("ask", len(examples))
         if args.free:
-            answers = row_answers.answer_freely(scorer, examples, task, progress=progress.at)
+            answers = row_answers.answer_freely(
+                scorer, examples, task, max_new_tokens=args.max_new_tokens, progress=progress.at
+            )
         else:
-            answers = row_answers.answer_exactly(scorer, examples, task, numbers=args.numbers, progress=progress.at)
+            answers = row_answers.answer_exactly(
+                scorer, examples, task, numbers=args.numbers, max_new_tokens=args.max_new_tokens, progress=progress.at
+            )
     seconds = time.monotonic() - started
     return answers, {
         "seconds": round(seconds, 2), "rows_per_second": round(len(examples) / seconds, 2),
         "parameters": count_parameters(scorer.model)[1], "peak_memory_mb": round(peak_memory_mb(), 1),
     }  # fmt: skip
+
+
+def how_asked(task: Task, free: bool) -> str:
+    """Return how a model's answers come about, for tables."""
+    written = free or any(target.kind == "text" for target in task.targets)
+    return "free greedy writing" if written else "held to the legal answers"
 
 
 def role_of(model: str) -> str:

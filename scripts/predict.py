@@ -137,7 +137,12 @@ def ask(args, task, examples) -> list[dict]:
     with load.quiet_transformers():
         scorer = row_answers.load_scorer(args.model, args.precision, args.base_model, args.batch_tokens)
         return row_answers.answer_exactly(
-            scorer, examples, task, numbers=args.numbers, progress=cli.Progress("ask", len(examples)).at
+            scorer,
+            examples,
+            task,
+            numbers=args.numbers,
+            max_new_tokens=args.max_new_tokens,
+            progress=cli.Progress("ask", len(examples)).at,
         )
 
 

@@ -283,6 +283,12 @@ def add_asking_options(group):
         metavar="N",
         help="tokens a batch, padded (default: 8192 on a GPU, else 2048)",
     )
+    group.add_argument(
+        "--max-new-tokens",
+        type=positive_int,
+        metavar="N",
+        help="tokens a written answer has at most (default: 256 for a text target, else 32)",
+    )
     chosen = group.add_mutually_exclusive_group()
     chosen.add_argument(
         "--numbers", choices=("median", "greedy"),

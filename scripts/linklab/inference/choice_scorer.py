@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from linklab.inference.tries import Trie, build_trie, inner_part
-from linklab.models.chat import encode_prompt, end_token
+from linklab.models.chat import end_token
 from linklab.training.answer_loss import cap_logits
 
 # In place of a token: any of the row's `next_tokens`, those that the next part of the answer may begin with
@@ -310,10 +310,9 @@ class ChoiceScorer:
         return self.number_tokens[before]
 
     def write(
-        self, prompts: Sequence[str], *, max_new_tokens: int, progress: Callable[[int], None] | None = None
+        self, heads: Sequence[list[int]], *, max_new_tokens: int, progress: Callable[[int], None] | None = None
     ) -> list[str]:
-        """Return what the model writes greedily after each prompt when nothing holds it."""
-        heads = [encode_prompt(self.tokenizer, prompt) for prompt in prompts]
+        """Return what the model writes greedily after each encoded prompt when nothing holds it."""
         texts = [""] * len(heads)
         done = 0
         for batch in self.batches([len(head) + max_new_tokens for head in heads]):

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 from linklab.cli import say
 from linklab.inference import choice_answers, number_distributions
 from linklab.inference.choice_scorer import ANY_NEXT, ChoiceScorer, PromptCache
 from linklab.inference.tries import needs_end
 from linklab.models.chat import encode_prompt
+from linklab.tasks.examples import Example
+from linklab.tasks.task import Task
+
+TEXT_TOKENS, ANSWER_TOKENS = 256, 32  # written at most: of a free text, of any other answer
 
 
 def load_scorer(
@@ -29,13 +34,19 @@ def load_scorer(
     return ChoiceScorer(model, tokenizer, batch_tokens=batch_tokens)
 
 
-def answer_exactly(scorer: ChoiceScorer, examples, task, *, numbers: str | None = None, progress=None) -> list[dict]:
+def answer_exactly(
+    scorer: ChoiceScorer, examples: Sequence[Example], task: Task, *, numbers: str | None = None,
+    max_new_tokens: int | None = None, progress: Callable[[int], None] | None = None,
+) -> list[dict]:  # fmt: skip
     """Return a prediction (see predictions.jsonl) of every example, held to what is legal.
 
     A class target gets the most probable of the row's legal choices, with every choice's probability among them; a
     number target the median of the numbers that may follow the choices before it, or with `numbers` "greedy" what the
-    model writes greedily in digits. A task that asks choice by choice is answered as `choice_answers` says.
+    model writes greedily in digits. A task that asks choice by choice is answered as `choice_answers` says. Nothing can
+    hold a free text: it is written as `answer_freely` does, in at most `max_new_tokens`.
     """
+    if is_written(task):
+        return answer_freely(scorer, examples, task, max_new_tokens=max_new_tokens, progress=progress)
     if task.ask == "choices":
         scores = choice_answers.score_rows(scorer, examples, task, numbers=numbers, progress=progress)
         return [choice_answers.to_prediction(*pair, task) for pair in zip(examples, scores, strict=True)]
@@ -96,15 +107,30 @@ def _choose(scorer, cache, rows, target, starts, before: str, next_tokens, ranki
     return best
 
 
-def answer_freely(scorer: ChoiceScorer, examples, task, *, max_new_tokens: int = 32, progress=None) -> list[dict]:
-    """Return a prediction of every example from what the model writes when nothing holds it to the legal answers."""
+def is_written(task: Task) -> bool:
+    """Say whether a task's answer is free text, which can only be written and not be chosen."""
+    return any(target.kind == "text" for target in task.targets)
+
+
+def answer_freely(
+    scorer: ChoiceScorer, examples: Sequence[Example], task: Task, *, max_new_tokens: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> list[dict]:  # fmt: skip
+    """Return a prediction of every example from what the model writes when nothing holds it to the legal answers.
+
+    It writes at most `max_new_tokens` (default: 256 for a free text, else 32). Of a conversation of several turns it
+    writes the last one, behind the true turns before.
+    """
     if task.ask == "choices":
         return choice_answers.write_rows(scorer, examples, task, progress=progress)
-    raw = scorer.write([example.prompt for example in examples], max_new_tokens=max_new_tokens, progress=progress)
+    asked = [example.questions[-1] for example in examples]
+    heads = [encode_prompt(scorer.tokenizer, question.prompt, question.history) for question in asked]
+    most = max_new_tokens or (TEXT_TOKENS if is_written(task) else ANSWER_TOKENS)
+    raw = scorer.write(heads, max_new_tokens=most, progress=progress)
     return [finish_prediction(example, text, {}, task) for example, text in zip(examples, raw, strict=True)]
 
 
-def finish_prediction(example, raw: str, ranking: dict, task) -> dict:
+def finish_prediction(example: Example, raw: str, ranking: dict, task: Task) -> dict:
     """Return the predictions.jsonl value of one answer text."""
     answer, error = task.read_answer(raw, example.choices)
     return {

@@ -64,13 +64,18 @@ def _read_file(path: Path, seed: int) -> Iterator[Example]:
             if not line.strip():
                 continue
             try:
-                yield _make_example(_read_messages(line), seed)
+                yield parse_line(line, seed)
             except UnicodeDecodeError as error:
                 raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
             except RecursionError as error:
                 raise UserError(f"{path}:{number}: nested too deeply; {EXPECTED}") from error
             except ValueError as error:
                 raise UserError(f"{path}:{number}: {error}; {EXPECTED}") from error
+
+
+def parse_line(line: bytes, seed: int = 0) -> Example:
+    """Return the conversation of a line; a ValueError says what is wrong with it."""
+    return _make_example(_read_messages(line), seed)
 
 
 def _read_messages(line: bytes) -> list[tuple[str, str]]:
