@@ -39,6 +39,9 @@ def send(
     except HfHubHTTPError as error:
         status = getattr(error.response, "status_code", "no answer")
         raise UserError(f"{asked_by}: the Hub refused ({status})") from None
+    except RuntimeError as error:  # the client's own words for an upload that broke off
+        reason = f"{error} ({type(error.__cause__).__name__})" if error.__cause__ else str(error)
+        raise UserError(f"{asked_by}: {reason.splitlines()[0]}; nothing was committed, send it again") from None
     except (ValueError, OSError, *HfHubHTTPError.__bases__) as error:  # the last are those of the Hub's own HTTP client
         raise UserError(f"{asked_by}: {(str(error) or type(error).__name__).splitlines()[0]}") from None
     say(f"sent {len(parcel)} files to https://huggingface.co/{'datasets/' * (kind == 'dataset')}{repo}")
