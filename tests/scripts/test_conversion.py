@@ -342,18 +342,17 @@ def test_copies_and_identical_prompts_are_never_on_two_sides(tmp_path):
     assert read_manifest(tmp_path / "set")["extra"]["copies_left_out"] == left_out > 0
 
 
-def test_of_rows_with_one_id_outside_training_the_first_in_the_file_counts(tmp_path):
-    path = write_csv(tmp_path / "a.csv", ["name", "x", "y"], [[f"n{i % 7}", i, "yes"] for i in range(300)])
-    task = make_task(path, ["y"], id_field="name")
-    first = {}
-    for example in iter_examples(path, task):
-        if example.split != "train":
-            first.setdefault(example.id, (example.split, example.prompt))
-    assert {split for split, _ in first.values()} == {"validation", "test"}
-    found = lines_of(convert(path, tmp_path / "set", "--target-field", "y", "--id-field", "name"))
-    assert first == {
-        line["id"]: (split, line["messages"][0]["content"]) for split in SPLITS[1:] for line in found[split]
-    }
+def test_an_id_that_names_several_different_rows_is_refused_and_the_group_field_keeps_them_together(tmp_path, capsys):
+    rows = [[f"n{i // 3}", i, "yes" if i % 2 else "no"] for i in range(300)]
+    path = write_csv(tmp_path / "a.csv", ["name", "x", "y"], rows)
+    convert(path, tmp_path / "set", "--target-field", "y", "--id-field", "name", code=2)
+    assert f"{path}:3: --id-field name: 100 ids name several different rows" in capsys.readouterr().err
+    found = lines_of(convert(path, tmp_path / "set", "--target-field", "y", "--group-field", "name"))
+    sides = collections.defaultdict(set)
+    for split, lines in found.items():
+        for line in lines:
+            sides[line["group"]].add(split)
+    assert len(sides) == 100 and {len(on) for on in sides.values()} == {1}
 
 
 # Any CSV
@@ -545,7 +544,8 @@ def test_hostile_neighbours_do_not_change_what_loads(load, converted, tmp_path):
 def test_every_string_comes_back_as_it_stands_in_the_csv(load, tmp_path, shard_size):
     rows = [[f"{text}#{i}", text, HOSTILE[(i * 7) % len(HOSTILE)]] for i, text in enumerate(HOSTILE * 4)]
     path = write_csv(tmp_path / "a.csv", ["text", "größe: \"'#🙂", "answer"], rows)
-    folder = convert(path, tmp_path / "set", "--target-field", "answer", "--shard-size", shard_size)
+    words = ["--target-field", "answer", "--shard-size", shard_size, "--keep-missing-class"]
+    folder = convert(path, tmp_path / "set", *words)
     loaded = assert_loads_as_written(load, folder)
     of_id = {f"row-{i}": row for i, row in enumerate(rows, start=1)}
     seen = 0

@@ -93,9 +93,11 @@ def test_a_class_with_line_ends_cannot_share_an_answer(tmp_path):
     assert make_task(path, ["y"]).read_answer("a\nb", {"y": ["a\nb", "c"]}) == ({"y": "a\nb"}, None)
 
 
-def test_an_id_column_is_not_shown(boxes):
-    task = make_task(boxes, ["label"], id_field="size")
+def test_a_group_column_is_not_shown_and_a_repeated_id_is_refused(boxes):
+    task = make_task(boxes, ["label"], group_field="size")
     assert task.template.columns == ["color", "weight"]
+    with pytest.raises(UserError, match="30 ids name several different rows .* use --group-field size"):
+        make_task(boxes, ["label"], id_field="size")
 
 
 A_CLASS, A_NUMBER = Target("c", "class", choices=("5180", "5775")), Target("n", "number")

@@ -10,7 +10,7 @@ import csv
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -168,7 +168,7 @@ def header_problem(names: list[str]) -> tuple[str, str] | None:
     """Return the code and text of what is wrong with a header's names, or None."""
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if any(not name.strip() for name in names):
-        return "bad_header", f"column {[bool(n.strip()) for n in names].index(False) + 1} of the header has no name"
+        return "bad_header", f"the header has no name for column {[bool(n.strip()) for n in names].index(False) + 1}"
     if repeated:
         return "bad_header", f"column '{repeated[0]}' stands in the header {names.count(repeated[0])} times"
     for name in names:
@@ -200,24 +200,27 @@ class Block(NamedTuple):
     rows: list[tuple[int, list[str]]] | None = None
 
 
-def iter_rows(path: str | Path, *, skip_damaged: bool = False) -> Iterator[tuple[int, list[str]]]:
+OnDamage = Callable[[int, str, str], None]  # line, code, message of a row that cannot be read
+
+
+def iter_rows(path: str | Path, *, on_damage: OnDamage | None = None) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells as text) of every row below the header.
 
     Raises UserError `file:line: …` at the first blank or ragged line, quote out of place, NUL byte or byte that is not
-    UTF-8; with `skip_damaged` such rows are left out instead, for a reader that names them elsewhere.
+    UTF-8; such rows go to `on_damage` instead, where there is one.
     Cells are what the file says: no stripping, no guessing, no missing values.
     """
-    header = scan_header(path) if skip_damaged else _sound_header(path)
-    for block in _cut_blocks(path, header, skip_damaged):
-        yield from read_block(path, block, len(header.names), skip_damaged=skip_damaged)
+    header = scan_header(path) if on_damage else _sound_header(path)
+    for block in _cut_blocks(path, header, on_damage):
+        yield from read_block(path, block, len(header.names), on_damage=on_damage)
 
 
 def iter_blocks(path: str | Path) -> Iterator[Block]:
     """Yield the rows of a file block by block: each can be read by itself, in whatever process, with `read_block`."""
-    return _cut_blocks(path, _sound_header(path), skip_damaged=False)
+    return _cut_blocks(path, _sound_header(path), None)
 
 
-def _cut_blocks(path: str | Path, header: Header, skip_damaged: bool) -> Iterator[Block]:
+def _cut_blocks(path: str | Path, header: Header, on_damage: OnDamage | None) -> Iterator[Block]:
     line, buffer = 1 + header.n_lines, b""
     with open(path, "rb") as handle:
         handle.seek(header.end)
@@ -240,17 +243,25 @@ def _cut_blocks(path: str | Path, header: Header, skip_damaged: bool) -> Iterato
                 fault = _fault(record)
                 if fault is None:
                     rows.append((record.line, record.cells))
-                elif not skip_damaged:
+                elif on_damage is None:
                     yield Block(line, len(rows), b"", rows)
-                    raise UserError(f"{path}:{record.line}: {fault}")
+                    raise damage_error(path, record.line, fault[1])
+                else:
+                    on_damage(record.line, *fault)
             if rows:
                 yield Block(line, len(rows), b"", rows)
             line += text.count(b"\n", 0, used)
             buffer = text[used:] + rest
 
 
+def damage_error(path: object, line: int, message: str) -> UserError:
+    """Return the error for a row that cannot be read."""
+    advice = "" if "--encoding" in message else "; mend the line, or leave such rows out with --drop-bad-rows"
+    return UserError(f"{path}:{line}: {message}{advice}")
+
+
 def read_block(
-    path: str | Path, block: Block, n_columns: int, *, skip_damaged: bool = False
+    path: str | Path, block: Block, n_columns: int, *, on_damage: OnDamage | None = None
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells) of a block's rows; raises as `iter_rows` does."""
     if block.rows is not None:
@@ -267,14 +278,29 @@ def read_block(
         fault = _fault(record)
         if fault is None:
             yield record.line, record.cells
-        elif not skip_damaged:
-            raise UserError(f"{path}:{record.line}: {fault}")
+        elif on_damage is None:
+            raise damage_error(path, record.line, fault[1])
+        else:
+            on_damage(record.line, *fault)
 
 
-def _fault(record: Record) -> str | None:
+def _fault(record: Record) -> tuple[str, str] | None:
+    """Return (code, message) of what is wrong with a record, or None."""
     if record.cells is None:
-        return record.message
-    return next(filter(None, map(_damage, record.cells)), None)
+        return record.code, record.message
+    damaged = next(filter(None, map(_damage, record.cells)), None)
+    return None if damaged is None else ("nul_byte" if "NUL" in damaged else "bad_utf8", damaged)
+
+
+def not_utf8_words(data: bytes, at: int) -> str:
+    """Say that bytes are not UTF-8 from byte `at` on, and which option reads them as what: `chêne` with cp1252."""
+    name = "cp1252"
+    try:
+        text = data.decode(name)
+    except UnicodeDecodeError:
+        name, text = "latin-1", data.decode("latin-1")
+    shown = "".join(mark if mark.isprintable() else " " for mark in text[max(0, at - 12) : at + 12]).strip()
+    return f"bytes that are not UTF-8; --encoding {name} (Western European) reads them as '{shown}'"
 
 
 def _damage(text: str) -> str | None:
@@ -282,5 +308,7 @@ def _damage(text: str) -> str | None:
     if "\0" in text:
         return "a NUL byte"
     if not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text):
-        return "bytes that are not UTF-8"
+        data = text.encode("utf-8", "surrogateescape")
+        at = next(i for i, character in enumerate(text) if "\udc80" <= character <= "\udcff")
+        return not_utf8_words(data, len(text[:at].encode("utf-8")))
     return None

@@ -1,4 +1,4 @@
-"""Guess the schema of any CSV from one streamed pass over its cells."""
+"""What a column's cells hold, gathered in one streamed pass: kinds, numbers as people write them, values, gaps."""
 
 from __future__ import annotations
 
@@ -6,19 +6,23 @@ import dataclasses
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 
 from linklab.cli import UserError
-from linklab.tables import csv_stream
-from linklab.tables.schema import NUMBER, Column, Schema
+from linklab.tables.number_format import NUMBER_SHARE, NumberFormat, NumberShapes, choose_format, file_decimal
+from linklab.tables.schema import NUMBER
+from linklab.tables.table import Table
 
 CLASS_MAX_INTEGERS = 20  # an integer target with at most so many values is a class: nobody measures only 20 numbers
 MAX_CHOICES = 1000  # a text target with more values than this is free text; they are not listed
 FEW_WORDS = 20  # a text column with at most so many values is a list of words
 BATCH_ROWS = 2000
+SAMPLE_ROWS, SAMPLE_CELLS = 20_000, 1_000_000  # rows kept for the warnings
 NOT_A_VALUE = frozenset(("nan", "na", "n/a", "null", "none", "inf", "-inf", "+inf", "infinity", "-infinity"))
+# What pandas takes for "no value" in a text column; a lower-case `none` may be a word.
+MISSING_WORDS = frozenset(("NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "<NA>", "#N/A",
+                           "#NA", "#N/A N/A"))  # fmt: skip
 
 _INT = r"(?:0|-?[1-9][0-9]{0,17})"  # a leading zero makes a code (a postcode, a serial number), not a number
 _FLOAT = f"(?:{NUMBER})"
@@ -31,70 +35,29 @@ _KINDS = {
 # A whole batch of cells, each ended by NUL, matches at once: twenty times faster than cell by cell.
 _CELL_IS = {kind: re.compile(pattern) for kind, pattern in _KINDS.items()}
 _ALL_ARE = {kind: re.compile(rf"(?:{pattern}\0)*+") for kind, pattern in _KINDS.items()}
+_LISTS = (("list_int",), ("list_float", "list_int"), ("list_str", "list_float", "list_int"))
 
 
-def infer_schema(
-    csv_path: str | Path,
-    target_fields: Sequence[str],
-    input_fields: Sequence[str] | None = None,
-    id_field: str | None = None,
-    group_field: str | None = None,
-    *,
-    tolerance: float = 0.0,
-) -> Schema:
-    """Return the columns of a CSV as its cells suggest them.
-
-    A column's kind is the narrowest that fits all filled cells but a share of `tolerance` (0..1): a converter takes
-    every cell at its word (0), a validator lets a few damaged cells not turn a number column into text.
-    A target is a class when its cells are text, or integers with at most 20 values; otherwise it is a number.
-    Columns outside `input_fields` (default: all that have no other role) are hidden. An unknown name is a UserError.
-    """
-    names = csv_stream.scan_header(csv_path).names if tolerance else csv_stream.read_header(csv_path)
-    roles = _roles(csv_path, names, target_fields, input_fields, id_field, group_field)
-    cells = [_Cells() for _ in names]
-    rows = (row for _, row in csv_stream.iter_rows(csv_path, skip_damaged=tolerance > 0))
-    while batch := list(islice(rows, BATCH_ROWS)):
-        for column, texts in zip(cells, zip(*batch, strict=True), strict=True):
-            column.add(texts)
-    if not cells[0].n:
-        raise UserError(f"{csv_path}: no rows below the header")
-    return Schema(
-        tuple(column.describe(name, role, tolerance) for name, role, column in zip(names, roles, cells, strict=True))
-    )
-
-
-def _roles(path, names, targets, inputs, id_field, group_field) -> list[str]:
-    asked = [*targets, *(inputs or []), *filter(None, (id_field, group_field))]
-    for name in asked:
-        if name not in names:
-            raise UserError(f"{path}: no column '{name}'; the columns are: {', '.join(names)}")
-    twice = [name for name, count in Counter(asked).items() if count > 1]
-    if twice:
-        raise UserError(f"column '{twice[0]}' is asked to be two things: a column is id, group, input or target")
-
-    def role(name: str) -> str:
-        if name in targets:
-            return "target"
-        if name == id_field:
-            return "id"
-        if name == group_field:
-            return "group"
-        return "input" if inputs is None or name in inputs else "hidden"
-
-    return [role(name) for name in names]
+def is_missing_word(text: str) -> bool:
+    """True for an empty cell and for what programs write where there is no value: `NA`, `NaN`, `null`."""
+    text = text.strip()
+    return not text or text in MISSING_WORDS
 
 
 @dataclasses.dataclass
-class _Cells:
+class ColumnScan:
     """What has been seen of one column."""
 
     n: int = 0
     empty: int = 0
-    kinds: Counter = dataclasses.field(default_factory=Counter)
-    values: Counter | None = dataclasses.field(default_factory=Counter)  # None: too many to list
+    kinds: Counter[str] = dataclasses.field(default_factory=Counter)
+    shapes: NumberShapes = dataclasses.field(default_factory=NumberShapes)
+    written: NumberShapes = dataclasses.field(default_factory=NumberShapes)  # those that are not in plain spelling
+    values: Counter[str] | None = dataclasses.field(default_factory=Counter)  # None: too many to list
     likely: str = "int"
 
-    def add(self, texts: Iterable[str]) -> None:
+    def add(self, texts: Sequence[str]) -> None:
+        """Take note of some cells."""
         filled = [text for text in texts if text and not text.isspace()]
         self.n += len(texts)
         self.empty += len(texts) - len(filled)
@@ -107,53 +70,48 @@ class _Cells:
             if kind != "str" and _ALL_ARE[kind].fullmatch(joined):
                 self.likely = kind
                 whole = kind.replace("float", "int")  # a few 3.0 among integers must not count for all of them
-                n_whole = 0 if whole == kind else sum(map(bool, map(_CELL_IS[whole].fullmatch, filled)))
+                n_whole = len(filled) if whole == kind else sum(map(bool, map(_CELL_IS[whole].fullmatch, filled)))
                 self.kinds[whole] += n_whole
                 self.kinds[kind] += len(filled) - n_whole
+                if kind in ("int", "float"):
+                    self.shapes.add_plain(filled, n_whole)
                 return
-        self.kinds.update(map(_kind_of, filled))
+        for text in filled:
+            kind = _kind_of(text)
+            if kind in ("int", "float", "str") and self.shapes.add(text) and kind == "str":
+                kind = "written"
+                self.written.add(text)
+            self.kinds[kind] += 1
         self.likely = self.kinds.most_common(1)[0][0] if self.kinds else "int"
         if self.likely not in _ALL_ARE:
             self.likely = "int"
 
-    def kind(self, tolerance: float) -> str:
-        """Return the narrowest kind that fits; words such as NaN stand for a value that is not there."""
-        filled = self.kinds.total() - self.kinds["nothing"]
-        if not filled:
-            return "str"
-        for kinds in (
-            ("int",),
-            ("float", "int"),
-            ("list_int",),
-            ("list_float", "list_int"),
-            ("list_str", "list_float", "list_int"),
-        ):
-            if sum(self.kinds[kind] for kind in kinds) >= (1 - tolerance) * filled:
+    @property
+    def n_filled(self) -> int:
+        """Cells with a value: neither empty nor NaN or the like."""
+        return self.kinds.total() - self.kinds["nothing"]
+
+    def list_kind(self) -> str | None:
+        """Return the narrowest kind of list that nearly all cells are, or None."""
+        for kinds in _LISTS:
+            if self.n_filled and sum(self.kinds[kind] for kind in kinds) >= NUMBER_SHARE * self.n_filled:
                 return kinds[0]
-        return "str"
+        return None
 
-    def describe(self, name: str, role: str, tolerance: float) -> Column:
-        kind = self.kind(tolerance)
-        is_class = role == "target" and (
-            kind not in ("int", "float")
-            or (kind == "int" and self.values is not None and len(self._words(tolerance)) <= CLASS_MAX_INTEGERS)
-        )
-        listed = is_class or (tolerance and kind == "str" and role in ("input", "hidden"))
-        choices = self._words(tolerance) if listed and self.values is not None else None
-        if choices is not None and not is_class and len(choices) > FEW_WORDS:
-            choices = None
-        if choices is not None and kind == "int":
-            choices = sorted((text for text in choices if _kind_of(text) == "int"), key=int)
-        return Column(
-            name=name,
-            role=role,
-            kind=kind,
-            choices=tuple(choices) if choices else None,
-            nullable=role != "target" and self.empty > tolerance * self.n,
-            class_target=is_class,
-        )
+    def number_kind(self, number_format: NumberFormat, tolerance: float = 0.0) -> str:
+        """Return "int" where all of the column's numbers but a share of `tolerance` are whole, else "float"."""
+        whole = self.kinds["int"] + (self.kinds["float"] if number_format.thousands == "." else 0)
+        for (shape, _), n in self.written.counts.items():
+            plain = number_format.read(shape)
+            whole += n * (plain is not None and plain.isdigit())
+        total = self.kinds["int"] + self.kinds["float"] + self.kinds["written"]
+        return "int" if total and whole >= (1 - tolerance) * total else "float"
 
-    def _words(self, tolerance: float) -> list[str]:
+    def n_odd(self, number_format: NumberFormat) -> int:
+        """Return how many filled cells are no number in this format."""
+        return self.n_filled - self.shapes.read_by((number_format.decimal, number_format.thousands))
+
+    def words(self, tolerance: float = 0.0) -> list[str]:
         """Return the column's values; a rare one that differs from a common one by case or space only is a slip."""
         counts = self.values or Counter()
         common: dict[str, str] = {}
@@ -161,6 +119,48 @@ class _Cells:
             common.setdefault(text.strip().casefold(), text)
         rare = tolerance * counts.total()
         return sorted(t for t, n in counts.items() if common[t.strip().casefold()] == t or n > rare)
+
+
+@dataclasses.dataclass
+class Scan:
+    """What one pass over a table found."""
+
+    n_rows: int
+    columns: list[ColumnScan]
+    formats: dict[int, NumberFormat]  # of the number columns
+    sample: list[list[str]]  # the first rows
+    decimal: str | None
+
+
+def scan_table(table: Table, *, rows: Iterator[tuple[int, list[str]]], known: dict[str, NumberFormat]) -> Scan:
+    """Read every cell once. Raises a UserError for a table without rows, or a column whose numbers are ambiguous."""
+    columns = [ColumnScan() for _ in table.names]
+    limit = min(SAMPLE_ROWS, max(200, SAMPLE_CELLS // max(1, len(columns))))
+    sample: list[list[str]] = []
+    while batch := [cells for _, cells in islice(rows, BATCH_ROWS)]:
+        sample += batch[: limit - len(sample)]
+        for column, texts in zip(columns, zip(*batch, strict=True), strict=True):
+            column.add(texts)
+    if not columns or not columns[0].n:
+        raise UserError(f"{table.path}: no rows below the header")
+    decimal = table.options.decimal or file_decimal(
+        {name: column.shapes for name, column in zip(table.names, columns, strict=True)
+         if column.shapes.counts.total() >= NUMBER_SHARE * column.n_filled}
+    )  # fmt: skip
+    if decimal is None and table.dialect.kind == "csv" and table.dialect.delimiter == ",":
+        decimal = "."
+    formats: dict[int, NumberFormat] = {}
+    for at, (name, column) in enumerate(zip(table.names, columns, strict=True)):
+        if column.list_kind() is None and name not in table.options.drop_columns:
+            try:
+                found = choose_format(
+                    name, column.shapes, n_filled=column.n_filled, decimal=decimal, known=known.get(name)
+                )
+            except UserError as error:
+                raise UserError(f"{table.path}: {error}") from error
+            if found is not None:
+                formats[at] = found
+    return Scan(columns[0].n, columns, formats, sample, decimal)
 
 
 def _kind_of(text: str) -> str:
@@ -172,6 +172,6 @@ def _kind_of(text: str) -> str:
     if text.startswith("["):
         try:
             return "list_str" if isinstance(json.loads(text), list) else "str"
-        except ValueError:
+        except (ValueError, RecursionError):
             return "str"
     return "str"

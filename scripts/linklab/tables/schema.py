@@ -23,7 +23,7 @@ def read_number(text: str | None) -> float:
     return value if math.isfinite(value) else math.nan
 
 
-ROLES = ("id", "group", "input", "target", "hidden")
+ROLES = ("id", "group", "split", "input", "target", "hidden")
 KINDS = ("int", "float", "str", "list_int", "list_float", "list_str")
 
 
@@ -78,8 +78,9 @@ class Schema:
         return next(iter(self.by_role(role)), None)
 
     def target_kind(self, name: str) -> str:
-        """Return "class" or "number" for a target column."""
-        return "class" if self[name].class_target else "number"
+        """Return "class", "number" or "text" for a target column."""
+        column = self[name]
+        return "class" if column.class_target else "number" if column.kind in ("int", "float") else "text"
 
     def with_targets(self, targets: Iterable[str]) -> Schema:
         """Return the schema with exactly these targets; other target columns become hidden."""

@@ -171,7 +171,8 @@ def make_task(
     """
     from linklab.links.links import ANSWER_UNIT_MBPS, FIELD_SCHEMA, LINK_SCHEMA
     from linklab.tables.csv_stream import read_header
-    from linklab.tables.infer import infer_schema
+    from linklab.tables.table import TableOptions, open_table
+    from linklab.tables.understand import understand
 
     header = read_header(csv_path)
     is_links = header in (LINK_SCHEMA.names, FIELD_SCHEMA.names)
@@ -186,7 +187,8 @@ def make_task(
     if is_links:
         schema = (LINK_SCHEMA if header == LINK_SCHEMA.names else FIELD_SCHEMA).with_targets(names)
     else:
-        schema = infer_schema(csv_path, names, id_field=id_field, group_field=group_field)
+        options = TableOptions(target_fields=tuple(names), id_field=id_field, group_field=group_field)
+        schema = understand(open_table(csv_path, options)).schema
     if not schema.by_role("input"):
         raise UserError(f"{csv_path}: no column is left as input beside {', '.join(names)}")
     targets = tuple(_target(schema, name) for name in names)

@@ -12,8 +12,9 @@ from linklab import files
 from linklab.cli import UserError
 from linklab.links.links import LINK_SCHEMA
 from linklab.tables import csv_stream
-from linklab.tables.infer import infer_schema
 from linklab.tables.schema import Column, Schema
+from linklab.tables.table import TableOptions, open_table
+from linklab.tables.understand import understand
 from linklab.validation.cell_checks import Violation
 from linklab.validation.validator import Plan, check_block, show
 
@@ -50,7 +51,8 @@ def make_plan(
     if name == "links":
         chosen = LINK_SCHEMA
     elif name == "infer":
-        chosen = infer_schema(path, targets, None, id_field, group_field, tolerance=TOLERANCE)
+        options = TableOptions(target_fields=tuple(targets), id_field=id_field, group_field=group_field)
+        chosen = understand(open_table(path, options), lenient=True, tolerance=TOLERANCE).schema
     else:
         chosen = _read_schema(name)
     if name != "infer" and targets:

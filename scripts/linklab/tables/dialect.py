@@ -1,0 +1,267 @@
+"""How a table is written: kind of file, encoding, delimiter, line ends; found by looking, or as told."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import dataclasses
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from linklab.cli import UserError
+from linklab.tables import csv_stream
+
+SNIFFED_BYTES = 256 << 10
+SNIFFED_ROWS = 100
+DELIMITERS = (",", ";", "\t", "|")
+NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "space"}
+
+# What other kinds of file start with, and what a person should do with each.
+_UNPACK = "unpack it first"
+_SAVE_AS = "save the table as CSV, Excel (.xlsx), Parquet or JSON Lines"
+_MAGIC: tuple[tuple[bytes, str, str], ...] = (
+    (b"\x1f\x8b", "compressed (gzip)", _UNPACK),
+    (b"BZh", "compressed (bzip2)", _UNPACK),
+    (b"\xfd7zXZ\0", "compressed (xz)", _UNPACK),
+    (b"\x28\xb5\x2f\xfd", "compressed (zstd)", _UNPACK),
+    (b"7z\xbc\xaf\x27\x1c", "compressed (7z archive)", _UNPACK),
+    (b"Rar!", "compressed (RAR archive)", _UNPACK),
+    (b"%PDF", "a PDF document", _SAVE_AS),
+    (b"\x89PNG", "a PNG picture", _SAVE_AS),
+    (b"\xff\xd8\xff", "a JPEG picture", _SAVE_AS),
+    (b"GIF8", "a GIF picture", _SAVE_AS),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Excel workbook (.xls)", "save it as .xlsx or CSV"),
+    (b"SQLite format 3\0", "an SQLite database", "export the table as CSV"),
+    (b"\x89HDF", "an HDF5 file", _SAVE_AS),
+    (b"ARROW1", "an Arrow (Feather) file", "save it as Parquet or CSV"),
+    (b"ORC", "an ORC file", "save it as Parquet or CSV"),
+    (b"Obj\x01", "an Avro file", "save it as Parquet or CSV"),
+    (b"\x93NUMPY", "a NumPy array", _SAVE_AS),
+    (b"RDX", "an R data file", "write.csv() saves the table as CSV"),
+    (b"RDA", "an R data file", "write.csv() saves the table as CSV"),
+    (b"$FL2", "an SPSS file", _SAVE_AS),
+    (b"<stata_dta>", "a Stata file", _SAVE_AS),
+    (b"{\\rtf", "an RTF document", _SAVE_AS),
+    (b"GGUF", "model weights (GGUF)", "give a table"),
+    (b"\x7fELF", "a program", "give a table"),
+    (b"MZ\x90", "a program", "give a table"),
+    (b"\x80\x04\x95", "a pickle file", _SAVE_AS),
+    (b"\x80\x05\x95", "a pickle file", _SAVE_AS),
+)
+_MARKUP = (
+    ("<!doctype html", "a web page (HTML)"),
+    ("<html", "a web page (HTML)"),
+    ("<?xml", "an XML file"),
+    ("<svg", "a picture (SVG)"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """How a table is written.
+
+    `kind` is csv, parquet, xlsx, jsonl or dataset (a folder `datasets` saved); the rest says how a CSV is written.
+    `plain` files (UTF-8, comma, LF or CRLF, nothing to clean) are read block by block by `csv_stream`.
+    """
+
+    kind: str
+    encoding: str = "utf-8"
+    delimiter: str = ","
+    line_end: str = "LF"
+    separator_line: bool = False  # the file starts with Excel's `sep=;`
+    spaced: bool = False  # a space follows every delimiter
+    plain: bool = False
+
+    def describe(self) -> str:
+        """Return what was found in a few words: `delimiter ';' (semicolon), utf-8 with BOM, CRLF`."""
+        if self.kind != "csv":
+            return {"parquet": "Parquet", "xlsx": "Excel workbook", "jsonl": "JSON Lines"}.get(
+                self.kind, "datasets folder"
+            )
+        encoding = "utf-8 with BOM" if self.encoding == "utf-8-sig" else self.encoding
+        shown = "\\t" if self.delimiter == "\t" else self.delimiter
+        said = [f"delimiter '{shown}' ({NAMES.get(self.delimiter, 'as told')})", encoding, f"{self.line_end} line ends"]
+        return ", ".join(said + ["a sep= line"] * self.separator_line)
+
+
+def sniff(path: Path, *, delimiter: str | None = None, encoding: str | None = None) -> Dialect:
+    """Return how a file or folder is written; `delimiter` and `encoding` overrule what is found.
+
+    Raises a UserError that calls a file of another kind by its name, or names the encoding to read it with.
+    """
+    if path.is_dir():
+        if any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
+            return Dialect("dataset")
+        raise UserError(f"{path}: is a folder; a file is expected, or a folder that datasets' save_to_disk() wrote")
+    try:
+        with open(path, "rb") as handle:
+            head = handle.read(SNIFFED_BYTES)
+            whole = not handle.read(1)
+            handle.seek(max(0, path.stat().st_size - 4096))
+            tail = handle.read()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+    if not head:
+        raise UserError(f"{path}: the file is empty; a table starts with a header line")
+    if kind := _other_kind(path, head):
+        return Dialect(kind)
+    encoding = _encoding(path, head, encoding)
+    text = _decode(head, encoding, whole)
+    line_end = _line_end(text)
+    separator_line = text[:4].lower() == "sep=" and len(text[4:6].strip("\r\n")) == 1
+    if separator_line:
+        delimiter = delimiter or text[4]
+        text = text.split({"LF": "\n", "CR": "\r", "CRLF": "\r\n"}[line_end], 1)[-1]
+    if not whole:
+        text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1] or text
+    delimiter = delimiter or _delimiter(text)
+    spaced = _spaced(text, delimiter)
+    plain = (
+        encoding == "utf-8" and delimiter == "," and line_end != "CR" and not separator_line and not spaced
+        and not _ends_empty(tail) and _clean_header(path) and not _unnamed_first(text)
+    )  # fmt: skip
+    return Dialect("csv", encoding, delimiter, line_end, separator_line, spaced, plain)
+
+
+def _other_kind(path: Path, head: bytes) -> str | None:
+    """Return the kind of a file that is no CSV and can be read, None for text; raises for what cannot."""
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    if head.startswith(b"PK\x03\x04"):
+        return _zip_kind(path)
+    for magic, name, advice in _MAGIC:
+        if head.startswith(magic):
+            raise UserError(f"{path}:1: the file is {name}; {advice}")
+    start = head[:4096].lstrip(codecs.BOM_UTF8).lstrip()
+    if start.startswith((b"{", b"[")) and path.suffix.lower() in (".json", ".jsonl", ".ndjson"):
+        return "jsonl"
+    if start.startswith((b'{"', b"{ ")) and b":" in start.split(b"\n", 1)[0]:
+        return "jsonl"
+    text = start[:100].decode("utf-8", "replace").lower()
+    for beginning, name in _MARKUP:
+        if text.startswith(beginning):
+            raise UserError(f"{path}:1: the file is {name}; {_SAVE_AS}")
+    if b"\0" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and not _utf16(head):
+        control = sum(byte < 9 or 13 < byte < 32 for byte in head[:4096])
+        if control > 0.1 * len(head[:4096]):
+            raise UserError(f"{path}:1: the file is binary data, no table; {_SAVE_AS}")
+    return None
+
+
+def _zip_kind(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            mime = archive.read("mimetype")[:60].decode("latin-1") if "mimetype" in names else ""
+    except (OSError, zipfile.BadZipFile, RuntimeError):
+        raise UserError(f"{path}:1: the file is compressed (a damaged ZIP archive); copy it again") from None
+    if "xl/workbook.xml" in names:
+        return "xlsx"
+    for part, name in (("word/", "a Word document (.docx)"), ("ppt/", "a PowerPoint file (.pptx)"),
+                       ("xl/workbook.bin", "a binary Excel workbook (.xlsb)")):  # fmt: skip
+        if any(entry.startswith(part) for entry in names):
+            raise UserError(f"{path}:1: the file is {name}; {_SAVE_AS}")
+    if "spreadsheet" in mime:
+        raise UserError(f"{path}:1: the file is an OpenDocument spreadsheet (.ods); save it as .xlsx or CSV")
+    if names and all(name.endswith(".npy") for name in names):
+        raise UserError(f"{path}:1: the file is NumPy arrays (.npz); {_SAVE_AS}")
+    inside = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    raise UserError(f"{path}:1: the file is compressed (a ZIP archive: {inside}); {_UNPACK}")
+
+
+def _utf16(head: bytes) -> str | None:
+    """Return the byte order of UTF-16 text without a mark: every second byte of its first line is NUL."""
+    first = head[:200]
+    if len(first) < 8:
+        return None
+    if first[1::2].count(0) > 0.8 * len(first[1::2]) and not first[::2].count(0):
+        return "utf-16-le"
+    if first[::2].count(0) > 0.8 * len(first[::2]) and not first[1::2].count(0):
+        return "utf-16-be"
+    return None
+
+
+def _encoding(path: Path, head: bytes, told: str | None) -> str:
+    if head.startswith(codecs.BOM_UTF8):
+        found = "utf-8-sig"
+    elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        found = "utf-16"
+    else:
+        found = _utf16(head) or "utf-8"
+    if told is None:
+        return found
+    try:
+        name = codecs.lookup(told).name
+    except LookupError:
+        raise UserError(f"--encoding {told}: no such encoding; utf-8, cp1252, latin-1 and utf-16 are common") from None
+    if name == "utf-8":
+        return found if found.startswith("utf-8") else "utf-8"
+    return found if name == "utf-16" and found.startswith("utf-16") else name
+
+
+def _decode(head: bytes, encoding: str, whole: bool) -> str:
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    return decoder.decode(head, final=whole)
+
+
+def _line_end(text: str) -> str:
+    if "\n" not in text:
+        return "CR" if "\r" in text else "LF"
+    return "CRLF" if text.count("\r\n") > text.count("\n") / 2 else "LF"
+
+
+def first_records(text: str, delimiter: str, *, spaced: bool = False) -> Iterator[list[str]]:
+    """Yield the first rows of a text, as far as they can be read; blank lines are left out."""
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, skipinitialspace=spaced)
+    n = 0
+    while n < SNIFFED_ROWS:
+        try:
+            cells = next(reader)
+        except (StopIteration, csv.Error):
+            return
+        if cells:
+            n += 1
+            yield cells
+
+
+def _delimiter(text: str) -> str:
+    """Return the delimiter that cuts header and rows into the same number of cells; the comma where nothing tells."""
+    best, best_score = ",", (0.0, 0)
+    for delimiter in DELIMITERS:
+        rows = list(first_records(text, delimiter))
+        if not rows or len(rows[0]) < 2:
+            continue
+        width = len(rows[0])
+        share = sum(len(row) in (width, width + 1) for row in rows[1:]) / max(1, len(rows) - 1)
+        score = (round(share, 1), width)
+        if score > best_score:
+            best, best_score = delimiter, score
+    return best
+
+
+def _spaced(text: str, delimiter: str) -> bool:
+    """True where a space follows every delimiter of the first rows."""
+    rows = list(first_records(text, delimiter))
+    later = [cell for row in rows for cell in row[1:]]
+    return delimiter != " " and len(rows) > 1 and bool(later) and all(cell.startswith(" ") for cell in later)
+
+
+def _unnamed_first(text: str) -> bool:
+    """True where every row has one cell more than the header: R's write.table gives row names no column name."""
+    header, *rows = first_records(text, ",")
+    return {len(row) for row in rows} == {len(header) + 1}
+
+
+def _ends_empty(tail: bytes) -> bool:
+    """True where the last line is blank or holds delimiters only."""
+    lines = tail.replace(b"\r\n", b"\n").removesuffix(b"\n").split(b"\n")
+    return len(lines) > 1 and not lines[-1].strip(b", \t\r")
+
+
+def _clean_header(path: Path) -> bool:
+    try:
+        header = csv_stream.scan_header(path)
+    except UserError:
+        return False
+    return header.problem is None and not header.bom

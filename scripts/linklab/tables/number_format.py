@@ -1,0 +1,187 @@
+"""Numbers as people write them (`2,700`, `$2,700`, `27.0%`, `(2700)`, `2.700,50 €`) and the plain spelling of each.
+
+How a column writes its numbers is decided from all its cells: `2,700` alone may be 2.7 or 2700.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from linklab.cli import UserError
+from linklab.tables.schema import NUMBER
+
+NUMBER_SHARE = 0.95  # a column of at least this share of number cells is a number column; the rest are odd cells
+SPACES = " \u00a0\u202f\u2009"
+_CURRENCY = r"US\$|R\$|[$€£¥₹₩₽]|USD|EUR|GBP|CHF|JPY|CNY|INR|SEK|NOK|DKK|PLN|Fr\.|kr|zł|Kč"
+_WRITTEN = re.compile(
+    rf"(?P<open>\()?(?P<sign>[-+\u2212])?(?P<before>{_CURRENCY})?[ \u00a0\u202f]?(?P<inner_sign>[-+\u2212])?"
+    rf"(?P<digits>[0-9](?:[0-9.,'\u2019{SPACES}]*[0-9])?|[.,][0-9]+|[0-9]+[.,])(?P<exponent>[eE][-+]?[0-9]{{1,3}})?"
+    rf"[ \u00a0\u202f]?(?P<after>%|{_CURRENCY})?(?P<close>\))?"
+)
+_PLAIN = re.compile(NUMBER)
+_MAY_BE_GROUPED = re.compile(r"[-+]?(?:[1-9][0-9]{0,2}\.[0-9]{3}|[^.]*)")
+_WHOLE = r"(?:0|[1-9][0-9]*)"
+_GROUPED = r"[1-9][0-9]{0,2}"
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberFormat:
+    """How a column writes numbers: the decimal mark, what parts thousands, and the unit beside the digits."""
+
+    decimal: str = "."
+    thousands: str = ""  # "", ",", ".", " " (any space) or "'"
+    unit: str = ""  # "$", "%", "EUR", …
+
+    def read(self, text: str) -> str | None:
+        """Return the plain spelling, None where the cell is no number here: `($2,700)` -> `-2700`, `27.0%` -> `27.0`."""
+        text = text.strip()
+        found = _WRITTEN.fullmatch(text)
+        if found is None or bool(found["open"]) != bool(found["close"]):
+            return None
+        if not self._reads(found["digits"]):
+            return None
+        marks = {"": "", " ": SPACES, "'": "'\u2019"}.get(self.thousands, self.thousands)
+        digits = "".join(mark for mark in found["digits"] if mark not in marks).replace(self.decimal, ".")
+        minus = (found["open"] is not None) + sum(found[name] in ("-", "\u2212") for name in ("sign", "inner_sign"))
+        if minus > 1:
+            return None
+        return "-" * minus + digits + (found["exponent"] or "")
+
+    def _reads(self, digits: str) -> bool:
+        return _digit_pattern(self.decimal, self.thousands).fullmatch(digits) is not None
+
+    def describe(self) -> str:
+        """Say what is unusual: `decimal comma, thousands ".", unit €`; empty for plain numbers."""
+        said = ["decimal comma"] if self.decimal == "," else []
+        said += [f"thousands {'space' if self.thousands == ' ' else self.thousands!r}"] if self.thousands else []
+        said += [f"unit {self.unit}"] if self.unit else []
+        return ", ".join(said)
+
+
+PLAIN = NumberFormat()
+_STYLES = ((".", ""), (".", ","), (".", " "), (".", "'"), (",", ""), (",", "."), (",", " "), (",", "'"))
+_PATTERNS: dict[tuple[str, str], re.Pattern[str]] = {}
+
+
+def _digit_pattern(decimal: str, thousands: str) -> re.Pattern[str]:
+    if (decimal, thousands) not in _PATTERNS:
+        mark = {"": "", " ": f"[{SPACES}]", "'": "['\u2019]"}.get(thousands, re.escape(thousands))
+        point = re.escape(decimal)
+        grouped = rf"|{_GROUPED}(?:{mark}[0-9]{{3}})+" if thousands else ""
+        _PATTERNS[decimal, thousands] = re.compile(rf"(?:{_WHOLE}{grouped})(?:{point}[0-9]*)?|{point}[0-9]+")
+    return _PATTERNS[decimal, thousands]
+
+
+def shape_of(text: str) -> tuple[str, str] | None:
+    """Return (digits with each run of them shortened, unit) of a number as people write it, None for anything else.
+
+    Cells of one shape are read alike by every format: `2,700` -> ("9,999", ""), `$12.5` -> ("9.9", "$").
+    """
+    found = _WRITTEN.fullmatch(text.strip())
+    if found is None or bool(found["open"]) != bool(found["close"]):
+        return None
+    first, *runs = re.split(r"([^0-9])", found["digits"])
+    head = "0" * (first[:1] == "0" and len(first) > 1) + {0: "", 1: "9", 2: "99", 3: "999"}.get(len(first), "9999")
+    if first == "0":
+        head = "0"
+    shape = head + "".join("999" if len(run) == 3 and run.isdigit() else "9" if run.isdigit() else run for run in runs)
+    return shape, found["before"] or found["after"] or ""
+
+
+@dataclasses.dataclass
+class NumberShapes:
+    """The shapes of a column's number cells, with how many cells have each and one example."""
+
+    counts: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
+    examples: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
+
+    def add(self, text: str) -> bool:
+        """Count a cell; False where it is no number in any format."""
+        shape = shape_of(text)
+        if shape is None:
+            return False
+        if shape not in self.counts:
+            if not any(_digit_pattern(*style).fullmatch(shape[0]) for style in _STYLES):
+                return False
+            self.examples[shape] = text
+        self.counts[shape] += 1
+        return True
+
+    def add_plain(self, texts: Sequence[str], n_whole: int) -> None:
+        """Count plain numbers (`12`, `-0.5`, `1e3`), `n_whole` of them whole, without a look at each."""
+        if n_whole:
+            self._add_many(("9", ""), n_whole, "9")
+        if n_whole < len(texts):
+            point = next((text for text in texts if "." in text and not _MAY_BE_GROUPED.fullmatch(text)), None)
+            if point is None and ("9.9", "") not in self.counts:  # `1.234` and the like only: 1.234 or 1234
+                for text in texts:
+                    self.add(text)
+                self._add_many(("9", ""), -n_whole, "9")
+            else:
+                self._add_many(("9.9", ""), len(texts) - n_whole, point or "9.9")
+
+    def _add_many(self, shape: tuple[str, str], n: int, example: str) -> None:
+        self.counts[shape] += n
+        self.examples.setdefault(shape, example)
+
+    def read_by(self, style: tuple[str, str]) -> int:
+        """Return how many of the cells a (decimal mark, thousands mark) reads."""
+        return sum(n for (shape, _), n in self.counts.items() if _digit_pattern(*style).fullmatch(shape))
+
+    @property
+    def decimal_evidence(self) -> set[str]:
+        """The decimal marks that some cell leaves no doubt about: `20,5` -> {","}, `1,234.5` -> {"."}."""
+        marks = set()
+        for shape, _ in self.counts:
+            read_with = {style[0] for style in _STYLES if _digit_pattern(*style).fullmatch(shape)}
+            if len(read_with) == 1:
+                marks |= read_with
+        return marks
+
+
+def choose_format(
+    name: str, shapes: NumberShapes, *, n_filled: int, decimal: str | None, known: NumberFormat | None = None
+) -> NumberFormat | None:
+    """Return the format of a column with `n_filled` filled cells, None where fewer than 95 % of them are numbers.
+
+    `decimal` is the file's decimal mark, None where nothing tells; `known` the format the column had in training.
+    Raises a UserError naming the column where its numbers can be read in two ways, or are written in two.
+    """
+    total = shapes.counts.total()
+    if not n_filled or total < NUMBER_SHARE * n_filled:
+        return None
+    units = {unit for _, unit in shapes.counts if unit}
+    if len(units) > 1:
+        raise UserError(f"column '{name}': numbers with different units ({', '.join(sorted(units))}) cannot be compared; "
+                        f"convert them, or leave the column out with --drop-columns")  # fmt: skip
+    read = {style: shapes.read_by(style) for style in _STYLES}
+    most = max(read.values())
+    best = [style for style in _STYLES if read[style] == most]
+    if most < NUMBER_SHARE * n_filled:
+        two = [shapes.examples[shape] for shape, _ in shapes.counts.most_common(2)]
+        raise UserError(f"column '{name}': numbers are written in more than one way ({' and '.join(map(repr, two))}); "
+                        f"write them alike, or leave the column out with --drop-columns")  # fmt: skip
+    if len({_meaning(shapes, style) for style in best}) == 1:  # `12` is 12 whatever the decimal mark
+        return NumberFormat(*best[0], unit=next(iter(units), ""))
+    preferred = known.decimal if known and any(style[0] == known.decimal for style in best) else decimal
+    if preferred:
+        best = [style for style in best if style[0] == preferred] or best
+    elif any("," in shape for shape, _ in shapes.counts):
+        example = next(text for (shape, _), text in shapes.examples.items() if "," in shape)
+        plain = sorted({NumberFormat(*style).read(example) or "" for style in best})
+        raise UserError(f"column '{name}': {example!r} can be {' or '.join(plain)}; say which with --decimal . or "
+                        f"--decimal ,")  # fmt: skip
+    return NumberFormat(*best[0], unit=next(iter(units), ""))
+
+
+def _meaning(shapes: NumberShapes, style: tuple[str, str]) -> tuple[str | None, ...]:
+    return tuple(NumberFormat(*style).read(text) for text in shapes.examples.values())
+
+
+def file_decimal(columns: Mapping[str, NumberShapes]) -> str | None:
+    """Return the decimal mark that all columns with evidence agree on, None where there is none or two."""
+    marks = set().union(*(shapes.decimal_evidence for shapes in columns.values())) if columns else set()
+    return marks.pop() if len(marks) == 1 else None

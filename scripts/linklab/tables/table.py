@@ -1,0 +1,286 @@
+"""One reader for every script: any table a person brings, as clean rows of texts, and what was understood of it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from linklab import files
+from linklab.cli import UserError
+from linklab.tables import csv_stream
+from linklab.tables.csv_stream import Block, OnDamage
+from linklab.tables.dialect import SNIFFED_ROWS, Dialect, sniff
+from linklab.tables.number_format import PLAIN, NumberFormat
+from linklab.tables.raw_rows import Row, encoding_error, read_raw_rows, sheet_names
+
+ROW_NAME = "row_name"  # what a first column without a name is called: R and pandas write row names there
+BLOCK_ROWS = 2000
+SHOWN_LINES = 5
+_INVISIBLE = re.compile("[\ufeff\u200b]")
+
+
+@dataclasses.dataclass(frozen=True)
+class TableOptions:
+    """What a person says about a table; None or empty: found by looking."""
+
+    target_fields: tuple[str, ...] = ()
+    target_kinds: tuple[str, ...] = ()  # class, number or text; one for all targets or one for each
+    id_field: str | None = None
+    group_field: str | None = None
+    split_field: str | None = None
+    drop_columns: tuple[str, ...] = ()
+    delimiter: str | None = None
+    decimal: str | None = None
+    encoding: str | None = None
+    missing: tuple[str, ...] = ()  # cells that mean "no value"
+    drop_bad_rows: bool = False
+    drop_missing_target: bool = False
+    keep_missing_class: bool = False
+
+    @classmethod
+    def from_args(cls, args: Any) -> TableOptions:
+        """Return the options of a script that called `cli.add_table_options`."""
+        given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(cls)}
+        given |= {"target_fields": getattr(args, "target_field", None), "target_kinds": getattr(args, "target_kind", None)}
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what was said, as JSON-ready values; what was left out is left out."""
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in found.items() if v}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> TableOptions:
+        """Return the options that `to_dict` gave."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in value.items() if n in known})
+
+
+class Table:
+    """A table that can be read as often as needed.
+
+    `names` are the cleaned column names; `rows` yields (line in the person's file, cells). Numbers are in plain spelling
+    once `formats` are set, and rows `leave_out` names are left out.
+    """
+
+    def __init__(self, path: Path, options: TableOptions, dialect: Dialect) -> None:
+        self.path, self.options, self.dialect = path, options, dialect
+        self.notes: list[str] = []
+        self.formats: dict[int, NumberFormat] = {}
+        self.leave_out: Callable[[list[str]], str | None] | None = None
+        self.left_out: dict[str, list[int]] = {}  # why -> lines
+        self.known_formats: dict[str, NumberFormat] = {}  # of the same columns in another file, by name
+        self._header_rows = 0
+        self.row_name: str | None = None
+        self._blank: list[int] = []
+        raw = csv_stream.read_header(path) if dialect.plain else self._first_row()
+        self.names = self._clean(raw)
+        self._width = len(raw)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    @property
+    def is_plain(self) -> bool:
+        """True where the file's bytes are the rows: nothing to clean, rewrite or leave out."""
+        return (
+            self.dialect.plain and not self.options.missing and not self.options.drop_bad_rows
+            and not self.formats and self.leave_out is None
+        )  # fmt: skip
+
+    def rows(self) -> Iterator[Row]:
+        """Yield (line, cells) of every row; a UserError names file and line of one that cannot be read."""
+        if self.is_plain:
+            yield from csv_stream.iter_rows(self.path)
+            return
+        missing = frozenset(self.options.missing)
+        formats = list(self.formats.items())
+        for line, cells in self._whole_rows(self._on_damage):
+            if missing:
+                cells = ["" if cell.strip() in missing else cell for cell in cells]
+            for at, number_format in formats:
+                plain = number_format.read(cells[at])
+                if plain is not None:
+                    cells[at] = plain
+            if self.leave_out is None or self.leave_out(cells) is None:
+                yield line, cells
+
+    def blocks(self) -> Iterator[Block]:
+        """Yield the rows in blocks, each of which can be converted by itself in whatever process."""
+        if self.is_plain:
+            yield from csv_stream.iter_blocks(self.path)
+            return
+        held: list[Row] = []
+        for row in self.rows():
+            held.append(row)
+            if len(held) == BLOCK_ROWS:
+                yield Block(held[0][0], len(held), b"", held)
+                held = []
+        if held:
+            yield Block(held[0][0], len(held), b"", held)
+
+    def unclean_rows(self, on_damage: OnDamage | None = None, *, keep_missing: bool = False) -> Iterator[Row]:
+        """Yield every row that can be read, as `rows` before numbers are rewritten; the others go to `on_damage`."""
+        missing = frozenset(() if keep_missing else self.options.missing)
+        for line, cells in self._whole_rows(on_damage or self._on_damage):
+            yield line, ["" if cell.strip() in missing else cell for cell in cells] if missing else cells
+
+    def note_left_out(self, why: str, line: int) -> None:
+        """Remember a row that is left out, once for every pass over the file."""
+        lines = self.left_out.setdefault(why, [])
+        if not lines or line > lines[-1]:
+            lines.append(line)
+
+    def _on_damage(self, line: int, code: str, message: str) -> None:
+        if not self.options.drop_bad_rows:
+            raise csv_stream.damage_error(self.path, line, message)
+        self.note_left_out("rows that cannot be read", line)
+
+    def _whole_rows(self, on_damage: OnDamage) -> Iterator[Row]:
+        """Yield the rows below the header with exactly the named cells; empty rows at the end are left out."""
+        if self.dialect.plain:
+            yield from csv_stream.iter_rows(self.path, on_damage=on_damage)
+            return
+        rows = read_raw_rows(self.path, self.dialect, on_damage)
+        for _ in range(self._header_rows):
+            next(rows)
+        empty: list[int] = []
+        for line, cells in rows:
+            if not any(map(str.strip, cells)):
+                empty.append(line)
+                continue
+            for at in empty:
+                on_damage(at, "blank_line", "a blank line; every line holds a row")
+            empty.clear()
+            if len(cells) != self._width:
+                extra = cells[self._width :]
+                if not extra or any(extra):
+                    on_damage(line, "ragged_row", f"{len(cells)} cells; the header has {self._width}")
+                    continue
+                cells = cells[: self._width]
+            for at in self._blank:
+                if cells[at].strip():
+                    raise UserError(f"{self.path}:{line}: a value in column {at + 1}, for which the header has no name; "
+                                    f"name the column")  # fmt: skip
+            yield line, cells[: len(self.names)]
+        for line in empty:
+            self.note_left_out("empty rows at the end", line)
+
+    def _first_row(self) -> list[str]:
+        """Return the cells of the header, with a name in front where R's write.table has left it out."""
+        damage: list[tuple[int, str]] = []
+        rows = read_raw_rows(self.path, self.dialect, lambda line, code, message: damage.append((line, message)))
+        for line, cells in rows:
+            if damage:
+                break
+            self._header_rows += 1
+            if not any(map(str.strip, cells)):
+                continue
+            if self._header_rows > 1:
+                self.notes.append(f"{self._header_rows - 1} blank lines before the header left out")
+            widths = {len(row) for _, row in islice(rows, SNIFFED_ROWS) if any(row)}
+            return ["", *cells] if widths == {len(cells) + 1} and line else cells
+        if damage:
+            raise UserError(f"{self.path}:{damage[0][0]}: no header: {damage[0][1]}")
+        raise UserError(f"{self.path}: the file holds no header and no rows")
+
+    def _clean(self, raw: Sequence[str]) -> list[str]:
+        names: list[str] = []
+        for at, text in enumerate(raw):
+            name = re.sub(r"\s*[\r\n]+\s*", " ", _INVISIBLE.sub("", text)).replace("\u00a0", " ").strip()
+            if not name and at and raw[at:] and not any(map(str.strip, raw[at:])):
+                self._blank += range(at, len(raw))
+                break
+            if not name and at:
+                raise UserError(f"{self.path}:1: the header has no name for column {at + 1}; name it, or remove it")
+            if not name or (at == 0 and name == "Unnamed: 0"):
+                while not name or (name != text and name in raw):
+                    name = f"{name}_" if name else ROW_NAME
+                self.row_name = name
+                self.notes.append(f"column 1 has no name in the header: read as the row name '{name}', hidden from "
+                                  f"models and baselines")  # fmt: skip
+            elif name != text and ("\n" in text.strip() or "\r" in text.strip()):
+                self.notes.append(f"column {at + 1} {text!r} has a line break in its name: called '{name}'")
+            elif name != text:
+                self.notes.append(f"column {at + 1} {text!r}: called '{name}'")
+            if not name.isprintable():
+                raise UserError(f"{self.path}:1: column name {name!r} holds characters that are not text")
+            names.append(name)
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
+            raise UserError(f"{self.path}:1: column '{repeated[0]}' stands in the header {names.count(repeated[0])} "
+                            f"times; give each column a name of its own")  # fmt: skip
+        if self._blank:
+            self.notes.append(f"{len(self._blank)} empty columns at the end left out")
+        return names
+
+    def canonical_copy(self, path: Path) -> list[int]:
+        """Write the table as plain CSV (UTF-8, comma, LF) to `path`; return the person's line of each line from 2 on."""
+        lines: list[int] = []
+        with open(path, "w", encoding="utf-8", newline="") as handle:
+            writer = csv.writer(handle, lineterminator="\n")
+            writer.writerow(self.names)
+            for line, cells in self.rows():
+                writer.writerow(cells)
+                lines += [line] * (1 + sum(cell.count("\n") for cell in cells))
+        return lines
+
+
+def open_table(path: str | Path | Table, options: TableOptions = TableOptions()) -> Table:  # noqa: B008 (frozen)
+    """Look at a file or folder and return the table in it; a UserError says what it is when it is none."""
+    if isinstance(path, Table):
+        return path
+    path = Path(path)
+    if not path.is_dir():
+        path = files.require_file(path)
+    dialect = sniff(path, delimiter=options.delimiter, encoding=options.encoding)
+    try:
+        table = Table(path, options, dialect)
+    except UnicodeError:
+        raise encoding_error(path, dialect.encoding) from None
+    if dialect.kind == "xlsx" and len(sheets := sheet_names(path)) > 1:
+        table.notes.append(f"the first of {len(sheets)} sheets was read: '{sheets[0]}'")
+    return table
+
+
+def unknown_column(path: str | Path | Table, name: str, names: Sequence[str]) -> str:
+    """Return the text of the error for a column that is not there, with the columns that are."""
+    return f"{path}:1: no column '{name}'; the columns are: {', '.join(names)}"
+
+
+def match_names(path: str | Path | Table, parts: Sequence[str], names: Sequence[str]) -> list[str]:
+    """Return the columns that the comma-separated `parts` of an option name; a name may hold commas itself.
+
+    ["kind", "common name"] -> ["kind, common name"] where that is a column. Raises a UserError for what is none.
+    """
+    of_parts = {tuple(piece.strip() for piece in name.split(",")): name for name in names}
+    longest = max(map(len, of_parts), default=1)
+    found, at = [], 0
+    while at < len(parts):
+        for n in range(min(longest, len(parts) - at), 0, -1):
+            name = of_parts.get(tuple(parts[at : at + n]))
+            if name is not None:
+                found.append(name)
+                at += n
+                break
+        else:
+            raise UserError(unknown_column(path, parts[at], names))
+    return found
+
+
+def formats_to_dict(table: Table) -> dict[str, dict[str, str]]:
+    """Return the number formats that are not plain, by column name."""
+    return {
+        table.names[at]: dataclasses.asdict(number_format)
+        for at, number_format in table.formats.items()
+        if number_format != PLAIN
+    }
