@@ -1,7 +1,7 @@
-"""Convert a CSV to conversations a language model can be trained on, split without leaks.
+"""Convert a table to conversations a language model can be trained on, split without leaks.
 
-links.csv, or any CSV -> train|validation|test JSONL shards, cells.csv, task.json, README.md (data card),
-manifest.json
+links.csv, or any CSV, Excel, Parquet or JSON Lines table -> train|validation|test JSONL shards, cells.csv, task.json,
+README.md (data card), manifest.json
 
     python scripts/convert_csv_to_jsonl.py --csv runs/data/links.csv --out-dir runs/jsonl
 
@@ -11,13 +11,22 @@ datasets.load_dataset(FOLDER) and trains as it is with TRL's SFTTrainer.
 
 from __future__ import annotations
 
+import argparse
 import sqlite3
+from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from linklab import cli, files, manifest
 from linklab.manifest import check_out_dir, read_preset, staged_folder, write_manifest
+
+if TYPE_CHECKING:
+    from linklab.tables.csv_stream import Block
+    from linklab.tables.table import Table
+    from linklab.tasks.jsonl import Converted
+    from linklab.tasks.task import Task
 
 SHARD_SIZE = 50_000
 
@@ -27,11 +36,6 @@ def build_parser():
     data = parser.add_argument_group("Input")
     data.add_argument("--csv", required=True, metavar="FILE", help="the rows to convert")
     cli.add_row_options(data)
-    data.add_argument(
-        "--prompt-template",
-        metavar="FILE",
-        help="text with {column} for visible columns; a line with list columns is repeated per element",
-    )
     data.add_argument(
         "--max-rows", type=cli.positive_int, metavar="N", help="convert at most N rows, the same in every script"
     )
@@ -58,92 +62,87 @@ def build_parser():
     return parser
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     from linklab.tasks import exports, jsonl, row_cells
+    from linklab.tasks.source import open_table_task, say_table
+    from linklab.tasks.split_count import SplitCount
     from linklab.tasks.splits import SPLITS
-    from linklab.tasks.task import make_task
 
     if unknown := [name for name in args.export_for if name not in exports.PROGRAMS]:
         raise cli.UserError(f"--export-for {unknown[0]}: not known; the programs are: {', '.join(exports.PROGRAMS)}")
-    csv_path = files.require_file(args.csv)
-    reads = [csv_path, args.prompt_template]
+    reads = [args.csv, args.prompt_template]
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
-    task = make_task(csv_path, args.target_field, args.prompt_template, id_field=args.id_field, ask=args.ask)
+    table, task = open_table_task(args)
     with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:
         cells = row_cells.CellsWriter(folder, task)
         writers = {split: ShardWriter(folder, split, args.shard_size) for split in SPLITS}
-        features, ids = jsonl.CardFeatures(task), SeenTexts()
+        features, ids, count = jsonl.CardFeatures(task), SeenTexts(), SplitCount(task, SeenTexts().add)
         copies = 0
-        for converted in convert(args, csv_path, task):
+        for converted in convert(table, task, max_rows=args.max_rows, workers=args.workers, seed=args.split_seed):
             features.merge(converted.features)
             cells.write(converted.cells)
+            count.merge(converted.count)
             lines = {"train": converted.train, "validation": [], "test": []}
             for split, row_id, line in converted.others:
                 if ids.add(row_id):  # copies (oversampling) may weigh in training; a scorer wants each row once
                     lines[split].append(line)
                 else:
                     copies += 1
+                    count.rows[split] -= 1
             for split, writer in writers.items():
                 writer.write(lines[split])
-        rows = {split: writer.rows for split, writer in writers.items()}
-        if not rows["train"]:
-            raise cli.UserError(
-                f"{csv_path}: no row fell into the training split; more rows, or other groups, are needed"
-            )
+        task, rows = count.finish(table), count.rows
         names = {split: writer.finish() for split, writer in writers.items()}
         files.write_json(folder / jsonl.TASK_FILE, task.to_dict())
-        files.write_text(folder / "README.md", write_card(task, features, names, rows, csv_path))
+        files.write_text(folder / "README.md", write_card(task, features, names, rows, table.path))
         exported = exports.write_exports(folder, args.export_for, {split: list(names[split]) for split in SPLITS})
         outputs = {folder / name: n for split in SPLITS for name, n in names[split].items()} | cells.finish()
         write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.split_seed,
-            inputs={csv_path: sum(rows.values()) + copies} | dict.fromkeys(filter(None, [args.prompt_template])),
+            inputs={table.path: sum(rows.values()) + copies} | dict.fromkeys(filter(None, [args.prompt_template])),
             outputs=outputs | dict.fromkeys(exported) | {folder / jsonl.TASK_FILE: None, folder / "README.md": None},
-            extra={"rows": rows, "copies_left_out": copies, **read_preset(csv_path.parent)},
+            extra={"rows": rows, "copies_left_out": copies, "left_out": task.table.get("left_out", {}),
+                   **read_preset(table.path.parent)},
         )  # fmt: skip
+    say_table(task)
     counts = ", ".join(f"{n:,} {split}" for split, n in rows.items())
     cli.say(
         f"wrote {args.out_dir}: {counts} rows" + (f"; left out {copies:,} copies outside training" if copies else "")
     )
 
 
-def convert(args, csv_path: Path, task):
-    """Yield the converted rows block by block, in the file's order, from as many processes as are worth starting."""
+def convert(table: Table, task: Task, *, max_rows: int | None, workers: int | None, seed: int) -> Iterator[Converted]:
+    """Yield the converted rows block by block, in the table's order, from as many processes as are worth starting."""
     from linklab.parallel import map_in_order, usable_cores
     from linklab.tables.csv_stream import BLOCK_BYTES
     from linklab.tasks.jsonl import convert_block
 
-    size, done = csv_path.stat().st_size, 0
-    last = find_last_row(csv_path, task, args.max_rows) if args.max_rows else None
-    work = partial(
-        convert_block, csv_path=csv_path, task=task, last=last, group_field=args.group_field, seed=args.split_seed
-    )
-    workers = min(args.workers or usable_cores(), -(-size // BLOCK_BYTES))
+    size, done = files.size_of(table.path), 0
+    last = find_last_row(table, task, max_rows) if max_rows else None
+    work = partial(convert_block, path=table.path, task=task, last=last, seed=seed)
+    workers = min(workers or usable_cores(), -(-size // BLOCK_BYTES))
     progress = cli.Progress("convert", size, unit="bytes")
-    with closing(map_in_order(work, numbered_blocks(csv_path), workers)) as results:
+    with closing(map_in_order(work, numbered_blocks(table), workers)) as results:
         for converted in results:
             yield converted
             done += 1
             progress.at(min(done * BLOCK_BYTES, size))
 
 
-def find_last_row(csv_path: Path, task, max_rows: int):
+def find_last_row(table: Table, task: Task, max_rows: int) -> tuple[tuple[float, str], int] | None:
     """Return the rank and number of the last of `max_rows` rows chosen as every script chooses them (by their id)."""
-    from linklab.tables.csv_stream import iter_rows
     from linklab.tasks.splits import last_chosen
 
     id_column = task.schema.one_of_role("id")
     at = task.schema.names.index(id_column.name) if id_column else None
-    rows = enumerate(iter_rows(csv_path), start=1)
+    rows = enumerate(table.rows(), start=1)
     return last_chosen((f"row-{n}" if at is None else cells[at] for n, (_, cells) in rows), max_rows)
 
 
-def numbered_blocks(csv_path: Path):
-    """Yield (number of its first row, block) of a file."""
-    from linklab.tables.csv_stream import iter_blocks
-
+def numbered_blocks(table: Table) -> Iterator[tuple[int, Block]]:
+    """Yield (number of its first row, block) of a table."""
     number = 1
-    for block in iter_blocks(csv_path):
+    for block in table.blocks():
         yield number, block
         number += block.n_rows
 

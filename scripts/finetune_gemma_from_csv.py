@@ -56,7 +56,7 @@ class Rows:
 def run(args: argparse.Namespace) -> int:
     import tempfile
 
-    from linklab.tasks.source import open_source, source_files
+    from linklab.tasks.source import open_source, say_table, source_files
 
     settings = options.read_settings(args)
     folder = Path(settings.out_dir)
@@ -73,7 +73,9 @@ def run(args: argparse.Namespace) -> int:
     first = cli.process_rank() == 0  # of several processes, one looks after the folders
     if not settings.dry_run and first:
         out_dir.check(folder, **owner)
-    rows = read_rows(settings, *open_source(args), source_files(args))
+    task, read = open_source(args)
+    rows = read_rows(settings, task, read, source_files(args))
+    say_table(task)
     if settings.dry_run:  # leaves nothing behind
         with tempfile.TemporaryDirectory() as scratch:
             return train_model(settings, Path(scratch), rows)

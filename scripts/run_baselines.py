@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linklab import cli, files, manifest
+from linklab import cli, manifest
 from linklab.manifest import check_out_dir, read_preset, staged_folder, write_manifest
 
 if TYPE_CHECKING:
@@ -35,11 +35,6 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--csv", metavar="FILE", help="the rows, with their answers")
     source.add_argument("--data", metavar="PATH", help=cli.DATA_HELP)
     cli.add_row_options(data)
-    data.add_argument(
-        "--prompt-template",
-        metavar="FILE",
-        help="with --csv: the template models are asked with, whose columns baselines see",
-    )
     data.add_argument("--split", default="test", choices=("train", "validation", "test"), help="rows to answer")
     data.add_argument(
         "--max-rows",
@@ -105,21 +100,12 @@ def choose(found: dict[str, Baseline], only: list[str] | None) -> dict[str, Base
 
 def open_rows(args: argparse.Namespace) -> tuple[Task, Reader]:
     """Return the task, and a function (split, max_rows) -> examples with the cells of their shown columns."""
-    from linklab.tasks import conversations, examples, jsonl, row_cells
-    from linklab.tasks.source import open_folder
-    from linklab.tasks.task import make_task
+    from linklab.tasks import conversations, jsonl, row_cells
+    from linklab.tasks.source import open_source
 
-    if args.csv:
-        path = files.require_file(args.csv)
-        task = make_task(path, args.target_field, args.prompt_template, id_field=args.id_field, ask=args.ask)
-        how = {"group_field": args.group_field, "seed": args.split_seed}
-        return task, lambda split, n: examples.read_examples(path, task, split, n, **how)
-    for name in ("target_field", "id_field", "group_field", "prompt_template", "ask"):
-        if getattr(args, name):
-            raise cli.UserError(f"--{name.replace('_', '-')} belongs to --csv; {args.data} has it in it already")
-    if conversations.conversation_files(args.data):
-        return open_folder(args.data, args.split_seed)
-    task = jsonl.read_task(args.data)
+    task, read = open_source(args)
+    if args.csv or conversations.conversation_files(args.data):
+        return task, read
     return task, lambda split, n: row_cells.attach_cells(args.data, task, jsonl.read_examples(args.data, split, n))
 
 
@@ -128,7 +114,7 @@ def run(args: argparse.Namespace) -> None:
     from linklab.baselines.problem import Problem
     from linklab.metrics import comparison, metrics
     from linklab.reports import summary
-    from linklab.tasks.source import source_files
+    from linklab.tasks.source import say_table, source_files
 
     reads = [args.csv or args.data, args.prompt_template]
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
@@ -139,6 +125,7 @@ def run(args: argparse.Namespace) -> None:
         train, test, task, args.seed, check_columns(task, args.group_by or []), preset or "standard",
     )  # fmt: skip
     chosen = choose(registry.available(problem), args.only)
+    say_table(task)
 
     with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:
         for name, baseline in chosen.items():

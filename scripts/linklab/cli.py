@@ -200,22 +200,80 @@ def comma_list(text: str) -> list[str]:
     return parts
 
 
+def delimiter(text: str) -> str:
+    """Argparse type: one character, or `tab`, `space`, `comma`, `semicolon`, `pipe`."""
+    named = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";", "pipe": "|"}
+    found = named.get(text, text)
+    if len(found) != 1 or found in '"\r\n':
+        raise argparse.ArgumentTypeError(f"'{text}': one character is expected, or tab, space, comma, semicolon, pipe")
+    return found
+
+
+# How a table is read and what its columns are, for every script that reads one. None or False: found by looking.
+TABLE_OPTIONS: tuple[tuple[str, dict], ...] = (
+    ("--target-field", {"type": comma_list, "metavar": "COL[,COL]",
+                        "help": "column(s) the answer holds, in answer order; both link targets for a links.csv"}),
+    ("--target-kind", {"type": comma_list, "metavar": "KIND[,KIND]",
+                       "help": "class, number or text: what the answer is, one for all targets or one for each"}),
+    ("--id-field", {"metavar": "COL", "help": "column that names a row; row-1, row-2, … without one"}),
+    ("--group-field", {"metavar": "COL", "help": "rows with the same cell here stay on one side; the site for links, "
+                                                 "what "
+                                                 "the prompt shows for any other table"}),
+    ("--split-field", {"metavar": "COL", "help": "column that says train, validation or test for each row; a column "
+                                                 "called split is one"}),
+    ("--drop-columns", {"type": comma_list, "metavar": "COL[,COL]", "help": "columns to hide from models and "
+                                                                            "baselines"}),
+    ("--delimiter", {"type": delimiter, "metavar": "CHAR", "help": "what stands between cells; found by looking"}),
+    ("--decimal", {"choices": (".", ","), "help": "decimal mark of numbers; found by looking"}),
+    ("--encoding", {"metavar": "NAME", "help": "encoding of the file, such as cp1252; UTF-8 and UTF-16 are found"}),
+    ("--missing", {"type": comma_list, "metavar": "TEXT[,TEXT]",
+                   "help": "cells that mean no value, such as NA,-,?; rows whose target is one are left out"}),
+    ("--drop-bad-rows", {"action": "store_true", "help": "leave out rows that cannot be read, and those whose number "
+                                                         "target is no number"}),
+    ("--drop-missing-target", {"action": "store_true", "help": "leave out rows without a target"}),
+    ("--keep-missing-class", {"action": "store_true", "help": "take NA, NaN, null and the like for classes of their "
+                                                              "own"}),
+)  # fmt: skip
+
+
+def add_table_options(group, when: str = "", *, leave_out: tuple[str, ...] = ()) -> None:
+    """Add how a table is read and what its columns are; `tables.table.TableOptions.from_args` takes them."""
+    for option, settings in TABLE_OPTIONS:
+        if option not in leave_out:
+            group.add_argument(option, **settings | {"help": f"{when}{settings['help']}"})
+
+
+def table_words(args: argparse.Namespace) -> list[str]:
+    """Return the words that give another script the same table options."""
+    words = []
+    for option, _ in TABLE_OPTIONS:
+        value = getattr(args, option.removeprefix("--").replace("-", "_"), None)
+        if value is True:
+            words.append(option)
+        elif value:
+            words.append(f"{option}={','.join(value) if isinstance(value, list) else value}")
+    return words
+
+
 def add_row_options(group) -> None:
-    """Add what says which rows and answers of a CSV are meant, the same in every script that divides one."""
-    group.add_argument(
-        "--target-field",
-        type=comma_list,
-        metavar="COL[,COL]",
-        help="column(s) the answer holds, in answer order; both link targets for a links.csv",
-    )
-    group.add_argument("--id-field", metavar="COL", help="column that names a row; row-1, row-2, … without one")
-    group.add_argument(
-        "--group-field",
-        metavar="COL",
-        help="rows with the same cell here stay on one side; "
-        "the site for links, what the prompt shows for any other CSV",
-    )
+    """Add what says which rows and answers of a table are meant, the same in every script that divides one."""
+    add_table_options(group)
+    add_prompt_options(group)
     add_ask_option(group)
+
+
+def add_prompt_options(group, when: str = "") -> None:
+    """Add how a row is written."""
+    group.add_argument(
+        "--prompt-template",
+        metavar="FILE",
+        help=f"{when}text with {{column}} for visible columns; a line with list columns is repeated per element",
+    )
+    group.add_argument(
+        "--system-prompt",
+        metavar="TEXT|FILE",
+        help=f"{when}what stands before every prompt: a text, or a file with one",
+    )
 
 
 def add_ask_option(group, when: str = "") -> None:
@@ -230,15 +288,10 @@ def add_ask_option(group, when: str = "") -> None:
 def add_source_options(group) -> None:
     """Add where rows come from, a CSV or a converted folder: what `linklab.tasks.source.open_source` reads."""
     source = group.add_mutually_exclusive_group(required=True)
-    source.add_argument("--csv", metavar="FILE", help="a CSV's rows, divided as convert does")
+    source.add_argument("--csv", metavar="FILE", help="a table's rows, divided as convert does")
     source.add_argument("--data", metavar="PATH", help=DATA_HELP)
-    group.add_argument(
-        "--target-field",
-        type=comma_list,
-        metavar="COL[,COL]",
-        help="with --csv: column(s) the answer holds; both link targets for a links.csv",
-    )
-    group.add_argument("--prompt-template", metavar="FILE", help="with --csv: text with {column} for visible columns")
+    add_table_options(group, "with --csv: ")
+    add_prompt_options(group, "with --csv: ")
     add_ask_option(group, "with --csv: ")
     group.add_argument(
         "--split-seed",
@@ -298,6 +351,19 @@ def add_asking_options(group):
     return chosen
 
 
+def join_values(words: list[str]) -> list[str]:
+    """Return the words with `--missing -,?` as `--missing=-,?`: argparse takes a value that starts with a dash for an
+    option.
+    """
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] == "--missing" and not (word.startswith("--") and word[2:3].isalpha()):
+            joined[-1] = f"--missing={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def main(parser: argparse.ArgumentParser, run, argv: list[str] | None) -> int:
     """Parse `argv`, call `run(args)`, and turn what goes wrong into one line on stderr and an exit code.
 
@@ -305,7 +371,7 @@ def main(parser: argparse.ArgumentParser, run, argv: list[str] | None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = parser.parse_args(words)
+        args = parser.parse_args(join_values(words))
     except SystemExit as stop:  # argparse has said its line; a caller in this process wants a code
         return int(stop.code or 0)
     args.argv = words

@@ -44,6 +44,12 @@ def require_file(path: str | os.PathLike) -> Path:
     return path
 
 
+def size_of(path: str | os.PathLike) -> int:
+    """Return the bytes of a file, or of all files below a folder."""
+    path = Path(path)
+    return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
+
+
 def fsync_folder(folder: Path) -> None:
     """Make a rename inside `folder` survive a power cut (a no-op where folders cannot be opened)."""
     try:

@@ -46,7 +46,7 @@ COMMON_CSV = [
     ("not UTF-8", "--csv latin.csv --target-field label", "latin.csv:2: bytes that are not UTF-8"),
     ("ragged row", "--csv ragged.csv --target-field label", "ragged.csv:3: 1 cells; the header has 2"),
     ("unknown column", f"{LINKS} --target-field speed", "no column 'speed'; the columns are: scenario_id"),
-    ("unknown template column", f"{LINKS} --prompt-template bad.txt", "'{speed}' is no visible column"),
+    ("unknown template column", f"{LINKS} --prompt-template bad.txt", "'{speed}': 'speed' is not an input column"),
     ("missing template", f"{LINKS} --prompt-template gone.txt", "gone.txt: no such file"),
     ("empty template", f"{LINKS} --prompt-template empty.csv", "empty.csv: the file is empty"),
 ]

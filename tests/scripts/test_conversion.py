@@ -653,7 +653,7 @@ def test_trl_trains_two_steps_on_the_folder_as_it_is(load, converted, asked, tmp
 
 def test_lines_are_json_any_reader_splits_alike(converted, tmp_path):
     path = write_csv(tmp_path / "a.csv", ["x", "y"], [[text + str(i), text] for i, text in enumerate(HOSTILE * 3)])
-    folder = convert(path, tmp_path / "set", "--target-field", "y")
+    folder = convert(path, tmp_path / "set", "--target-field", "y", "--keep-missing-class")
     for shard in folder.glob("*.jsonl"):
         text = shard.read_bytes().decode("utf-8")
         assert len(text.splitlines()) == text.count("\n") == len(list(io.StringIO(text)))

@@ -307,7 +307,6 @@ def test_any_csv_is_checked_against_what_its_cells_suggest(tmp_path):
     assert places(violations_of(str(path), tmp_path, *options)) == {
         (11, "colour", "spelling_variant"),
         (21, "size", "number_format"),
-        (31, "colour", "missing_value"),
         (41, "score", "missing_value"),
         (51, "name", "duplicate_id"),
         (61, "size", "not_a_value"),

@@ -53,7 +53,7 @@ BAD = [
     (b"a,b\n1,caf\xe9\n", 2, "not UTF-8"),
     (b"\xef\xbb\xbfa,b\n1,2\n", 1, "BOM"),
     (b"a,a\n1,2\n", 1, "2 times"),
-    (b"a,\n1,2\n", 1, "column 2 of the header has no name"),
+    (b"a,\n1,2\n", 1, "the header has no name for column 2"),
     (b"a, b\n1,2\n", 1, "outer spaces"),
     (b"\na,b\n1,2\n", 1, "no header"),
     (b"\xff\xfea\x00,\x00b\x00", 1, "UTF-16"),

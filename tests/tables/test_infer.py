@@ -1,15 +1,26 @@
-"""The schema of any CSV follows from its cells; a few damaged cells do not change it where tolerance is asked for."""
+"""What columns are follows from their cells; what a person says overrules it, and what cannot serve is named."""
+
+import csv
+import io
 
 import pytest
 from linklab.cli import UserError
-from linklab.tables.infer import infer_schema
+from linklab.tables.table import TableOptions, open_table
+from linklab.tables.understand import lines_of_record, understand
 
 
 def write(tmp_path, cells, name="v"):
     path = tmp_path / "any.csv"
-    quoted = ['"' + cell.replace('"', '""') + '"' for cell in cells]
-    path.write_text(f"row,{name}\n" + "".join(f"{i},{cell}\n" for i, cell in enumerate(quoted)))
+    handle = io.StringIO()
+    writer = csv.writer(handle, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    writer.writerows([["row", name], *([f"r{i * 7 % 1000}x", cell] for i, cell in enumerate(cells))])
+    path.write_text(handle.getvalue())
     return path
+
+
+def look(path, *targets, lenient=False, tolerance=0.0, **options):
+    table = open_table(path, TableOptions(target_fields=targets, **options))
+    return understand(table, lenient=lenient, tolerance=tolerance)
 
 
 KINDS = [
@@ -27,78 +38,173 @@ KINDS = [
     (["", ""], "str"),
     (["1_000", "2"], "str"),
     (["５", "2"], "str"),
-    (["2024-01-01"], "str"),
+    (["2024-01-01", "2024-01-02"], "str"),
+    (["2,700", "910"], "int"),
+    (["$2,700.50", "$12"], "float"),
+    (["27.0%", "3%"], "float"),
+    (["(2700)", "12"], "int"),
+    (["1'234", "12"], "int"),
+    (["3"] * 19 + ["?"], "int"),
+    (["3"] * 4500 + ["x"], "int"),
+    (["[[[" + "[" * 5000, "[1]"], "str"),
 ]
 
 
-@pytest.mark.parametrize(("cells", "kind"), KINDS)
-def test_the_narrowest_kind_that_fits_every_cell(tmp_path, cells, kind):
-    assert infer_schema(write(tmp_path, cells), [])["v"].kind == kind
+@pytest.mark.parametrize(("cells", "kind"), KINDS, ids=lambda value: str(value)[:30])
+def test_the_narrowest_kind_that_fits_nearly_every_cell(tmp_path, cells, kind):
+    assert look(write(tmp_path, cells)).schema["v"].kind == kind
 
 
 TARGETS = [
-    (["yes", "no", "yes"], "class", ("no", "yes")),
-    (["3", "10", "3"], "class", ("3", "10")),
-    ([str(i) for i in range(20)], "class", tuple(map(str, range(20)))),
-    ([str(i) for i in range(21)], "number", None),
-    (["1.5", "2.5"], "number", None),
-    ([f"free text {i}" for i in range(1001)], "class", None),
+    (["yes", "no", "yes"], (), "class", ("no", "yes")),
+    (["3", "10", "3"], (), "class", ("3", "10")),
+    (["3", "10", "3"], ("number",), "number", None),
+    ([str(i) for i in range(20)], (), "class", tuple(map(str, range(20)))),
+    ([str(i) for i in range(21)], (), "number", None),
+    (["1.5", "2.5"], (), "number", None),
+    (["1.0", "2.0"], ("class",), "class", ("1.0", "2.0")),
+    (["$1,000", "$2"], ("class",), "class", ("$1,000", "$2")),
+    ([f"free text {i}" for i in range(1001)], ("text",), "text", None),
+    (["1", "2", "1"], ("text",), "text", None),
 ]
 
 
-@pytest.mark.parametrize(("cells", "kind", "choices"), TARGETS)
-def test_text_and_few_integers_are_classes_and_the_rest_numbers(tmp_path, cells, kind, choices):
-    schema = infer_schema(write(tmp_path, cells), ["v"])
+@pytest.mark.parametrize(("cells", "told", "kind", "choices"), TARGETS, ids=lambda value: str(value)[:20])
+def test_a_target_is_what_it_looks_like_or_what_is_told(tmp_path, cells, told, kind, choices):
+    schema = look(write(tmp_path, cells), "v", target_kinds=told).schema
     assert (schema.target_kind("v"), schema["v"].choices) == (kind, choices)
+
+
+REFUSED = [
+    (["a", "b", ""] * 5, {}, r"any.csv:4: column 'v' is missing in 5 of 15 rows \(lines 4, 7, 10, 13, 16\)"),
+    (["a", "b", "NA"] * 5, {}, r"column 'v' is missing \('NA'\) in 5 .*--drop-missing-target.*--keep-missing-class"),
+    (["1.5", "2.5"] * 20 + ["-"], {}, r"any.csv:42: .*line 42: '-'\); .*--missing -, or .*--drop-bad-rows"),
+    (["same"] * 12, {}, "column 'v' is 'same' in every row"),
+    (["a"], {}, r"too few rows \(1\)"),
+    (["a", "b"] * 5, {"target_kinds": ("number",)}, "column 'v' is a number in 0 of 10 filled cells"),
+    (["a", "b"], {"target_kinds": ("color",)}, "--target-kind color: one of class, number, text"),
+    (["1,234.5", "1.234,5"] * 5, {}, "numbers are written in more than one way"),
+    (["$5", "€7"] * 5, {}, "different units"),
+    ([f"text {i}" for i in range(1001)], {}, "too many different texts to be a class .*--target-kind text"),
+    (["a", "b"], {"id_field": "none"}, "--id-field: .*no column 'none'; the columns are: row, v"),
+    (["a", "b"], {"drop_columns": ("none",)}, "no column 'none'"),
+    (["a", "b"], {"group_field": "v"}, "'v' is asked to be two things"),
+    (["a", "b"], {"split_field": "row"}, "each cell must be train, validation or test"),
+]
+
+
+@pytest.mark.parametrize(("cells", "options", "said"), REFUSED, ids=lambda value: str(value)[:30])
+def test_what_cannot_serve_is_refused_with_the_option_that_settles_it(tmp_path, cells, options, said):
+    with pytest.raises(UserError, match=said):
+        look(write(tmp_path, cells), "v", **options)
+
+
+SETTLED = [
+    (["a", "b", ""] * 5, {"drop_missing_target": True}, 10, ("a", "b")),
+    (["a", "b", "NA"] * 5, {"drop_missing_target": True}, 10, ("a", "b")),
+    (["a", "b", "NA"] * 5, {"missing": ("NA",)}, 10, ("a", "b")),
+    (["a", "b", "NA"] * 5, {"keep_missing_class": True}, 15, ("NA", "a", "b")),
+    (["1.5", "2.5"] * 20 + ["-", "?"], {"drop_bad_rows": True}, 40, None),
+    (["1.5", "2.5"] * 20 + ["-", "?"], {"missing": ("-", "?")}, 40, None),
+    (["1", "2"] * 20 + ["-", "?"], {"missing": ("-", "?")}, 40, ("1", "2")),
+]
+
+
+@pytest.mark.parametrize(("cells", "options", "n_rows", "choices"), SETTLED, ids=lambda value: str(value)[:30])
+def test_options_settle_targets_that_are_missing_or_no_numbers(tmp_path, cells, options, n_rows, choices):
+    table = open_table(write(tmp_path, cells), TableOptions(target_fields=("v",), **options))
+    understood = understand(table)
+    assert (understood.record["rows"], understood.schema["v"].choices) == (n_rows, choices)
+    assert len(list(table.rows())) == n_rows
+    assert sum(understood.record["left_out"].values()) == len(cells) - n_rows
 
 
 def test_roles_follow_the_fields_named(tmp_path):
     path = tmp_path / "any.csv"
-    path.write_text("a,b,c,d,e\n1,2,3,4,\n")
-    roles = {c.name: c.role for c in infer_schema(path, ["d"], ["b"], id_field="a", group_field="c").columns}
-    assert roles == {"a": "id", "b": "input", "c": "group", "d": "target", "e": "hidden"}
-    assert {c.role for c in infer_schema(path, ["d"]).columns} == {"input", "target"}
-    assert [c.name for c in infer_schema(path, ["d"]).columns if c.nullable] == ["e"]
-    assert not infer_schema(path, ["e"])["e"].nullable, "a target is never allowed to be missing"
+    path.write_text("a,b,c,d,e,split\n1,2,3,4,,train\n2,2,3,5,,Test\n")
+    schema = look(path, "d", id_field="a", group_field="c", drop_columns=("e",)).schema
+    roles = {c.name: c.role for c in schema.columns}
+    assert roles == {"a": "id", "b": "input", "c": "group", "d": "target", "e": "hidden", "split": "split"}
+    assert [c.name for c in schema.columns if c.nullable] == ["e"]
 
 
-def test_unknown_and_doubled_fields_are_refused_with_the_list_of_columns(tmp_path):
-    path = write(tmp_path, ["1"])
-    with pytest.raises(UserError, match="no column 'w'; the columns are: row, v"):
-        infer_schema(path, ["w"])
-    with pytest.raises(UserError, match="'v' is asked to be two things"):
-        infer_schema(path, ["v"], ["v"])
+def test_a_column_called_split_that_names_no_sides_is_an_input(tmp_path):
+    path = tmp_path / "any.csv"
+    path.write_text("split,y\nstock,1.5\nbond,2.5\n")
+    assert look(path, "y").schema["split"].role == "input"
 
 
 def test_a_file_without_rows_is_refused(tmp_path):
     with pytest.raises(UserError, match="no rows"):
-        infer_schema(write(tmp_path, []), ["v"])
+        look(write(tmp_path, []), "v")
 
 
-def test_damage_stops_a_strict_pass_and_is_stepped_over_by_a_tolerant_one(tmp_path):
+def test_damage_stops_a_strict_pass_and_is_stepped_over_by_a_lenient_one(tmp_path):
     path = write(tmp_path, [str(i) for i in range(98)] + ["12 Mbps", "1_000", ""])
     with path.open("a") as handle:
-        handle.write("\n1,2,3\n")
-    with pytest.raises(UserError, match=r"any.csv:103: a blank line"):
-        infer_schema(path, ["v"])
-    column = infer_schema(path, ["row"], tolerance=0.03)["v"]
-    assert (column.kind, column.nullable) == ("int", False)
+        handle.write("\n1,2,3\nx,5\n")
+    with pytest.raises(UserError, match=r"any.csv:103: a blank line; .*--drop-bad-rows"):
+        look(path, "v")
+    assert look(path, "row", lenient=True, tolerance=0.03).schema["v"].kind == "int"
 
 
-def test_a_few_decimals_do_not_turn_integers_into_numbers_with_a_point(tmp_path):
-    cells = [str(i % 3) for i in range(99)] + ["3.0"]
-    column = infer_schema(write(tmp_path, cells), ["v"], tolerance=0.02)["v"]
+def test_a_few_decimals_do_not_turn_integers_into_numbers_with_a_point_for_the_validator(tmp_path):
+    path = write(tmp_path, [str(i % 3) for i in range(99)] + ["3.0"])
+    column = look(path, "v", lenient=True, tolerance=0.02).schema["v"]
     assert (column.kind, column.class_target, column.choices) == ("int", True, ("0", "1", "2"))
-    assert infer_schema(write(tmp_path, cells), ["v"])["v"].kind == "float"
+    assert look(path).schema["v"].kind == "float"
 
 
-def test_a_rare_slip_of_case_or_space_is_no_word_of_its_own(tmp_path):
+def test_a_rare_slip_of_case_or_space_is_no_word_of_its_own_for_the_validator(tmp_path):
     path = write(tmp_path, ["urban"] * 60 + ["rural"] * 60 + ["Urban", "rural ", "hilly"])
-    assert infer_schema(path, ["v"], tolerance=0.02)["v"].choices == ("hilly", "rural", "urban")
-    assert infer_schema(path, ["v"])["v"].choices == ("Urban", "hilly", "rural", "rural ", "urban")
-    assert infer_schema(path, ["row"], tolerance=0.02)["v"].choices == ("hilly", "rural", "urban")
+    assert look(path, "v", lenient=True, tolerance=0.02).schema["v"].choices == ("hilly", "rural", "urban")
+    assert look(path, "v").schema["v"].choices == ("Urban", "hilly", "rural", "rural ", "urban")
 
 
-def test_the_whole_file_counts_not_only_its_head(tmp_path):
-    path = write(tmp_path, ["1"] * 4500 + ["x"])
-    assert infer_schema(path, [])["v"].kind == "str"
+def warnings_of(tmp_path, rows, *targets, **options):
+    path = tmp_path / "any.csv"
+    with path.open("w", newline="") as handle:
+        csv.writer(handle).writerows(rows)
+    return look(path, *targets, **options).record["warnings"]
+
+
+WARNINGS = [
+    ([["n", "y"]] + [[i + 1, "ab"[i * i % 7 % 2]] for i in range(30)], "counts up.*--id-field n"),
+    ([["n", "y"]] + [[f"case-{i:03d}", "ab"[i * i % 7 % 2]] for i in range(30)], "counts up"),
+    (
+        [["code", "y"]] + [["xyz"[i % 3], "abc"[i % 3]] for i in range(30)],
+        "'code' alone answers 'y'.*--drop-columns code",
+    ),
+    ([["x", "y"]] + [[i * 37 % 50, "ab"[i * 37 % 50 > 20]] for i in range(50)], "'x' alone answers 'y'"),
+    ([["x", "y"]] + [[i * i % 97, 3 * (i * i % 97) + 0.5] for i in range(50)], "'x' alone answers 'y'"),
+    (
+        [["x", "y"]] + [[i % 9, ["Oak", "oak", "oak ", "elm"][i % 4]] for i in range(40)],
+        "differ only in case or spaces",
+    ),
+    ([["x", "y"]] + [[i % 9, f"answer number {i * 7 % 40}"] for i in range(40)], "--target-kind text"),
+]
+
+
+@pytest.mark.parametrize(("rows", "said"), WARNINGS, ids=lambda value: str(value)[:30])
+def test_a_warning_names_the_option_that_mends_it(tmp_path, rows, said):
+    import re
+
+    assert [text for text in warnings_of(tmp_path, rows, "y") if re.search(said, text)]
+
+
+def test_an_ordinary_table_brings_no_warning(tmp_path):
+    rows = [["x", "word", "y"]] + [[i * 37 % 50, "pqr"[i % 3], "ab"[(i * i + i // 3) % 5 % 2]] for i in range(50)]
+    assert warnings_of(tmp_path, rows, "y") == []
+
+
+def test_the_record_is_printed_as_one_short_table(tmp_path):
+    path = tmp_path / "trees.csv"
+    path.write_text(" kind ;height;\n" + "fir;20,5;\noak;9,9;\n" * 10 + ";;\n")
+    lines = lines_of_record(look(path, "kind").record)
+    assert lines[:3] == [
+        "trees.csv: 20 rows, 2 columns; delimiter ';' (semicolon), utf-8, LF line ends, decimal comma",
+        "  kind    target  class, 2 different",
+        "  height  input   number, decimal comma",
+    ]
+    assert "  left out: 1 empty rows at the end" in lines
+    assert "  note: column 1 ' kind ': called 'kind'" in lines

@@ -78,7 +78,7 @@ def choose_baselines(args) -> tuple[list[str], list[str]] | str:
     """
     from linklab.baselines import registry
     from linklab.baselines.problem import Problem
-    from linklab.tasks.task import make_task
+    from linklab.tasks.source import open_table_task
 
     words = data_words(args)
     if args.data:
@@ -87,7 +87,7 @@ def choose_baselines(args) -> tuple[list[str], list[str]] | str:
         except UserError as error:
             return str(error)
     given, _ = _row_parser().parse_known_args(words)
-    task = make_task(Path(given.csv), given.target_field, given.prompt_template, id_field=given.id_field, ask=given.ask)
+    _, task = open_table_task(given)
     found = registry.available(Problem([], [], task))
     return words, [name for name in (*BESIDE, CEILING) if name in found]
 
@@ -95,7 +95,7 @@ def choose_baselines(args) -> tuple[list[str], list[str]] | str:
 def _row_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     cli.add_row_options(parser)
-    for name in ("--csv", "--prompt-template", "--split-seed", "--max-rows"):
+    for name in ("--csv", "--split-seed", "--max-rows"):
         parser.add_argument(name)
     return parser
 
@@ -103,17 +103,17 @@ def _row_parser() -> argparse.ArgumentParser:
 def _words_behind(folder: Path) -> list[str]:
     """Return the words that name the rows a folder was converted from, as its manifest tells them."""
     manifest = read_manifest(folder / MANIFEST)
-    given, _ = _row_parser().parse_known_args(manifest["argv"])
+    given, _ = _row_parser().parse_known_args(cli.join_values(manifest["argv"]))
     if given.max_rows:
         raise UserError(f"{folder} was converted from part of its CSV (--max-rows {given.max_rows})")
     for entry in manifest["inputs"]:
         path = Path(entry["path"])
         if not path.exists() or files.sha256_file(path) != entry["sha256"]:
             raise UserError(f"{path}, which {folder} was made from, is gone or has changed")
-    words = ["--csv", given.csv]
-    for name in ("target_field", "id_field", "group_field", "prompt_template", "ask", "split_seed"):
+    words = ["--csv", given.csv, *cli.table_words(given)]
+    for name in ("prompt_template", "system_prompt", "ask", "split_seed"):
         if value := getattr(given, name):
-            words += [f"--{name.replace('_', '-')}", ",".join(value) if isinstance(value, list) else value]
+            words += [f"--{name.replace('_', '-')}", value]
     return words
 
 

@@ -9,8 +9,9 @@ from linklab.cli import UserError
 
 MEASURED = ("accuracy", "mae")  # the metric a curve is drawn of, for class and for number targets
 # What a study sets itself; given after the lone `--`, it would be said twice.
-OWN = ("--csv", "--data", "--target-field", "--prompt-template", "--ask", "--split-seed", "--out-dir", "--resume",
-       "--force", "--dry-run", "--max-rows", "--seed", "--base-model", "--mode")  # fmt: skip
+OWN = ("--csv", "--data", *(name for name, _ in cli.TABLE_OPTIONS), "--prompt-template", "--system-prompt", "--ask",
+       "--split-seed", "--out-dir", "--resume", "--force", "--dry-run", "--max-rows", "--seed", "--base-model",
+       "--mode")  # fmt: skip
 
 
 def add_data_options(parser):
@@ -46,13 +47,10 @@ def data_words(args) -> list[str]:
     """Return the words that name the rows, the same for finetune and evaluate."""
     if args.data:
         return ["--data", args.data]
-    words = ["--csv", args.csv]
-    if args.target_field:
-        words += ["--target-field", ",".join(args.target_field)]
-    if args.prompt_template:
-        words += ["--prompt-template", args.prompt_template]
-    if args.ask:
-        words += ["--ask", args.ask]
+    words = ["--csv", args.csv, *cli.table_words(args)]
+    for name in ("prompt_template", "system_prompt", "ask"):
+        if value := getattr(args, name):
+            words += [f"--{name.replace('_', '-')}", value]
     return words + (["--split-seed", str(args.split_seed)] if args.split_seed else [])
 
 

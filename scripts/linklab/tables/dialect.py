@@ -12,7 +12,7 @@ from pathlib import Path
 from linklab.cli import UserError
 from linklab.tables import csv_stream
 
-SNIFFED_BYTES = 256 << 10
+SNIFFED_BYTES = 64 << 10
 SNIFFED_ROWS = 100
 DELIMITERS = (",", ";", "\t", "|")
 NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "space"}

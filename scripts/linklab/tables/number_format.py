@@ -36,7 +36,8 @@ class NumberFormat:
     unit: str = ""  # "$", "%", "EUR", …
 
     def read(self, text: str) -> str | None:
-        """Return the plain spelling, None where the cell is no number here: `($2,700)` -> `-2700`, `27.0%` -> `27.0`."""
+        """Return the plain spelling, None where the cell is no number here: `($2,700)` -> `-2700`, `27.0%` -> "
+        "`27.0`."""
         text = text.strip()
         found = _WRITTEN.fullmatch(text)
         if found is None or bool(found["open"]) != bool(found["close"]):
@@ -155,7 +156,8 @@ def choose_format(
         return None
     units = {unit for _, unit in shapes.counts if unit}
     if len(units) > 1:
-        raise UserError(f"column '{name}': numbers with different units ({', '.join(sorted(units))}) cannot be compared; "
+        raise UserError(f"column '{name}': numbers with different units ({', '.join(sorted(units))}) cannot be "
+                        f"compared; "
                         f"convert them, or leave the column out with --drop-columns")  # fmt: skip
     read = {style: shapes.read_by(style) for style in _STYLES}
     most = max(read.values())

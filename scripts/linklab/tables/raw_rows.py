@@ -47,7 +47,9 @@ def _csv_rows(path: Path, dialect: Dialect, on_damage: OnDamage) -> Iterator[Row
                     return
                 except csv.Error as error:
                     open_quote = "unexpected end" in str(error) or "field limit" in str(error)
-                    said = "a quote is opened and never closed" if open_quote else "text after the closing quote of a cell"
+                    said = (
+                        "a quote is opened and never closed" if open_quote else "text after the closing quote of a cell"
+                    )
                     on_damage(line, "bad_quoting", said)
                     continue
                 if "\0" in "".join(cells):

@@ -47,7 +47,10 @@ class TableOptions:
     def from_args(cls, args: Any) -> TableOptions:
         """Return the options of a script that called `cli.add_table_options`."""
         given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(cls)}
-        given |= {"target_fields": getattr(args, "target_field", None), "target_kinds": getattr(args, "target_kind", None)}
+        given |= {
+            "target_fields": getattr(args, "target_field", None),
+            "target_kinds": getattr(args, "target_kind", None),
+        }
         return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v})
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,8 +68,8 @@ class TableOptions:
 class Table:
     """A table that can be read as often as needed.
 
-    `names` are the cleaned column names; `rows` yields (line in the person's file, cells). Numbers are in plain spelling
-    once `formats` are set, and rows `leave_out` names are left out.
+    `names` are the cleaned column names; `rows` yields (line in the person's file, cells). Numbers are in plain
+    spelling once `formats` are set, and rows `leave_out` names are left out.
     """
 
     def __init__(self, path: Path, options: TableOptions, dialect: Dialect) -> None:
@@ -169,7 +172,8 @@ class Table:
                 cells = cells[: self._width]
             for at in self._blank:
                 if cells[at].strip():
-                    raise UserError(f"{self.path}:{line}: a value in column {at + 1}, for which the header has no name; "
+                    raise UserError(f"{self.path}:{line}: a value in column {at + 1}, for which the header has no "
+                                    f"name; "
                                     f"name the column")  # fmt: skip
             yield line, cells[: len(self.names)]
         for line in empty:
@@ -224,7 +228,8 @@ class Table:
         return names
 
     def canonical_copy(self, path: Path) -> list[int]:
-        """Write the table as plain CSV (UTF-8, comma, LF) to `path`; return the person's line of each line from 2 on."""
+        """Write the table as plain CSV (UTF-8, comma, LF) to `path`; return the person's line of each line from 2 "
+        "on."""
         lines: list[int] = []
         with open(path, "w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(handle, lineterminator="\n")

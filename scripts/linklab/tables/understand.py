@@ -9,7 +9,8 @@ import dataclasses
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from linklab.cli import UserError
@@ -25,7 +26,15 @@ from linklab.tables.infer import (
 )
 from linklab.tables.number_format import NUMBER_SHARE, PLAIN, NumberFormat
 from linklab.tables.schema import Column, Schema, read_number
-from linklab.tables.table import SHOWN_LINES, Table, formats_to_dict, match_names, unknown_column
+from linklab.tables.table import (
+    SHOWN_LINES,
+    Table,
+    TableOptions,
+    formats_to_dict,
+    match_names,
+    open_table,
+    unknown_column,
+)
 
 MIN_ROWS = 2
 MIN_ROWS_TO_JUDGE = 10  # fewer may hold one answer by chance
@@ -63,14 +72,24 @@ class _Roles:
         return named.get(name) or ("hidden" if name in self.hidden else "input")
 
 
-def understand(table: Table, *, lenient: bool = False, allow_missing: float = 1.0, tolerance: float = 0.0) -> Understood:
+def understand(
+    table: Table,
+    *,
+    known: Schema | None = None,
+    lenient: bool = False,
+    allow_missing: float = 1.0,
+    tolerance: float = 0.0,
+) -> Understood:
     """Read a table once and decide what its columns are; sets its number formats and the rows it leaves out.
 
-    `lenient` (the validator) refuses nothing in the rows: it names every damaged place itself, so that a share of
+    `known` is the schema of a table whose columns are known beforehand (links.csv): only roles can be overruled, and a
+    plain file is not read. `lenient` (the validator) refuses nothing in the rows, for it names every damaged place: a
     `tolerance` of a column's cells may be damaged, and columns with more than `allow_missing` empty cells are not
     nullable. Otherwise a UserError says what cannot serve and which option settles it.
     """
-    roles = _find_roles(table)
+    if known is not None:
+        return _understand_known(table, known)
+    roles = _find_roles(table.options, table)
     ids = _IdCheck(table, roles)
     scan = scan_table(table, rows=ids.watch(_rows(table, lenient)), known=dict(table.known_formats))
     roles = dataclasses.replace(roles, id_field=ids.settle(roles, lenient))
@@ -93,7 +112,8 @@ def understand(table: Table, *, lenient: bool = False, allow_missing: float = 1.
     record = _record(table, scan, schema, kinds)
     if not lenient:
         if scan.n_rows < MIN_ROWS:
-            raise UserError(f"{table.path}: too few rows ({scan.n_rows}) to train, validate and test on; a few hundred are "
+            raise UserError(f"{table.path}: too few rows ({scan.n_rows}) to train, validate and test on; a few "
+                            f"hundred are "
                             f"a beginning")  # fmt: skip
         _check_targets(table, schema, scan, classes_as_told, record)
         _check_constant(table, schema, scan)
@@ -101,22 +121,69 @@ def understand(table: Table, *, lenient: bool = False, allow_missing: float = 1.
     return Understood(schema, record)
 
 
+def _understand_known(table: Table, schema: Schema) -> Understood:
+    options = table.options
+    for option, given in (
+        ("--target-kind", options.target_kinds),
+        ("--keep-missing-class", options.keep_missing_class),
+    ):
+        if given:
+            raise UserError(f"{option}: the columns of a links.csv are known; leave it out")
+    roles = _find_roles(dataclasses.replace(options, group_field=None), table)  # a group column may be shown here
+
+    def role(column: Column) -> str:
+        if roles.id_field and column.role == "id" and column.name != roles.id_field:
+            return "hidden"
+        return {roles.id_field: "id", roles.split: "split"}.get(column.name) or (
+            "hidden" if column.name in roles.hidden else column.role
+        )
+
+    schema = Schema(tuple(dataclasses.replace(column, role=role(column)) for column in schema.columns))
+    if not table.dialect.plain:
+        found = scan_table(table, rows=table.unclean_rows(), known=table.known_formats)
+        table.formats = {at: f for at, f in found.formats.items() if found.columns[at].written.counts.total()}
+    record = known_record(table, schema)
+    record["left_out"] = {why: len(lines) for why, lines in table.left_out.items()}
+    return Understood(schema, record)
+
+
+def reopen_table(path: str | Path | Table, schema: Schema, record: Mapping[str, Any]) -> Table:
+    """Return a table as a task understood it: with the record's options, number formats and rows left out.
+
+    A `Table` is returned as it is.
+    """
+    if isinstance(path, Table):
+        return path
+    table = open_table(path, TableOptions.from_dict(record.get("options", {})))
+    formats = {name: NumberFormat(**value) for name, value in record.get("number_formats", {}).items()}
+    table.formats = {at: formats[name] for at, name in enumerate(table.names) if name in formats}
+    if record.get("left_out"):
+        table.leave_out = _reason_to_leave_out(table, schema)
+    return table
+
+
 def _rows(table: Table, lenient: bool) -> Iterator[tuple[int, list[str]]]:
     return table.unclean_rows(None if not lenient else lambda line, code, message: None)
 
 
-def _find_roles(table: Table) -> _Roles:
-    options, names = table.options, table.names
+def _find_roles(options: TableOptions, table: Table) -> _Roles:
+    names = table.names
     targets = match_names(table, options.target_fields, names)
     hidden = match_names(table, options.drop_columns, names)
-    single = {"--id-field": options.id_field, "--group-field": options.group_field, "--split-field": options.split_field}
+    single = {
+        "--id-field": options.id_field,
+        "--group-field": options.group_field,
+        "--split-field": options.split_field,
+    }
     for option, name in single.items():
         if name is not None and name not in names:
             raise UserError(f"{option}: {unknown_column(table.path, name, names)}")
     asked = [*targets, *hidden, *filter(None, single.values())]
     twice = [name for name, count in Counter(asked).items() if count > 1]
     if twice:
-        raise UserError(f"column '{twice[0]}' is asked to be two things: a column is target, id, group, split or dropped")
+        raise UserError(
+            f"column '{twice[0]}' is asked to be two things: a column is target, id, group, split or dropped"
+        )
     if table.row_name is not None and table.row_name not in asked:
         hidden.append(table.row_name)
     return _Roles(targets, options.id_field, options.group_field, options.split_field, frozenset(hidden))
@@ -150,7 +217,8 @@ class _IdCheck:
             name, (first, second) = next(iter(self.repeated.items()))
             raise UserError(
                 f"{self.table.path}:{second}: --id-field {roles.id_field}: {len(self.repeated):,} ids name several "
-                f"different rows ({name!r} is also in line {first}); use --group-field {roles.id_field} to keep rows of "
+                f"different rows ({name!r} is also in line {first}); use --group-field {roles.id_field} to keep rows "
+                f"of "
                 f"one {roles.id_field} on one side of the split"
             )
         if roles.id_field or self.repeated:
@@ -223,7 +291,9 @@ def _column(
     else:
         found = "str" if kind == "text" else scan.list_kind() or "str"
     choices = None
-    if kind == "class" and scan.values is not None:
+    if role == "split":
+        choices = sorted(scan.values or ())
+    elif kind == "class" and scan.values is not None:
         choices = _classes(scan, number_format, found, table, tolerance)
     elif lenient and found == "str" and role in ("input", "hidden") and scan.values is not None:
         words = scan.words(tolerance)
@@ -254,9 +324,7 @@ def _classes(
     return words
 
 
-def _check_targets(
-    table: Table, schema: Schema, scan: Scan, classes_as_told: set[str], record: dict[str, Any]
-) -> None:
+def _check_targets(table: Table, schema: Schema, scan: Scan, classes_as_told: set[str], record: dict[str, Any]) -> None:
     """Find rows whose target is missing or no number; refuse them, or leave them out where an option says so."""
     options = table.options
     judges: dict[str, Callable[[str], str | None]] = {}
@@ -274,19 +342,37 @@ def _check_targets(
         found = _find_bad_targets(table, {name: judges[name] for name in suspicious}, places)
         is_number = {name: not schema[name].class_target for name in suspicious}
         _refuse_bad_targets(table, found, scan.n_rows, is_number)
-        said = {"declared": "rows without a target (--missing)", "missing": "rows without a target", "odd": "rows whose "
+        said = {"declared": "rows without a target (--missing)", "missing": "rows without a target", "odd": "rows "
+                                                                                                            "whose "
                 "target is no number"}  # fmt: skip
-        record["left_out"] |= {said[why]: len(set(line for _, line, _ in cells)) for why, cells in found.items() if cells}
+        record["left_out"] |= {
+            said[why]: len(set(line for _, line, _ in cells)) for why, cells in found.items() if cells
+        }
         if any(found.values()):
-
-            def reason(cells: list[str]) -> str | None:
-                return next((why for n, judge in judges.items() if (why := judge(cells[places[n]])) is not None), None)
-
-            table.leave_out = reason
+            table.leave_out = _reason_to_leave_out(table, schema)
     n_left = len({line for cells in (found.values() if suspicious else ()) for _, line, _ in cells})
     record["rows"] = scan.n_rows - n_left
     if not record["rows"]:
         raise UserError(f"{table.path}: no row is left: none of the {scan.n_rows:,} has a target that can be used")
+
+
+def _reason_to_leave_out(table: Table, schema: Schema) -> Callable[[list[str]], str | None]:
+    """Return what says why a row of plain cells cannot serve, None where it can."""
+    judges = {
+        table.names.index(column.name): _judge(column, PLAIN if _is_number(column) else None,
+                                               keep=table.options.keep_missing_class)
+        for column in schema.by_role("target") if column.name in table.names
+    }  # fmt: skip
+
+    def reason(cells: list[str]) -> str | None:
+        return next((why for at, judge in judges.items() if (why := judge(cells[at])) is not None), None)
+
+    return reason
+
+
+def _is_number(column: Column) -> bool:
+    """True for a target all whose answers are numbers."""
+    return column.kind in ("int", "float")
 
 
 def _judge(column: Column, number_format: NumberFormat | None, *, keep: bool) -> Callable[[str], str | None]:
@@ -341,7 +427,7 @@ def _refuse_bad_targets(table: Table, found: BadCells, n_rows: int, is_number: d
         tokens = ",".join(words[:SHOWN_LINES])
         raise UserError(
             f"{table.path}:{cells[0][0]}: column '{name}' is a number in all rows but {len(cells):,} of {n_rows:,} "
-            f"({shown}{', …' if len(cells) > SHOWN_LINES else ''}); say what means \"no value\" with --missing {tokens}, "
+            f'({shown}{", …" if len(cells) > SHOWN_LINES else ""}); say what means "no value" with --missing {tokens}, '
             f"or leave such rows out with --drop-bad-rows"
         )
 
@@ -359,7 +445,8 @@ def _check_constant(table: Table, schema: Schema, scan: Scan) -> None:
         if column.class_target and column.choices is not None:
             distinct = list(column.choices)
         if distinct is not None and len(distinct) == 1 and scan.n_rows >= MIN_ROWS_TO_JUDGE:
-            raise UserError(f"{table.path}: column '{column.name}' is {distinct[0]!r} in every row, so there is nothing to "
+            raise UserError(f"{table.path}: column '{column.name}' is {distinct[0]!r} in every row, so there is "
+                            f"nothing to "
                             f"learn; choose another --target-field")  # fmt: skip
 
 
@@ -370,7 +457,11 @@ def _record(table: Table, scan: Scan, schema: Schema, kinds: dict[str, str]) -> 
         "written": table.dialect.describe() + (", decimal comma" if decimal else ""),
         "rows": scan.n_rows,
         "columns": [
-            {"name": column.name, "role": column.role, "kind": _say_kind(column, found, kinds.get(column.name), table.formats.get(at, PLAIN))}
+            {
+                "name": column.name,
+                "role": column.role,
+                "kind": _say_kind(column, found, kinds.get(column.name), table.formats.get(at, PLAIN)),
+            }
             for at, (column, found) in enumerate(zip(schema.columns, scan.columns, strict=True))
         ],
         "left_out": {why: len(lines) for why, lines in table.left_out.items()},
@@ -406,7 +497,9 @@ def _say_kind(column: Column, scan: ColumnScan, target_kind: str | None, number_
     elif target_kind == "text":
         said = f"free text, {distinct} different"
     else:
-        said = ("number" if target_kind else names[column.kind]) + (f", {distinct} different" if column.kind == "str" else "")
+        said = ("number" if target_kind else names[column.kind]) + (
+            f", {distinct} different" if column.kind == "str" else ""
+        )
     said += f", {number_format.describe()}" if number_format.describe() else ""
     return said + (f", {scan.empty:,} empty" if scan.empty else "")
 
@@ -419,14 +512,16 @@ def _warn_of_columns(table: Table, schema: Schema, scan: Scan) -> list[str]:
     columns = list(zip(*scan.sample, strict=True))
     for column, cells in zip(schema.columns, columns, strict=True):
         if column.role == "input" and _counts_up(cells):
-            warnings.append(f"column '{column.name}' is different in every row and counts up, as a row number does; hide it "
-                            f"with --id-field {_quoted(column.name)}")  # fmt: skip
+            warnings.append(f"column '{column.name}' is different in every row and counts up, as a row number does; "
+                            f"hide it with --id-field {_quoted(column.name)}")  # fmt: skip
     for target in schema.by_role("target"):
         at = table.names.index(target.name)
         for column, cells in zip(schema.columns, columns, strict=True):
             if column.role == "input" and not _counts_up(cells) and _gives_away(cells, columns[at], column, target):
-                warnings.append(f"column '{column.name}' alone answers '{target.name}' in every row; if it is known only "
-                                f"with the answer, leave it out with --drop-columns {_quoted(column.name)}")  # fmt: skip
+                warnings.append(
+                    f"column '{column.name}' alone answers '{target.name}' in every row; if it is known only with the "
+                    f"answer, leave it out with --drop-columns {_quoted(column.name)}"
+                )
         if target.class_target:
             warnings += _warn_of_classes(target, scan.columns[at])
     return warnings
@@ -488,11 +583,13 @@ def _warn_of_classes(target: Column, scan: ColumnScan) -> list[str]:
     variants = [words for words in alike.values() if len(words) > 1]
     if variants:
         shown = "; ".join(", ".join(map(repr, words)) for words in variants[:SHOWN_LINES])
-        warnings.append(f"classes of '{target.name}' that differ only in case or spaces ({shown}): each is a class of its "
+        warnings.append(f"classes of '{target.name}' that differ only in case or spaces ({shown}): each is a class "
+                        f"of its "
                         f"own; write them alike in the table")  # fmt: skip
     n = len(target.choices or ())
     if target.kind == "str" and n >= 10 and n > 0.5 * scan.n_filled:
-        warnings.append(f"{n:,} different answers of '{target.name}' in {scan.n_filled:,} rows: a class that is seen once "
+        warnings.append(f"{n:,} different answers of '{target.name}' in {scan.n_filled:,} rows: a class that is seen "
+                        f"once "
                         f"cannot be learnt; use --target-kind text for free answers")  # fmt: skip
     return warnings
 
@@ -506,7 +603,8 @@ def warn_of_split(rows: dict[str, int], classes: dict[str, Counter[str]], schema
     few = {side: n for side, n in rows.items() if side != "train" and n < FEW_ROWS}
     if few:
         said = " and ".join(f"{n} {side} rows" if n else f"no {side} row" for side, n in few.items())
-        warnings.append(f"{said} of {sum(rows.values()):,}: too few to measure anything; get more rows, a --group-field "
+        warnings.append(f"{said} of {sum(rows.values()):,}: too few to measure anything; get more rows, a "
+                        f"--group-field "
                         f"with more groups, or another --split-seed")  # fmt: skip
     for name, counts in classes.items():
         column = schema[name]
@@ -516,7 +614,8 @@ def warn_of_split(rows: dict[str, int], classes: dict[str, Counter[str]], schema
         if rare:
             shown = ", ".join(f"{choice!r} ({counts[choice]})" for choice in rare[:SHOWN_LINES])
             warnings.append(f"{len(rare):,} of {len(column.choices):,} classes of '{name}' have fewer than "
-                            f"{FEW_TRAINING_ROWS} training rows: {shown}{', …' if len(rare) > SHOWN_LINES else ''}; get "
+                            f"{FEW_TRAINING_ROWS} training rows: {shown}{', …' if len(rare) > SHOWN_LINES else ''}; "
+                            f"get "
                             f"more rows of them, or join them in the table")  # fmt: skip
     return warnings
 
@@ -525,7 +624,8 @@ def known_record(table: Table, schema: Schema) -> dict[str, Any]:
     """Return the record of a table whose schema is known beforehand, without reading its rows."""
     kinds = {c.name: "class" if c.class_target else "number" for c in schema.by_role("target")}
     columns = [
-        {"name": c.name, "role": c.role, "kind": kinds.get(c.name) or c.kind.replace("_", " of ")} for c in schema.columns
+        {"name": c.name, "role": c.role, "kind": kinds.get(c.name) or c.kind.replace("_", " of ")}
+        for c in schema.columns
     ]
     return {
         "file": table.path.name, "written": table.dialect.describe(), "columns": columns, "left_out": {},

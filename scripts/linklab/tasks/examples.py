@@ -12,7 +12,9 @@ from pathlib import Path
 
 from linklab.cli import UserError
 from linklab.tables.schema import read_number
-from linklab.tasks.splits import FRACTIONS, rank_key, split_of
+from linklab.tables.table import Table
+from linklab.tables.understand import reopen_table, side_of
+from linklab.tasks.splits import FRACTIONS, SPLITS, rank_key, split_of
 from linklab.tasks.task import Target, Task
 from linklab.tasks.templates import read_list
 
@@ -71,7 +73,11 @@ class ExampleMaker:
         self.names, self.template = task.schema.names, task.template
         self.numbers = [t.name for t in task.targets if t.kind == "number"]
         self.id_column = task.schema.one_of_role("id")
+        group_field = group_field or task.group_field
         self.group_column = task.schema[group_field] if group_field else task.schema.one_of_role("group")
+        self.split_column = task.schema.one_of_role("split")
+        named = {side_of(cell) for cell in self.split_column.choices or ()} if self.split_column else set()
+        self.unnamed_sides = set(SPLITS) - named
         self.shown = sorted(task.template.columns, key=task.schema.names.index)
 
     def make(self, cells: list[str], number: int) -> Example:
@@ -88,10 +94,7 @@ class ExampleMaker:
                     f"without its target cannot be learnt or scored: leave it out"
                 )
         choices, values = self._choices(row, target)
-        if self.group_column:
-            group = row[self.group_column.name]
-        else:  # what looks the same to a model must stay together, whatever its answer: the shown cells are the group
-            group = _hash(row[name] for name in self.shown)
+        group, split = self.place(row)
         prompt, prompts = write_prompts(self.task, row, choices)
         questions: tuple[Question, ...] = ()
         if self.task.ask == "choices":
@@ -100,7 +103,7 @@ class ExampleMaker:
         return Example(
             row[self.id_column.name] if self.id_column else f"row-{number}",
             group,
-            split_of(group, self.seed, self.fractions),
+            split,
             prompt,
             self.task.write_answer(target),
             target,
@@ -109,6 +112,22 @@ class ExampleMaker:
             row,
             questions,
         )
+
+    def place(self, row: Mapping[str, str]) -> tuple[str, str]:
+        """Return the group and the side of the split of a row.
+
+        The side is what the table's own split column says. A side it never names (often validation) is cut from its
+        training rows, as any table is divided.
+        """
+        if self.group_column:
+            group = row[self.group_column.name]
+        else:  # what looks the same to a model must stay together, whatever its answer: the shown cells are the group
+            group = _hash(row[name] for name in self.shown)
+        split = split_of(group, self.seed, self.fractions)
+        if self.split_column is None:
+            return group, split
+        own = side_of(row[self.split_column.name])
+        return group, split if own == "train" and split in self.unnamed_sides else own
 
     def _choices(self, row: dict, target: dict) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
         choices: dict[str, list[str]] = {}
@@ -169,14 +188,15 @@ def legal_choices(target: Target, row: Mapping[str, str]) -> list[str]:
     return list(target.choices or ())
 
 
-def iter_examples(csv_path: str | Path, task: Task, **how) -> Iterator[Example]:
+def iter_examples(csv_path: str | Path | Table, task: Task, **how) -> Iterator[Example]:
     """Yield the example of every row; a row that cannot serve is a UserError naming file and line."""
-    from linklab.tables.csv_stream import iter_rows
+    table = reopen_table(csv_path, task.schema, task.table)
+    return make_examples(table, ExampleMaker(task, **how), table.rows())
 
-    return make_examples(csv_path, ExampleMaker(task, **how), iter_rows(csv_path))
 
-
-def make_examples(csv_path: str | Path, maker: ExampleMaker, rows: Iterable, first: int = 1) -> Iterator[Example]:
+def make_examples(
+    csv_path: str | Path | Table, maker: ExampleMaker, rows: Iterable, first: int = 1
+) -> Iterator[Example]:
     """Yield the examples of rows (line number, cells) of a file, which are its rows `first`, `first` + 1, …"""
     for number, (line, cells) in enumerate(rows, start=first):
         try:
@@ -186,7 +206,7 @@ def make_examples(csv_path: str | Path, maker: ExampleMaker, rows: Iterable, fir
 
 
 def read_examples(
-    csv_path: str | Path, task: Task, split: str | None = None, max_rows: int | None = None, **how
+    csv_path: str | Path | Table, task: Task, split: str | None = None, max_rows: int | None = None, **how
 ) -> list[Example]:
     """Return a split's examples, in rank order (see `splits.rank_key`), holding no more than `max_rows` in memory.
 

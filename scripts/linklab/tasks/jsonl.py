@@ -15,6 +15,7 @@ from linklab.manifest import read_manifest
 from linklab.tables.csv_stream import Block, read_block
 from linklab.tasks.examples import Example, ExampleMaker, Question, lowest_ranked, make_examples
 from linklab.tasks.row_cells import list_cells
+from linklab.tasks.split_count import SplitCount
 from linklab.tasks.splits import SPLITS, rank_key
 from linklab.tasks.task import Task
 
@@ -156,12 +157,13 @@ class Converted(NamedTuple):
     others: list[tuple[str, str, str]]  # (split, id, JSONL) of each row outside training
     features: CardFeatures  # what the card must know of the rows
     cells: list[list[str]]  # the line of cells.csv of each row
+    count: SplitCount
 
 
 def convert_block(
     item: tuple[int, Block],
     *,
-    csv_path: str | Path,
+    path: str | Path,
     task: Task,
     last: tuple[tuple[float, str], int] | None = None,
     **how,
@@ -172,13 +174,14 @@ def convert_block(
     Raises a UserError naming file and line of the first row that cannot serve.
     """
     first, block = item
-    rows = read_block(csv_path, block, len(task.schema.names))
-    made = Converted([], [], CardFeatures(task), [])
-    for number, example in enumerate(make_examples(csv_path, ExampleMaker(task, **how), rows, first), start=first):
+    rows = read_block(path, block, len(task.schema.names))
+    made = Converted([], [], CardFeatures(task), [], SplitCount(task))
+    for number, example in enumerate(make_examples(path, ExampleMaker(task, **how), rows, first), start=first):
         if last is not None and (rank_key(example.id), number) > last:
             continue
         made.features.see(example)
         made.cells.append(list_cells(example, task))
+        made.count.add(example.split, example.group, example.target)
         text = to_jsonl(example, task)
         if example.split == "train":
             made.train.append(text)

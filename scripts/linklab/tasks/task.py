@@ -7,10 +7,20 @@ import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from linklab import files
 from linklab.cli import UserError
 from linklab.tables.schema import Column, Schema, read_number
-from linklab.tasks.templates import LINK_CHOICES_TEMPLATE, LINK_TEMPLATE, Template, default_template, read_template
+from linklab.tables.table import Table
+from linklab.tasks.templates import (
+    LINK_CHOICES_TEMPLATE,
+    LINK_TEMPLATE,
+    Template,
+    default_template,
+    escape_braces,
+    read_template,
+)
 
 ASK = ("row", "choices")  # one question per row, or one per choice of a row
 
@@ -34,6 +44,7 @@ class Task:
 
     `ask` is "row" (one question per row; its answer holds every target) or "choices" (one question per choice; its
     answer is what that choice is worth, in whole numbers of `answer_unit`: with 10, `34` stands for 340 Mbit/s).
+    `table` is the record of what was understood of the table (see `tables.understand`): files, roles, kinds, options.
     """
 
     schema: Schema
@@ -41,6 +52,8 @@ class Task:
     template: Template
     ask: str = "row"
     answer_unit: float = 1
+    group_field: str | None = None  # the column whose equal cells stay on one side; the schema's group column if None
+    table: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         assert self.ask in ASK, self.ask
@@ -114,6 +127,8 @@ class Task:
         """Return the task as JSON-ready values."""
         targets = [{k: v for k, v in dataclasses.asdict(t).items() if v not in (None, "")} for t in self.targets]
         asked = {"ask": self.ask} | ({"answer_unit": self.answer_unit} if self.ask == "choices" else {})
+        asked |= {"group_field": self.group_field} if self.group_field else {}
+        asked |= {"table": self.table} if self.table else {}
         return asked | {"targets": targets, "template": self.template.text, "schema": self.schema.to_dict()}
 
     @classmethod
@@ -128,7 +143,10 @@ class Task:
             if ask not in ASK:
                 raise UserError(f"the task's 'ask' = {ask!r}; expected {' or '.join(ASK)}")
             template = Template(value["template"], schema)
-            return cls(schema, tuple(targets), template, ask, value.get("answer_unit", 1))
+            return cls(
+                schema, tuple(targets), template, ask, value.get("answer_unit", 1), value.get("group_field"),
+                value.get("table", {}),
+            )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise UserError(f"the task description lacks or does not know {error}") from error
 
@@ -156,63 +174,104 @@ def why_not_choices(schema: Schema, targets: Sequence[Target]) -> str | None:
 
 
 def make_task(
-    csv_path: str | Path,
+    csv: str | Path | Table,
     target_fields: Sequence[str] | None = None,
     template_file: str | Path | None = None,
     *,
     id_field: str | None = None,
     group_field: str | None = None,
     ask: str | None = None,
+    system_prompt: str | None = None,
 ) -> Task:
-    """Return the task of a CSV: the link task for a file with its header, else what the file's cells suggest.
+    """Return the task of a table: the link task for a file with its header, else what its cells suggest.
 
-    For any other CSV `target_fields` is needed. `ask` is "row" or "choices"; None takes the default for the targets.
-    Raises a UserError that lists the columns for an unknown name.
+    A `Table` brings its own options; for a path, `target_fields`, `id_field` and `group_field` are them. Any table but
+    links.csv needs `target_fields`. `ask` is "row" or "choices"; None takes the default for the targets. Raises a
+    UserError that lists the columns for an unknown name.
     """
-    from linklab.links.links import ANSWER_UNIT_MBPS, FIELD_SCHEMA, LINK_SCHEMA
-    from linklab.tables.csv_stream import read_header
-    from linklab.tables.table import TableOptions, open_table
+    from linklab.links.links import ANSWER_UNIT_MBPS
+    from linklab.tables.table import TableOptions, match_names, open_table
     from linklab.tables.understand import understand
 
-    header = read_header(csv_path)
-    is_links = header in (LINK_SCHEMA.names, FIELD_SCHEMA.names)
-    if not is_links and not target_fields:
+    options = TableOptions(target_fields=tuple(target_fields or ()), id_field=id_field, group_field=group_field)
+    table = open_table(csv, options)
+    options = table.options
+    known = _known_schema(table)
+    if known is None and not options.target_fields:
         raise UserError(
-            f"{csv_path}: not a links.csv, so --target-field is needed; the columns are: {', '.join(header)}"
+            f"{table}: not a links.csv, so --target-field is needed; the columns are: {', '.join(table.names)}"
         )
-    names = list(target_fields or (column.name for column in LINK_SCHEMA.by_role("target")))
-    for name in names:
-        if name not in header:
-            raise UserError(f"{csv_path}:1: no column '{name}'; the columns are: {', '.join(header)}")
-    if is_links:
-        schema = (LINK_SCHEMA if header == LINK_SCHEMA.names else FIELD_SCHEMA).with_targets(names)
-    else:
-        options = TableOptions(target_fields=tuple(names), id_field=id_field, group_field=group_field)
-        schema = understand(open_table(csv_path, options)).schema
+    names = match_names(table, options.target_fields, table.names) or [c.name for c in known.by_role("target")]
+    understood = understand(table, known=known.with_targets(names) if known else None)
+    schema = understood.schema
     if not schema.by_role("input"):
-        raise UserError(f"{csv_path}: no column is left as input beside {', '.join(names)}")
+        raise UserError(f"{table}: no column is left as input beside {', '.join(names)}")
     targets = tuple(_target(schema, name) for name in names)
     ask = ask or "row"
     if ask == "choices" and (reason := why_not_choices(schema, targets)):
         raise UserError(f"--ask choices: {reason}; use --ask row")
     if template_file:
         text = read_template(template_file)
-    elif is_links:
+    elif known:
         text = LINK_CHOICES_TEMPLATE if ask == "choices" else LINK_TEMPLATE
     else:
         text = default_template(schema)
+    if system_prompt:
+        text = f"{escape_braces(read_system_prompt(system_prompt))}\n\n{text}"
     if len(targets) > 1:
         for target in targets:
-            if any("\n" in choice for choice in target.choices or ()):
+            if target.kind == "text" or any("\n" in choice for choice in target.choices or ()):
                 raise UserError(
-                    f"column '{target.name}' holds line ends, which part the targets of an answer; ask it alone"
+                    f"column '{target.name}' holds {'free text' if target.kind == 'text' else 'line ends'}, which "
+                    f"parts "
+                    f"the targets of an answer; ask it alone"
                 )
-    return Task(schema, targets, Template(text, schema), ask, ANSWER_UNIT_MBPS if is_links and ask == "choices" else 1)
+    unit = ANSWER_UNIT_MBPS if known and ask == "choices" else 1
+    understood.record["warnings"] += warn_of_markers(text)
+    return Task(schema, targets, Template(text, schema), ask, unit, options.group_field, understood.record)
+
+
+def _known_schema(table: Table) -> Schema | None:
+    """Return the schema of a table with the header of links.csv, None for any other."""
+    from linklab.links.links import FIELD_SCHEMA, LINK_SCHEMA
+
+    return next((schema for schema in (LINK_SCHEMA, FIELD_SCHEMA) if schema.names == table.names), None)
+
+
+def read_system_prompt(text: str) -> str:
+    """Return what --system-prompt gives: the text of a file, where there is one of this name, else the text itself.
+
+    It stands before the first question of a prompt, where Gemma's chat template puts a system message too.
+    """
+    try:
+        is_file = Path(text).is_file()
+    except OSError:  # a text too long for a name
+        is_file = False
+    found = files.require_file(text).read_text(encoding="utf-8-sig") if is_file else text
+    if not found.strip():
+        raise UserError("--system-prompt: the text is empty; leave the option out")
+    return found.strip()
+
+
+_MARKERS = ("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<|im_start|>", "<|im_end|>", "[INST]", "<s>", "</s>",
+            "<|user|>", "<|assistant|>", "<|begin_of_text|>", "<|eot_id|>")  # fmt: skip
+
+
+def warn_of_markers(template: str) -> list[str]:
+    """Return a warning where a template writes marks of a chat format, which training adds itself."""
+    found = [marker for marker in _MARKERS if marker in template]
+    if not found:
+        return []
+    return [f"the prompt template holds chat markers ({', '.join(found)}); the model's own format is added when "
+            f"training "
+            f"and asking, so leave them out of --prompt-template"]  # fmt: skip
 
 
 def _target(schema: Schema, name: str) -> Target:
     column = schema[name]
     kind = schema.target_kind(name)
     if kind == "class" and not column.choices_from and not column.choices:
-        raise UserError(f"column '{name}' has too many different texts to be a class; choose another --target-field")
+        raise UserError(f"column '{name}' has too many different texts to be a class; use --target-kind text, or "
+                        f"choose "
+                        f"another --target-field")  # fmt: skip
     return Target(name, kind, column.unit, column.utility_from, column.choices_from, column.choices, column.worth_of)

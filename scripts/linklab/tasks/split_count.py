@@ -1,0 +1,70 @@
+"""How a table's rows divide: rows of each side of the split, training rows of each class, groups."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+from linklab.cli import UserError
+from linklab.tables.table import Table
+from linklab.tables.understand import warn_of_split
+from linklab.tasks.splits import SPLITS
+from linklab.tasks.task import Task
+
+
+class SplitCount:
+    """Counts the rows of each side of the split, the training rows of each class, and the groups."""
+
+    def __init__(self, task: Task, is_new: Callable[[str], bool] | None = None) -> None:
+        """`is_new` says whether a text was never seen before, for more groups than fit in memory."""
+        self.task = task
+        self.is_new = is_new
+        self.rows = dict.fromkeys(SPLITS, 0)
+        self.classes: dict[str, Counter[str]] = {
+            t.name: Counter() for t in task.targets if t.kind == "class" and t.choices
+        }
+        self.has_groups = task.group_field is not None or task.schema.one_of_role("group") is not None
+        self.groups: set[str] = set()
+        self.n_groups = 0
+
+    def add(self, split: str, group: str, target: Mapping[str, str]) -> None:
+        """Count a row."""
+        self.rows[split] += 1
+        if self.has_groups:
+            self._add_group(group)
+        if split == "train":
+            for name, counts in self.classes.items():
+                counts[target[name]] += 1
+
+    def merge(self, other: SplitCount) -> None:
+        """Add the counts of other rows."""
+        for side, n in other.rows.items():
+            self.rows[side] += n
+        for name, counts in other.classes.items():
+            self.classes[name].update(counts)
+        for group in other.groups:
+            self._add_group(group)
+
+    def _add_group(self, group: str) -> None:
+        if self.is_new is None:
+            self.groups.add(group)
+            self.n_groups = len(self.groups)
+        else:
+            self.n_groups += self.is_new(group)
+
+    def finish(self, table: Table, *, need_training: bool = True) -> Task:
+        """Return the task with the counts and their warnings in its record."""
+        if need_training and not self.rows["train"]:
+            raise UserError(f"{table}: no row fell into the training split; more rows, or other groups, are needed")
+        record = self.task.table
+        record = record | {
+            "rows": sum(self.rows.values()),
+            "splits": self.rows,
+            "left_out": record.get("left_out", {}) | {why: len(lines) for why, lines in table.left_out.items()},
+            "warnings": record.get("warnings", []) + warn_of_split(self.rows, self.classes, self.task.schema),
+        }
+        if self.has_groups:
+            record["groups"] = self.n_groups
+            record["group_field"] = self.task.group_field
+        return dataclasses.replace(self.task, table=record)
