@@ -3,9 +3,13 @@
 import csv
 import types
 
+import convert_csv_to_jsonl
+import evaluate_model
 import numpy as np
 import pytest
+import run_baselines
 from linklab.cli import UserError
+from linklab.manifest import write_manifest
 from linklab.metrics import comparison, intervals, metrics
 from linklab.metrics.predictions import Prediction
 from linklab.reports import tables
@@ -149,6 +153,29 @@ def test_runs_on_other_rows_are_refused(tmp_path, change, said):
     else:
         with pytest.raises(UserError, match=said):
             comparison.check_same_rows(runs, allow_different_prompts=True)
+
+
+def test_a_refusal_names_every_option_that_decides_rows_labels_and_prompts():
+    """Whatever a script that scores rows can be told about them must be named, options added later too."""
+    told = set()
+    for script in (evaluate_model, run_baselines):
+        actions = script.build_parser()._option_string_actions
+        shared = set(convert_csv_to_jsonl.build_parser()._option_string_actions) & set(actions)
+        told |= shared - {"-h", "--help", "--version", "--out-dir", "--force", "--skip-finished"}
+    told |= {"--data", "--split", "--max-rows"}
+    named = {option for _, options in comparison.DECIDED_BY.values() for option in options}
+    assert told == named
+
+
+def test_a_refusal_says_what_the_two_runs_were_given_differently(tmp_path):
+    for name, n in (("a", 5), ("b", 4)):
+        write_run(tmp_path / name, make_examples(n), range(n))
+        words = ["--data", "x", f"--max-rows={n}", "--force"] if name == "a" else ["--data", "x", "--split", "test"]
+        write_manifest(tmp_path / name, script="x.py", argv=words, seed=None, inputs={}, outputs={})
+    runs = comparison.read_runs([tmp_path])
+    with pytest.raises(UserError) as caught:
+        comparison.check_same_rows(runs)
+    assert "have different rows (--split: not given and test; --max-rows: 5 and not given); score" in str(caught.value)
 
 
 def test_the_gate_opens_for_a_real_difference_in_the_right_direction_only(runs):

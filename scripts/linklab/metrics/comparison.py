@@ -13,12 +13,21 @@ import numpy as np
 
 from linklab import files
 from linklab.cli import UserError
+from linklab.manifest import MANIFEST
 from linklab.metrics import intervals
 from linklab.metrics.metric_table import PRIMARY, find_metric
 from linklab.metrics.metrics import METRICS_FILE, ROLES, ROWS_FILE
 from linklab.metrics.predictions import FILE as PREDICTIONS_FILE
 
 ALPHA = 0.05
+_READING = ("--csv", "--data", "--delimiter", "--decimal", "--encoding", "--missing", "--keep-missing-class")
+DECIDED_BY = {  # the part of metrics.json's hashes, what it is called, and every option that can change it
+    "data": ("rows", (*_READING, "--split", "--max-rows", "--split-seed", "--split-field", "--group-field",
+                      "--id-field", "--drop-bad-rows", "--drop-missing-target", "--target-field", "--target-kind")),
+    "labels": ("true answers", (*_READING, "--target-field", "--target-kind")),
+    "prompts": ("prompts", (*_READING, "--prompt-template", "--system-prompt", "--drop-columns", "--ask",
+                            "--target-field", "--id-field", "--group-field", "--split-field")),
+}  # fmt: skip
 FILES = (METRICS_FILE, ROWS_FILE, PREDICTIONS_FILE)  # what a run folder must hold
 COMPARISON_COLUMNS = [
     "run", "role", "metric", "unit", "value", "low", "high", "n", "reference", "difference", "difference_low",
@@ -103,21 +112,43 @@ def read_run(folder: Path) -> Run:
 
 
 def check_same_rows(runs: Sequence[Run], *, allow_different_prompts: bool = False) -> None:
-    """Refuse runs that were not scored on the same rows, labels and prompts."""
+    """Refuse runs that were not scored on the same rows, labels and prompts, naming every option that decides them."""
     first = runs[0]
     for run in runs[1:]:
-        for part, meaning in (("data", "rows"), ("labels", "true answers"), ("prompts", "prompts")):
+        for part, (meaning, options) in DECIDED_BY.items():
             if first.metrics["hashes"].get(part) == run.metrics["hashes"].get(part):
                 continue
             if part == "prompts" and allow_different_prompts:
                 continue
-            way_out = (
-                "pass --allow-different-prompts to compare prompts on the same rows"
-                if part == "prompts"
-                else "score both on the same data with the same --split, --max-rows and --target-field"
-            )
             sizes = f"'{first.name}' ({first.n} rows) and '{run.name}' ({run.n} rows)"
-            raise UserError(f"runs {sizes} have different {meaning}; {way_out}")
+            way_out = f"score both with the same {', '.join(options)}"
+            if part == "prompts":
+                way_out += ", or pass --allow-different-prompts to compare prompts on the same rows"
+            raise UserError(f"runs {sizes} have different {meaning}{_say_other_words(first, run, options)}; {way_out}")
+
+
+def _say_other_words(first: Run, second: Run, options: Sequence[str]) -> str:
+    """Return which of these options the two runs were given differently, as their manifests say: " (…)" or ""."""
+    words = [_read_words(run, options) for run in (first, second)]
+    other = [name for name in options if words[0].get(name) != words[1].get(name)]
+    if not all(words) or not other:
+        return ""
+    found = (f"{name}: {words[0].get(name, 'not given')} and {words[1].get(name, 'not given')}" for name in other)
+    return f" ({'; '.join(found)})"
+
+
+def _read_words(run: Run, options: Sequence[str]) -> dict[str, str]:
+    """Return the words that the script which scored a run was given for these options; {} where no manifest says."""
+    path = next((p / MANIFEST for p in (run.folder, run.folder.parent) if (p / MANIFEST).exists()), None)
+    if path is None:
+        return {}
+    argv, words = files.read_json(path).get("argv") or [], {}
+    for at, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        if name in options:
+            follows = argv[at + 1] if at + 1 < len(argv) and not argv[at + 1].startswith("--") else "given"
+            words[name] = value if equals else follows
+    return words
 
 
 def primary_metric(runs: Sequence[Run]) -> str:
