@@ -35,7 +35,6 @@ from linklab.cli import UserError, say  # noqa: E402
 
 ENGINES, MODES = ("ours", "trl", "plain"), ("lora", "full", "qlora")
 NEEDS = {"trl": ("trl", "datasets"), "lora": ("peft",), "qlora": ("peft", "bitsandbytes")}  # packages, beside torch
-WHEELS = ("peft", "accelerate", "bitsandbytes", "trl", "datasets", "gguf", "optuna", "xxhash", "filelock", "sacrebleu")
 SPARE_S = 5.0  # kept for writing the summary
 
 
@@ -380,14 +379,20 @@ def prepare(bench: Bench) -> None:
 
 
 def install_wheels(wheels: Path, site: Path) -> None:
-    """Install the packages that are missing from local wheels, without their dependencies."""
-    if not wheels.is_dir():
-        raise UserError(f"--wheels {wheels}: no such folder")
-    for name in WHEELS:
-        if has_package(name, site) or not list(wheels.glob(f"{name}-*.whl")):
+    """Install every wheel of the folder whose package is missing, without dependencies."""
+    from importlib import metadata
+
+    found = sorted(wheels.glob("*.whl")) if wheels.is_dir() else []
+    if not found:
+        raise UserError(f"--wheels {wheels}: no wheels there")
+    present = {(found.name or "").lower().replace("-", "_") for found in metadata.distributions()}
+    present |= {path.name.split("-")[0].lower() for path in site.glob("*.dist-info")}
+    for wheel in found:
+        name = wheel.name.split("-")[0].lower()
+        if name in present:
             continue
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--find-links",
-                   str(wheels), "--target", str(site), name]  # fmt: skip
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", str(site),
+                   str(wheel)]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         say(f"wheels: {name} " + ("installed" if done.returncode == 0 else f"failed: {last_lines(done.stderr)}"))
 
