@@ -92,10 +92,11 @@ def run(args: argparse.Namespace) -> int:
 def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
     """Build, train in `folder`, and write the results to `--out-dir`; returns the exit code."""
     from linklab.models import load
-    from linklab.training import cost_estimate, results, training, validation_scores
+    from linklab.training import adapters, cost_estimate, results, training, validation_scores
 
     with load.quiet_transformers():
-        precision = load.choose_precision(settings.precision, settings.base_model)
+        settings = adapters.adopt_settings(settings)
+        precision = load.choose_precision(settings.precision, load.root_model(settings.base_model))
         steps = training.total_steps(len(rows.train), settings, training.world_size())
         settings = settings.prepare(precision=precision.name, steps=steps)
         say(f"precision: {precision.name} on {load.device_name()}, {precision.reason}")
@@ -132,7 +133,7 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
         if trainer.is_world_process_zero():
             results.finish(
                 settings, folder, rows.task, trainer, tokenizer, fingerprint, len(train), inputs=rows.inputs,
-                seen=rows.seen,                script=__file__,
+                seen=rows.seen, script=__file__,
             )  # fmt: skip
     return 0
 

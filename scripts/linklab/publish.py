@@ -147,11 +147,11 @@ def _pack_model(
 
 def _name_base(model: str, base: str | None) -> tuple[str, str | None]:
     """Return what the base model is called on the Hub, and why it has no name there, None where it has one."""
-    from linklab.training.results import HUB_NAMES
+    from linklab.models import load
 
     if base and not _HUB_NAME.fullmatch(base):
         raise UserError(f"--base-model {base}: a name on the Hub is OWNER/NAME")
-    named = base or HUB_NAMES.get(model, model)
+    named = base or load.hub_name(model) or model
     if model in NEVER_SENT:
         return named, "it is a toy for tests, which nobody can use"
     if not _HUB_NAME.fullmatch(named) or (not base and Path(named).exists()):

@@ -11,8 +11,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from linklab.inference.tries import Trie, build_trie, inner_part
+from linklab.models.architecture import attention_masks, cap_logits, decoder_of, head_of, text_config
 from linklab.models.chat import end_token
-from linklab.training.answer_loss import cap_logits
+from linklab.models.load import device_name
 
 # In place of a token: any of the row's `next_tokens`, those that the next part of the answer may begin with
 ANY_NEXT = -1
@@ -51,12 +52,12 @@ class ChoiceScorer:
 
     def __init__(self, model, tokenizer, *, batch_tokens: int | None = None) -> None:
         """`batch_tokens` bounds a batch's padded size (default: what keeps a GPU busy, or a CPU's padding small)."""
-        import torch
 
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.tokenizer, self.batch_tokens = tokenizer, batch_tokens or BATCH_TOKENS[self.device]
+        self.device = device_name()
+        self.tokenizer = tokenizer
+        self.batch_tokens = batch_tokens or BATCH_TOKENS["cpu" if self.device == "cpu" else "cuda"]
         self.model = model.eval().requires_grad_(False).to(self.device)
-        self.model.config.use_cache = True
+        text_config(self.model).use_cache = True
         self.end = end_token(tokenizer)
         self.number_tokens: dict[str, set[int]] = {}  # by what stands before the number
         self.number_starts: dict[str, list[int]] = {}
@@ -134,15 +135,13 @@ class ChoiceScorer:
         among |= torch.diag_embed(padding)
         allowed = torch.cat([seen, among], dim=2)
         keys = torch.cat([cache.positions, positions], dim=1)
-        window = getattr(self.model.config, "sliding_window", None)
+        window = getattr(text_config(self.model), "sliding_window", None)
         near = allowed & (positions[:, :, None] - keys[:, None, :] < window) if window else allowed
         with torch.inference_mode():
-            hidden = self.model.model(
+            masks = attention_masks(self.model, allowed[:, None].to(self.device), near[:, None].to(self.device))
+            hidden = decoder_of(self.model)(
                 input_ids=ids.to(self.device), position_ids=positions.to(self.device), use_cache=True,
-                past_key_values=cache.key_values, attention_mask={
-                    "full_attention": allowed[:, None].to(self.device),
-                    "sliding_attention": near[:, None].to(self.device),
-                },
+                past_key_values=cache.key_values, attention_mask=masks,
             ).last_hidden_state  # fmt: skip
         if keep:
             cache.valid, cache.positions = torch.cat([cache.valid, valid], dim=1), keys
@@ -154,8 +153,9 @@ class ChoiceScorer:
         """Return the logits (…, vocab) of hidden states, or those of `tokens` alone."""
         import torch.nn.functional as functional
 
-        weight = self.model.lm_head.weight if tokens is None else self.model.lm_head.weight[tokens]
-        return cap_logits(functional.linear(hidden, weight).float(), self.model.config)
+        head = head_of(self.model)
+        weight, bias = (x if x is None or tokens is None else x[tokens] for x in (head.weight, head.bias))
+        return cap_logits(functional.linear(hidden, weight, bias).float(), text_config(self.model))
 
     def score_choices(
         self, cache: PromptCache, starts: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]],

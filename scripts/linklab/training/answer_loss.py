@@ -10,6 +10,7 @@ import types
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from linklab.models.architecture import attention_masks, cap_logits, decoder_of, head_of, text_config
 from linklab.training import packed_attention
 
 if TYPE_CHECKING:
@@ -91,13 +92,14 @@ def _answer_only(
     else:
         read = real.bool() & (wanted | (labels == IGNORED))  # nothing is read from an answer's last token
         packed, positions, rows = packed_attention.pack(input_ids, read, position_ids, branches)
-        hidden = model.model(
+        no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool)  # never looked at: each row has its own
+        hidden = decoder_of(model)(
             input_ids=packed, position_ids=positions, packed_rows=rows, use_cache=False,
-            attention_mask={"full_attention": None, "sliding_attention": None},  # each row's own: no mask to build
+            attention_mask=attention_masks(model, no_mask, no_mask),
         ).last_hidden_state  # fmt: skip
         wanted = wanted[read][None]
-    logits = model.lm_head(hidden[wanted])  # (answer tokens, vocab): two axes, so no weight is copied
-    logits = cap_logits(logits, model.config)
+    logits = head_of(model)(hidden[wanted])  # (answer tokens, vocab): two axes, so no weight is copied
+    logits = cap_logits(logits, text_config(model))
     total = functional.cross_entropy(logits.float(), answers, reduction="sum")
     count = wanted.sum() if num_items_in_batch is None else num_items_in_batch
     return CausalLMOutput(loss=total / count, logits=None if model.training else logits)  # (answer tokens, vocab)
@@ -107,18 +109,14 @@ def _read_padded(
     model: Any, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, branches: Tensor | None
 ) -> Tensor:
     """Return the last hidden states (batch, tokens, hidden) of a padded batch, as a GPU reads it."""
+    decoder = decoder_of(model)
     if branches is None or not branches.any():
-        read = model.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        return read.last_hidden_state
-    masks = packed_attention.padded_masks(branches, position_ids, attention_mask, model.config.sliding_window)
-    read = model.model(input_ids=input_ids, attention_mask=masks, position_ids=position_ids, use_cache=False)
+        return decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+    window = getattr(text_config(model), "sliding_window", None)
+    masks = packed_attention.padded_masks(branches, position_ids, attention_mask, window)
+    masks = attention_masks(model, masks["full_attention"], masks["sliding_attention"])
+    read = decoder(input_ids=input_ids, attention_mask=masks, position_ids=position_ids, use_cache=False)
     return read.last_hidden_state
-
-
-def cap_logits(logits, config):
-    """Return logits as the model's config bounds them: tanh, scaled to `final_logit_softcapping` where there is one."""
-    cap = getattr(config, "final_logit_softcapping", None)
-    return logits if cap is None else (logits / cap).tanh() * cap
 
 
 class EncodedExamples:

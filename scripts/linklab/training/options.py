@@ -83,6 +83,10 @@ class TrainingSettings:
     )  # fmt: skip
     force: bool = option(False, "replace what an earlier run wrote to --out-dir", group="Output")
     merge: bool = option(False, "also write the adapter merged into its base model, to DIR/merged", group="Output")
+    merge_dtype: Literal["base", "float32", "bfloat16", "float16"] = option(
+        "base", "number type of the merged weights; base: that of the base model", group="Output",
+        source="a merged model is as large as its base was",
+    )  # fmt: skip
     dry_run: bool = option(
         False, "build everything, time a step, print what the run will do and cost, and stop before training",
         group="Output",

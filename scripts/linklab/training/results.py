@@ -7,6 +7,7 @@ from pathlib import Path
 from linklab import cli, files
 from linklab.cli import say
 from linklab.manifest import describe_files, write_manifest
+from linklab.models import load, save
 from linklab.reports import plots
 from linklab.tasks.input_checks import INPUTS_FILE
 from linklab.tasks.jsonl import TASK_FILE
@@ -14,7 +15,6 @@ from linklab.training import out_dir, training
 from linklab.training.options import TrainingSettings
 
 UNSEEN_LATER = "Scores on unseen rows, with intervals, come from `evaluate_model.py`."
-HUB_NAMES = {"embedded": "google/gemma-3-270m"}  # where a reader finds the base model
 
 
 def finish(
@@ -42,11 +42,10 @@ def finish(
     folder = Path(settings.out_dir)
     with out_dir.results(folder, work, script=script) as made:
         training.write_log(made / "trainer_log.csv", trainer.state.log_history)
-        trainer.model.save_pretrained(made / "model")
-        tokenizer.save_pretrained(made / "model")
+        save.save_model(trainer.model, tokenizer, made / "model", settings.base_model)
         add_papers(made / "model", task, card, seen)
         if settings.merge and settings.mode != "full":
-            merge(made / "model", made / "merged", settings.base_model)
+            save.merge_adapter(made / "model", made / "merged", settings.merge_dtype)
             add_papers(made / "merged", task, write_card(scores, task, sources, merged=True), seen)
         files.write_json(made / "metrics.json", scores)
         plots.write_png(made / "loss.png", plots.loss_curve(plots.read_trainer_log(made / "trainer_log.csv")))
@@ -79,15 +78,6 @@ def add_papers(made: Path, task, card: str, seen: dict | None) -> None:
     files.write_text(made / "README.md", card, force=True)
 
 
-def merge(adapter: Path, made: Path, base_model: str) -> None:
-    """Write the adapter added into its base model, which any program loads without PEFT."""
-    from linklab.models.load import load_trained
-
-    model, tokenizer = load_trained(adapter, base_model=base_model)
-    model.save_pretrained(made)
-    tokenizer.save_pretrained(made)
-
-
 def write_card(scores: dict, task, inputs: list[dict], *, merged: bool = False, unseen: str = UNSEEN_LATER) -> str:
     """Return the model card: what it answers, from what it was made, how good it was in training, whose terms hold.
 
@@ -96,7 +86,7 @@ def write_card(scores: dict, task, inputs: list[dict], *, merged: bool = False, 
     settings = "\n".join(f"| {name} | {value} |" for name, value in scores["settings"].items())
     data = "\n".join(f"| {Path(entry['path']).name} | {entry['sha256']} |" for entry in inputs)
     targets = ", ".join(f"`{t.name}`" for t in task.targets)
-    base = HUB_NAMES.get(scores["model"], scores["model"])
+    base = load.hub_name(scores["model"]) or load.root_model(scores["model"])
     library = "transformers" if merged or scores["mode"] == "full" else "peft"
     judged = [f"validation loss {scores['best_validation_loss']:.4f}"] if scores["best_validation_loss"] else []
     if scores["validation_accuracy"] is not None:

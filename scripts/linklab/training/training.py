@@ -11,7 +11,15 @@ from pathlib import Path
 
 from linklab import cli, files
 from linklab.cli import UserError, say
-from linklab.training import answer_loss, checkpoint_mirror, checkpoints, fused_gemma, fused_lora, validation_scores
+from linklab.models import architecture
+from linklab.training import (
+    adapters,
+    answer_loss,
+    checkpoint_mirror,
+    checkpoints,
+    fused_gemma,
+    validation_scores,
+)
 from linklab.training.options import TrainingSettings
 
 LOGGED = {"epoch": "epoch", "train_loss": "loss", "validation_loss": "eval_loss", "learning_rate": "learning_rate",
@@ -30,19 +38,22 @@ def build_model(settings: TrainingSettings):
     """
     import torch
 
-    from linklab.models.load import keep_freed_memory, load_model
+    from linklab.models.load import keep_freed_memory, load_model, load_trained
 
     keep_freed_memory()
     torch.manual_seed(settings.seed)  # adapters start from random numbers
     compute = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision]
     frozen = torch.float32 if settings.mode == "full" else compute
-    model = load_model(settings.base_model, dtype=frozen, quantize_4bit=settings.mode == "qlora")
+    if settings.mode == "full":
+        model, _ = load_trained(settings.base_model, dtype=frozen)  # an adapter is merged
+    else:
+        model = load_model(settings.base_model, dtype=frozen, quantize_4bit=settings.mode == "qlora")
     for module in model.modules():
         # In evaluation bitsandbytes repacks 4-bit weights for CPUs with AVX512-BF16 and leaves them so: the training
         # after it would run on a product without a gradient.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
-    model.config.use_cache = False
+    architecture.text_config(model).use_cache = False
     answer_loss.use_answer_only_loss(model)
     if frozen == torch.bfloat16:
         # The residual stream stays float32 while autocast multiplies in bfloat16: Gemma's activations grow so large
@@ -51,19 +62,9 @@ def build_model(settings: TrainingSettings):
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if settings.mode == "full":
+        adapters.freeze_outside_decoder(model)
         return model
-    from peft import LoraConfig, get_peft_model
-
-    targets = settings.lora_targets if settings.lora_targets == "all-linear" else settings.lora_targets.split(",")
-    config = LoraConfig(
-        r=settings.lora_rank, lora_alpha=settings.lora_alpha, lora_dropout=settings.lora_dropout,
-        target_modules=targets, bias="none", task_type="CAUSAL_LM",
-    )  # fmt: skip
-    try:
-        adapted = get_peft_model(model, config)
-    except ValueError as error:
-        raise UserError(f"--lora-targets {settings.lora_targets}: {str(error)[:200]}") from error
-    fused_lora.fuse(adapted)
+    adapted = adapters.add_adapters(model, settings)
     fused_gemma.fuse(adapted)
     return adapted
 
