@@ -1,5 +1,6 @@
 # make demo · make test · make lint · make check · make bench · make clean
 #   make check                  all that must be green before a merge, as a table; make canaries sees each gate turn red
+#   make test-colab             the tests and the tiny demo with the versions Colab brings (needs python3.13)
 #   make demo MODEL=tiny        the same chain on a tiny model, about a minute
 #   make demo ROWS=4000         ten times the training rows, under an hour on two cores
 PYTHON ?= python3
@@ -8,9 +9,12 @@ ROWS ?= $(if $(filter tiny,$(MODEL)),1000,400)
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check
+# Colab's own versions, in an environment of their own
+COLAB := .venv-colab
+COLAB_PYTHON ?= python3.13
 CPU_INDEX := https://download.pytorch.org/whl/cpu
 
-.PHONY: demo test test-slow lint check canaries bench docs clean
+.PHONY: demo test test-slow test-colab lint check canaries bench docs clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runtime
@@ -21,6 +25,10 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow
+
+test-colab: $(COLAB)/.installed
+	$(COLAB)/bin/python -m pytest -n auto -p no:cacheprovider
+	$(COLAB)/bin/python scripts/run_demo.py --base-model tiny --max-rows 1000 --out-dir runs/demo-colab --force
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
@@ -65,4 +73,12 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 
 $(VENV)/.bench: requirements-bench.txt $(VENV)/.dev
 	$(PIP) --quiet -r requirements-bench.txt
+	@touch $@
+
+$(COLAB)/.installed: requirements-colab-base.txt requirements-colab.txt requirements-dev.txt
+	$(COLAB_PYTHON) -m venv $(COLAB)
+	$(COLAB)/bin/python -m pip install --disable-pip-version-check -r requirements-colab-base.txt
+	$(COLAB)/bin/python -m pip install --disable-pip-version-check -r requirements-colab.txt
+	grep -Ev '^(-r|datasets|trl|xllamacpp|mypy|radon)' requirements-dev.txt > $@.txt
+	$(COLAB)/bin/python -m pip install --disable-pip-version-check -c requirements-colab-base.txt -r $@.txt
 	@touch $@

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from linklab import cli
+from linklab.notebooks.search import find_notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 LINES_SHOWN = 60  # of what a failing command printed
@@ -41,8 +42,8 @@ GATES = (
          ("scripts/generate_synthetic_smoke.py --out-dir {scratch}/data",
           "scripts/validate_dataset.py {scratch}/data/links.csv --report {scratch}/report.json",
           "scripts/convert_csv_to_jsonl.py --csv {scratch}/data/links.csv --out-dir {scratch}/jsonl")),
-    Gate("notebooks", "they are valid, hold no outputs, and render",
-         ("scripts/fix_notebook_widgets.py --check notebooks",
+    Gate("notebooks", "every notebook, in any folder, is valid, holds no outputs, and renders",
+         ("scripts/fix_notebook_widgets.py --report {notebooks}",
           "-m nbstripout --verify --keep-id {notebooks}",
           "-m pytest -n 0 tests/project/test_notebook.py -k valid_holds_no_outputs",
           "-m nbconvert --log-level ERROR --to html --output-dir {scratch} {notebooks}")),
@@ -66,8 +67,9 @@ class Result(NamedTuple):
 
 
 def fill_words(command: str, scratch: Path) -> list[str]:
-    """Return a gate's command as words; `{notebooks}` stands for every notebook."""
-    notebooks = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "notebooks").glob("*.ipynb"))
+    """Return a gate's command as words; `{notebooks}` stands for every notebook but those that runs have left."""
+    found = (path.relative_to(ROOT) for path in find_notebooks(ROOT))
+    notebooks = [str(path) for path in found if path.parts[0] != "runs"]
     words: list[str] = []
     for word in command.split():
         words += notebooks if word == "{notebooks}" else [word.replace("{scratch}", str(scratch))]

@@ -20,18 +20,16 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from linklab import cli
 from linklab.notebooks.mending import Outcome, UnreadableNotebook, decode, mend
+from linklab.notebooks.search import find_notebooks
 from linklab.notebooks.widgets import TREATMENTS
 
 STDIN = Path("-")
-SKIPPED_FOLDERS = {
-    ".git", ".ipynb_checkpoints", ".venv", "venv", ".tox", ".nox", "node_modules", "__pycache__", "site-packages",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,23 +40,6 @@ class Settings:
     repair: bool
     report: bool
     write: bool
-
-
-def find_notebooks(path: Path) -> Iterator[Path]:
-    """Yield `path` itself, or every notebook below it when it is a folder."""
-
-    def stop(error: OSError) -> None:
-        raise error
-
-    if path == STDIN or not path.is_dir():
-        yield path
-        return
-    for folder, folders, names in os.walk(path, onerror=stop):
-        inside = Path(folder)
-        folders[:] = sorted(
-            name for name in folders if name not in SKIPPED_FOLDERS and not (inside / name / "pyvenv.cfg").exists()
-        )
-        yield from (inside / name for name in sorted(names) if name.lower().endswith(".ipynb"))
 
 
 def replace_bytes(path: Path, data: bytes) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import check_merge
 import pytest
+from IPython.core.inputtransformer2 import TransformerManager
 from linklab import __main__ as linklab_command
 
 ROOT = Path(__file__).parents[2]
@@ -178,6 +179,7 @@ def spoken_lines() -> set[str]:
     notebook = json.loads((ROOT / "notebooks" / "gemma_wifi_colab.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     said = {re.sub(r"\$\(\w+\)", "…", line) for line in (ROOT / "Makefile").read_text().splitlines()}
+    cells = [TransformerManager().transform_cell(cell) for cell in cells]  # `!line` becomes a call
     for source in [*(path.read_text() for path in [*SCRIPTS, *ROOMS]), *cells]:
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):

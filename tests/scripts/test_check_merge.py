@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -60,7 +61,12 @@ def test_every_gate_has_a_canary():
 
 def put(name: str, text: str):
     """Return a breakage: a file with this text."""
-    return lambda folder: (folder / name).write_text(text)
+
+    def write(folder: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+    return write
 
 
 def replace(name: str, old: str, new: str):
@@ -82,8 +88,19 @@ def break_one_test_of_few(folder: Path) -> None:
     replace("scripts/linklab/radio/channels.py", "5000 + 5 *", "5000 + 6 *")(folder)
 
 
-NOTEBOOK = "notebooks/gemma_wifi_colab.ipynb"
 STATE = "application/vnd.jupyter.widget-state+json"
+FLAT = f'{{"widgets": {{"{STATE}": {{"m": {{}}}}}}}}'
+PRINTED = {"output_type": "stream", "name": "stdout", "text": "1"}
+
+
+def other_notebook(metadata: str, outputs: list | None = ()) -> str:
+    """Return a notebook of one cell; None for outputs leaves them out, which nbformat refuses."""
+    cell = {"cell_type": "code", "execution_count": None, "metadata": {}, "source": "1"}
+    cells = [cell | ({} if outputs is None else {"outputs": list(outputs)})]
+    return json.dumps({"cells": cells, "metadata": json.loads(metadata), "nbformat": 4, "nbformat_minor": 4})
+
+
+NOTEBOOK = "notebooks/gemma_wifi_colab.ipynb"
 RAISES = "raise SystemExit(7)\n"
 CANARIES = [  # gate, what is broken, how
     ("lint", "an import nobody uses", put("scripts/linklab/unused.py", "import os\n")),
@@ -99,6 +116,10 @@ CANARIES = [  # gate, what is broken, how
      replace(NOTEBOOK, '"accelerator"', f'"widgets": {{"{STATE}": {{"m": {{}}}}}}, "accelerator"')),
     ("notebooks", "an output",
      replace(NOTEBOOK, '"outputs": []', '"outputs": [{"output_type": "stream", "name": "stdout", "text": "1"}]')),
+    ("notebooks", "widget models without state, in another folder", put("docs/deep/w.ipynb", other_notebook(FLAT))),
+    ("notebooks", "outputs, in another folder", put("docs/deep/o.ipynb", other_notebook("{}", [PRINTED]))),
+    ("notebooks", "what nbformat refuses, in another folder", put("docs/N.IPYNB", other_notebook("{}", None))),
+    ("notebooks", "a notebook of zero bytes", put("docs/empty.ipynb", "")),
     ("notebooks", "a cell that is none", replace(NOTEBOOK, '"cell_type": "markdown"', '"cell_type": "prose"')),
     ("notebook run", "a stage that fails", put("scripts/run_baselines.py", RAISES)),
     ("hooks", "a private key", put("docs/key.pem", "-----BEGIN RSA PRIVATE" + " KEY-----\n")),
