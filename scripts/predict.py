@@ -99,7 +99,7 @@ def read_task(model: str):
 def read_questions(path: Path, task, max_rows: int | None) -> list:
     """Return an example without target for every row; a UserError names file and line of one that cannot be asked."""
     from linklab.tables.csv_stream import iter_rows, read_header
-    from linklab.tasks.examples import Example, legal_choices, lowest_ranked
+    from linklab.tasks.examples import Example, legal_choices, lowest_ranked, write_questions
 
     header = read_header(path)
     needed = [*task.template.columns, *(t.choices_from for t in task.targets if t.choices_from)]
@@ -116,11 +116,11 @@ def read_questions(path: Path, task, max_rows: int | None) -> list:
             choices = {t.name: legal_choices(t, row) for t in task.targets if t.kind == "class"}
             if empty := next((name for name, texts in choices.items() if not texts), None):
                 raise UserError(f"no legal choice for '{empty}'")
-            prompt = task.template.render(row)
+            prompt, questions = write_questions(task, row, choices, {}, {})
         except UserError as error:
             raise UserError(f"{path}:{line}: {error}") from error
         name = row[id_column.name] if id_column and id_column.name in row else f"row-{number}"
-        examples.append(Example(name, name, "test", prompt, "", {}, choices, {}, row))
+        examples.append(Example(name, name, "test", prompt, "", {}, choices, {}, row, questions))
     if not examples:
         raise UserError(f"{path}: no rows below the header")
     if max_rows is None:

@@ -281,7 +281,8 @@ def add_ask_option(group, when: str = "") -> None:
     group.add_argument(
         "--ask",
         choices=("row", "choices"),
-        help=f"{when}one question per row, or one per choice of a row, whose answer is what that choice is worth",
+        help=f"{when}one question per row, or one per choice of a row, answered by what that choice is worth "
+        "(default: choices where a row brings its choices and their worth, as links do; else row)",
     )
 
 

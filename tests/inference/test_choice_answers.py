@@ -186,18 +186,22 @@ def test_a_worth_is_written_as_its_column_is(value, column, text):
     assert choice_answers.write_number(value, column) == text
 
 
-def test_a_folder_without_every_question_cannot_be_ranked(scorer, small_links, tmp_path):
+def test_field_data_are_ranked_from_a_folder_as_from_the_csv(scorer, small_links, tmp_path):
     import convert_csv_to_jsonl
+    from linklab.tasks.source import read_with_cells
 
     with open(small_links / "links.csv", newline="") as handle:
         rows = [row[: len(FIELD_SCHEMA.names)] for row in csv.reader(handle)]
     with open(tmp_path / "field.csv", "w", newline="") as handle:
         csv.writer(handle, lineterminator="\n").writerows(rows)
-    words = ["--csv", str(tmp_path / "field.csv"), "--ask", "choices", "--out-dir", str(tmp_path / "set")]
+    words = ["--csv", str(tmp_path / "field.csv"), "--out-dir", str(tmp_path / "set")]
     assert convert_csv_to_jsonl.main(words) == 0
-    field = make_task(tmp_path / "field.csv", ask="choices")
-    asked = read_examples(tmp_path / "field.csv", field, "test", 2)
-    assert len(row_answers.answer_exactly(scorer, asked, field)) == 2
+    field = make_task(tmp_path / "field.csv")
+    from_csv = read_examples(tmp_path / "field.csv", field, "test", 2)
+    from_folder = read_with_cells(tmp_path / "set", field, "test", 2)
+    assert [e.prompt for e in from_folder] == [e.prompt for e in from_csv]
+    given = row_answers.answer_exactly(scorer, from_csv, field)
+    assert row_answers.answer_exactly(scorer, from_folder, field) == given
     with pytest.raises(UserError, match=r"row 'L\d+': 1 of its \d+ choices can be asked about; .* --csv"):
         row_answers.answer_exactly(scorer, jsonl.read_examples(tmp_path / "set", "test", 2), field)
 

@@ -351,7 +351,7 @@ def test_a_number_target_before_a_class_is_written_and_the_class_scored_after_it
 
 
 def test_a_number_has_no_more_characters_than_its_column_allows(taught, tokenizer, small_links):
-    task = make_task(small_links / "links.csv")  # its throughputs go from 5 to 1000
+    task = make_task(small_links / "links.csv", ask="row")  # its throughputs go from 5 to 1000
     rows = read_examples(small_links / "links.csv", task, "test", 5)
     for given in row_answers.answer_exactly(
         choice_scorer.ChoiceScorer(taught, tokenizer), rows, task, numbers="greedy"

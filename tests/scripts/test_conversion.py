@@ -22,6 +22,7 @@ from linklab.tasks.examples import iter_examples, read_examples
 from linklab.tasks.task import make_task
 
 SPLITS = ("train", "validation", "test")
+BY_ROW = ("--ask", "row")  # links are asked choice by choice otherwise
 SHARD = re.compile(r"(train|validation|test)-(\d{5})-of-(\d{5})\.jsonl")
 
 
@@ -69,7 +70,7 @@ def links(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def converted(links, tmp_path_factory):
-    return convert(links, tmp_path_factory.mktemp("converted") / "set", "--shard-size", 100)
+    return convert(links, tmp_path_factory.mktemp("converted") / "set", *BY_ROW, "--shard-size", 100)
 
 
 # The layout
@@ -144,7 +145,7 @@ def test_the_card_names_the_shards_and_says_what_was_made(converted):
 
 
 def test_reading_the_folder_gives_the_same_examples_as_reading_the_csv(links, converted):
-    task = make_task(links)
+    task = make_task(links, ask="row")
     for split in SPLITS:
         for n in (None, 7):
             ours = jsonl.read_examples(converted, split, n)
@@ -170,7 +171,7 @@ def test_reading_takes_the_shards_the_manifest_names_and_no_others(converted, tm
 
 @pytest.fixture(scope="module")
 def asked(links, tmp_path_factory):
-    return convert(links, tmp_path_factory.mktemp("asked") / "set", "--ask", "choices", "--shard-size", 100)
+    return convert(links, tmp_path_factory.mktemp("asked") / "set", "--shard-size", 100)
 
 
 def test_asked_by_choice_each_line_is_the_conversation_about_one_candidate(links, converted, asked):
@@ -262,13 +263,13 @@ def test_no_row_changes_its_side_with_order_number_or_shard_size(links, converte
     ):
         path = tmp_path / f"{name}.csv"
         path.write_text(header + "".join(some))
-        again = lines_of(convert(path, tmp_path / name, *words))
+        again = lines_of(convert(path, tmp_path / name, *BY_ROW, *words))
         found = {line["id"]: split for split, lines in again.items() for line in lines}
         assert found.items() <= side.items() and len(found) == {"shuffled": 600, "fewer": 150, "ranked": 90}[name]
 
 
 def test_the_same_command_writes_the_same_bytes(links, converted, tmp_path):
-    again = convert(links, tmp_path / "set", "--shard-size", 100)
+    again = convert(links, tmp_path / "set", *BY_ROW, "--shard-size", 100)
     for path in converted.iterdir():
         if path.name != "manifest.json":
             assert (again / path.name).read_bytes() == path.read_bytes(), path.name
@@ -293,7 +294,7 @@ def test_max_rows_takes_the_rows_that_every_other_script_takes(id_words, tmp_pat
 
 def test_workers_change_no_byte_and_the_first_bad_row_is_named(links, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(csv_stream, "BLOCK_BYTES", 20_000)
-    made = [convert(links, tmp_path / w, "--workers", w, "--max-rows", 150) for w in ("1", "2")]
+    made = [convert(links, tmp_path / w, *BY_ROW, "--workers", w, "--max-rows", 150) for w in ("1", "2")]
     for path in made[0].iterdir():
         assert path.name == "manifest.json" or path.read_bytes() == (made[1] / path.name).read_bytes()
     assert sum(len(lines) for lines in lines_of(made[1]).values()) == 150
@@ -307,8 +308,9 @@ def test_workers_change_no_byte_and_the_first_bad_row_is_named(links, tmp_path, 
 
 def test_field_data_without_hidden_columns_keeps_the_choices_of_each_row(links, tmp_path):
     rows = [row[:21] for row in csv.reader(links.open(newline=""))]
-    folder = convert(write_csv(tmp_path / "field.csv", rows[0], rows[1:]), tmp_path / "set")
-    whole = {line["id"]: line for lines in lines_of(convert(links, tmp_path / "whole")).values() for line in lines}
+    folder = convert(write_csv(tmp_path / "field.csv", rows[0], rows[1:]), tmp_path / "set", *BY_ROW)
+    made = convert(links, tmp_path / "whole", *BY_ROW)
+    whole = {line["id"]: line for lines in lines_of(made).values() for line in lines}
     found = [line for lines in lines_of(folder).values() for line in lines]
     assert len(found) == len(rows) - 1
     for line in found:
@@ -317,7 +319,7 @@ def test_field_data_without_hidden_columns_keeps_the_choices_of_each_row(links, 
 
 def test_another_split_seed_gives_another_division(links, converted, tmp_path):
     first = {line["id"] for line in lines_of(converted)["test"]}
-    other = {line["id"] for line in lines_of(convert(links, tmp_path / "set", "--split-seed", 1))["test"]}
+    other = {line["id"] for line in lines_of(convert(links, tmp_path / "set", *BY_ROW, "--split-seed", 1))["test"]}
     assert first != other
 
 
@@ -327,7 +329,7 @@ def test_copies_and_identical_prompts_are_never_on_two_sides(tmp_path):
     )
     copies = collections.Counter(row["scenario_id"] for row in rows_of(path))
     assert max(copies.values()) > 3, "nothing was oversampled"
-    found = lines_of(convert(path, tmp_path / "set"))
+    found = lines_of(convert(path, tmp_path / "set", *BY_ROW))
     for key in (lambda line: line["id"], lambda line: line["messages"][0]["content"], lambda line: line["group"]):
         sides = collections.defaultdict(set)
         for split, lines in found.items():

@@ -55,7 +55,7 @@ def colors(n, seed=0):
 
 def test_a_link_row_becomes_prompt_answer_choices_and_their_worth(links):
     path = links({})
-    (example,) = iter_examples(path, make_task(path))
+    (example,) = iter_examples(path, make_task(path, ask="row"))
     assert example.id == "L00000001" and example.group == "S000000001"
     assert example.prompt.splitlines()[1:] == ["5210 -60 -91 3", "5530 -61 -90 0", "5775 -52 -88 40"]
     assert example.answer == "5775 594"

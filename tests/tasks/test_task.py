@@ -9,7 +9,7 @@ from linklab.cli import UserError
 from linklab.links.links import LINK_SCHEMA
 from linklab.tables.schema import Column, Schema
 from linklab.tasks.task import Target, Task, make_task
-from linklab.tasks.templates import LINK_TEMPLATE, Template
+from linklab.tasks.templates import LINK_CHOICES_TEMPLATE, LINK_TEMPLATE, Template
 
 CHANNEL, RATE = "recommended_channel_mhz", "expected_throughput_mbps"
 
@@ -40,7 +40,8 @@ def test_a_links_csv_asks_for_both_targets_with_the_rows_own_channels(links):
     assert [(t.name, t.kind, t.unit) for t in task.targets] == [(CHANNEL, "class", "MHz"), (RATE, "number", "Mbit/s")]
     assert task.targets[0].choices_from == "available_channels_mhz"
     assert task.targets[0].utility == "channel_throughput_mbps"
-    assert task.template.text == LINK_TEMPLATE
+    assert (task.ask, task.template.text) == ("choices", LINK_CHOICES_TEMPLATE)
+    assert make_task(links, ask="row").template.text == LINK_TEMPLATE
     assert task.write_answer({RATE: "594", CHANNEL: "5775"}) == "5775 594"
 
 
@@ -152,7 +153,7 @@ def test_a_task_comes_back_from_json_as_it_was(boxes, links, tmp_path):
     template = write_csv(tmp_path / "t.txt", "a {size}\n{color}")
     for task in (
         make_task(links),
-        make_task(links, ask="choices"),
+        make_task(links, ask="row"),
         make_task(boxes, ["label", "weight"], template, id_field=None),
     ):
         again = Task.from_dict(json.loads(json.dumps(task.to_dict())))

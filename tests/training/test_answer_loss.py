@@ -16,7 +16,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def encoded(small_links, tokenizer):
-    task = make_task(small_links / "links.csv")
+    task = make_task(small_links / "links.csv", ask="row")
     rows = example_files.read_examples(small_links / "links.csv", task, "train", 16)
     found = answer_loss.EncodedExamples(rows, tokenizer, 512)
     assert not found.too_long and len(set(found.lengths)) > 4  # rows of one length would make padding untested
@@ -142,7 +142,7 @@ def test_the_collator_pads_on_the_right_and_labels_only_the_answer():
 
 
 def test_an_answer_is_encoded_with_the_end_of_its_turn_and_the_prompt_as_the_chat_template_says(tokenizer, small_links):
-    task = make_task(small_links / "links.csv")
+    task = make_task(small_links / "links.csv", ask="row")
     row = example_files.read_examples(small_links / "links.csv", task, "train", 1)[0]
     item = answer_loss.EncodedExamples([row], tokenizer, 512)[0]
     ((start, end),) = item["answers"]
@@ -153,7 +153,7 @@ def test_an_answer_is_encoded_with_the_end_of_its_turn_and_the_prompt_as_the_cha
 
 
 def test_a_row_that_is_too_long_is_named_and_none_is_cut(tokenizer, small_links):
-    task = make_task(small_links / "links.csv")
+    task = make_task(small_links / "links.csv", ask="row")
     rows = example_files.read_examples(small_links / "links.csv", task, "train", 12)
     whole = answer_loss.EncodedExamples(rows, tokenizer, 10_000)
     middle = sorted(whole.lengths)[6]

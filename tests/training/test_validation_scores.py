@@ -40,7 +40,7 @@ def test_right_rows_are_those_the_model_would_write(taught_rule):
 def test_only_the_classes_an_answer_begins_with_are_judged(small_links):
     tokenizer = tiny.build_tokenizer()  # a token a byte
     table = small_links / "links.csv"
-    both = make_task(table)
+    both = make_task(table, ask="row")
     rows = example_files.read_examples(table, both, "train", 3)
     encoded = answer_loss.EncodedExamples(rows, tokenizer, 512)
     assert validation_scores.mark_judged(encoded, rows, both, tokenizer)
@@ -63,7 +63,7 @@ def test_a_row_is_right_when_all_its_judged_tokens_are(judged, expected):
 
 def test_rows_that_fill_up_a_batch_weigh_nothing(small_links):
     tokenizer = tiny.build_tokenizer()
-    task = make_task(small_links / "links.csv")
+    task = make_task(small_links / "links.csv", ask="row")
     rows = example_files.read_examples(small_links / "links.csv", task, "train", 3)
     encoded = answer_loss.EncodedExamples(rows, tokenizer, 512)
     validation_scores.mark_judged(encoded, rows, task, tokenizer)

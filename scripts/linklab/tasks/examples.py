@@ -95,11 +95,7 @@ class ExampleMaker:
                 )
         choices, values = self._choices(row, target)
         group, split = self.place(row)
-        prompt, prompts = write_prompts(self.task, row, choices)
-        questions: tuple[Question, ...] = ()
-        if self.task.ask == "choices":
-            answers = write_worths(self.task, choices, values, target)
-            questions = tuple(map(Question, choices[self.task.choice_target.name], prompts, answers))
+        prompt, questions = write_questions(self.task, row, choices, values, target)
         return Example(
             row[self.id_column.name] if self.id_column else f"row-{number}",
             group,
@@ -150,31 +146,48 @@ class ExampleMaker:
         return choices, values
 
 
-def write_prompts(task: Task, row: Mapping[str, str], choices: Mapping[str, list[str]]) -> tuple[str, list[str]]:
-    """Return the prompt of a whole row, and with `--ask choices` the prompt about each of its choices."""
+def write_questions(
+    task: Task,
+    row: Mapping[str, str],
+    choices: Mapping[str, list[str]],
+    values: Mapping[str, list[float]],
+    target: Mapping[str, str],
+) -> tuple[str, tuple[Question, ...]]:
+    """Return the prompt of a whole row, and with `--ask choices` the question about each of its choices.
+
+    Answers come from `values`, else from `target`, which knows that of the right choice alone; {} knows none. Raises a
+    UserError where the row's cells cannot be shown.
+    """
     lists = {t.choices_from: choices[t.name] for t in task.targets if t.choices_from}
     lines = task.template.render_lines(row, lists)
     prompt = "\n".join(itertools.chain.from_iterable(lines))
     if task.ask == "row":
-        return prompt, []
+        return prompt, ()
     if len(lines[-1]) != len(choices[task.choice_target.name]):
         raise UserError(
             f"{len(lines[-1])} lines of the prompt for {len(choices[task.choice_target.name])} choices of "
             f"'{task.choice_target.name}'"
         )
     header = "".join(f"{line}\n" for line in itertools.chain.from_iterable(lines[:-1]))
-    return prompt, [header + line for line in lines[-1]]
-
-
-def write_worths(
-    task: Task, choices: Mapping[str, list[str]], values: Mapping[str, list[float]], target: Mapping[str, str]
-) -> list[str | None]:
-    """Return the answer about each choice: its worth, or of the right one alone where a row says no more."""
+    prompts = [header + line for line in lines[-1]]
     asked = task.choice_target
+    answers: list[str | None]
     if asked.name in values:
-        return [task.write_worth(value) for value in values[asked.name]]
-    worth = task.write_worth(read_number(target[task.worth_target.name]))
-    return [worth if choice == target[asked.name] else None for choice in choices[asked.name]]
+        answers = [task.write_worth(value) for value in values[asked.name]]
+    elif target:
+        worth = task.write_worth(read_number(target[task.worth_target.name]))
+        answers = [worth if choice == target[asked.name] else None for choice in choices[asked.name]]
+    else:
+        answers = [None] * len(prompts)
+    return prompt, tuple(map(Question, choices[asked.name], prompts, answers))
+
+
+def ask_about_all(example: Example, task: Task) -> Example:
+    """Return an example with the questions about all its choices, written from its cells where some are missing."""
+    if len(example.questions) == len(example.choices[task.choice_target.name]):
+        return example
+    prompt, questions = write_questions(task, example.row, example.choices, example.values, example.target)
+    return dataclasses.replace(example, prompt=prompt, questions=questions)
 
 
 def _hash(cells: Iterable[str]) -> str:

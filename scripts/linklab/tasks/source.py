@@ -56,9 +56,15 @@ def refuse_table_options(args: argparse.Namespace) -> None:
 
 
 def read_with_cells(folder: str | Path, task: Task, split: str, max_rows: int | None) -> list[Example]:
-    """Return a split's examples of a converted folder, with their shown cells where the folder holds them."""
+    """Return a split's examples of a converted folder, with their shown cells where the folder holds them.
+
+    The cells also say what to ask about choices whose answer is not known, which have no conversation.
+    """
     found = jsonl.read_examples(folder, split, max_rows)
-    return row_cells.attach_cells(folder, task, found) if (Path(folder) / row_cells.CELLS_FILE).exists() else found
+    if not (Path(folder) / row_cells.CELLS_FILE).exists():
+        return found
+    with_cells = row_cells.attach_cells(folder, task, found)
+    return [examples.ask_about_all(example, task) for example in with_cells] if task.ask == "choices" else with_cells
 
 
 def open_table_task(args: argparse.Namespace) -> tuple[Table, Task]:

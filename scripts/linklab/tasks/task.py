@@ -186,8 +186,8 @@ def make_task(
     """Return the task of a table: the link task for a file with its header, else what its cells suggest.
 
     A `Table` brings its own options; for a path, `target_fields`, `id_field` and `group_field` are them. Any table but
-    links.csv needs `target_fields`. `ask` is "row" or "choices"; None takes the default for the targets. Raises a
-    UserError that lists the columns for an unknown name.
+    links.csv needs `target_fields`. `ask` is "row" or "choices"; None is "choices" where rows bring their choices and
+    some worth of them, else "row". Raises a UserError that lists the columns for an unknown name.
     """
     from linklab.links.links import ANSWER_UNIT_MBPS
     from linklab.tables.table import TableOptions, match_names, open_table
@@ -207,9 +207,10 @@ def make_task(
     if not schema.by_role("input"):
         raise UserError(f"{table}: no column is left as input beside {', '.join(names)}")
     targets = tuple(_target(schema, name) for name in names)
-    ask = ask or "row"
-    if ask == "choices" and (reason := why_not_choices(schema, targets)):
+    reason = why_not_choices(schema, targets)
+    if ask == "choices" and reason:
         raise UserError(f"--ask choices: {reason}; use --ask row")
+    ask = ask or ("row" if reason else "choices")
     if template_file:
         text = read_template(template_file)
     elif known:
