@@ -108,7 +108,7 @@ def violations_writer(path: str | None, together: files.FileSet):
         yield None
         return
     with together.open(path) as handle:
-        writer = csv.writer(handle, lineterminator="\n")
+        writer = csv.writer(files.CsvLines(handle))
         writer.writerow(("line", "column", "code", "value", "expected"))
         yield writer.writerow
 

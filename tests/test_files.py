@@ -1,6 +1,7 @@
 """File safety: the complete old set or the complete new one, whatever happens; and a stage knows when it is stale."""
 
 import contextlib
+import csv
 import hashlib
 import itertools
 import json
@@ -441,3 +442,12 @@ def test_a_lock_is_given_back_when_the_block_fails(tmp_path):
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), locks.locked_folder(tmp_path, wait_s=0.0):
             raise ZeroDivisionError
+
+
+def test_a_cell_with_any_line_break_comes_back_as_it_was_and_rows_end_in_lf(tmp_path):
+    cells = [["plain", "a\rb"], ["a\r\nb", "\r"], ['say "hi"\n', ","], ["", "\x0b\x0c\u2028"]]
+    with files.atomic_write(tmp_path / "t.csv") as handle:
+        csv.writer(files.CsvLines(handle)).writerows(cells)
+    with open(tmp_path / "t.csv", encoding="utf-8", newline="") as handle:
+        assert list(csv.reader(handle)) == cells
+    assert (tmp_path / "t.csv").read_bytes().startswith(b'plain,"a\rb"\n"a\r\nb","\r"\n')

@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 from linklab.cli import UserError
 from linklab.locks import only_writer
@@ -159,6 +160,20 @@ def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+class CsvLines:
+    """What csv.writer and csv.DictWriter write to, so that rows end in LF and every line break in a cell is quoted.
+
+    With lineterminator "\\n" the csv module leaves a lone CR unquoted, which readers then take for the end of the row.
+    """
+
+    def __init__(self, handle: TextIO) -> None:
+        self._handle = handle
+
+    def write(self, row: str) -> None:
+        """Write one row, which ends in CR LF as the csv module ends it by default."""
+        self._handle.write(f"{row.removesuffix(chr(13) + chr(10))}\n")
 
 
 def write_text(path: str | os.PathLike, text: str, *, force: bool = False) -> None:

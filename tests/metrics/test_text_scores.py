@@ -11,7 +11,9 @@ from linklab.metrics.predictions import Prediction
 from sacrebleu import sentence_chrf
 
 TASK = types.SimpleNamespace(
-    targets=[types.SimpleNamespace(name="reply", kind="text", unit="", utility=None)], schema=None
+    targets=[types.SimpleNamespace(name="reply", kind="text", unit="", utility=None)],
+    schema=None,
+    template=types.SimpleNamespace(text="{question}"),
 )
 
 
@@ -77,6 +79,13 @@ def test_runs_on_texts_are_compared_by_their_words(tmp_path):
     assert by_metric["reply/exact_match"].test == "McNemar"
     assert by_metric["reply/exact_match"].discordant[0] == 40
     assert by_metric["reply/chrf"].p is None and by_metric["reply/chrf"].low > 0
+
+
+def test_a_written_answer_with_any_line_break_is_one_row_of_the_scores(tmp_path):
+    examples = [example(f"r{i}", "yes") for i in range(3)]
+    metrics.write_run(tmp_path / "run", examples, answered(examples, ["a\rb", "a\r\nb\n", "yes"]), TASK, model="m")
+    (run,) = comparison.read_runs([tmp_path])
+    assert run.texts["reply/answer"] == ["a\rb", "a\r\nb", "yes"]
 
 
 def test_every_metric_that_is_written_stands_in_the_table():

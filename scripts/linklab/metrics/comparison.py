@@ -299,7 +299,7 @@ def write_comparison(path: Path, runs: Sequence[Run], differences: Sequence[Diff
     by_key = {(result.run, result.metric): result for result in differences}
     lines = 0
     with files.atomic_write(path, force=force) as handle:
-        writer = csv.writer(handle, lineterminator="\n")
+        writer = csv.writer(files.CsvLines(handle))
         writer.writerow(COMPARISON_COLUMNS)
         for run in runs:
             for metric, entry in run.metrics["metrics"].items():

@@ -181,6 +181,6 @@ def _is_missing(answer: str | float) -> bool:
 
 def _write_csv(path: Path, table: list[dict], force: bool) -> None:
     with files.atomic_write(path, force=force) as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(table[0]), lineterminator="\n")
+        writer = csv.DictWriter(files.CsvLines(handle), fieldnames=list(table[0]))
         writer.writeheader()
         writer.writerows(table)

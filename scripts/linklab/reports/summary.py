@@ -31,7 +31,7 @@ def write_summary(folder: Path, runs: Sequence[Run], *, train_rows: int) -> list
     primary = comparison.primary_metric(runs)
     ordered = tables.order_runs(runs, primary)
     with files.atomic_write(folder / "summary.csv") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
+        writer = csv.writer(files.CsvLines(handle))
         writer.writerow(["baseline", "role", "metric", "unit", "value", "low", "high", "n", "seconds"])
         for run in ordered:
             seconds = run.metrics["cost"]["seconds"]

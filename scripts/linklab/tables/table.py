@@ -232,7 +232,7 @@ class Table:
         "on."""
         lines: list[int] = []
         with open(path, "w", encoding="utf-8", newline="") as handle:
-            writer = csv.writer(handle, lineterminator="\n")
+            writer = csv.writer(files.CsvLines(handle))
             writer.writerow(self.names)
             for line, cells in self.rows():
                 writer.writerow(cells)

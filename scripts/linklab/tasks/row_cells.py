@@ -33,7 +33,7 @@ class CellsWriter:
     def __init__(self, folder: Path, task: Task) -> None:
         self.path, self.rows = folder / CELLS_FILE, 0
         self._handle = open(self.path, "w", encoding="utf-8", newline="")  # noqa: SIM115
-        self._writer = csv.writer(self._handle, lineterminator="\n")
+        self._writer = csv.writer(files.CsvLines(self._handle))
         self._writer.writerow(["id", *(column.name for column in shown_columns(task))])
 
     def write(self, lines: Iterable[Sequence[str]]) -> None:
