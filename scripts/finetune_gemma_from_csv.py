@@ -65,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":  # accelerate drops it in silence on CPUs
         raise UserError("FSDP splits the model, and its parts are not put together here; launch without FSDP: "
                         "270M parameters with their optimizer take 5 GB and fit a GPU whole")  # fmt: skip
+    if settings.merge and settings.mode == "full":
+        say(f"--merge: --mode full trains the whole model; {folder / 'model'} is complete, and no merged/ is written")
     if settings.resume == "auto" and not settings.force:
         out_dir.recover(folder)
         if stale_reason(folder / MANIFEST, script=__file__, argv=list(settings.argv)) is None:

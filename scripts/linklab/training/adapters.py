@@ -94,7 +94,8 @@ def _is_linear(module: Any) -> bool:
 
 
 def freeze_outside_decoder(model: Any) -> None:
-    """Keep what reads images as it is: no row has any, so a full training would have no gradients for it."""
+    """Train all of the language model; what reads images stays as it is, because no row has any to learn from."""
+    model.requires_grad_(True)  # a merged adapter leaves its base frozen
     skipped = architecture.outside_decoder(model)
     for name, parameter in model.named_parameters():
         if skipped and re.match(skipped, name) and parameter is not architecture.head_of(model).weight:

@@ -180,7 +180,10 @@ class TrainingSettings:
         "class for most validation rows", group="Training", decides=True,
         source="the loss changes with every row, accuracy in steps",
     )  # fmt: skip
-    report_to: Literal["tensorboard", "none"] = option(
+    report_to: Literal[
+        "tensorboard", "none", "azure_ml", "clearml", "codecarbon", "comet_ml", "dagshub", "dvclive", "flyte",
+        "kubeflow", "mlflow", "neptune", "swanlab", "trackio", "wandb",
+    ] = option(
         "tensorboard", "where the log goes beside trainer_log.csv: TensorBoard's files in DIR/tensorboard",
         group="Training",
     )  # fmt: skip

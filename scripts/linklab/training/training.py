@@ -6,18 +6,21 @@ import csv
 import math
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 from linklab import cli, files
-from linklab.cli import UserError, say
+from linklab.cli import say
 from linklab.models import architecture
+from linklab.models.load import device_name
 from linklab.training import (
     adapters,
     answer_loss,
     checkpoint_mirror,
     checkpoints,
     fused_gemma,
+    safeguards,
     validation_scores,
 )
 from linklab.training.options import TrainingSettings
@@ -98,7 +101,7 @@ def make_trainer(model, tokenizer, train, validation, settings: TrainingSettings
         optim="adamw_torch_fused",
         bf16=settings.precision == "bf16",
         fp16=settings.precision == "fp16",
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=device_name() == "cpu",
         eval_strategy="steps",
         eval_steps=settings.eval_steps,
         save_strategy="steps",
@@ -119,6 +122,7 @@ def make_trainer(model, tokenizer, train, validation, settings: TrainingSettings
         data_seed=settings.seed,
         restore_callback_states_from_checkpoint=False,
     )
+    safeguards.use_one_gpu(arguments)
 
     class AnswerTrainer(Trainer):
         def _get_train_sampler(self, train_dataset=None):
@@ -222,8 +226,8 @@ def make_trainer(model, tokenizer, train, validation, settings: TrainingSettings
         data_collator=validation_scores.HeldOutCollator(tokenizer.pad_token_id),
         callbacks=make_callbacks(steps, settings),
     )  # fmt: skip
-    if settings.report_to == "tensorboard":
-        trainer.add_callback(tensorboard_callback(folder / "tensorboard"))
+    if settings.report_to != "none":
+        trainer.add_callback(safeguards.report_callback(settings.report_to, folder))
     trainer.model_accepts_loss_kwargs = True  # the answer-only forward divides by the answer tokens of the whole step
     from transformers import PrinterCallback
 
@@ -245,7 +249,7 @@ def total_steps(n_rows: int, settings: TrainingSettings, processes: int = 1) -> 
 
 
 def make_callbacks(steps: int, settings: TrainingSettings) -> list:
-    """Return the callbacks: progress lines, stop at a loss that is no number, stop on a signal, early stopping."""
+    """Return the callbacks: finite numbers, progress lines, stop on a signal, early stopping."""
     from transformers import EarlyStoppingCallback, TrainerCallback
 
     class Progress(TrainerCallback):
@@ -257,11 +261,6 @@ def make_callbacks(steps: int, settings: TrainingSettings) -> list:
             logs = logs or {}
             if "loss" in logs:
                 self.note = f"loss {float(logs['loss']):.3f}"
-                if not math.isfinite(float(logs["loss"])):
-                    raise UserError(
-                        f"the loss is {logs['loss']} at step {state.global_step}; Gemma 3 overflows in float16: "
-                        f"train with --bf16 or --fp32, or lower --learning-rate; the last checkpoint is untouched"
-                    )
             if "eval_loss" in logs:
                 accuracy = f", accuracy {100 * logs['eval_accuracy']:.1f} %" if "eval_accuracy" in logs else ""
                 say(f"step {state.global_step} of {steps}: validation loss {logs['eval_loss']:.4f}{accuracy}")
@@ -298,7 +297,7 @@ def make_callbacks(steps: int, settings: TrainingSettings) -> list:
             for number, handler in self.before.items():
                 signal.signal(number, handler)
 
-    made = [Progress(), StopOnSignal()]
+    made = [safeguards.finite_numbers_callback(settings), Progress(), StopOnSignal()]
     if settings.patience:
         made.append(EarlyStoppingCallback(settings.patience))
     return made
@@ -311,20 +310,6 @@ def agree_on_largest(number: int, device) -> int:
     held = torch.tensor(number, device=device)
     torch.distributed.all_reduce(held, torch.distributed.ReduceOp.MAX)
     return held.item()
-
-
-def tensorboard_callback(folder: Path):
-    """Return the callback that writes TensorBoard's event files to `folder`, from the first step on."""
-    import importlib.util
-
-    if importlib.util.find_spec("tensorboard") is None:
-        raise UserError("--report-to tensorboard needs tensorboard; run: pip install tensorboard==2.21.0, "
-                        "or choose --report-to none")  # fmt: skip
-    from transformers.integrations import TensorBoardCallback
-
-    made = TensorBoardCallback()
-    made.logging_dir = str(folder)
-    return made
 
 
 def received_signal(trainer) -> int:
@@ -354,4 +339,5 @@ def peak_memory_mb() -> float:
 
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    units = 2**20 if sys.platform == "darwin" else 2**10  # bytes on macOS, kibibytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / units

@@ -1,0 +1,82 @@
+"""What keeps a training from going wrong unseen: numbers that are no longer finite, several GPUs, missing loggers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from linklab.cli import UserError, say
+from linklab.training.options import TrainingSettings
+
+INSTALL = {  # --report-to NAME: what pip installs for it
+    "azure_ml": "azureml-core azureml-mlflow", "clearml": "clearml", "codecarbon": "codecarbon", "comet_ml": "comet_ml",
+    "dagshub": "dagshub", "dvclive": "dvclive", "flyte": "flytekit", "kubeflow": "kubeflow", "mlflow": "mlflow",
+    "neptune": "neptune", "swanlab": "swanlab", "tensorboard": "tensorboard==2.21.0", "trackio": "trackio",
+    "wandb": "wandb",
+}  # fmt: skip
+
+
+def finite_numbers_callback(settings: TrainingSettings) -> Any:
+    """Return the callback that stops a training before a gradient that is not finite reaches the weights.
+
+    So no checkpoint ever holds them, and the last one is as good as it was. A loss that is not finite has such a
+    gradient. In float16 the gradient's scale is lowered first, by a few skipped steps; there the logged loss decides.
+    """
+    from transformers import TrainerCallback
+
+    class FiniteNumbers(TrainerCallback):
+        def on_pre_optimizer_step(
+            self, args: Any, state: Any, control: Any, model: Any = None, **others: Any
+        ) -> None:  # fmt: skip
+            import torch
+
+            if settings.precision == "fp16":
+                return
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+                raise UserError(explain(settings, state.global_step + 1))
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **others: Any) -> None:
+            for name in ("loss", "eval_loss"):
+                if not math.isfinite(float((logs or {}).get(name, 0.0))):
+                    raise UserError(explain(settings, state.global_step))
+
+    return FiniteNumbers()
+
+
+def explain(settings: TrainingSettings, step: int) -> str:
+    """Return what to say of a loss that is not finite, and what to lower; the advice depends on the precision."""
+    lower = f"lower --learning-rate (it is {settings.learning_rate:g}; try {settings.learning_rate / 5:.2g})"
+    advice = {
+        "fp16": f"float16 ends at 65,504 and Gemma 3 exceeds that: train with --bf16 or --fp32, or {lower}",
+        "bf16": f"{lower}, or train with --fp32",
+    }.get(settings.precision or "", f"{lower} or raise --warmup-fraction")
+    return (f"the loss is no longer a finite number at step {step}; {advice}; checkpoints written before are sound: "
+            f"start again with --force")  # fmt: skip
+
+
+def use_one_gpu(arguments: Any) -> None:
+    """Keep a single process on one GPU of several: DataParallel would go round the answer-only loss."""
+    if arguments.n_gpu > 1:
+        n = arguments.n_gpu
+        arguments._n_gpu = 1
+        say(f"{n} GPUs are visible and one process uses one, {arguments.device}; for all of them: accelerate launch "
+            f"--multi_gpu --num_processes {n} scripts/finetune_gemma_from_csv.py ... (docs/settings.md)")  # fmt: skip
+
+
+def report_callback(name: str, folder: Path) -> Any:
+    """Return the callback that sends the log to `--report-to NAME`; TensorBoard's files go to `folder`/tensorboard.
+
+    Raises a UserError with the install line where the package is missing.
+    """
+    from transformers.integrations import INTEGRATION_TO_CALLBACK
+
+    try:
+        made = INTEGRATION_TO_CALLBACK[name]()
+    except (RuntimeError, ImportError) as error:
+        raise UserError(f"--report-to {name} needs a package: pip install {INSTALL[name]}, or choose --report-to none "
+                        f"({str(error).splitlines()[0][:120]})") from error  # fmt: skip
+    if name == "tensorboard":
+        made.logging_dir = str(folder / "tensorboard")
+    return made
