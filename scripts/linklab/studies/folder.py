@@ -67,5 +67,5 @@ def fingerprint_data(args) -> dict:
         outputs = read_manifest(Path(args.data) / MANIFEST)["outputs"]
         text = json.dumps(sorted((entry["path"], entry["sha256"]) for entry in outputs))
         return {"data": hashlib.sha256(text.encode()).hexdigest()}
-    found = {"csv": files.sha256_file(args.csv), "targets": args.target_field, "split_seed": args.split_seed}
+    found = {"csv": files.sha256_file(args.csv), "targets": args.target_field, "split_seed": args.split_seed or 0}
     return found | {"template": files.sha256_file(args.prompt_template) if args.prompt_template else None}
