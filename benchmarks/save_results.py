@@ -1,4 +1,4 @@
-"""Save a demo's comparison under docs/results and put its table into README.md.
+"""Save a demo's comparison under docs/results and put its verdict into README.md.
 
     python benchmarks/save_results.py runs/demo-embedded-4000 --readme --remark "beside other work"
 
@@ -95,7 +95,9 @@ def main(argv: list[str] | None = None) -> int:
     if args.readme:
         readme = ROOT / "README.md"
         before, rest = readme.read_text().split(START)
-        readme.write_text("\n".join([before + START, "", *text, "", END]) + rest.split(END)[1])
+        scores, *answers = report["extra"]["verdict"].splitlines()
+        said = [f"{text[0]} ([all runs](docs/results/{out.name}))", "", *(f"- {line}" for line in (scores, *answers))]
+        readme.write_text("\n".join([before + START, "", *said, "", END]) + rest.split(END)[1])
         print("wrote README.md")
     return 0
 

@@ -68,14 +68,12 @@ def read_stages(names: list[str], runs: list, argv: list[str]) -> tuple[list[dic
 
 def run(args: argparse.Namespace) -> int | None:
     """Read, check, compare, write, and say who wins."""
-    from linklab.metrics import comparison, run_checks
+    from linklab.metrics import comparison
     from linklab.reports import report, tables
     from linklab.reports.verdict import make_verdict
 
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=[*args.runs, *args.stage])
     runs = comparison.read_runs(args.runs)
-    for found in runs:
-        run_checks.verify(found)
     comparison.check_same_rows(runs, allow_different_prompts=args.allow_different_prompts)
     primary = comparison.primary_metric(runs)
     candidate = comparison.find_run(runs, args.candidate) if args.candidate else comparison.first_of_role(runs, "tuned")
@@ -84,7 +82,7 @@ def run(args: argparse.Namespace) -> int | None:
     if rival and candidate is None:
         raise cli.UserError("--require-better-than needs a tuned model among the runs, or --candidate NAME")
 
-    gate = comparison.gate(candidate, rival, primary, seed=args.seed) if rival else None
+    gate = comparison.gate(candidate, rival, primary, seed=args.seed) if candidate and rival else None
     differences = comparison.compare_to(runs, reference, seed=args.seed)
     stages, manifests = read_stages(args.stage, runs, args.argv)
     logs = [path.parent / "trainer_log.csv" for path in manifests if (path.parent / "trainer_log.csv").exists()]
@@ -103,7 +101,7 @@ def run(args: argparse.Namespace) -> int | None:
             extra={"verdict": verdict, "check_failed": bool(gate and not gate.passed)},
         )  # fmt: skip
 
-    if gate:
+    if gate and candidate and rival:
         outcome = "passed" if gate.passed else "FAILED"
         cli.say(f"gate {outcome}: {candidate.name} against {rival.name}, {tables.describe_difference(gate.difference)}")
     print(f"report: {args.out_dir / 'report.html'}")

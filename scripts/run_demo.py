@@ -11,10 +11,12 @@ same folder are refused: name another --out-dir, or pass --force to make again w
 
 from __future__ import annotations
 
+import argparse
 import math
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from linklab import cli
@@ -25,7 +27,8 @@ from linklab.pipeline import Stage, call, command_of, stale_reason
 LONG = 1000  # training rows from which on a run is no quick look: more unseen rows, more passes
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
     parser = cli.make_parser(__doc__)
     model = parser.add_argument_group("Model")
     model.add_argument(
@@ -105,7 +108,7 @@ def refuse_to_replace(out: Path, stages: list[Stage]) -> None:
                                 f"another --out-dir, or pass --force to replace it and what depends on it")  # fmt: skip
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     out = Path(args.out_dir or f"runs/demo-{Path(args.base_model).name}-{args.max_rows}")
     test_rows = args.test_rows or (400 if args.max_rows >= LONG else 200)
     stages = plan_stages(args.base_model, args.max_rows, test_rows, args.seed, out)
@@ -133,7 +136,7 @@ def run(args) -> int:
     return 0
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code."""
     return cli.main(build_parser(), run, argv)
 

@@ -4,27 +4,40 @@ CSV or JSONL folder -> DIR/study-XXXXXXXX/{curve.csv, summary.md, curve_TARGET_M
 
     python scripts/run_learning_curve.py --csv runs/data/links.csv --base-model embedded --sizes 100 200 400 --seeds 1 2
 
-Run the command again, or in a second terminal at the same time: finished runs are skipped, a run that was killed goes
-on from its last checkpoint, and another setting is another study. `--dry-run` says first what it will cost. What stands
-after a lone `--` goes to finetune_gemma_from_csv.py as it is. Exit code 1: a run failed; curve.csv says why.
+Run the command again, or in a second terminal at the same time: finished runs are skipped, a killed run continues from
+its last checkpoint, and other settings are another study. `--dry-run` estimates the cost first. Options after a lone
+`--` are passed to finetune_gemma_from_csv.py unchanged. Exit code 1: a run failed; curve.csv says why.
 """
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from linklab import cli, files
 from linklab.cli import UserError, say
 from linklab.manifest import write_manifest
 
+if TYPE_CHECKING:
+    from linklab.studies.options import CurveSettings
+    from linklab.studies.runs import StudyRun
 
-def build_parser():
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
     from linklab.studies import options
 
     parser = cli.make_parser(__doc__)
     data = options.add_data_options(parser)
     data.add_argument(
-        "--sizes", type=cli.positive_int, nargs="+", required=True, metavar="N", help="training rows of the points"
+        "--sizes",
+        type=cli.positive_int,
+        nargs="+",
+        required=True,
+        metavar="N",
+        help="numbers of training rows, one point of the curve each",
     )
     data.add_argument(
         "--test-rows", type=cli.positive_int, default=400, metavar="N", help="unseen rows every model is scored on"
@@ -35,9 +48,11 @@ def build_parser():
         "--goal", type=options.parse_goal, nargs="+", default=[], metavar="METRIC=X",
         help="say how many rows this needs: accuracy=0.7, mae=60 or TARGET/accuracy=0.7",
     )  # fmt: skip
-    output.add_argument("--no-baselines", action="store_true", help="leave the baselines at the same sizes out")
-    output.add_argument("--retry-failed", action="store_true", help="try runs again that failed")
-    output.add_argument("--dry-run", action="store_true", help="time a few steps, price the study, and stop")
+    output.add_argument("--no-baselines", action="store_true", help="do not train baselines on the same rows")
+    output.add_argument("--retry-failed", action="store_true", help="repeat the runs that failed")
+    output.add_argument(
+        "--dry-run", action="store_true", help="time a few steps, estimate the cost of the study, and stop"
+    )
     options.add_training_options(parser)
     again = parser.add_argument_group("Reproducibility")
     again.add_argument(
@@ -46,40 +61,49 @@ def build_parser():
         nargs="+",
         default=[1, 2, 3],
         metavar="N",
-        help="training seeds of every size",
+        help="training seeds, each used at every size",
     )
     return parser
 
 
-def run(args) -> int:
+def read_settings(args: argparse.Namespace) -> CurveSettings:
+    """Return the options as settings."""
+    from linklab.studies.options import CurveSettings
+
+    return CurveSettings(
+        source=args, base_model=args.base_model, mode=args.mode, training=tuple(args.training),
+        sizes=tuple(sorted(args.sizes)), seeds=tuple(args.seeds), test_rows=args.test_rows, goals=tuple(args.goal),
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the runs that are missing, then write the curve of all that are there."""
     from linklab.studies import learning_curve, runs
     from linklab.studies.folder import check_study_dir, fingerprint_data, open_study
 
-    n_test = check(args)
+    settings = read_settings(args)
+    n_test = check(settings)
     out_dir = check_study_dir(args.out_dir)
     baselines = "--no-baselines" if args.no_baselines else learning_curve.choose_baselines(args)
     missing = baselines if isinstance(baselines, str) else ""
+    beside = None if isinstance(baselines, str) else baselines
     if args.dry_run:
-        return price(args, n_test, None if missing else baselines)
-    settings = {
-        "study": "learning curve", "base_model": args.base_model, "mode": args.mode, "training": args.training,
-        "test_rows": args.test_rows,
+        estimate_cost(settings, n_test, beside)
+        return 0
+    deciding = {
+        "study": "learning curve", "base_model": settings.base_model, "mode": settings.mode,
+        "training": list(settings.training), "test_rows": settings.test_rows,
     } | fingerprint_data(args)  # fmt: skip
-    folder = open_study(out_dir, settings)
+    folder = open_study(out_dir, deciding)
     if missing:
         say(f"baselines are left out: {missing}")
-    planned = learning_curve.plan(args, folder, None if missing else baselines)
+    planned = learning_curve.plan_runs(settings, folder, beside)
     try:
-        failed = runs.make_all(planned, tell, args.retry_failed)
+        failed = runs.make_all(planned, describe_result, args.retry_failed)
     except runs.Stopped as stop:
-        say("stopped; run the same command again to go on")
+        say("stopped; run the same command again to continue")
         return stop.code
-    points = learning_curve.read_points(planned)
-    curves = learning_curve.make_curves(points)
-    write_results(args, folder, planned, points, curves, missing)
-    for found in curves:
-        first, last = (f"{found.show(found.means[k])} at {found.sizes[k]:,} rows" for k in (0, -1))
-        say(f"{found.metric}: {first}, {last}")
+    write_results(settings, args.argv, folder, planned, missing)
     if failed:
         say(f"error: {len(failed)} of {len(planned)} runs failed (first: {failed[0].name}: {failed[0].error()}); "
             f"--retry-failed tries them again")  # fmt: skip
@@ -87,25 +111,26 @@ def run(args) -> int:
     return 1 if failed else 0
 
 
-def check(args) -> int:
-    """Raise a UserError for what no run could use; returns the test rows there are."""
-    from linklab.studies.options import check_training_words
+def check(settings: CurveSettings) -> int:
+    """Raise a UserError for what no run could use; return the number of test rows."""
+    from linklab.studies.options import check_training_arguments
     from linklab.tasks.source import open_source
 
-    for name in ("sizes", "seeds"):
-        if len(set(getattr(args, name))) < len(getattr(args, name)):
-            raise UserError(f"--{name}: a number stands there twice")
-    check_training_words(args.training)
-    _, read = open_source(args)
-    train, test = len(read("train", max(args.sizes))), len(read("test", args.test_rows))
-    if train < max(args.sizes):
-        raise UserError(f"--sizes {max(args.sizes)}: there are only {train:,} training rows")
-    if test < args.test_rows:
-        raise UserError(f"--test-rows {args.test_rows}: there are only {test:,} test rows")
+    for name, values in (("sizes", settings.sizes), ("seeds", settings.seeds)):
+        if len(set(values)) < len(values):
+            raise UserError(f"--{name}: duplicate value")
+    check_training_arguments(settings.training)
+    _, read = open_source(settings.source)
+    largest = max(settings.sizes)
+    train, test = len(read("train", largest)), len(read("test", settings.test_rows))
+    if train < largest:
+        raise UserError(f"--sizes {largest}: there are only {train:,} training rows")
+    if test < settings.test_rows:
+        raise UserError(f"--test-rows {settings.test_rows}: there are only {test:,} test rows")
     return test
 
 
-def tell(run) -> str:
+def describe_result(run: StudyRun) -> str:
     """Return a finished run's figures for the progress line."""
     from linklab.metrics import comparison
     from linklab.reports import summary
@@ -115,57 +140,63 @@ def tell(run) -> str:
     return summary.describe(files.read_json(run.folder / "evaluation" / "metrics.json"))
 
 
-def write_results(args, folder: Path, planned, points, curves, missing: str) -> None:
-    """Write curve.csv, plots, summary.md and the manifest; one process at a time."""
+def write_results(
+    settings: CurveSettings, argv: list[str], folder: Path, planned: list[StudyRun], missing: str
+) -> None:
+    """Write curve.csv, plots, summary.md and the manifest, one process at a time, and say how the curve runs."""
     from linklab.locks import hold
     from linklab.reports.plots import write_png
     from linklab.studies import learning_curve, plots
     from linklab.tasks.source import source_files
 
+    points = learning_curve.read_points(planned)
+    curves = learning_curve.make_curves(points)
+    n_test = points[0].run.n if points else 0
     with hold(folder / ".results"):
         learning_curve.write_csv(folder / "curve.csv", planned, points, curves)
-        n_test = points[0].run.n if points else 0
-        files.write_text(
-            folder / "summary.md", learning_curve.write_summary(args, planned, curves, n_test, missing), force=True
-        )
+        summary = learning_curve.write_summary(settings, planned, curves, n_test, missing)
+        files.write_text(folder / "summary.md", summary, force=True)
         outputs = ["study.json", "curve.csv", "summary.md"]
         for found in curves:
             outputs.append(f"curve_{found.metric.replace('/', '_')}.png")
             write_png(folder / outputs[-1], plots.learning_curve(found), force=True)
+        findings = learning_curve.find_findings(curves, settings.goals)
         write_manifest(
-            folder, script=__file__, argv=args.argv, seed=None, inputs=source_files(args),
-            outputs={folder / name: None for name in outputs}, extra={"runs": len(planned), "points": len(points)},
+            folder, script=__file__, argv=argv, seed=None, inputs=source_files(settings.source),
+            outputs={folder / name: None for name in outputs},
+            extra={"runs": len(planned), "points": len(points), "findings": findings},
         )  # fmt: skip
+    for found in curves:
+        first, last = (f"{found.show(found.means[k])} at {found.sizes[k]:,} rows" for k in (0, -1))
+        say(f"{found.metric}: {first}, {last}")
 
 
-def price(args, n_test: int, baselines) -> int:
+def estimate_cost(settings: CurveSettings, n_test: int, baselines: tuple[list[str], list[str]] | None) -> None:
     """Say what the study will cost, from a few steps on the largest size; leaves nothing behind."""
     import tempfile
 
     from linklab.studies import study_cost
 
+    sizes, seeds = settings.sizes, len(settings.seeds)
     with tempfile.TemporaryDirectory() as scratch:
-        say(
-            f"timing {study_cost.PROBE_STEPS[0]} and {study_cost.PROBE_STEPS[1]} training steps, "
-            f"and {study_cost.PROBE_ROWS} answers"
-        )
-        found = study_cost.measure(args, max(args.sizes), Path(scratch))
-        beside = dict.fromkeys(args.sizes, 0.0)
+        few, more = study_cost.PROBE_STEPS
+        say(f"timing {few} and {more} training steps, and {study_cost.PROBE_ROWS} answers")
+        found = study_cost.measure(settings, max(sizes), Path(scratch))
+        beside = dict.fromkeys(sizes, 0.0)
         if baselines:
-            beside = study_cost.measure_baselines(*baselines, sorted(args.sizes), n_test, Path(scratch))
+            beside = study_cost.measure_baselines(*baselines, list(sizes), n_test, Path(scratch))
     total = 0.0
-    for rows in sorted(args.sizes):
+    for rows in sizes:
         each = found.seconds(rows, n_test)
-        total += each * len(args.seeds) + beside[rows]
-        say(f"{rows:,} rows: {len(args.seeds)} x {cli.format_seconds(each)} ({found.steps(rows):,} steps of "
+        total += each * seeds + beside[rows]
+        say(f"{rows:,} rows: {seeds} x {cli.format_seconds(each)} ({found.steps(rows):,} steps of "
             f"{found.step:.2f} s), baselines {cli.format_seconds(beside[rows])}")  # fmt: skip
-    say(f"the whole study: {len(args.sizes) * len(args.seeds)} models, about {cli.format_seconds(total)} one after the "
-        f"other; about {found.memory_mb:,.0f} MB of memory a run")  # fmt: skip
+    say(f"the whole study: {len(sizes) * seeds} models, about {cli.format_seconds(total)} one after the other; about "
+        f"{found.memory_mb:,.0f} MB of memory per run")  # fmt: skip
     say("dry run: stopped before the study")
-    return 0
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code."""
     return cli.main(build_parser(), run, argv)
 

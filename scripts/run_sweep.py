@@ -6,22 +6,31 @@ manifest.json}
     python scripts/run_sweep.py --data runs/jsonl --base-model embedded --space learning_rate=log:1e-4:1e-3 epochs=1,2
 
 Start the command in several terminals, or with `--storage URL` of one database on several machines: they share the
-trials. A killed worker's trial is taken up again, finished ones are skipped, and another setting is another study. What
-stands after a lone `--` goes to finetune_gemma_from_csv.py as it is. Exit code 1: a trial failed; trials.csv says why.
+trials. A killed worker's trial is resumed, finished trials are skipped, and other settings are another study. Options
+after a lone `--` are passed to finetune_gemma_from_csv.py unchanged. Exit code 1: a trial failed; trials.csv says why.
 """
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from linklab import cli, files
 from linklab.cli import UserError, say
 from linklab.manifest import write_manifest
 
+if TYPE_CHECKING:
+    from linklab.studies.options import SweepSettings
+    from linklab.studies.search_space import Axis
+    from linklab.studies.trials import Trials
+
 METRICS = {"class": ("accuracy",), "number": ("mae", "rmse")}  # what --metric may name, by a target's kind
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
     from linklab.studies import options
     from linklab.studies.search_space import parse_axis
 
@@ -31,7 +40,7 @@ def build_parser():
         "--max-rows",
         type=cli.positive_int,
         metavar="N",
-        help="train on at most N rows, the same in every script; all when left out",
+        help="train on at most N rows, the same in every script (default: all)",
     )
     data.add_argument(
         "--validation-rows", type=cli.positive_int, default=100, metavar="N", help="rows that trials are judged on"
@@ -51,15 +60,15 @@ def build_parser():
     )
     search.add_argument(
         "--no-prune", dest="prune", action="store_false",
-        help="let hopeless runs go on; with --metric loss a run is stopped whose loss is above the others' median",
+        help="do not stop poor trials early (with --metric loss a trial is stopped when its loss is above the median)",
     )  # fmt: skip
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", default="runs/sweep", metavar="DIR", help="folder for the studies")
     output.add_argument(
         "--storage", metavar="URL", help="database that several machines share, like postgresql://… "
-        "(unset: a journal file in the study's folder, for processes that share it)",
+        "(default: a journal file in the study's folder, for processes that share it)",
     )  # fmt: skip
-    output.add_argument("--retry-failed", action="store_true", help="try trials again that failed")
+    output.add_argument("--retry-failed", action="store_true", help="repeat the trials that failed")
     options.add_training_options(parser)
     again = parser.add_argument_group("Reproducibility")
     again.add_argument(
@@ -68,65 +77,78 @@ def build_parser():
     return parser
 
 
-def run(args) -> int:
+def read_settings(args: argparse.Namespace) -> SweepSettings:
+    """Return the options as settings."""
+    from linklab.studies.options import SweepSettings
+
+    return SweepSettings(
+        source=args, base_model=args.base_model, mode=args.mode, training=tuple(args.training),
+        max_rows=args.max_rows, validation_rows=args.validation_rows, metric=args.metric, sampler=args.sampler,
+        prune=args.prune, seed=args.seed,
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make the trials that are missing, then write what all of them say and print the best command."""
     from linklab.studies.folder import check_study_dir, fingerprint_data, open_study
 
-    check(args)
+    study = read_settings(args)
+    check(study, args.space)
     out_dir = check_study_dir(args.out_dir)
     from linklab.studies import runs, sweep
     from linklab.studies.trials import Trials
 
-    settings = sweep.choose_settings(args.sampler, args.space, args.trials, args.seed)
-    study = {
-        "study": "sweep", "base_model": args.base_model, "mode": args.mode, "training": args.training,
-        "rows": args.max_rows, "validation_rows": args.validation_rows, "metric": args.metric, "sampler": args.sampler,
-        "space": [axis.text for axis in args.space], "seed": args.seed, "prune": args.prune,
+    tried = sweep.choose_settings(args.sampler, args.space, args.trials, args.seed)
+    deciding = {
+        "study": "sweep", "base_model": study.base_model, "mode": study.mode, "training": list(study.training),
+        "rows": study.max_rows, "validation_rows": study.validation_rows, "metric": study.metric,
+        "sampler": study.sampler, "space": [axis.text for axis in args.space], "seed": study.seed, "prune": study.prune,
     } | fingerprint_data(args)  # fmt: skip
-    folder = open_study(out_dir, study)
+    folder = open_study(out_dir, deciding)
     trials = Trials(
-        folder, folder.name, args.space, settings, url=args.storage,
-        lower_is_better=sweep.lower_is_better(args.metric), tpe=args.sampler == "tpe", prune=args.prune, seed=args.seed,
+        folder, folder.name, args.space, tried, url=args.storage, tpe=args.sampler == "tpe",
+        lower_is_better=sweep.lower_is_better(study.metric), prune=study.prune, seed=study.seed,
     )  # fmt: skip
     if args.retry_failed and (again := trials.retry_failed()):
-        say(f"{again} failed trials are tried again")
+        say(f"repeating {again} failed trials")
     try:
-        sweep.work(args, trials)
+        sweep.work(study, trials)
     except runs.Stopped as stop:
-        say("stopped; run the same command again to go on")
+        say("stopped; run the same command again to continue")
         return stop.code
-    write_results(args, folder, trials)
+    write_results(study, args.argv, folder, trials)
     results = trials.results()
-    failed = [trial for trial in results if "error" in trial.user_attrs]
+    failed = [trial for trial in results if trial and "error" in trial.user_attrs]
     if failed:
         say(f"error: {len(failed)} of {len(results)} trials failed (first: {failed[0].user_attrs['error']}); "
             f"--retry-failed tries them again")  # fmt: skip
     say(f"wrote {folder}: trials.csv, summary.md")
-    if best := sweep.best_of(results, args.metric):
-        print(sweep.best_command(args, {axis.name: best.params[axis.name] for axis in args.space}))
+    if best := sweep.best_of(results, study.metric):
+        print(sweep.best_command(study, {axis.name: best.params[axis.name] for axis in args.space}))
     return 1 if failed else 0
 
 
-def check(args) -> None:
+def check(study: SweepSettings, space: Sequence[Axis]) -> None:
     """Raise a UserError for what no trial could use."""
-    from linklab.studies.options import check_training_words
+    from linklab.studies.options import check_training_arguments
     from linklab.tasks.source import open_source
     from linklab.training.options import flag_of
 
-    names = [axis.name for axis in args.space]
+    names = [axis.name for axis in space]
     if len(set(names)) < len(names):
-        raise UserError("--space: a setting stands there twice")
+        raise UserError("--space: a setting is named twice")
     if {"epochs", "max_steps"} <= set(names):
         raise UserError("--space: epochs and max_steps both say how long a training is; choose one")
-    check_training_words(args.training, ("--validation-rows", *map(flag_of, names)))
-    task, read = open_source(args)
-    known = [f"{target.name}/{name}" for target in task.targets for name in METRICS[target.kind]]
-    if args.metric not in ("loss", *known):
-        raise UserError(f"--metric {args.metric}: there are: loss, {', '.join(known)}")
+    check_training_arguments(study.training, ("--validation-rows", *map(flag_of, names)))
+    task, read = open_source(study.source)
+    known = [f"{target.name}/{name}" for target in task.targets for name in METRICS.get(target.kind, ())]
+    if study.metric not in ("loss", *known):
+        raise UserError(f"--metric {study.metric}: there are: loss, {', '.join(known)}")
     read("train", 1)
     read("validation", 1)
 
 
-def write_results(args, folder: Path, trials) -> None:
+def write_results(study: SweepSettings, argv: list[str], folder: Path, trials: Trials) -> None:
     """Write trials.csv, summary.md, plots and the manifest; one process at a time."""
     from linklab.locks import hold
     from linklab.reports.plots import write_png
@@ -134,10 +156,11 @@ def write_results(args, folder: Path, trials) -> None:
     from linklab.tasks.source import source_files
 
     shares = sweep.find_importances(trials)
-    results = [trial for trial in trials.results() if trial and len(trial.params) == len(args.space) and trial.values]
+    axes = trials.axes
+    results = [trial for trial in trials.results() if trial and len(trial.params) == len(axes) and trial.values]
     with hold(folder / ".results"):
-        sweep.write_csv(folder / "trials.csv", trials, args.metric)
-        files.write_text(folder / "summary.md", sweep.write_summary(args, trials, shares), force=True)
+        sweep.write_csv(folder / "trials.csv", trials, study.metric)
+        files.write_text(folder / "summary.md", sweep.write_summary(study, trials, shares), force=True)
         outputs = ["study.json", "trials.csv", "summary.md"]
         if shares:
             n = sum(trial.state.name == "COMPLETE" for trial in results)
@@ -147,21 +170,21 @@ def write_results(args, folder: Path, trials) -> None:
             (folder / "importances.png").unlink(missing_ok=True)
         if results:
             lines = [
-                {"at": [axis.position(trial.params[axis.name]) for axis in args.space], "value": trial.value,
+                {"at": [axis.position(trial.params[axis.name]) for axis in axes], "value": trial.value,
                  "pruned": trial.state.name == "PRUNED"} for trial in results
             ]  # fmt: skip
-            axes = [{"name": axis.name, "ticks": axis.ticks()} for axis in args.space]
-            label = "validation loss" if args.metric == "loss" else args.metric
-            png = plots.parallel_coordinates(axes, lines, label, lower_is_better=sweep.lower_is_better(args.metric))
+            drawn = [{"name": axis.name, "ticks": axis.ticks()} for axis in axes]
+            label = "validation loss" if study.metric == "loss" else study.metric
+            png = plots.parallel_coordinates(drawn, lines, label, lower_is_better=sweep.lower_is_better(study.metric))
             write_png(folder / "settings.png", png, force=True)
             outputs.append("settings.png")
         write_manifest(
-            folder, script=__file__, argv=args.argv, seed=args.seed, inputs=source_files(args),
+            folder, script=__file__, argv=argv, seed=study.seed, inputs=source_files(study.source),
             outputs={folder / name: None for name in outputs}, extra={"trials": len(trials.settings)},
         )  # fmt: skip
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code."""
     return cli.main(build_parser(), run, argv)
 

@@ -13,6 +13,7 @@ import shutil
 import sys
 import textwrap
 import time
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from linklab import __version__
@@ -236,7 +237,7 @@ TABLE_OPTIONS: tuple[tuple[str, dict], ...] = (
 )  # fmt: skip
 
 
-def add_table_options(group, when: str = "", *, leave_out: tuple[str, ...] = ()) -> None:
+def add_table_options(group: argparse._ActionsContainer, when: str = "", *, leave_out: tuple[str, ...] = ()) -> None:
     """Add how a table is read and what its columns are; `tables.table.TableOptions.from_args` takes them."""
     for option, settings in TABLE_OPTIONS:
         if option not in leave_out:
@@ -255,14 +256,14 @@ def table_words(args: argparse.Namespace) -> list[str]:
     return words
 
 
-def add_row_options(group) -> None:
+def add_row_options(group: argparse._ActionsContainer) -> None:
     """Add what says which rows and answers of a table are meant, the same in every script that divides one."""
     add_table_options(group)
     add_prompt_options(group)
     add_ask_option(group)
 
 
-def add_prompt_options(group, when: str = "") -> None:
+def add_prompt_options(group: argparse._ActionsContainer, when: str = "") -> None:
     """Add how a row is written."""
     group.add_argument(
         "--prompt-template",
@@ -276,7 +277,7 @@ def add_prompt_options(group, when: str = "") -> None:
     )
 
 
-def add_ask_option(group, when: str = "") -> None:
+def add_ask_option(group: argparse._ActionsContainer, when: str = "") -> None:
     """Add how a row is asked; the default depends on the table, so it is None here."""
     group.add_argument(
         "--ask",
@@ -286,7 +287,7 @@ def add_ask_option(group, when: str = "") -> None:
     )
 
 
-def add_source_options(group) -> None:
+def add_source_options(group: argparse._ActionsContainer) -> None:
     """Add where rows come from, a CSV or a converted folder: what `linklab.tasks.source.open_source` reads."""
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--csv", metavar="FILE", help="a table's rows, divided as convert does")
@@ -295,13 +296,15 @@ def add_source_options(group) -> None:
     add_prompt_options(group, "with --csv: ")
     add_ask_option(group, "with --csv: ")
     group.add_argument(
-        "--split-seed", type=int, metavar="N",
-        help="with --csv, or conversations of others: seed of the train/validation/test split (default: 0, or what a "
-        "trained model says)",
-    )  # fmt: skip
+        "--split-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --csv, or conversations of others: the division into splits",
+    )
 
 
-def add_base_model_option(group) -> None:
+def add_base_model_option(group: argparse._ActionsContainer) -> None:
     """Add the model that is trained."""
     group.add_argument(
         "--base-model",
@@ -311,7 +314,7 @@ def add_base_model_option(group) -> None:
     )
 
 
-def add_precision_options(group, *, float16: bool = False) -> None:
+def add_precision_options(group: argparse._ActionsContainer, *, float16: bool = False) -> None:
     """Add --bf16 and --fp32 (and --fp16), of which one may be given: `precision` is its name, or None."""
     choice = group.add_mutually_exclusive_group()
     choice.add_argument("--bf16", dest="precision", action="store_const", const="bf16", help="multiply in bfloat16")
@@ -326,7 +329,7 @@ def add_precision_options(group, *, float16: bool = False) -> None:
         )
 
 
-def add_asking_options(group):
+def add_asking_options(group: argparse._ActionsContainer) -> argparse._MutuallyExclusiveGroup:
     """Add how a trained model is loaded and asked; returns the exclusive group of how an answer is chosen."""
     group.add_argument("--base-model", metavar="NAME", help="the base model of an adapter, when it has moved")
     group.add_argument(
@@ -363,7 +366,9 @@ def join_values(words: list[str]) -> list[str]:
     return joined
 
 
-def main(parser: argparse.ArgumentParser, run, argv: list[str] | None) -> int:
+def main(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None
+) -> int:
     """Parse `argv`, call `run(args)`, and turn what goes wrong into one line on stderr and an exit code.
 
     0 done, 1 the data failed the check, 2 bad usage or unreadable input, 130 interrupted. `args.argv` holds the words.
@@ -395,7 +400,8 @@ def main(parser: argparse.ArgumentParser, run, argv: list[str] | None) -> int:
         return 1
     except OSError as error:
         if error.errno in _NO_SPACE:  # a write that fails does not say which file it was
-            _say_error(f"{error.filename or 'writing'}: {error.strerror.lower()}; free some space or write elsewhere")
+            said = (error.strerror or str(error)).lower()
+            _say_error(f"{error.filename or 'writing'}: {said}; free some space or write elsewhere")
             return 2
         if error.filename is None:
             raise

@@ -10,16 +10,20 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING
 
 from linklab.cli import UserError, say
+
+if TYPE_CHECKING:  # imported inside functions: outside the environment a script says in one line what is missing
+    from filelock import FileLock
 
 SUFFIX = ".lock"
 
 
 def _acquire(lock: FileLock, what: str, wait_s: float) -> None:
     """Acquire a lock; a UserError when another process holds it for longer than `wait_s` seconds."""
+    from filelock import Timeout
+
     try:
         lock.acquire(timeout=0)
         return
@@ -39,6 +43,8 @@ def claim(path: Path, *, wait: bool = False) -> Iterator[int | None]:
     Yields the number of an open file otherwise. A child process that keeps it open (`pipeline.call`) keeps the claim
     when this process is killed: a run whose worker was killed is not taken up before its training has ended.
     """
+    from filelock import FileLock, Timeout
+
     path.parent.mkdir(parents=True, exist_ok=True)
     opened: list[int] = []
     lock = FileLock(path, on_acquired=opened.append)
@@ -66,6 +72,8 @@ def is_free(path: Path) -> bool:
 @contextlib.contextmanager
 def hold(path: Path) -> Iterator[None]:
     """Hold `path` for the length of the block, after waiting for whoever holds it."""
+    from filelock import FileLock
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path):
         yield
@@ -77,6 +85,8 @@ def locked_folder(folder: str | os.PathLike, *, wait_s: float = 60.0) -> Iterato
 
     Waits for one that is just stopping. Raises a UserError when another process holds it for longer than `wait_s`.
     """
+    from filelock import FileLock
+
     lock = FileLock(Path(folder) / SUFFIX)
     _acquire(lock, str(folder), wait_s)
     try:
@@ -91,6 +101,8 @@ def only_writer(out: Path, *, wait_s: float = 10.0, inside: bool = False) -> Ite
 
     The lock is a file beside it (`inside`: in it), which is gone afterwards. Raises as `locked_folder` does.
     """
+    from filelock import FileLock
+
     path = out / f".linklab{SUFFIX}" if inside else out.parent / f".{out.name}{SUFFIX}"
     lock = FileLock(path)
     try:

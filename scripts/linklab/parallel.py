@@ -7,8 +7,8 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from linklab.cli import UserError
@@ -21,7 +21,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def map_in_order(function: Callable, items: Iterable, workers: int) -> Iterator:
+def map_in_order(function: Callable, items: Iterable, workers: int) -> Generator:
     """Yield function(item) of every item in order; close the iterator to stop the workers.
 
     `function` and items must be picklable when there are several workers. Items are taken a few ahead of the results;
@@ -30,7 +30,8 @@ def map_in_order(function: Callable, items: Iterable, workers: int) -> Iterator:
     if workers <= 1:
         yield from map(function, items)
         return
-    items, waiting, last = iter(items), deque(), None
+    waiting: deque[Future] = deque()
+    items, last = iter(items), None
     with ProcessPoolExecutor(workers, initializer=_end_with_parent, initargs=(os.getpid(),)) as pool:
         try:
             while True:
@@ -53,7 +54,7 @@ def map_in_order(function: Callable, items: Iterable, workers: int) -> Iterator:
 def _end_with_parent(parent: int) -> None:
     """Make a worker end when its parent was killed, instead of waiting for work for ever."""
 
-    def watch():
+    def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1.0)
         os._exit(1)

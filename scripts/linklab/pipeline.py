@@ -1,4 +1,4 @@
-"""Run scripts as a person would: as processes of their own, skipped when done, never left running alone."""
+"""Run scripts as a person would: each in a process of its own, skipped when done, stopped with this one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 from linklab import manifest
 
@@ -20,7 +21,7 @@ STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a script 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One script, the words it is called with, and the manifest that says it is finished."""
+    """One script, its arguments, and the manifest that says it is finished."""
 
     name: str
     shows: str
@@ -44,7 +45,7 @@ def command_of(stage: Stage) -> list[str]:
 def call(
     command: list[str],
     *,
-    log=None,
+    log: IO[str] | None = None,
     hold: Sequence[int] = (),
     watch: Callable[[], bool] | None = None,
     every_s: float = 1.0,
@@ -53,21 +54,21 @@ def call(
 
     A stage that ends because this process was killed outright gets SIGTERM (Linux), so that no training runs on unseen.
     `log` takes what it prints, instead of stderr. `hold` are files it keeps open, and so locked, while it lives.
-    `watch` is asked every `every_s` seconds whether it should stop, which it is then told once.
+    `watch` is asked every `every_s` seconds whether the process should stop; it then gets SIGTERM once.
     """
-    out = {"stdout": log, "stderr": log} if log else {"stdout": sys.stderr}
+    out: dict[str, Any] = {"stdout": log, "stderr": log} if log else {"stdout": sys.stderr}
     end = _end_with(os.getpid())
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=end, pass_fds=tuple(hold), **out)
     before = signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number))
-    told = False
+    asked_to_stop = False
     try:
         while True:
             try:
                 code = child.wait(every_s if watch else None)
                 return code if code >= 0 else 128 - code
             except subprocess.TimeoutExpired:
-                if not told and watch():
-                    told = True
+                if watch and not asked_to_stop and watch():
+                    asked_to_stop = True
                     child.terminate()
             except KeyboardInterrupt:
                 continue  # the terminal has sent it to the child too, which is writing its checkpoint

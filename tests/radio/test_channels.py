@@ -6,7 +6,7 @@ from linklab.radio import channels as ch
 
 
 def eirp(domain, number, power, gain):
-    return float(ch.eirp_dbm(ch.DOMAINS.index(domain), ch.INDEX_OF_CENTRE[ch.centre_mhz(number)], power, gain))
+    return float(ch.eirp_dbm(ch.DOMAINS.index(domain), ch.INDEX_OF_CENTRE[5000 + 5 * number], power, gain))
 
 
 def test_45_centres_and_no_two_widths_share_one():
@@ -62,7 +62,7 @@ def test_psd_limits_bind_only_below_their_reference_bandwidth():
 
 def test_dfs_and_cac_follow_the_band():
     def of(domain, number):
-        d, c = ch.DOMAINS.index(domain), ch.INDEX_OF_CENTRE[ch.centre_mhz(number)]
+        d, c = ch.DOMAINS.index(domain), ch.INDEX_OF_CENTRE[5000 + 5 * number]
         return bool(ch.IS_DFS[d, c]), float(ch.CAC_S[d, c])
 
     assert of("FCC", 36) == (False, 0) and of("FCC", 52) == (True, 60) and of("FCC", 165) == (False, 0)

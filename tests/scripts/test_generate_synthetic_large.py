@@ -157,7 +157,7 @@ def test_the_folder_holds_csv_zip_card_and_a_manifest_that_names_them(plain):
     assert {e["path"]: e["sha256"] for e in manifest["outputs"]}["links.csv"] == sha(plain)
     assert manifest["seed"] == 7 and manifest["extra"]["preset"] == "standard"
     hardness = manifest["extra"]["hardness"]
-    assert 0 < hardness["pickers"]["random_legal"]["accuracy"] < hardness["bayes"]["ceiling"] <= 1
+    assert 0 < hardness["pickers"]["random"]["accuracy"] < hardness["bayes"]["ceiling"] <= 1
     assert f"{hardness['bayes']['ceiling']:.3f}" in (plain / "README.md").read_text(encoding="utf-8")
 
 

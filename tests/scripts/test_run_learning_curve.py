@@ -161,7 +161,7 @@ def test_smaller_training_sets_are_part_of_larger_ones_and_the_test_rows_are_the
     asked = words(rule_table, place, sizes=["32", "64", "128"])
     args = run_learning_curve.build_parser().parse_args(asked)
     used = {}
-    for run in learning_curve.plan(args, place, None):
+    for run in learning_curve.plan_runs(run_learning_curve.read_settings(args), place, None):
         _, training = parse(["python", f"scripts/{run.stages[0].script}", *run.stages[0].words])
         _, asking = parse(["python", f"scripts/{run.stages[1].script}", *run.stages[1].words])
         _, read = open_source(training)
@@ -273,7 +273,7 @@ def test_a_folder_of_conversations_finds_the_csv_its_baselines_need_and_says_so_
     given, names = learning_curve.choose_baselines(args)
     assert given[:2] == ["--csv", str(small_links / "links.csv")]
     assert names == ["most_frequent", "boosting_flat", "boosting_candidates", "boosting_pointwise", "bayes_ceiling"]
-    run = learning_curve.plan(args, tmp_path, (given, names))[-1]
+    run = learning_curve.plan_runs(run_learning_curve.read_settings(args), tmp_path, (given, names))[-1]
     _, parsed = parse(["python", f"scripts/{run.stages[0].script}", *run.stages[0].words])
     assert parsed.max_train_rows == 32 and parsed.max_rows == 400 and parsed.only == names
     moved = small_links / "links.csv.away"
@@ -287,7 +287,7 @@ def test_a_folder_of_conversations_finds_the_csv_its_baselines_need_and_says_so_
 
 
 def test_the_price_is_steps_and_rows_times_what_was_measured():
-    found = study_cost.Price(start=20.0, step=2.0, checkpoint=5.0, row=0.1, batch=8, device_batch=4, epochs=2.0,
+    found = study_cost.RunCost(start=20.0, step=2.0, checkpoint=5.0, row=0.1, batch=8, device_batch=4, epochs=2.0,
                         max_steps=None, save_steps=None, memory_mb=0.0)  # fmt: skip
     assert found.steps(100) == 26  # 25 batches of 4, 13 steps an epoch
     assert found.seconds(100, 400) == pytest.approx(20 + 26 * 2 + 9 * 5 + 40)  # a checkpoint every third step
@@ -301,7 +301,7 @@ def test_the_price_counts_the_steps_training_makes(rows, epochs, batch, accumula
     settings = TrainingSettings(
         out_dir="x", epochs=epochs, per_device_batch_size=batch, gradient_accumulation_steps=accumulation
     )
-    found = study_cost.Price(0, 0, 0, 0, batch * accumulation, batch, epochs, None, None, 0)
+    found = study_cost.RunCost(0, 0, 0, 0, batch * accumulation, batch, epochs, None, None, 0)
     assert found.steps(rows) == training.total_steps(rows, settings)
 
 
@@ -319,8 +319,8 @@ def test_what_is_measured_is_a_metric_of_the_scorer():
 
 
 REFUSED = [
-    (["--sizes", "32", "32"], "--sizes: a number stands there twice"),
-    (["--seeds", "1", "1"], "--seeds: a number stands there twice"),
+    (["--sizes", "32", "32"], "--sizes: duplicate value"),
+    (["--seeds", "1", "1"], "--seeds: duplicate value"),
     (["--sizes", "5000"], "--sizes 5000: there are only"),
     (["--test-rows", "4000"], "--test-rows 4000: there are only"),
     (["--goal", "speed=3"], "write accuracy=X, mae=X or TARGET/accuracy=X"),

@@ -91,7 +91,7 @@ def test_a_sweep_finds_the_best_setting_and_gives_a_command_finetune_takes(rule_
     before = ledger(place)
     assert before == Counter({(word, f"00{k}"): 1 for k in range(5) for word in ("start", "finish")})
     assert run_sweep.main(asked) == 0
-    assert ledger(place) == before and "taking up this study" in capfd.readouterr().err
+    assert ledger(place) == before and "continuing this study" in capfd.readouterr().err
     assert run_sweep.main(words(rule_table, drawing, "--max-rows", "100", "--no-prune", trials=8)) == 0
     assert (folder / "importances.png").stat().st_size > 0
     assert "What explains the variation (fANOVA over 8 complete trials" in (folder / "summary.md").read_text()
@@ -106,7 +106,7 @@ def test_another_setting_is_another_study_and_more_trials_are_the_same_one(rule_
     kept = (first / "trials.csv").read_bytes()
     assert run_sweep.main(words(rule_table, place, "--seed", "2", trials=1)) == 0
     said = capfd.readouterr().err
-    assert "a new study, for a setting changed (seed = 1 -> 2)" in said and str(first) in said
+    assert "a new study, because a setting changed (seed = 1 -> 2)" in said and str(first) in said
     assert len(list((place / "out").glob("study-*"))) == 2 and (first / "trials.csv").read_bytes() == kept
 
 
@@ -334,8 +334,8 @@ def test_a_line_of_the_journal_that_a_kill_left_unfinished_is_cut_off(tmp_path):
 
 
 REFUSED = [
-    (["--space", "speed=1,2"], "'speed' is no setting to sweep; there are: lora_rank, lora_alpha"),
-    (["--space", "lora_rank=8", "lora_rank=16"], "a setting stands there twice"),
+    (["--space", "speed=1,2"], "'speed' is not a setting that can be swept; there are: lora_rank, lora_alpha"),
+    (["--space", "lora_rank=8", "lora_rank=16"], "a setting is named twice"),
     (["--space", "epochs=1,2", "max_steps=3,4"], "epochs and max_steps both say how long"),
     (["--space", "lora_rank=8,16"], "--trials 12: the space has only 2 settings"),
     (["--space", "learning_rate=log:1e-4:1e-3", "--sampler", "grid"], "a grid needs a list"),

@@ -93,14 +93,14 @@ def test_rows_needed_are_told_within_reach_and_refused_beyond():
         needed = power_law.rows_needed(curve, float(law.error(rows)))
         assert not needed.refusal and 0.99 * needed.low <= needed.rows <= 1.01 * needed.high
         assert needed.rows == pytest.approx(rows, rel=0.1)
-        assert power_law.describe(needed).startswith(f"about {float(f'{needed.rows:.2g}'):,.0f} rows [")
+        assert power_law.format_rows_needed(needed).startswith(f"about {float(f'{needed.rows:.2g}'):,.0f} rows [")
     for goal, said in [
         (float(law.error(100_000)), "beyond 32,000 rows"),  # 31 times the largest size
         (19.0, "100% never"),  # below the floor
         (float(law.error(30)), "fewer than the smallest size, 100 rows"),
     ]:
         needed = power_law.rows_needed(curve, goal)
-        assert said in needed.refusal and power_law.describe(needed) == needed.refusal
+        assert said in needed.refusal and power_law.format_rows_needed(needed) == needed.refusal
 
 
 def test_too_few_sizes_and_an_error_that_does_not_fall_are_refused():

@@ -26,8 +26,8 @@ def test_settings_are_read(text, expected):
 @pytest.mark.parametrize(("text", "said"), [
     ("lora_rank", "write NAME=A,B,C for a list"),
     ("lora_rank=", "write NAME=A,B,C for a list"),
-    ("rank=8", "'rank' is no setting to sweep; there are: lora_rank"),
-    ("lora_rank=8,8", "a value stands there twice"),
+    ("rank=8", "'rank' is not a setting that can be swept; there are: lora_rank"),
+    ("lora_rank=8,8", "duplicate value"),
     ("lora_rank=8,,16", "'' is not a whole number"),
     ("lora_rank=8.5", "'8.5' is not a whole number"),
     ("lora_rank=0,8", "lora_rank: 0 is out of range"),

@@ -8,23 +8,17 @@ import numpy as np
 
 from linklab.baselines.features import read_cell, read_list
 from linklab.baselines.problem import Answers, Problem, rank, rank_without_probability, write_numbers
-from linklab.radio import phy, pickers
+from linklab.links import pickers
+from linklab.radio import phy
 from linklab.tables.schema import Column
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Target
 
-PICKERS = {  # what a report calls a rule -> what the radio room calls it
-    "least_noise": "least_noise",
-    "least_busy": "least_busy",
-    "most_snr": "most_snr",
-    "snr_and_busy": "snr_and_idle",
-    "formula": "formula",
-}
 CEILING_DRAWS = 200  # worlds imagined a row; the mean posterior has then a standard error of about .03 a row
 
 
 def visible_columns(problem: Problem) -> dict[str, list]:
-    """Return the shown columns of the rows to answer as the radio room reads them: numbers, texts, lists of numbers."""
+    """Return the shown columns of the rows to answer as links.pickers reads them: numbers, texts, lists of numbers."""
 
     def read(column: Column) -> Callable[[str], object]:
         return read_list if column.kind.startswith("list_") else str if column.kind == "str" else read_cell
@@ -34,7 +28,7 @@ def visible_columns(problem: Problem) -> dict[str, list]:
 
 def picked_channel(problem: Problem, target: Target, name: str) -> Answers:
     """Rank the candidates by a rule's score, without probabilities."""
-    scores = pickers.pick(PICKERS[name], visible_columns(problem))
+    scores = pickers.pick(name, visible_columns(problem))
     rankings = [
         rank_without_probability(example.choices[target.name], row)
         for example, row in zip(problem.test, scores, strict=True)

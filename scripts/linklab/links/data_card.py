@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from linklab.links.links import LINK_SCHEMA
+from linklab.links.row_stream import Recipe
 
-_PICKER_NAMES = {
-    "random_legal": "random legal channel",
-    "most_frequent": "most frequent channel",
-    "least_noise": "least noise",
-    "least_busy": "least busy",
-    "most_snr": "most SNR",
-    "snr_and_idle": "lg2(1 + SNR) (1 - busy)",
-    "formula": "the full formula on the observed values",
+_PICKERS = {  # the names that run_baselines.py and reports use
+    "random": "a random legal channel",
+    "most_frequent": "the channel most frequent in these rows",
+    "least_noise": "the least noise",
+    "least_busy": "the least busy air time",
+    "most_snr": "the most SNR",
+    "snr_and_busy": "the most lg2(1 + SNR) (1 - busy)",
+    "formula": "the generator's own formula on the observed values",
 }
 
 
-def card_text(recipe, rows: int, figures: dict, strata: dict | None = None) -> str:
+def card_text(recipe: Recipe, rows: int, figures: dict, strata: dict | None = None) -> str:
     """README.md of the folder, with front matter that `load_dataset` reads. No time, no machine: same bytes."""
+    scores = figures["pickers"]
     pickers = "\n".join(
-        f"| {name} | {figures['pickers'][key]['accuracy']:.3f} | {figures['pickers'][key]['regret']:.3f} |"
-        for key, name in _PICKER_NAMES.items()
+        f"| {name} | {meaning} | {scores[name]['accuracy']:.3f} | {scores[name]['regret']:.3f} |"
+        for name, meaning in _PICKERS.items()
     )
     bayes, mae = figures["bayes"], figures["throughput_mae_mbps"]
     balance = ""
@@ -47,13 +49,14 @@ Preset `{recipe.preset}`, seed {recipe.seed}; the best channel of every row beat
 On the first {figures["rows"]:,} rows, {figures["candidates_mean"]:.1f} candidates each, {figures["classes"]} classes,
 the largest {100 * figures["top_class_share"]:.0f} %. Regret is the share of throughput a choice gives away.
 
-| picker | accuracy | mean regret |
-|---|---|---|
+| rule | chooses | accuracy | mean regret |
+|---|---|---:|---:|
 {pickers}
 
-Bayes ceiling {bayes["ceiling"]:.3f}: the mean posterior of the likeliest channel over 40 truths a row drawn from
-observation minus noise; choosing that channel achieves {bayes["achieved"]:.3f}.
-Throughput: the mean is off by {mae["mean"]:.0f} Mbit/s on average, the formula by {mae["formula"]:.0f}.
+Ceiling of these rows (`bayes_ceiling`) {bayes["ceiling"]:.3f}: how probable the likeliest channel is on average, over
+40 true states per row that could have given the reported values; choosing that channel is right for
+{bayes["achieved"]:.3f} of these rows. A report's ceiling is that of its test rows, so the two differ.
+Throughput: `mean_throughput` is off by {mae["mean"]:.0f} Mbit/s on average, `formula` by {mae["formula"]:.0f}.
 
 ## Columns
 

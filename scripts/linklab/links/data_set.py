@@ -8,9 +8,10 @@ import io
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -31,7 +32,7 @@ _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 _ZIP_LEVEL = 1  # level 6 is a fifth smaller and five times as slow
 
 
-def plain_rows(recipe: Recipe, n_rows: int, workers: int) -> Iterator[tuple[bytes, np.ndarray]]:
+def plain_rows(recipe: Recipe, n_rows: int, workers: int) -> Generator[tuple[bytes, np.ndarray], None, None]:
     """Text and row starts of rows 1..n_rows of the stream, block by block."""
     first = 1
     with closing(stream_blocks(recipe, workers)) as blocks:
@@ -58,7 +59,9 @@ def pilot_columns(recipe: Recipe, n_rows: int, workers: int, names: tuple[str, .
     return {name: np.concatenate([part[name] for part in parts])[:n_rows] for name in names}
 
 
-def balanced_rows(recipe: Recipe, n_rows: int, workers: int, plan: strata.Plan) -> Iterator[tuple[bytes, np.ndarray]]:
+def balanced_rows(
+    recipe: Recipe, n_rows: int, workers: int, plan: strata.StratumQuotas
+) -> Generator[tuple[bytes, np.ndarray], None, None]:
     """Text and row starts of the rows a plan writes; copies stand together and keep their scenario_id."""
     names = tuple(column.name for column in plan.strata.columns)
     first = 1
@@ -86,7 +89,7 @@ def balanced_rows(recipe: Recipe, n_rows: int, workers: int, plan: strata.Plan) 
 class _ChunkedWriter:
     """Write rows to the CSV and the ZIP member, hashing every chunk of `chunk_rows` rows."""
 
-    def __init__(self, handles, chunk_rows: int):
+    def __init__(self, handles: Sequence[IO[bytes]], chunk_rows: int) -> None:
         self.handles, self.chunk_rows = handles, chunk_rows
         self.chunks: list[dict] = []
         self.rows = 0
@@ -118,13 +121,13 @@ class _ChunkedWriter:
 def read_head(csv_path: Path, n_rows: int) -> dict[str, list]:
     """The first distinct rows of a links.csv as {column: values}, lists of numbers read from JSON."""
     lists = [column for column in LINK_SCHEMA.columns if column.kind.startswith("list")]
-    rows: dict[str, list] = {}
+    rows: dict[str, dict[str, str]] = {}
     with open(csv_path, encoding="utf-8", newline="") as handle:
         for row in csv.DictReader(handle):
             rows.setdefault(row["scenario_id"], row)
             if len(rows) == n_rows:
                 break
-    columns = {name: [row[name] for row in rows.values()] for name in LINK_SCHEMA.names}
+    columns: dict[str, list] = {name: [row[name] for row in rows.values()] for name in LINK_SCHEMA.names}
     return columns | {c.name: json.loads(f"[{','.join(columns[c.name])}]") for c in lists}
 
 
@@ -142,7 +145,7 @@ def write_set(
     force: bool = False,
 ) -> tuple[int, dict]:
     """Generate a set into `out_dir`; returns the rows written and the hardness figures of the data card."""
-    from linklab.radio.pickers import hardness
+    from linklab.links.pickers import hardness
 
     if balance != "none" and not stratify_by:
         raise UserError(f"--balance {balance} needs --stratify-by COLUMN")
@@ -154,7 +157,7 @@ def write_set(
         extra: dict = {"preset": recipe.preset, "domain_mix": dict(recipe.domain_mix or ()), "min_gap": recipe.min_gap}
         if columns:
             pilot = pilot_columns(recipe, n_rows, workers, tuple(c.name for c in columns))
-            plan = strata.Plan(balance, strata.Strata(columns, pilot), n_rows)
+            plan = strata.StratumQuotas(balance, strata.Strata(columns, pilot), n_rows)
             rows, total = balanced_rows(recipe, n_rows, workers, plan), plan.total
             extra["strata"] = {
                 "columns": [c.name for c in columns],
@@ -175,12 +178,12 @@ def write_set(
     return writer.rows, figures
 
 
-def _write_rows(stage: Path, rows, total: int, chunk_rows: int) -> _ChunkedWriter:
+def _write_rows(stage: Path, rows: Generator, total: int, chunk_rows: int) -> _ChunkedWriter:
     progress = Progress("generate", total)
     info = zipfile.ZipInfo(CSV_NAME, _ZIP_DATE)
     info.compress_type = zipfile.ZIP_DEFLATED
     info.external_attr = 0o644 << 16
-    info._compresslevel = _ZIP_LEVEL  # the level of the archive does not reach a member given as ZipInfo
+    info._compresslevel = _ZIP_LEVEL  # type: ignore[attr-defined]  # the level of the archive does not reach a member given as ZipInfo
     with (
         closing(rows),
         open(stage / CSV_NAME, "wb", buffering=io.DEFAULT_BUFFER_SIZE * 16) as handle,

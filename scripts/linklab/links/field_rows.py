@@ -7,6 +7,8 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
+
 from linklab.cli import UserError
 from linklab.links import surveys
 from linklab.links.links import CANDIDATES, FIELD_SCHEMA
@@ -86,7 +88,7 @@ def make_row(
     if measured_mbps is not None:
         if in_use is None:
             raise UserError("--measured-mbps needs the channel in use; name it with --current-channel-mhz")
-        legal = [in_use]
+        legal = np.array([in_use])
     candidates: list[int] = []
     measured: list[tuple[int, int, int]] = []  # RSSI, noise, busy of each candidate
     for index in legal:
@@ -154,6 +156,9 @@ def _check(row: Mapping[str, str]) -> None:
     for name, text in row.items():
         column = FIELD_SCHEMA[name]
         numbers = json.loads(text) if column.kind.startswith("list_") else [text]
-        for number in numbers if column.low is not None else ():
-            if not column.low <= float(number) <= (column.high if column.high is not None else float("inf")):
+        low = column.low
+        for number in numbers if low is not None else ():
+            if low is not None and not low <= float(number) <= (
+                column.high if column.high is not None else float("inf")
+            ):
                 raise UserError(f"{name} = {number}: outside [{column.low}, {column.high}] {column.unit}")

@@ -7,6 +7,7 @@ SINR and MCS, what every channel really carries): a prompt that showed them woul
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 from linklab.tables.schema import Column, Schema
 
@@ -14,15 +15,15 @@ CANDIDATES = "available_channels_mhz"
 # Asked per candidate, throughputs are written in tens of Mbit/s: reading errors move them by 20 to 30 Mbit/s, so a last
 # digit would teach noise.
 ANSWER_UNIT_MBPS = 10
-_CHANNELS = {"kind": "list_int", "unit": "MHz", "low": 5180, "high": 5825}
-_PER_CANDIDATE = {"aligned_with": CANDIDATES}
+_CHANNELS: dict[str, Any] = {"kind": "list_int", "unit": "MHz", "low": 5180, "high": 5825}
+_PER_CANDIDATE: dict[str, Any] = {"aligned_with": CANDIDATES}
 
 
-def _input(name: str, kind: str, description: str, **more) -> Column:
+def _input(name: str, kind: str, description: str, **more: Any) -> Column:
     return Column(name, "input", kind, description=description, **more)
 
 
-def _hidden(name: str, kind: str, description: str, **more) -> Column:
+def _hidden(name: str, kind: str, description: str, **more: Any) -> Column:
     return Column(name, "hidden", kind, description=description, **more)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator
 from functools import partial
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ def make_rows(recipe: Recipe, block: int, with_text: bool, column_names: tuple[s
 
 def stream_blocks(
     recipe: Recipe, workers: int, *, with_text: bool = True, column_names: tuple[str, ...] = ()
-) -> Iterator[RowBlock]:
+) -> Generator[RowBlock, None, None]:
     """Yield the blocks 0, 1, 2, … of a recipe in order, without end; close the iterator to stop the workers."""
     draw = partial(make_rows, recipe, with_text=with_text, column_names=column_names)
     return map_in_order(draw, itertools.count(), workers)

@@ -100,7 +100,7 @@ def format_rows(columns: dict[str, np.ndarray]) -> tuple[bytes, np.ndarray]:
     return _join(pieces, np.stack(sizes))
 
 
-def _list_tokens(values, lengths, decimals, end):
+def _list_tokens(values: np.ndarray, lengths: np.ndarray, decimals: int, end: str) -> tuple[np.ndarray, np.ndarray]:
     """JSON lists as a flat stream of tokens: `"[` before the first element, `]"` after the last.
 
     A list of one has no comma, so the csv module would write it without quotes, and so do we.
@@ -119,7 +119,7 @@ def _list_tokens(values, lengths, decimals, end):
     return flat, lengths * per + 2
 
 
-def _join(pieces, sizes):
+def _join(pieces: list[np.ndarray], sizes: np.ndarray) -> tuple[bytes, np.ndarray]:
     """Interleave columns into rows: pieces[c] holds sizes[c, r] tokens for each row r."""
     n_columns, n_rows = sizes.shape
     starts = np.zeros(n_rows * n_columns + 1, np.int64)

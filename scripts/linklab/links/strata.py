@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from linklab.cli import UserError
-from linklab.tables.schema import Column
+from linklab.tables.schema import Column, Schema
 
-BALANCES = ("none", "oversample", "undersample", "generate")
 QUANTILES = 4
 MOST_CLASSES = 12  # a number column with more distinct values than this is cut at its quartiles
 
@@ -15,7 +14,7 @@ MOST_CLASSES = 12  # a number column with more distinct values than this is cut 
 class Strata:
     """The strata seen in a pilot of rows: one per combination of classes or quartiles that occurs there."""
 
-    def __init__(self, columns: list[Column], pilot: dict[str, np.ndarray]):
+    def __init__(self, columns: list[Column], pilot: dict[str, np.ndarray]) -> None:
         self.columns = columns
         self.edges = {c.name: self._edges(c, pilot[c.name]) for c in columns}
         self.keys, codes = np.unique(self._parts(pilot), axis=0, return_inverse=True)
@@ -48,8 +47,9 @@ class Strata:
         """A stratum as a person reads it: `regulatory_domain=ETSI, link_distance_m=3rd quarter`."""
         words = []
         for column, part in zip(self.columns, self.keys[code], strict=True):
-            if self.edges[column.name] is not None:
-                text = f"quarter {part + 1} of {len(self.edges[column.name]) + 1}"
+            edges = self.edges[column.name]
+            if edges is not None:
+                text = f"quarter {part + 1} of {len(edges) + 1}"
             else:
                 text = column.choices[part // 1000] if column.choices else f"{part / 1000:g}"
             words.append(f"{column.name}={text}")
@@ -66,10 +66,10 @@ def ranks_within(codes: np.ndarray, n_strata: int, seen: np.ndarray) -> np.ndarr
     return np.where(codes >= 0, ranks + np.append(seen, 0)[codes], -1)
 
 
-class Plan:
+class StratumQuotas:
     """How often each row of the stream is written. Call `copies` block by block, in order."""
 
-    def __init__(self, balance: str, strata: Strata, n_rows: int):
+    def __init__(self, balance: str, strata: Strata, n_rows: int) -> None:
         self.balance, self.strata = balance, strata
         counts = strata.counts
         self.seen = np.zeros(len(counts), np.int64)
@@ -107,7 +107,7 @@ class Plan:
         return f"{self.strata.name(code)} ({self.seen[code]:,} of {self.quota[code]:,})"
 
 
-def check_columns(schema, names: list[str]) -> list[Column]:
+def check_columns(schema: Schema, names: list[str]) -> list[Column]:
     """The columns rows can be stratified by, or a UserError that lists what is allowed."""
     columns = [schema[name] for name in names]
     allowed = [c.name for c in schema.columns if c.role in ("input", "target", "hidden") and c.kind[:4] != "list"]

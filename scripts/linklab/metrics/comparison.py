@@ -54,11 +54,6 @@ class Run:
         return self.metrics["role"]
 
     @property
-    def warnings(self) -> list[str]:
-        """What every report of this run's figures must say."""
-        return [str(text) for text in self.metrics.get("warnings") or ()]
-
-    @property
     def n(self) -> int:
         """Rows scored."""
         return len(self.ids)
@@ -66,6 +61,14 @@ class Run:
     def entry(self, metric: str) -> dict | None:
         """Return value, interval and unit of "target/metric", or None where the run has no opinion."""
         return self.metrics["metrics"].get(metric)
+
+    def value(self, metric: str) -> float:
+        """Return the value of a "target/metric" that the run has."""
+        return self.metrics["metrics"][metric]["value"]
+
+    def unit(self, metric: str) -> str:
+        """Return the unit of a "target/metric" that the run has, "" where it has none."""
+        return self.metrics["metrics"][metric]["unit"]
 
 
 def read_runs(paths: Iterable[str | Path]) -> list[Run]:

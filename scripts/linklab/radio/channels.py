@@ -10,6 +10,9 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
+
+from linklab.radio.arrays import Index, Numbers
 
 WIDTHS_MHZ = (20, 40, 80, 160)
 DOMAINS = ("FCC", "ETSI", "ETSI_BFWA")
@@ -80,12 +83,7 @@ COVERS = np.abs(CENTRE_MHZ[:, None] - _SUB_CENTRE) < WIDTH_MHZ[:, None] / 2  # (
 INDEX_OF_CENTRE = {int(f): i for i, f in enumerate(CENTRE_MHZ)}  # no centre occurs at two widths
 
 
-def centre_mhz(number: int) -> int:
-    """Centre frequency in MHz of a channel number: 36 -> 5180, 155 -> 5775."""
-    return 5000 + 5 * number
-
-
-def channel_index(centres_mhz) -> np.ndarray:
+def channel_index(centres_mhz: ArrayLike) -> np.ndarray:
     """Channel indices of centre frequencies in MHz; raises ValueError for one that is no channel."""
     centres = np.asarray(centres_mhz)
     order = np.argsort(CENTRE_MHZ)
@@ -103,7 +101,7 @@ def _rules_over(domain: str, index: int) -> list[Rule] | None:
     return rules if covered >= high - low else None
 
 
-def _tables():
+def _tables() -> tuple[np.ndarray, ...]:
     shape = (len(DOMAINS), len(CENTRE_MHZ))
     legal, dfs, cac = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape)
     limits = np.full((4, *shape), np.inf)  # conducted dBm, free gain dBi, EIRP dBm — and the first before the gain rule
@@ -132,7 +130,7 @@ def legal_channels(domain: str, width_mhz: int) -> np.ndarray:
     return np.flatnonzero(LEGAL[DOMAINS.index(domain)] & (width_mhz == WIDTH_MHZ))
 
 
-def eirp_dbm(domain, channel, tx_power_dbm, antenna_gain_dbi):
+def eirp_dbm(domain: Index, channel: Index, tx_power_dbm: Numbers, antenna_gain_dbi: Numbers) -> np.ndarray:
     """Radiated power in dBm that a radio of `tx_power_dbm` and `antenna_gain_dbi` may use on a channel.
 
     `domain` (index into DOMAINS) and `channel` (index) broadcast with the powers. The rules lower the *limit* of
@@ -146,7 +144,7 @@ def eirp_dbm(domain, channel, tx_power_dbm, antenna_gain_dbi):
     return np.minimum(conducted + antenna_gain_dbi, EIRP_LIMIT_DBM[domain, channel])
 
 
-def availability(domain, channel, radar_events_per_day):
+def availability(domain: Index, channel: Index, radar_events_per_day: Numbers) -> np.ndarray:
     """Share of the day (0..1) a channel may be used: each radar event costs the non-occupancy period and a new CAC."""
     lost = radar_events_per_day * (NON_OCCUPANCY_S + CAC_S[domain, channel]) / 86400.0
     return np.where(IS_DFS[domain, channel], 1.0 - lost, 1.0)

@@ -5,9 +5,12 @@ A row is kept when its best channel carries more than 5 Mbit/s and beats the sec
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from linklab.radio import link_budget, phy, propagation, scenarios
+from linklab.radio.arrays import Columns
 from linklab.radio.channels import (
     CENTRE_MHZ,
     IS_DFS,
@@ -19,12 +22,12 @@ from linklab.radio.channels import (
 )
 
 
-def _starts(count):
+def _starts(count: np.ndarray) -> np.ndarray:
     """First flat position of every row of `count` elements: [2, 3] -> [0 2]."""
     return np.cumsum(count) - count
 
 
-def interfere(rng, sites, links):
+def interfere(rng: np.random.Generator, sites: Columns, links: Columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw the neighbours and return (n_links, 25) interference at B in mW and idle share at A, and their number."""
     neighbours = scenarios.draw_neighbours(rng, sites)
     count = neighbours["count"][links["site"]]
@@ -39,7 +42,9 @@ def interfere(rng, sites, links):
     return power_mw, idle, count
 
 
-def true_state(links, link, channel, power_mw, idle):
+def true_state(
+    links: Columns, link: np.ndarray, channel: np.ndarray, power_mw: np.ndarray, idle: np.ndarray
+) -> Columns:
     """What is true of every candidate: dict of flat arrays rssi_dbm, noise_dbm, idle, head_db, available, throughput.
 
     `link` and `channel` (n_candidates,) say whose candidate each is and which; throughput in Mbit/s, rounded to .001.
@@ -68,7 +73,9 @@ def true_state(links, link, channel, power_mw, idle):
     }
 
 
-def best_candidates(throughput_mbps, count, is_dfs):
+def best_candidates(
+    throughput_mbps: np.ndarray, count: np.ndarray, is_dfs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Flat position of every row's best candidate, and the gap to its second as a share of the best.
 
     Candidates lie flat, `count` per row, by rising frequency. Equal throughput: no DFS first, then lower frequency.
@@ -85,7 +92,7 @@ def best_candidates(throughput_mbps, count, is_dfs):
     return winner, (best - second) / np.maximum(best, 1e-9)
 
 
-def observe(rng, preset, state, count):
+def observe(rng: np.random.Generator, preset: scenarios.Preset, state: Columns, count: np.ndarray) -> Columns:
     """What the radio shows, in whole dB and percent: RSSI, noise and busy of every candidate, (n_candidates,) ints.
 
     One RSSI offset a row (calibration), independent noise and busy errors for every candidate.
@@ -101,7 +108,13 @@ def observe(rng, preset, state, count):
     }
 
 
-def make_block(seed, block, preset="standard", domain_mix=None, min_gap=0.02):
+def make_block(
+    seed: int,
+    block: int,
+    preset: str = "standard",
+    domain_mix: Mapping[str, float] | None = None,
+    min_gap: float = 0.02,
+) -> Columns:
     """Kept rows of one block: dict of arrays named as the columns of links.csv, and `count`, the candidates a row.
 
     Row columns are (n_rows,), candidate columns flat (count.sum(),). Text columns hold indices into the names in
@@ -142,7 +155,15 @@ def make_block(seed, block, preset="standard", domain_mix=None, min_gap=0.02):
     }  # fmt: skip
 
 
-def _row_columns(block, sites, links, interferers, state, winner, gap):
+def _row_columns(
+    block: int,
+    sites: Columns,
+    links: Columns,
+    interferers: np.ndarray,
+    state: Columns,
+    winner: np.ndarray,
+    gap: np.ndarray,
+) -> Columns:
     site, level = links["site"], links["level"]
     d_km = links["distance_m"] / 1000.0
     lat_a, lon_a = np.round(sites["lat"][site], 6), np.round(sites["lon"][site], 6)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from linklab.radio import propagation
+from linklab.radio.arrays import Numbers
 from linklab.radio.channels import COVERS, FIRST_OF_LEVEL, LEVEL, N_SUBCHANNELS
 
 CARRIER_SENSE_DBM = -82.0  # per 20 MHz: what a radio hears above this, it defers to (IEEE 802.11 CCA)
@@ -18,35 +19,43 @@ _PER_DB = np.log(10) / 10  # exp(this x dB) is 10^(dB / 10) at a fifth of the ti
 _NOISE_290K_DBM_HZ = -173.975  # 10 lg(k 290 K / 1 mW)
 
 
-def to_mw(dbm):
+def to_mw(dbm: Numbers) -> np.ndarray:
     """dBm -> mW: -30 -> .001"""
     return np.exp(_PER_DB * np.asarray(dbm))
 
 
-def to_dbm(mw):
+def to_dbm(mw: Numbers) -> Numbers:
     """mW -> dBm: .001 -> -30"""
     return 10 * np.log10(mw)
 
 
-def noise_floor_dbm(width_mhz, noise_figure_db=0.0):
+def noise_floor_dbm(width_mhz: Numbers, noise_figure_db: Numbers = 0.0) -> Numbers:
     """Thermal noise in dBm over a bandwidth in MHz at 290 K: 20 MHz -> -100.965; 80 MHz -> -94.944."""
     return _NOISE_290K_DBM_HZ + 60 + 10 * np.log10(width_mhz) + noise_figure_db
 
 
-def rssi_dbm(eirp_dbm, receive_gain_dbi, distance_km, frequency_mhz, extra_loss_db=0.0):
+def rssi_dbm(
+    eirp_dbm: Numbers,
+    receive_gain_dbi: Numbers,
+    distance_km: Numbers,
+    frequency_mhz: Numbers,
+    extra_loss_db: Numbers = 0.0,
+) -> Numbers:
     """Received power in dBm after free space, gas and `extra_loss_db` (rain, obstacles, pointing)."""
     loss_db = propagation.free_space_loss_db(distance_km, frequency_mhz) + propagation.gas_loss_db(distance_km)
     return eirp_dbm + receive_gain_dbi - loss_db - extra_loss_db
 
 
-def _touch_table():
+def _touch_table() -> tuple[np.ndarray, ...]:
     """For every (interferer channel, level of the link): the link channels it touches, and how.
 
     Returns start (45, 4), count (45, 4) and, per entry, the position of the touched channel within its level, the
     power it receives in units of the interferer's power per sub-channel, and whether the two channels overlap.
     """
     start, count = np.zeros((len(LEVEL), 4), int), np.zeros((len(LEVEL), 4), int)
-    position, power, overlaps = [], [], []
+    position: list[int] = []
+    power: list[float] = []
+    overlaps: list[bool] = []
     last_of_level = np.append(FIRST_OF_LEVEL[1:], len(LEVEL))
     # Sub-channels that are neighbours in frequency: the gap between 64 and 100 and that between 144 and 149 are wider.
     chains = (range(0, 8), range(8, 20), range(20, N_SUBCHANNELS))
@@ -72,13 +81,20 @@ def _touch_table():
 _START, _COUNT, _POSITION, _POWER, _OVERLAPS = _touch_table()
 
 
-def ragged_positions(start, count):
+def ragged_positions(start: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Flat indices start[i], start[i]+1, ... for count[i] each: ([0, 5], [2, 3]) -> [0 1 5 6 7]."""
     ends = np.cumsum(count)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(start - (ends - count), count)
 
 
-def interference(link, level_of_link, channel, sub_power_a_dbm, sub_power_b_dbm, duty):
+def interference(
+    link: np.ndarray,
+    level_of_link: np.ndarray,
+    channel: np.ndarray,
+    sub_power_a_dbm: np.ndarray,
+    sub_power_b_dbm: np.ndarray,
+    duty: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
     """What interferers do to every channel of their link's own width.
 
     Flat arrays (n_interferers,): `link` (row of the link), `channel` (index 0..44 of the interferer), its power per

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+
+from linklab.radio.arrays import Index, Numbers
 
 STANDARDS = ("ac", "ax")
 N_STREAMS = 2
@@ -48,7 +52,7 @@ RATES_MBPS = np.array(
 _MPDUS = np.array([_AGGREGATED_MPDUS[s] for s in STANDARDS], float)
 
 
-def goodput_mbps(standard, level, distance_km):
+def goodput_mbps(standard: Index, level: Index, distance_km: Numbers) -> np.ndarray:
     """Payload rate in Mbit/s of every MCS on an idle channel, shape (12, *inputs); 0 where the MCS does not exist.
 
     `standard` (0 ac, 1 ax), `level` (0..3 for 20..160 MHz), `distance_km` broadcast. One frame burst fills
@@ -62,13 +66,13 @@ def goodput_mbps(standard, level, distance_km):
     return rate * efficiency
 
 
-def goodput_steps(goodput):
+def goodput_steps(goodput: np.ndarray) -> np.ndarray:
     """What each MCS adds to the best one below it, max(g_m - g_(m-1), 0), shape as `goodput` (12, ...)."""
     below = np.concatenate([np.zeros_like(goodput[:1]), goodput[:-1]])
     return np.maximum(goodput - below, 0.0)
 
 
-def normal_cdf(x):
+def normal_cdf(x: Numbers) -> np.ndarray:
     """Standard normal distribution function, absolute error below 1e-7 (Abramowitz & Stegun 7.1.26)."""
     x = np.asarray(x, float)
     t = np.abs(x, out=np.empty_like(x))  # all in place: this is where a generator spends its time
@@ -86,7 +90,7 @@ def normal_cdf(x):
     return 0.5 + np.copysign(0.5 - tail, x)
 
 
-def effective_snrs_db(sinr_db, head_db):
+def effective_snrs_db(sinr_db: Numbers, head_db: Numbers) -> Iterator[tuple[float, np.ndarray]]:
     """Yield every distinct back-off with the SNR in dB a demodulator sees at it.
 
     That is the SINR less the back-off beyond the head room, and never above the EVM ceiling. `head_db` is how far the
@@ -98,7 +102,7 @@ def effective_snrs_db(sinr_db, head_db):
         yield back_off_db, -10 * np.log10(noise * loss + ceiling)
 
 
-def expected_throughput_mbps(sinr_db, head_db, usable, steps):
+def expected_throughput_mbps(sinr_db: Numbers, head_db: Numbers, usable: Numbers, steps: np.ndarray) -> np.ndarray:
     """Expected payload throughput in Mbit/s, smooth in the SINR: usable x sum_m step_m Phi((snr_m - required_m) / 2).
 
     `usable` is the share of time the channel is both idle and available (0..1); `steps` (12, ...) comes from
@@ -117,7 +121,7 @@ def expected_throughput_mbps(sinr_db, head_db, usable, steps):
     return total * usable
 
 
-def best_mcs(sinr_db, head_db, goodput):
+def best_mcs(sinr_db: Numbers, head_db: Numbers, goodput: np.ndarray) -> np.ndarray:
     """Highest existing MCS whose required SNR is met, 0 when none is. `goodput` (12, ...) marks the existing ones."""
     best = np.zeros(np.shape(sinr_db), int)
     for back_off_db, snr_db in effective_snrs_db(sinr_db, head_db):

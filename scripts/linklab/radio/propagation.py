@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import numpy as np
 
+from linklab.radio.arrays import Numbers
+
 C_M_S = 299_792_458.0
 EARTH_RADIUS_KM = 6371.0088  # mean radius, IUGG
 GAS_DB_KM = 0.009  # ITU-R P.676: oxygen and water vapour at 5-6 GHz, sea level; flat within .001 dB/km
 
 
-def haversine_km(lat_a, lon_a, lat_b, lon_b):
+def haversine_km(lat_a: Numbers, lon_a: Numbers, lat_b: Numbers, lon_b: Numbers) -> Numbers:
     """Great-circle distance in km between points in degrees: (33.89, 35.50) -> (34.00, 35.60) is 15.3199 km."""
     lat_a, lon_a, lat_b, lon_b = (np.radians(x) for x in (lat_a, lon_a, lat_b, lon_b))
     h = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
     return 2 * EARTH_RADIUS_KM * np.arcsin(np.sqrt(h))
 
 
-def destination(lat, lon, bearing_rad, distance_km):
+def destination(
+    lat: Numbers, lon: Numbers, bearing_rad: Numbers, distance_km: Numbers
+) -> tuple[np.ndarray, np.ndarray]:
     """Point in degrees reached from (lat, lon) along a great circle; the inverse of `haversine_km`."""
     lat, lon, arc = np.radians(lat), np.radians(lon), distance_km / EARTH_RADIUS_KM
     lat_b = np.arcsin(np.sin(lat) * np.cos(arc) + np.cos(lat) * np.sin(arc) * np.cos(bearing_rad))
@@ -28,22 +32,12 @@ def destination(lat, lon, bearing_rad, distance_km):
     return np.degrees(lat_b), np.degrees(lon_b)
 
 
-def slant_km(ground_km, height_difference_m):
-    """Straight-line distance in km over a ground distance in km and a height difference in m."""
-    return np.hypot(ground_km, height_difference_m / 1000.0)
-
-
-def earth_bulge_m(d1_km, d2_km, k=4 / 3):
-    """Rise of the ground in m above the chord at d1 and d2 km from the ends, effective earth factor k."""
-    return d1_km * d2_km / (12.74 * k)
-
-
-def free_space_loss_db(distance_km, frequency_mhz):
+def free_space_loss_db(distance_km: Numbers, frequency_mhz: Numbers) -> Numbers:
     """Free-space basic transmission loss in dB, ITU-R P.525-4 eq. 3: 5 km at 5180 MHz -> 120.7138."""
     return 20 * np.log10(4e9 * np.pi / C_M_S * distance_km * frequency_mhz)
 
 
-def gas_loss_db(distance_km):
+def gas_loss_db(distance_km: Numbers) -> Numbers:
     """Gaseous attenuation in dB, ITU-R P.676 near sea level, valid at 5-6 GHz."""
     return GAS_DB_KM * distance_km
 
@@ -59,13 +53,15 @@ _AV = ((-0.07771, 0.56727, -0.20238, -48.2991, 48.5833), (2.33840, 0.95545, 1.14
        (-0.76284, 0.54039, 0.26809, 0.116226, 0.116479), -0.053739, 0.83433)  # fmt: skip
 
 
-def _p838_fit(lg_f, table):
+def _p838_fit(lg_f: Numbers, table: tuple) -> np.ndarray:
     a, b, c, slope, constant = table
     lg_f = np.asarray(lg_f, float)[..., None]
     return (np.array(a) * np.exp(-(((lg_f - b) / np.array(c)) ** 2))).sum(-1) + slope * lg_f[..., 0] + constant
 
 
-def rain_coefficients(frequency_ghz, tilt_deg=45.0, elevation_deg=0.0):
+def rain_coefficients(
+    frequency_ghz: Numbers, tilt_deg: float = 45.0, elevation_deg: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """k and alpha of gamma = k R^alpha, ITU-R P.838-3 eqs. 2-5, 1-1000 GHz.
 
     `tilt_deg`: 0 horizontal, 90 vertical, 45 both at once (dual-polarised links). 5.2 GHz, 0 -> 2.72362e-4, 1.681530
@@ -78,13 +74,13 @@ def rain_coefficients(frequency_ghz, tilt_deg=45.0, elevation_deg=0.0):
     return k, (k_h * a_h + k_v * a_v + (k_h * a_h - k_v * a_v) * mix) / (2 * k)
 
 
-def rain_specific_db_km(rain_mm_h, frequency_ghz, tilt_deg=45.0):
-    """Specific attenuation of rain in dB/km, ITU-R P.838-3 eq. 1: 25 mm/h, 5.2 GHz -> .049727."""
-    k, alpha = rain_coefficients(frequency_ghz, tilt_deg)
-    return k * np.power(rain_mm_h, alpha)
-
-
-def rain_loss_db(distance_km, rain_mm_h, frequency_ghz, tilt_deg=45.0, coefficients=None):
+def rain_loss_db(
+    distance_km: Numbers,
+    rain_mm_h: Numbers,
+    frequency_ghz: Numbers,
+    tilt_deg: float = 45.0,
+    coefficients: tuple[Numbers, Numbers] | None = None,
+) -> Numbers:
     """Attenuation in dB of rain over a whole path, ITU-R P.530-17 eqs. 32-33: gamma d r, r at most 2.5.
 
     Defined for the rain rate exceeded .01 % of the time, 1-100 GHz, paths to 60 km; used here with the present rate.
@@ -98,17 +94,7 @@ def rain_loss_db(distance_km, rain_mm_h, frequency_ghz, tilt_deg=45.0, coefficie
     return k * np.power(rain, alpha) * distance_km / np.maximum(inverse_r, 1 / 2.5)
 
 
-def fresnel_radius_m(d1_km, d2_km, frequency_ghz):
-    """Radius in m of the first Fresnel zone at d1 and d2 km from the ends, ITU-R P.530-17 eq. 3."""
-    return 17.3 * np.sqrt(d1_km * d2_km / (frequency_ghz * (d1_km + d2_km)))
-
-
-def knife_edge_nu(obstacle_above_line_m, first_fresnel_radius_m):
-    """Diffraction parameter nu = sqrt(2) h / F1, negative for an obstacle below the line, ITU-R P.526-15 eq. 26."""
-    return np.sqrt(2) * obstacle_above_line_m / first_fresnel_radius_m
-
-
-def knife_edge_loss_db(nu):
+def knife_edge_loss_db(nu: Numbers) -> np.ndarray:
     """Single knife-edge diffraction loss in dB, ITU-R P.526-15 eq. 31; 0 up to nu = -.78.
 
     Within .13 dB of the Fresnel integral from there on.
@@ -117,19 +103,25 @@ def knife_edge_loss_db(nu):
     return np.where(np.asarray(nu) > -0.78, 6.9 + 20 * np.log10(np.sqrt(v * v + 1) + v), 0.0)
 
 
-def vegetation_loss_db(depth_m, frequency_ghz):
+def vegetation_loss_db(depth_m: Numbers, frequency_ghz: Numbers) -> np.ndarray:
     """Loss in dB through `depth_m` of trees in leaf, Weissberger's modified exponential decay, .23-95 GHz, 0-400 m."""
     near = 0.45 * np.power(frequency_ghz, 0.284) * depth_m
     far = 1.33 * np.power(frequency_ghz, 0.284) * np.power(depth_m, 0.588)
     return np.where(np.asarray(depth_m) <= 14.0, near, far)
 
 
-def pointing_loss_db(offset_deg, antenna_gain_dbi):
+def pointing_loss_db(offset_deg: Numbers, antenna_gain_dbi: Numbers) -> np.ndarray:
     """Loss in dB of an antenna `offset_deg` off its axis, main lobe of ITU-R F.1245: 20 lg(D/lambda) = G - 7.7."""
     return 2.5e-3 * 10 ** ((antenna_gain_dbi - 7.7) / 10) * np.square(offset_deg)
 
 
-def multipath_outage_pct(distance_km, frequency_ghz, fade_margin_db, lower_antenna_m=20.0, inclination_mrad=0.0):
+def multipath_outage_pct(
+    distance_km: Numbers,
+    frequency_ghz: Numbers,
+    fade_margin_db: Numbers,
+    lower_antenna_m: Numbers = 20.0,
+    inclination_mrad: Numbers = 0.0,
+) -> np.ndarray:
     """Share in % of the worst month with a fade deeper than the margin, ITU-R P.530-17 eqs. 7-8; 0 below 5 km.
 
     Refractivity gradient dN1 = -400 N-units/km and terrain roughness s_a = 50 m: a temperate, inland default.

@@ -7,11 +7,13 @@ the same sequence. Changing BLOCK_DRAWS, or the order of the draws below, change
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from linklab.radio import propagation
+from linklab.radio.arrays import Columns
 from linklab.radio.channels import (
     CENTRE_MHZ,
     CHANNEL_NUMBERS,
@@ -29,7 +31,6 @@ MIN_CANDIDATES = 3
 MIN_THROUGHPUT_MBPS = 5.0
 ACCEPTABLE_SHARE = 0.95
 
-ENVIRONMENTS = ("urban", "rural")
 DENSITIES = ("low", "medium", "high")
 OBSTRUCTIONS = ("none", "building", "trees", "terrain")
 WEATHERS = ("clear", "rain", "fog", "snow")
@@ -81,7 +82,7 @@ NEIGHBOUR_DUTY, COSITED_DUTY = (0.8, 3.5), (2.0, 3.0)  # parameters of the beta 
 REGIONS = np.array([[30.0, 47.0, -120.0, -76.0], [40.0, 60.0, -8.0, 26.0], [50.0, 57.0, -9.0, 13.0]])
 
 
-def _interferer_channel_cdf():
+def _interferer_channel_cdf() -> np.ndarray:
     weights = np.where(IS_DFS[0], DFS_WEIGHT, 1.0)
     for level, share in enumerate(INTERFERER_WIDTH_SHARES):
         of_level = level == LEVEL
@@ -89,7 +90,7 @@ def _interferer_channel_cdf():
     return np.cumsum(weights)
 
 
-def _legal_positions():
+def _legal_positions() -> np.ndarray:
     """(3 domains, 4 levels, 25 positions): which places of a level hold a legal channel."""
     legal = np.zeros((len(DOMAINS), 4, N_SUBCHANNELS), bool)
     for level, width in enumerate(WIDTHS_MHZ):
@@ -108,13 +109,13 @@ def block_generator(seed: int, block: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=np.array([seed, block], dtype=np.uint64)))
 
 
-def _pick(rng, shares, n):
+def _pick(rng: np.random.Generator, shares: np.ndarray, n: int) -> np.ndarray:
     """n indices drawn with probabilities `shares` (k,) or (n, k)."""
     edges = np.cumsum(shares, axis=-1)[..., :-1]
     return (rng.random(n)[:, None] >= edges).sum(1)
 
 
-def draw_sites(rng, mix, n_draws):
+def draw_sites(rng: np.random.Generator, mix: Mapping[str, float], n_draws: int) -> Columns:
     """Sites with one to MAX_LINKS_PER_SITE links each, together n_draws links: dict of (n_sites,) arrays."""
     links = rng.integers(1, MAX_LINKS_PER_SITE + 1, n_draws)
     ends = np.cumsum(links)
@@ -133,7 +134,7 @@ def draw_sites(rng, mix, n_draws):
     }
 
 
-def draw_neighbours(rng, sites):
+def draw_neighbours(rng: np.random.Generator, sites: Columns) -> Columns:
     """The radios each site hears: flat arrays by site, A's side only (all links of a site share it)."""
     n = len(sites["links"])
     around = rng.poisson(INTERFERERS_MEAN[sites["environment"], sites["density"]])
@@ -158,7 +159,7 @@ def draw_neighbours(rng, sites):
     }
 
 
-def power_at_b(rng, neighbours, of):
+def power_at_b(rng: np.random.Generator, neighbours: Columns, of: np.ndarray) -> np.ndarray:
     """Power at B in dBm of the neighbours `of` (indices, one per link and neighbour), given what A hears of them."""
     weight = NEIGHBOUR_SPREAD_DB**2 / (NEIGHBOUR_SPREAD_DB**2 + PATH_SPREAD_DB**2)
     rest_db = np.sqrt(weight) * PATH_SPREAD_DB
@@ -169,7 +170,7 @@ def power_at_b(rng, neighbours, of):
     return mean_dbm[of] + spread_db[of] * rng.standard_normal(len(of))
 
 
-def draw_links(rng, sites):
+def draw_links(rng: np.random.Generator, sites: Columns) -> Columns:
     """Links of the sites that have at least three legal channels at their width: dict of (n_links,) arrays."""
     site = np.repeat(np.arange(len(sites["links"])), sites["links"])
     environment, density, domain = (sites[k][site] for k in ("environment", "density", "domain"))
@@ -211,7 +212,7 @@ def draw_links(rng, sites):
     return {name: values[enough] for name, values in links.items()}
 
 
-def offered_channels(links):
+def offered_channels(links: Columns) -> tuple[np.ndarray, np.ndarray]:
     """Candidates of every link, flat by rising frequency: (link of each candidate, channel index)."""
     legal = _LEGAL_POSITIONS[links["domain"], links["level"]]
     chance = np.where(legal, links["offer"], 2.0)
@@ -223,7 +224,7 @@ def offered_channels(links):
     return link, FIRST_OF_LEVEL[links["level"]][link] + position
 
 
-def extra_losses_db(links, link, channel):
+def extra_losses_db(links: Columns, link: np.ndarray, channel: np.ndarray) -> np.ndarray:
     """Loss in dB of each candidate beyond free space and gas: obstacle, rain, pointing of both antennas."""
     pointing = propagation.pointing_loss_db(links["offset_deg"], links["gain_dbi"][:, None]).sum(1)
     loss_db = pointing[link]

@@ -9,8 +9,9 @@ import csv
 import io
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -46,7 +47,7 @@ def _wrap(title: str) -> str:
     return textwrap.fill(title, width=38)
 
 
-def draw_png(size: tuple[float, float], draw, **grid) -> bytes:
+def draw_png(size: tuple[float, float], draw: Callable[[Figure, Any], None], **grid: Any) -> bytes:
     """Return the PNG of a figure (inches) that `draw(figure, axes)` fills in."""
     with rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
@@ -73,7 +74,7 @@ def confusion_matrix(truth: Sequence[str], answers: Sequence[str], title: str) -
     rows = counts.sum(axis=1)
     shares = counts / np.maximum(rows, 1)[:, None]
 
-    def draw(figure, axes):
+    def draw(figure: Figure, axes: Any) -> None:
         # Reversed: darker is more, as on paper; a pair that never occurs stays white.
         image = axes.imshow(np.ma.masked_equal(shares, 0), cmap="cividis_r", vmin=0, vmax=1)
         axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
@@ -121,7 +122,7 @@ def loss_curve(curves: dict[str, list[tuple[float, float]]], title: str = "Loss 
         "validation_loss": {"color": INK, "linewidth": 1.8, "marker": "o", "markersize": 4, "label": "validation"},
     }
 
-    def draw(figure, axes):
+    def draw(figure: Figure, axes: Any) -> None:
         for name, points in curves.items():
             if points:
                 axes.plot(*zip(*points, strict=True), **looks[name])
@@ -144,7 +145,7 @@ def reliability(confidences: np.ndarray, right: np.ndarray, title: str) -> bytes
     share = np.bincount(bins, weights=right, minlength=BINS)[used] / counts[used]
     ends = np.array([wilson(hits * n, n) for hits, n in zip(share, counts[used], strict=True)])
 
-    def draw(figure, axes):
+    def draw(figure: Figure, axes: Any) -> None:
         upper, lower = axes
         upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="right as often as stated")
         upper.vlines(sure, ends[:, 0], ends[:, 1], color=INK, linewidth=1)
@@ -165,7 +166,7 @@ def predicted_against_true(truth: np.ndarray, answers: np.ndarray, unit: str, ti
     high = float(max(truth.max(), np.nanmax(answers, initial=low))) * 1.03 or 1.0
     line = np.array([low, high])
 
-    def draw(figure, axes):
+    def draw(figure: Figure, axes: Any) -> None:
         axes.fill_between(line, 0.9 * line, 1.1 * line, color=PALE, label="within 10 %", linewidth=0)
         axes.plot(line, line, color=GREY, linewidth=1, linestyle="--", label="equal")
         axes.scatter(truth[shown], answers[shown], s=9, color=INK, alpha=0.45, linewidths=0, label="rows")
@@ -181,7 +182,7 @@ def intervals_chart(lines: Sequence[dict], label: str, percent: bool, title: str
     """Return one dot with its interval a run, best on top; `lines` hold name, role, value, low, high, ordered."""
     scale = 100 if percent else 1
 
-    def draw(figure, axes):
+    def draw(figure: Figure, axes: Any) -> None:
         for y, line in enumerate(reversed(lines)):
             own = line["role"] in ("tuned", "base")
             colour = INK if own or line["role"] == "ceiling" else GREY

@@ -109,6 +109,10 @@ def build_data_card(experiment: Experiment) -> list[tuple[str, str]]:
             hardness = dict(extra["hardness"])
             if hardness.get("rows") is not None and hardness.pop("rows") != rows:
                 card["figures below from rows"] = extra["hardness"]["rows"]
+            if "bayes" in hardness:
+                hardness["ceiling of the whole set (bayes_ceiling)"] = hardness.pop("bayes")
+            if "pickers" in hardness:
+                hardness["rules on the whole set"] = hardness.pop("pickers")
             return flatten(card | hardness)
     return []
 
@@ -137,7 +141,6 @@ def build_notes(experiment: Experiment) -> list[str]:
         "Two intervals in the first table that overlap do not show that two runs are equal: look at the difference on "
         "the same rows. Where none is shown, one below the size that “n can show” may still be there.",
     ]
-    notes += [f"Warning about {run.name}: {text}." for run in experiment.runs for text in run.warnings]
     if reference is comparison.best_run(experiment.runs, experiment.primary, "baseline"):
         notes.append(
             f"{reference.name} is the best baseline on these very rows; being chosen on them flatters it a little."
@@ -167,7 +170,7 @@ def build_plots(experiment: Experiment) -> list[dict]:
 
     target, metric = experiment.primary.rsplit("/", 1)
     ladder = [r for r in order_runs(experiment.runs, experiment.primary) if r.entry(experiment.primary)]
-    lines = [{"name": r.name, "role": r.role, **r.entry(experiment.primary)} for r in ladder]
+    lines = [{"name": r.name, "role": r.role, **(r.entry(experiment.primary) or {})} for r in ladder]
     unit = " (%)" if in_percent(metric) else f" ({lines[0]['unit']})" if lines[0]["unit"] else ""
     title = f"{target}: {label(metric)}"
     add("ladder", f"{title} of every run with its 95 % interval.",
@@ -186,7 +189,7 @@ def build_plots(experiment: Experiment) -> list[dict]:
             wanted = np.array([float(text) for text in truth])
             numbers = np.array([float(text) if text else math.nan for text in answers])
             add(f"predicted_{name}", f"{run.name}: predicted against true {name}.",
-                plots.predicted_against_true(wanted, numbers, run.entry(f"{name}/mae")["unit"], title))  # fmt: skip
+                plots.predicted_against_true(wanted, numbers, run.unit(f"{name}/mae"), title))  # fmt: skip
     if experiment.trainer_log:
         curves = plots.read_trainer_log(experiment.trainer_log)
         if any(curves.values()):

@@ -72,8 +72,8 @@ def format_interval(metric: str, low: float | None, high: float | None, signed: 
     """Write an interval: ("accuracy", .716, .799) -> "[71.6, 79.9]"; "" where there is none."""
     if low is None or high is None or math.isnan(low):
         return ""
-    low, high = (format_value(metric, end, signed).removesuffix(" %") for end in (low, high))
-    return f"[{low}, {high}]"
+    ends = [format_value(metric, end, signed).removesuffix(" %") for end in (low, high)]
+    return f"[{', '.join(ends)}]"
 
 
 def format_p(p: float | None) -> str:
@@ -113,7 +113,7 @@ def table_metrics(runs: Sequence[Run]) -> list[str]:
 def order_runs(runs: Sequence[Run], primary: str) -> list[Run]:
     """Return the runs best first; those without the primary metric last."""
     sign = -1 if comparison.is_better(primary, 1.0) else 1
-    return sorted(runs, key=lambda run: sign * run.entry(primary)["value"] if run.entry(primary) else math.inf)
+    return sorted(runs, key=lambda run: sign * run.value(primary) if run.entry(primary) else math.inf)
 
 
 def build_table(runs: Sequence[Run], primary: str) -> dict:
@@ -131,7 +131,7 @@ def build_table(runs: Sequence[Run], primary: str) -> dict:
     columns = []
     for name in metrics:
         target, metric = name.rsplit("/", 1)
-        unit = next(run.entry(name)["unit"] for run in runs if run.entry(name))
+        unit = next(run.unit(name) for run in runs if run.entry(name))
         better = "higher" if comparison.is_better(name, 1.0) else "lower"
         columns.append({"target": target, "label": label(metric), "unit": unit, "better": better})
     columns.append({"target": "", "label": "invalid", "unit": "", "better": "lower"})
@@ -164,7 +164,7 @@ def build_differences(experiment: Experiment) -> list[dict]:
     for result in sorted(tested, key=lambda r: (r.metric != experiment.primary, r.metric, order[r.run])):
         target, metric = result.metric.rsplit("/", 1)
         rows = f"{result.discordant[0]} : {result.discordant[1]}" if result.discordant else ""
-        unit = experiment.reference.entry(result.metric)["unit"]
+        unit = experiment.reference.unit(result.metric)
         verdict = result.verdict
         if verdict == "no difference shown" and result.p is not None and result.p < comparison.ALPHA:
             verdict = f"not shown: p {format_p(result.p)} alone, {format_p(result.p_holm)} for all tests"

@@ -56,9 +56,7 @@ def make_verdict(experiment: Experiment) -> Verdict:
         ]
     answers += say_above_ceiling(experiment, shown)
     models = [run for run in experiment.runs if run.role in ("tuned", "base")]
-    warnings = [text for run in models for text in find_same_answers(run)]
-    warnings += [f"Warning: {run.name}: {text}." for run in models for text in run.warnings]
-    return Verdict(say_scores(experiment, shown), warnings, answers)
+    return Verdict(say_scores(experiment, shown), [text for run in models for text in find_same_answers(run)], answers)
 
 
 def find_shown(experiment: Experiment) -> dict[str, Run | None]:
@@ -103,7 +101,7 @@ def compare_planned(
             of_run[other.name] = comparison.compare_to(pair, pair[1], seed=seed)[0]
         found[name] = of_run[other.name]
     tested = [result for result in of_run.values() if result.p is not None]
-    for result, adjusted in zip(tested, intervals.holm([result.p for result in tested]), strict=True):
+    for result, adjusted in zip(tested, intervals.holm([result.p or 0.0 for result in tested]), strict=True):
         result.p_holm = adjusted
     return found
 
@@ -131,8 +129,8 @@ def say_better(experiment: Experiment, found: dict[str, Difference]) -> str:
 def say_difference(experiment: Experiment, result: Difference, whom: str) -> str:
     """Return "better than X by 3.1 points [1.0, 5.2], p = 0.004", or that no difference is shown and what would be."""
     metric = result.metric.rsplit("/", 1)[1]
-    unit = experiment.reference.entry(result.metric)["unit"]
-    p = "p " + (format_p(result.p_holm) if result.p_holm < 0.001 else f"= {format_p(result.p_holm)}")
+    unit = experiment.reference.unit(result.metric)
+    p = f"p {format_p(result.p_holm)}" if (result.p_holm or 0.0) < 0.001 else f"p = {format_p(result.p_holm)}"
     ends = format_interval(metric, result.low, result.high, signed=True)
     if result.verdict != "no difference shown":
         size = format_difference(metric, abs(result.difference), unit).lstrip("+")
@@ -221,7 +219,7 @@ def say_above_ceiling(experiment: Experiment, shown: dict[str, Run | None]) -> l
         return []
     result = compare_planned(best, {"ceiling": ceiling}, primary, seed=experiment.seed)["ceiling"]
     metric = primary.rsplit("/", 1)[1]
-    size = format_difference(metric, abs(result.difference), experiment.reference.entry(primary)["unit"]).lstrip("+")
+    size = format_difference(metric, abs(result.difference), experiment.reference.unit(primary)).lstrip("+")
     real = {
         "no difference shown": "the difference is within luck",
         "better": "what learned from many rows which values are common knows more than the ceiling, for which all are "

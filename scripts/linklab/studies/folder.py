@@ -1,7 +1,8 @@
-"""Which study a command means: what decides its results names its folder, so another setting is another study."""
+"""The folder of a study: named by the settings that decide its results, so that other settings are another study."""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 from pathlib import Path
@@ -33,10 +34,10 @@ def check_study_dir(out_dir: str | Path) -> Path:
 
 
 def open_study(out_dir: Path, settings: dict) -> Path:
-    """Return the study's folder below `out_dir`, made where it is new, and say which it is and what is different."""
+    """Return the study's folder below `out_dir`, created if new, and report what differs from the study before it."""
     folder = out_dir / name_study(settings)
     if (folder / SETTINGS_FILE).exists():
-        say(f"{folder}: taking up this study")
+        say(f"{folder}: continuing this study")
         return folder
     others = sorted(out_dir.glob(f"{PREFIX}*/{SETTINGS_FILE}"), key=lambda path: path.stat().st_mtime)
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,7 +45,7 @@ def open_study(out_dir: Path, settings: dict) -> Path:
     if others:
         before = files.read_json(others[-1])
         changed = ", ".join(describe_changes(before, settings))
-        say(f"{folder}: a new study, for a setting changed ({changed}); {others[-1].parent} stays as it is")
+        say(f"{folder}: a new study, because a setting changed ({changed}); {others[-1].parent} stays as it is")
     else:
         say(f"{folder}: a new study")
     return folder
@@ -61,11 +62,11 @@ def _show(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def fingerprint_data(args) -> dict:
+def fingerprint_data(source: argparse.Namespace) -> dict:
     """Return what identifies the rows: the CSV's hash, or the hashes of a converted folder's shards; the template's."""
-    if args.data:
-        outputs = read_manifest(Path(args.data) / MANIFEST)["outputs"]
+    if source.data:
+        outputs = read_manifest(Path(source.data) / MANIFEST)["outputs"]
         text = json.dumps(sorted((entry["path"], entry["sha256"]) for entry in outputs))
         return {"data": hashlib.sha256(text.encode()).hexdigest()}
-    found = {"csv": files.sha256_file(args.csv), "targets": args.target_field, "split_seed": args.split_seed or 0}
-    return found | {"template": files.sha256_file(args.prompt_template) if args.prompt_template else None}
+    found = {"csv": files.sha256_file(source.csv), "targets": source.target_field, "split_seed": source.split_seed}
+    return found | {"template": files.sha256_file(source.prompt_template) if source.prompt_template else None}

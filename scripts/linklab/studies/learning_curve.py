@@ -1,4 +1,4 @@
-"""A learning curve's runs, and what they say together: one model a size and seed, baselines beside it."""
+"""A learning curve: one model per size and seed with baselines beside it, the fitted law and the rows a goal needs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 import csv
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,26 +20,26 @@ from linklab.metrics.metric_table import find_metric
 from linklab.pipeline import Stage
 from linklab.reports import tables
 from linklab.studies import power_law
-from linklab.studies.options import MEASURED, data_words
-from linklab.studies.runs import Run
+from linklab.studies.options import MEASURED, CurveSettings, data_words
+from linklab.studies.runs import StudyRun
 
 BESIDE = ("most_frequent", "boosting_flat", "boosting_candidates", "boosting_pointwise")  # learn from the same rows
 CEILING = "bayes_ceiling"  # learns nothing: one size is enough
 COLUMNS = ["predictor", "rows", "seed", "metric", "unit", "value", "low", "high", "n", "seconds", "error"]
 
 
-def plan_model(args, folder: Path, rows: int, seed: int) -> Run:
+def plan_model(settings: CurveSettings, folder: Path, rows: int, seed: int) -> StudyRun:
     """Return the run that trains on `rows` rows with a seed and scores the model on the test rows."""
     name = f"rows-{rows}-seed-{seed}"
     own = folder / "points" / name
-    fine = ["--base-model", args.base_model, "--mode", args.mode, *args.training, "--max-rows", str(rows)]
+    fine = ["--base-model", settings.base_model, "--mode", settings.mode, *settings.training, "--max-rows", str(rows)]
     fine += ["--seed", str(seed), "--out-dir", f"{own}/finetune", "--resume", "auto"]
-    ask = ["--model", f"{own}/finetune/model", *data_words(args), "--max-rows", str(args.test_rows)]
+    ask = ["--model", f"{own}/finetune/model", *data_words(settings.source), "--max-rows", str(settings.test_rows)]
     ask += ["--out-dir", f"{own}/evaluation", "--name", f"{rows} rows, seed {seed}"]
-    return Run(
+    return StudyRun(
         name, own,
         (
-            Stage("finetune", "training", "finetune_gemma_from_csv.py", [*data_words(args), *fine],
+            Stage("finetune", "training", "finetune_gemma_from_csv.py", [*data_words(settings.source), *fine],
                   own / "finetune" / MANIFEST),
             Stage("evaluation", "scoring", "evaluate_model.py", ask, own / "evaluation" / MANIFEST),
         ),
@@ -46,32 +47,34 @@ def plan_model(args, folder: Path, rows: int, seed: int) -> Run:
     )  # fmt: skip
 
 
-def plan_baselines(args, folder: Path, rows: int, words: list[str], names: Sequence[str]) -> Run:
+def plan_baselines(
+    settings: CurveSettings, folder: Path, rows: int, words: list[str], names: Sequence[str]
+) -> StudyRun:
     """Return the run of the baselines that learn from `rows` rows."""
     own = folder / "points" / f"rows-{rows}-baselines"
-    words = [*words, "--only", ",".join(names), "--max-rows", str(args.test_rows), "--max-train-rows", str(rows)]
+    words = [*words, "--only", ",".join(names), "--max-rows", str(settings.test_rows), "--max-train-rows", str(rows)]
     words += ["--seed", "0", "--out-dir", f"{own}/baselines"]
     manifest = own / "baselines" / MANIFEST
     stage = Stage("baselines", "what a model has to beat", "run_baselines.py", words, manifest)
-    return Run(own.name, own, (stage,), rows, "baselines")
+    return StudyRun(own.name, own, (stage,), rows, "baselines")
 
 
-def plan(args, folder: Path, baselines: tuple[list[str], list[str]] | None) -> list[Run]:
+def plan_runs(settings: CurveSettings, folder: Path, baselines: tuple[list[str], list[str]] | None) -> list[StudyRun]:
     """Return all runs, smallest first, so that half a study is a curve already.
 
     `baselines` holds the words that name their rows, and their names; None leaves them out.
     """
     runs = []
-    for rows in sorted(args.sizes):
-        runs += [plan_model(args, folder, rows, seed) for seed in args.seeds]
+    for rows in sorted(settings.sizes):
+        runs += [plan_model(settings, folder, rows, seed) for seed in settings.seeds]
         if baselines:
             words, names = baselines
-            last = rows == max(args.sizes)
-            runs.append(plan_baselines(args, folder, rows, words, [n for n in names if last or n != CEILING]))
+            last = rows == max(settings.sizes)
+            runs.append(plan_baselines(settings, folder, rows, words, [n for n in names if last or n != CEILING]))
     return runs
 
 
-def choose_baselines(args) -> tuple[list[str], list[str]] | str:
+def choose_baselines(source: argparse.Namespace) -> tuple[list[str], list[str]] | str:
     """Return the words run_baselines.py gets for the same rows and the names of those that fit; or why there are none.
 
     Baselines read columns, so a folder of conversations serves only while the CSV it was made from is still there.
@@ -80,10 +83,10 @@ def choose_baselines(args) -> tuple[list[str], list[str]] | str:
     from linklab.baselines.problem import Problem
     from linklab.tasks.source import open_table_task
 
-    words = data_words(args)
-    if args.data:
+    words = data_words(source)
+    if source.data:
         try:
-            words = _words_behind(Path(args.data))
+            words = _words_behind(Path(source.data))
         except UserError as error:
             return str(error)
     given, _ = _row_parser().parse_known_args(words)
@@ -128,7 +131,7 @@ class Point:
     seconds: float | None
 
 
-def read_points(runs: Sequence[Run]) -> list[Point]:
+def read_points(runs: Sequence[StudyRun]) -> list[Point]:
     """Read every finished run; raises a UserError where they were not scored on the very same rows."""
     points = []
     for run in runs:
@@ -164,7 +167,7 @@ class MetricCurve:
         """True for accuracy, whose error is 1 - accuracy; a mean absolute error is its own error."""
         return find_metric(self.metric).higher_is_better
 
-    def value(self, error):
+    def value(self, error: Any) -> Any:
         """Return the metric's value of an error, and the other way round."""
         return 1 - error if self.is_share else error
 
@@ -200,17 +203,29 @@ def make_curves(points: Sequence[Point], *, resamples: int = 1000) -> list[Metri
                 beside.setdefault(point.predictor, []).append((point.rows, entry["value"]))
         # The ceiling bounds accuracy; it is none for a mean absolute error.
         floor = 1 - ceiling if share and ceiling is not None else None
-        turn = (lambda error: 1 - error) if share else (lambda error: error)
+        turn: Callable[[float], float] = (lambda error: 1 - error) if share else (lambda error: error)
         ends = [power_law.interval_of(column) for column in drawn.T]
         curves.append(
             MetricCurve(
-                metric, first.entry(metric)["unit"], sizes, [turn(float(lines.mean())) for lines in values],
-                [tuple(sorted(map(turn, pair))) for pair in ends],
+                metric, first.unit(metric), sizes, [turn(float(lines.mean())) for lines in values],
+                [(min(map(turn, pair)), max(map(turn, pair))) for pair in ends],
                 [[turn(float(line.mean())) for line in lines] for lines in values],
                 beside, ceiling, power_law.fit_curve(sizes, values, clusters, floor=floor, resamples=resamples),
             )
         )  # fmt: skip
     return curves
+
+
+def find_findings(curves: Sequence[MetricCurve], asked: Sequence[tuple[str, float]]) -> list[str]:
+    """Return a sentence per metric and goal, for the report's verdict: "… 70.0 % (asked for): about 2,100 rows."."""
+    found = []
+    for curve in curves:
+        if isinstance(curve.fitted, str):
+            continue
+        for what, value in goals_of(curve, asked):
+            needed = power_law.rows_needed(curve.fitted, curve.value(value))
+            found.append(f"{curve.metric} {curve.show(value)} ({what}): {power_law.format_rows_needed(needed)}.")
+    return found
 
 
 def goals_of(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -223,7 +238,7 @@ def goals_of(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[tup
     return named
 
 
-def write_csv(path: Path, runs: Sequence[Run], points: Sequence[Point], curves: Sequence[MetricCurve]) -> None:
+def write_csv(path: Path, runs: Sequence[StudyRun], points: Sequence[Point], curves: Sequence[MetricCurve]) -> None:
     """Write one line a predictor, size, seed and metric; the model's mean over seeds has the seed `mean`."""
     with files.atomic_write(path, force=True) as handle:
         writer = csv.writer(handle, lineterminator="\n")
@@ -236,8 +251,8 @@ def write_csv(path: Path, runs: Sequence[Run], points: Sequence[Point], curves: 
                     writer.writerow([point.predictor, point.rows, seed, metric, entry["unit"], *map(_cell, ends),
                                      entry["n"], _cell(point.seconds), ""])  # fmt: skip
         for curve in curves:
-            for rows, mean, ends in zip(curve.sizes, curve.means, curve.ends, strict=True):
-                cells = [_cell(value) for value in (mean, *ends)]
+            for rows, mean, interval in zip(curve.sizes, curve.means, curve.ends, strict=True):
+                cells = [_cell(value) for value in (mean, *interval)]
                 writer.writerow(["model", rows, "mean", curve.metric, curve.unit, *cells, points[0].run.n, "", ""])
         for run in runs:
             if run.error():
@@ -249,23 +264,25 @@ def _cell(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.6g}"
 
 
-def write_summary(args, runs: Sequence[Run], curves: Sequence[MetricCurve], n_test: int, beside_missing: str) -> str:
+def write_summary(
+    settings: CurveSettings, runs: Sequence[StudyRun], curves: Sequence[MetricCurve], n_test: int, beside_missing: str
+) -> str:
     """Return the study in markdown: a table a metric, the law, what is needed for more, and what failed."""
     trained = [run for run in runs if run.kind == "model"]
     lines = [
         "# Learning curve", "",
-        f"`{args.base_model}`, {args.mode}{' ' if args.training else ''}{' '.join(args.training)}: "
-        f"{len(args.sizes)} sizes, seeds {', '.join(map(str, args.seeds))}; every model scored on the same "
+        f"`{settings.describe()}`: "
+        f"{len(settings.sizes)} sizes, seeds {', '.join(map(str, settings.seeds))}; every model scored on the same "
         f"{n_test:,} unseen rows.", "",
         f"{_count('run', sum(r.seconds() is not None for r in trained))} of {len(trained)} done, "
         f"{cli.format_seconds(sum(r.seconds() or 0 for r in trained))} of training and scoring.", "",
     ]  # fmt: skip
     for curve in curves:
-        lines += describe_curve(curve, args.goal)
+        lines += format_curve(curve, settings.goals)
     lines += [
         "Intervals hold 95 %: test rows (whole sites) and seeds resampled together. A smaller training set is part of "
         "every larger one, and each seed trains on the same rows: the luck of which rows were collected is not in the "
-        "intervals." + (" One seed says nothing about seeds." if len(args.seeds) == 1 else ""), "",
+        "intervals." + (" One seed says nothing about seeds." if len(settings.seeds) == 1 else ""), "",
     ]  # fmt: skip
     if beside_missing:
         lines += [f"Baselines are left out: {beside_missing}.", ""]
@@ -280,7 +297,7 @@ def _count(what: str, n: int) -> str:
     return f"{n} {what}{'' if n == 1 else 's'}"
 
 
-def describe_curve(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[str]:
+def format_curve(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[str]:
     """Return a metric's table, law and rows needed as lines of markdown."""
     name = curve.metric.rsplit("/", 1)[1]
     names = sorted(curve.beside, key=lambda b: -curve.beside[b][-1][1] if curve.is_share else curve.beside[b][-1][1])
@@ -297,10 +314,10 @@ def describe_curve(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> li
     lines.append("")
     if curve.ceiling is not None:
         lines += [f"Ceiling: {curve.show(curve.ceiling)}.", ""]
-    return lines + describe_law(curve, asked)
+    return lines + format_law(curve, asked)
 
 
-def describe_law(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[str]:
+def format_law(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[str]:
     """Return the fitted law and the rows needed for each goal; the reason where there is no law."""
     fitted = curve.fitted
     if isinstance(fitted, str):
@@ -314,7 +331,7 @@ def describe_law(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list
              f"{_short(law.slope)} [{parts['slope']}].", ""]  # fmt: skip
     for what, value in goals_of(curve, asked):
         needed = power_law.rows_needed(fitted, curve.value(value))
-        lines.append(f"- {curve.show(value)} ({what}): {power_law.describe(needed)}")
+        lines.append(f"- {curve.show(value)} ({what}): {power_law.format_rows_needed(needed)}")
     return [*lines, ""]
 
 

@@ -1,8 +1,10 @@
-"""What both studies are asked: which rows, which model, where to; and the words the scripts below get from it."""
+"""The options that the learning curve and the sweep share, and the arguments of the scripts that they run."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from collections.abc import Sequence
 
 from linklab import cli
 from linklab.cli import UserError
@@ -14,44 +16,81 @@ OWN = ("--csv", "--data", *(name for name, _ in cli.TABLE_OPTIONS), "--prompt-te
        "--mode")  # fmt: skip
 
 
-def add_data_options(parser):
-    """Add the source of the rows, as finetune takes it; returns the group."""
+@dataclasses.dataclass(frozen=True)
+class StudySettings:
+    """What a learning curve and a sweep have in common."""
+
+    source: argparse.Namespace  # what `cli.add_source_options` parsed: the rows
+    base_model: str
+    mode: str
+    training: tuple[str, ...]  # arguments after `--`, passed to finetune_gemma_from_csv.py unchanged
+
+    def describe(self) -> str:
+        """Return the model and what it is trained with: `embedded, lora --epochs 2`."""
+        return " ".join([f"{self.base_model}, {self.mode}", *self.training])
+
+
+@dataclasses.dataclass(frozen=True)
+class CurveSettings(StudySettings):
+    """A learning curve: `sizes` training rows x `seeds`, scored on `test_rows` unseen rows."""
+
+    sizes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    test_rows: int
+    goals: tuple[tuple[str, float], ...]  # (metric, value) whose rows are asked for
+
+
+@dataclasses.dataclass(frozen=True)
+class SweepSettings(StudySettings):
+    """A sweep: how trials are chosen, trained and judged."""
+
+    max_rows: int | None
+    validation_rows: int
+    metric: str
+    sampler: str
+    prune: bool
+    seed: int
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add the source of the rows, as finetune_gemma_from_csv.py takes it; return the group."""
     data = parser.add_argument_group("Input")
     cli.add_source_options(data)
     return data
 
 
-def add_training_options(parser) -> None:
-    """Add the model and what is passed on to finetune as it is."""
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Add the model and what is passed on to finetune_gemma_from_csv.py unchanged."""
     model = parser.add_argument_group("Model")
     cli.add_base_model_option(model)
     model.add_argument("--mode", choices=("full", "lora", "qlora"), default="lora", help="what is trained")
     model.add_argument(
-        "training", nargs="*", metavar="OPTION", help="after a lone `--`: options of finetune_gemma_from_csv.py as is"
-    )
+        "training", nargs="*", metavar="OPTION",
+        help="after a lone `--`: options of finetune_gemma_from_csv.py, passed on unchanged",
+    )  # fmt: skip
 
 
-def check_training_words(words: list[str], taken: tuple[str, ...] = ()) -> None:
+def check_training_arguments(arguments: Sequence[str], taken: Sequence[str] = ()) -> None:
     """Raise a UserError for an option that the study sets itself."""
-    for word in words:
-        name = word.split("=")[0]
+    for argument in arguments:
+        name = argument.split("=")[0]
         if name in OWN or name in taken:
             raise UserError(f"{name} after `--`: the study sets it itself; leave it out there")
-    if words and not words[0].startswith("-"):
+    if arguments and not arguments[0].startswith("-"):
         raise UserError(
-            f"'{words[0]}': after `--` an option of finetune_gemma_from_csv.py is expected, like --epochs 2"
+            f"'{arguments[0]}': after `--` an option of finetune_gemma_from_csv.py is expected, like --epochs 2"
         )
 
 
-def data_words(args) -> list[str]:
+def data_words(source: argparse.Namespace) -> list[str]:
     """Return the words that name the rows, the same for finetune and evaluate."""
-    if args.data:
-        return ["--data", args.data]
-    words = ["--csv", args.csv, *cli.table_words(args)]
+    if source.data:
+        return ["--data", source.data]
+    words = ["--csv", source.csv, *cli.table_words(source)]
     for name in ("prompt_template", "system_prompt", "ask"):
-        if value := getattr(args, name):
+        if value := getattr(source, name):
             words += [f"--{name.replace('_', '-')}", value]
-    return words + (["--split-seed", str(args.split_seed)] if args.split_seed else [])
+    return words + (["--split-seed", str(source.split_seed)] if source.split_seed else [])
 
 
 def parse_goal(text: str) -> tuple[str, float]:

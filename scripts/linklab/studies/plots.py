@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def learning_curve(curve: MetricCurve) -> bytes:
     scale = 100 if curve.is_share else 1
     sizes = np.array(curve.sizes, dtype=float)
 
-    def draw(figure, axes):
+    def draw(figure: Any, axes: Any) -> None:
         if not isinstance(curve.fitted, str):
             rows = np.geomspace(sizes.min(), sizes.max() * BEYOND, 80)
             low, high = (scale * curve.value(error) for error in curve.fitted.band(rows))
@@ -60,7 +61,7 @@ def importances(shares: dict[str, float], n: int) -> bytes:
     """Return a bar a setting: the share of the result's variation that it explains over `n` trials."""
     names = sorted(shares, key=lambda name: shares[name])
 
-    def draw(figure, axes):
+    def draw(figure: Any, axes: Any) -> None:
         values = [100 * shares[name] for name in names]
         axes.barh(range(len(names)), values, color=GREY, edgecolor=INK, height=0.6)
         for y, value in enumerate(values):
@@ -88,6 +89,8 @@ def parallel_coordinates(
     values = [trial["value"] for trial in done]
     low, high = (min(values), max(values)) if values else (0.0, 1.0)
     by_log = low > 0 and high > 5 * low
+    turn: Callable
+    back: Callable
     turn, back = (np.log, np.exp) if by_log else (float, float)
     span = (turn(high) - turn(low)) or 1.0
 
@@ -95,7 +98,7 @@ def parallel_coordinates(
         at = (turn(value) - turn(low)) / span
         return 1 - at if lower_is_better else at
 
-    def draw(figure, axes):
+    def draw(figure: Any, axes: Any) -> None:
         last = len(axes_of)
         note = {"textcoords": "offset points", "va": "center", "fontsize": 8, "zorder": 20}
         note["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}

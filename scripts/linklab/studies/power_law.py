@@ -30,7 +30,7 @@ class Law:
     floor: float
     centre: float
 
-    def error(self, rows):
+    def error(self, rows: float | np.ndarray) -> np.ndarray:
         """Return the error at these rows."""
         return self.floor + self.height * (np.asarray(rows, dtype=float) / self.centre) ** -self.slope
 
@@ -44,12 +44,15 @@ class Law:
         return float(self.centre * math.exp(min(math.log(above / self.height) / -self.slope, 700.0)))
 
 
-def centre_of(sizes: Sequence[float]) -> float:
+def centre_of(sizes: Sequence[float] | np.ndarray) -> float:
     """Return the sizes' geometric mean: measured from there, height and slope depend on each other least."""
     return float(np.exp(np.mean(np.log(np.asarray(sizes, dtype=float)))))
 
 
-def fit(sizes: Sequence[float], errors: Sequence[float], spread=None, floor: float | None = None) -> Law:
+def fit(
+    sizes: Sequence[float] | np.ndarray, errors: Sequence[float] | np.ndarray, spread: np.ndarray | None = None,
+    floor: float | None = None,
+) -> Law:  # fmt: skip
     """Fit the law to one error a size by least squares (SciPy), each weighed by its `spread` where that is given.
 
     `floor` fixes what no number of rows gets below. Needs a size more than there are unknowns.
@@ -67,12 +70,14 @@ def fit(sizes: Sequence[float], errors: Sequence[float], spread=None, floor: flo
             p0=_inside((start.height, start.slope, start.floor), top), bounds=(0, [10 * top, STEEPEST, top]),
             maxfev=20_000, **weights,
         )  # fmt: skip
-        return Law(*map(float, found), start.centre)
+        height, slope, low = map(float, found)
+        return Law(height, slope, low, start.centre)
     found, _ = curve_fit(
         lambda x, height, slope: floor + height * x**-slope, at, errors,
         p0=_inside((start.height, start.slope), top), bounds=(0, [10 * top, STEEPEST]), maxfev=20_000, **weights,
     )  # fmt: skip
-    return Law(*map(float, found), floor, start.centre)
+    height, slope = map(float, found)
+    return Law(height, slope, floor, start.centre)
 
 
 def _inside(values: Sequence[float], top: float) -> list[float]:
@@ -81,7 +86,9 @@ def _inside(values: Sequence[float], top: float) -> list[float]:
     return [min(max(value, 1e-6 * end), (1 - 1e-6) * end) for value, end in zip(values, ends, strict=False)]
 
 
-def fit_many(sizes: np.ndarray, errors: np.ndarray, spread=None, floor: float | None = None) -> list[Law]:
+def fit_many(
+    sizes: np.ndarray, errors: np.ndarray, spread: np.ndarray | None = None, floor: float | None = None
+) -> list[Law]:
     """Fit the law to every line of `errors` (curves, sizes): for each slope of a grid height and floor are a straight
     line's, and the slope with the least squares is kept."""
     centre = centre_of(sizes)
@@ -144,10 +151,11 @@ class Curve:
         """Return the 95 % interval of "height", "slope" or "floor"."""
         return interval_of(np.array([getattr(law, part) for law in self.resampled]))
 
-    def band(self, rows) -> tuple[np.ndarray, np.ndarray]:
+    def band(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the 95 % interval of the error at each of these rows."""
         errors = np.array([law.error(rows) for law in self.resampled])
-        return tuple(np.quantile(errors, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0))
+        low, high = np.quantile(errors, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+        return low, high
 
 
 def fit_curve(
@@ -158,7 +166,7 @@ def fit_curve(
 
     With fewer than four sizes the floor has to be known: three points fit any curve of three unknowns.
     """
-    sizes = np.asarray(sizes, dtype=float)
+    at = np.asarray(sizes, dtype=float)
     if len(sizes) < FREE_FLOOR_SIZES - (floor is not None):
         known = "" if floor is not None else f" ({FREE_FLOOR_SIZES - 1} where the generator's ceiling is known)"
         return f"no law fitted: {len(sizes)} sizes, and at least {FREE_FLOOR_SIZES} are needed{known}"
@@ -168,18 +176,18 @@ def fit_curve(
     spread = drawn.std(axis=0)
     spread = np.maximum(spread, max(SMALLEST_SPREAD * spread.max(), 1e-6 * errors.max(), 1e-9))
     curve = Curve(
-        fit(sizes, errors, spread, fixed), fit_many(sizes, drawn, spread, fixed), float(sizes.max()),
-        float(sizes.min()), fixed is not None,
+        fit(at, errors, spread, fixed), fit_many(at, drawn, spread, fixed), float(at.max()),
+        float(at.min()), fixed is not None,
     )  # fmt: skip
     falls = drawn[:, 0] - drawn[:, -1]
     if np.quantile(falls, (1 - LEVEL) / 2) <= 0:
-        return (f"no law fitted: from {sizes.min():,.0f} to {sizes.max():,.0f} rows the error has not fallen by more "
+        return (f"no law fitted: from {at.min():,.0f} to {at.max():,.0f} rows the error has not fallen by more "
                 f"than chance would let it")  # fmt: skip
-    misses = np.abs(errors - curve.law.error(sizes)) / spread
+    misses = np.abs(errors - curve.law.error(at)) / spread
     if misses.max() > WORST_MISS:
-        at = int(misses.argmax())
-        return (f"no law fitted: no power law comes near these sizes (at {sizes[at]:,.0f} rows the nearest is "
-                f"{misses[at]:.0f} standard errors away): the error falls in a step, and says nothing about larger "
+        worst = int(misses.argmax())
+        return (f"no law fitted: no power law comes near these sizes (at {at[worst]:,.0f} rows the nearest is "
+                f"{misses[worst]:.0f} standard errors away): the error falls in a step, and says nothing about larger "
                 f"sizes")  # fmt: skip
     return curve
 
@@ -219,7 +227,7 @@ def _round(rows: float) -> float:
     return float(f"{rows:.2g}")
 
 
-def describe(needed: RowsNeeded) -> str:
+def format_rows_needed(needed: RowsNeeded) -> str:
     """Return "about 2,100 rows [1,500, 3,900]", or the refusal."""
     if needed.refusal:
         return needed.refusal

@@ -1,4 +1,4 @@
-"""One run of a study: a few stages in a folder, with a log, and an error that is kept rather than thrown."""
+"""One run of a study: a few stages in a folder, with a log; a failure is recorded there and the study goes on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LOG, ERROR, CLAIM, TIME = "log.txt", "error.json", ".claim", "time.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class StudyRun:
     """Stages that are made in one folder, one after the other; `rows` and `kind` say what it costs to make them."""
 
     name: str
@@ -50,14 +50,20 @@ class Stopped(Exception):
         self.code = code
 
 
-def attempt(run: Run, handle: int, watch: Callable[[], bool] | None = None) -> bool:
+def attempt(run: StudyRun, handle: int, watch: Callable[[], bool] | None = None) -> bool:
     """Make the stages that are not done; returns whether all are, and leaves error.json when one failed.
 
     `handle` is the claim on the run, which its processes keep open. Raises Stopped when a process was told to stop by
     anybody but `watch`.
     """
-    started, watched = time.monotonic(), []
-    asked = (lambda: bool(watch()) and not watched.append(True)) if watch else None
+    started = time.monotonic()
+    stopped_by_watch = False
+
+    def should_stop() -> bool:
+        nonlocal stopped_by_watch
+        stopped_by_watch = watch is not None and watch()
+        return stopped_by_watch
+
     run.folder.mkdir(parents=True, exist_ok=True)
     for stage in run.stages:
         if pipeline.stale_reason(stage) is None:
@@ -66,8 +72,10 @@ def attempt(run: Run, handle: int, watch: Callable[[], bool] | None = None) -> b
         with open(run.folder / LOG, "a", encoding="utf-8") as log:
             print(f"$ python {' '.join(command)}", file=log, flush=True)
             begins = log.tell()
-            code = pipeline.call([sys.executable, *command], log=log, hold=[handle], watch=asked)
-        if watched:
+            code = pipeline.call(
+                [sys.executable, *command], log=log, hold=[handle], watch=should_stop if watch else None
+            )
+        if stopped_by_watch:
             return False
         if code in pipeline.STOPPED:
             raise Stopped(code)
@@ -84,7 +92,7 @@ def attempt(run: Run, handle: int, watch: Callable[[], bool] | None = None) -> b
     return True
 
 
-def _training_seconds(run: Run) -> float:
+def _training_seconds(run: StudyRun) -> float:
     """Return what the training says it took, with what it took before a kill of this process's forerunner; else 0."""
     path = run.folder / "finetune" / "metrics.json"
     return files.read_json(path).get("seconds", 0.0) if path.exists() else 0.0
@@ -100,11 +108,13 @@ def explain(log: Path, begins: int, code: int) -> str:
     return f"exit code {code}{killed}: {said.removeprefix('error: ')}"
 
 
-def make_all(runs: Sequence[Run], told: Callable[[Run], str], retry_failed: bool = False) -> list[Run]:
-    """Make every run that nobody has made; returns those that failed. Processes that do the same share the work.
+def make_all(
+    runs: Sequence[StudyRun], describe_result: Callable[[StudyRun], str], retry_failed: bool = False
+) -> list[StudyRun]:
+    """Make every run that is missing; returns those that failed. Several processes may share the work.
 
-    A run somebody else holds is left to them, and taken up when they end without having finished it. `told` says a
-    finished run's result for the progress line.
+    A run that another process holds is left to it, and resumed here if that process ends without finishing it.
+    `describe_result` gives a finished run's result for the progress line.
     """
     open_runs, failed, waited = list(runs), [], False
     retry = {run.name for run in runs if retry_failed and run.error()}
@@ -126,20 +136,21 @@ def make_all(runs: Sequence[Run], told: Callable[[Run], str], retry_failed: bool
                 failed.append(run)
             if fresh:
                 todo = [other for other in open_runs if not (other.seconds() or other.error())]
-                said = f"failed: {run.error()}" if run.error() else told(run)
-                took = f" in {cli.format_seconds(run.seconds())}" if run.seconds() else ""
+                said = f"failed: {run.error()}" if run.error() else describe_result(run)
+                seconds = run.seconds()
+                took = f" in {cli.format_seconds(seconds)}" if seconds else ""
                 left = cli.format_seconds(seconds_left([r for r in runs if r.seconds()], todo))
                 say(f"[{len(runs) - len(todo)}/{len(runs)}] {run.name}: {said}{took}; about {left} left")
         if busy and len(busy) == len(open_runs):
             if not waited:
-                say(f"waiting for {len(busy)} runs that other processes are at")
+                say(f"waiting for {len(busy)} runs of other processes")
                 waited = True
             time.sleep(0.5)
         open_runs = busy
     return failed
 
 
-def seconds_left(done: Iterable[Run], todo: Iterable[Run]) -> float:
+def seconds_left(done: Iterable[StudyRun], todo: Iterable[StudyRun]) -> float:
     """Return what the runs to come will take: a straight line through rows and seconds of those of their kind."""
     import numpy as np
 
@@ -148,7 +159,7 @@ def seconds_left(done: Iterable[Run], todo: Iterable[Run]) -> float:
         like = [other for other in done if other.kind == run.kind]
         if not like:
             continue
-        rows, seconds = [other.rows for other in like], [other.seconds() for other in like]
+        rows, seconds = [other.rows for other in like], [other.seconds() or 0.0 for other in like]
         if len(set(rows)) > 1:
             slope, start = np.polyfit(rows, seconds, 1)
             total += max(float(start + slope * run.rows), min(seconds))

@@ -6,10 +6,14 @@ import argparse
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from linklab.training.options import TUNABLE, choices_of, flag_of, limits_of, read_value, write_value
+
+if TYPE_CHECKING:
+    import numpy as np
+    from optuna.distributions import BaseDistribution
 
 DRAWN_DIGITS = 3  # of a number drawn from a range: more would make commands unreadable and nothing better
 _HOW = "write NAME=A,B,C for a list, NAME=LOW:HIGH for a range, NAME=log:LOW:HIGH for one drawn by its logarithm"
@@ -34,18 +38,19 @@ class Axis:
             return len(self.choices)
         return self.high - self.low + 1 if self.whole else math.inf
 
-    def draw(self, rng):
+    def draw(self, rng: np.random.Generator) -> Any:
         """Return a value drawn at random."""
         if self.choices:
             return self.choices[int(rng.integers(len(self.choices)))]
         if self.whole and not self.log:
-            return int(rng.integers(self.low, self.high + 1))
-        turn, back = (math.log, math.exp) if self.log else (float, float)
+            return int(rng.integers(int(self.low), int(self.high) + 1))
+        turn: Callable[[float], float] = math.log if self.log else float
+        back: Callable[[float], float] = math.exp if self.log else float
         value = back(rng.uniform(turn(self.low), turn(self.high)))
         value = round(value) if self.whole else float(f"{value:.{DRAWN_DIGITS}g}")
         return min(max(value, self.low), self.high)
 
-    def distribution(self):
+    def distribution(self) -> BaseDistribution:
         """Return it as Optuna's distribution."""
         from optuna import distributions
 
@@ -54,11 +59,11 @@ class Axis:
         kind = distributions.IntDistribution if self.whole else distributions.FloatDistribution
         return kind(self.low, self.high, log=self.log)
 
-    def position(self, value) -> float:
+    def position(self, value: Any) -> float:
         """Return where a value stands on a drawn axis, 0 at the bottom to 1 at the top."""
         if self.choices:
             return self.choices.index(value) / max(len(self.choices) - 1, 1)
-        turn = math.log if self.log else float
+        turn: Callable[[float], float] = math.log if self.log else float
         return (turn(value) - turn(self.low)) / (turn(self.high) - turn(self.low))
 
     def ticks(self) -> list[tuple[float, str]]:
@@ -75,12 +80,14 @@ def parse_axis(text: str) -> Axis:
     if not found or not spec:
         raise argparse.ArgumentTypeError(f"'{text}': {_HOW}")
     if name not in TUNABLE:
-        raise argparse.ArgumentTypeError(f"'{name}' is no setting to sweep; there are: {', '.join(TUNABLE)}")
+        raise argparse.ArgumentTypeError(
+            f"'{name}' is not a setting that can be swept; there are: {', '.join(TUNABLE)}"
+        )
     if ":" in spec:
         return _parse_range(name, text, spec)
     values = tuple(_read(name, part) for part in spec.split(","))
     if len(set(values)) < len(values):
-        raise argparse.ArgumentTypeError(f"'{text}': a value stands there twice")
+        raise argparse.ArgumentTypeError(f"'{text}': duplicate value")
     return Axis(name, text, values)
 
 

@@ -1,4 +1,4 @@
-"""What a study will cost, before it is begun: from short runs of the real scripts, timed and read from their files."""
+"""What a study will cost, estimated before it starts: from short runs of the real scripts."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import dataclasses
 import math
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from linklab import files, pipeline
 from linklab.cli import UserError
 from linklab.manifest import MANIFEST
 from linklab.pipeline import Stage
-from linklab.studies.options import data_words
+from linklab.studies.options import CurveSettings, data_words
 from linklab.studies.runs import explain
 
 PROBE_STEPS = (1, 5)  # the first step also pays for warming up; their difference is four plain ones
@@ -21,7 +22,7 @@ PROBE_ROWS = 32  # rows scored to time the scoring
 
 
 @dataclasses.dataclass(frozen=True)
-class Price:
+class RunCost:
     """Seconds of each part of a run."""
 
     start: float  # processes, imports, loading and saving the model, of training and scoring together
@@ -49,36 +50,42 @@ class Price:
         return self.start + steps * self.step + math.ceil(steps / every) * self.checkpoint + test_rows * self.row
 
 
-def split_length_options(words: list[str]) -> tuple[argparse.Namespace, list[str]]:
+def split_length_options(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the options that decide how long a training is, and the other words."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--epochs", type=float, default=1.0)
     for name in ("--max-steps", "--save-steps", "--eval-steps", "--patience"):
         parser.add_argument(name, type=int)
-    return parser.parse_known_args(words)
+    return parser.parse_known_args(list(words))
 
 
-def measure(args, rows: int, scratch: Path) -> Price:
+def measure(settings: CurveSettings, rows: int, scratch: Path) -> RunCost:
     """Train a few steps on `rows` rows and score a few test rows below `scratch`; raises a UserError where it fails."""
-    length, words = split_length_options(args.training)
+    length, words = split_length_options(settings.training)
     took, trained = [], []
     for steps in PROBE_STEPS:
         out = scratch / f"steps-{steps}"
-        fine = [*data_words(args), "--base-model", args.base_model, "--mode", args.mode, *words]
+        fine = [*data_words(settings.source), "--base-model", settings.base_model, "--mode", settings.mode, *words]
         fine += ["--max-rows", str(rows), "--max-steps", str(steps), "--save-steps", str(steps)]
         took.append(_run(scratch, "finetune_gemma_from_csv.py", [*fine, "--out-dir", str(out)], out))
         trained.append(files.read_json(out / "metrics.json"))
-    ask = ["--model", f"{out}/model", *data_words(args), "--max-rows", str(min(PROBE_ROWS, args.test_rows))]
+    ask = [
+        "--model",
+        f"{out}/model",
+        *data_words(settings.source),
+        "--max-rows",
+        str(min(PROBE_ROWS, settings.test_rows)),
+    ]
     asked = _run(scratch, "evaluate_model.py", [*ask, "--out-dir", str(scratch / "asked")], scratch / "asked")
     scored = files.read_json(scratch / "asked" / "metrics.json")
     few, many = (entry["seconds"] for entry in trained)
     step = max(many - few, 0.0) / (PROBE_STEPS[1] - PROBE_STEPS[0])
-    settings = trained[0]["settings"]
-    return Price(
+    trained_with = trained[0]["settings"]
+    return RunCost(
         start=took[0] - few + asked - scored["cost"]["seconds"], step=step, checkpoint=max(few - step, 0.0),
         row=scored["cost"]["seconds"] / scored["n"]["expected"],
-        batch=settings["per_device_batch_size"] * settings["gradient_accumulation_steps"],
-        device_batch=settings["per_device_batch_size"],
+        batch=trained_with["per_device_batch_size"] * trained_with["gradient_accumulation_steps"],
+        device_batch=trained_with["per_device_batch_size"],
         epochs=length.epochs, max_steps=length.max_steps, save_steps=length.save_steps,
         memory_mb=max(entry["peak_memory_mb"] for entry in trained),
     )  # fmt: skip
@@ -97,7 +104,7 @@ def measure_baselines(words: list[str], names: list[str], sizes: list[int], test
 
 
 def _run(scratch: Path, script: str, words: list[str], out: Path) -> float:
-    """Run a script for the price of it; returns its seconds."""
+    """Run a script to time it; returns its seconds."""
     started = time.monotonic()
     command = pipeline.command_of(Stage(script, "", script, words, out / MANIFEST))
     with open(scratch / "log.txt", "a", encoding="utf-8") as log:

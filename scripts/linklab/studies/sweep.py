@@ -1,4 +1,4 @@
-"""A sweep's runs: one training a setting, watched while it runs, and what the trials say together."""
+"""A sweep: one training per setting, watched while it runs, and the summary of all trials."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from linklab import cli, files
 from linklab.cli import UserError, say
@@ -18,8 +18,8 @@ from linklab.manifest import MANIFEST
 from linklab.metrics.metric_table import find_metric
 from linklab.pipeline import Stage
 from linklab.studies import runs
-from linklab.studies.options import data_words
-from linklab.studies.runs import Run
+from linklab.studies.options import SweepSettings, data_words
+from linklab.studies.runs import StudyRun
 from linklab.studies.search_space import Axis, count_settings, draw_distinct, grid, write_words
 from linklab.studies.study_cost import split_length_options
 from linklab.studies.trials import HEARTBEAT_S, Trials, result_of
@@ -61,22 +61,23 @@ def lower_is_better(metric: str) -> bool:
     return metric == LOSS or not find_metric(metric).higher_is_better
 
 
-def training_words(args, settings: dict) -> list[str]:
+def training_words(study: SweepSettings, settings: dict) -> list[str]:
     """Return the words of a training with these settings, without the folder it goes to."""
-    rows = ["--max-rows", str(args.max_rows)] if args.max_rows else []
-    words = ["--base-model", args.base_model, "--mode", args.mode, *args.training, *write_words(settings)]
-    return [*data_words(args), *words, *rows, "--validation-rows", str(args.validation_rows), "--seed", str(args.seed)]
+    rows = ["--max-rows", str(study.max_rows)] if study.max_rows else []
+    words = ["--base-model", study.base_model, "--mode", study.mode, *study.training, *write_words(settings)]
+    judged = ["--validation-rows", str(study.validation_rows), "--seed", str(study.seed)]
+    return [*data_words(study.source), *words, *rows, *judged]
 
 
-def plan_trial(args, folder: Path, place: int, settings: dict) -> Run:
+def plan_trial(study: SweepSettings, folder: Path, place: int, settings: dict) -> StudyRun:
     """Return the run of a setting: training, and scoring validation rows where a metric is asked for."""
-    words = [*training_words(args, settings), "--out-dir", f"{folder}/finetune", "--resume", "auto"]
+    words = [*training_words(study, settings), "--out-dir", f"{folder}/finetune", "--resume", "auto"]
     chain = [Stage("finetune", "training", "finetune_gemma_from_csv.py", words, folder / "finetune" / MANIFEST)]
-    if args.metric != LOSS:
-        ask = ["--model", f"{folder}/finetune/model", *data_words(args), "--split", "validation"]
+    if study.metric != LOSS:
+        ask = ["--model", f"{folder}/finetune/model", *data_words(study.source), "--split", "validation"]
         ask += [
             "--max-rows",
-            str(args.validation_rows),
+            str(study.validation_rows),
             "--out-dir",
             f"{folder}/evaluation",
             "--name",
@@ -84,10 +85,10 @@ def plan_trial(args, folder: Path, place: int, settings: dict) -> Run:
         ]
         manifest = folder / "evaluation" / MANIFEST
         chain.append(Stage("evaluation", "scoring", "evaluate_model.py", ask, manifest))
-    return Run(f"trial {place}", folder, tuple(chain))
+    return StudyRun(f"trial {place}", folder, tuple(chain))
 
 
-def read_value(run: Run, metric: str) -> float:
+def read_value(run: StudyRun, metric: str) -> float:
     """Return the value of a finished run."""
     if metric == LOSS:
         return files.read_json(run.folder / "finetune" / "metrics.json")["best_validation_loss"]
@@ -113,13 +114,13 @@ def validation_losses(log: Path, words: list[str]) -> dict[int, float]:
 
 
 class Watch:
-    """Looks at a running training: reports its validation losses, keeps the heartbeat, and says when to stop it."""
+    """Watches a running training: reports validation losses, sends heartbeats, decides when to stop it early."""
 
-    def __init__(self, trials: Trials, trial, run: Run, words: list[str], *, prune: bool) -> None:
+    def __init__(self, trials: Trials, trial: Trial, run: StudyRun, words: list[str], *, prune: bool) -> None:
         self.trials, self.trial, self.run, self.words, self.prune = trials, trial, run, words, prune
         self.reported: set[int] = set()
         self.beaten = time.monotonic()
-        self.hopeless = self.lost = False
+        self.stopped_early = self.lost = False
 
     def __call__(self) -> bool:
         try:
@@ -131,63 +132,64 @@ class Watch:
                 self.reported.add(percent)
                 self.trial.report(losses[percent], percent)
                 # The last loss of a run that is as good as over stops nothing.
-                self.hopeless = self.hopeless or (self.prune and percent < 100 and self.trial.should_prune())
+                self.stopped_early = self.stopped_early or (self.prune and percent < 100 and self.trial.should_prune())
         except optuna.exceptions.UpdateFinishedTrialError:
             self.lost = True
-        return self.hopeless or self.lost
+        return self.stopped_early or self.lost
 
 
-def work(args, trials: Trials) -> None:
+def work(study: SweepSettings, trials: Trials) -> None:
     """Take trials until every place has a result or an error; raises runs.Stopped when told to stop."""
     waited = False
     while True:
         with trials.take() as taken:
             if taken is not None:
-                make_trial(args, trials, *taken)
+                make_trial(study, trials, *taken)
                 waited = False
                 continue
         if trials.is_finished():
             return
         if not waited:
-            say("waiting for trials that other processes are at")
+            say("waiting for trials of other processes")
             waited = True
         time.sleep(0.5)
 
 
-def make_trial(args, trials: Trials, trial, place: int, handle: int) -> None:
+def make_trial(study: SweepSettings, trials: Trials, trial: Trial, place: int, handle: int) -> None:
     """Train with a trial's setting and record what came of it."""
     settings = {axis.name: trial.params[axis.name] for axis in trials.axes}
-    run = plan_trial(args, trials.place_folder(place), place, settings)
+    run = plan_trial(study, trials.place_folder(place), place, settings)
     say(f"trial {place}: {' '.join(f'{name}={write_value(value)}' for name, value in settings.items())}")
     if trial.user_attrs.get("retry"):
         (run.folder / runs.ERROR).unlink(missing_ok=True)
     # Losses are not comparable with a metric that is better upwards; pruning then has nothing to go by.
-    watch = Watch(trials, trial, run, run.stages[0].words, prune=args.prune and args.metric == LOSS)
+    watch = Watch(trials, trial, run, run.stages[0].words, prune=study.prune and study.metric == LOSS)
     done = run.error() is None and runs.attempt(run, handle, watch)
     if watch.lost:
-        say(f"trial {place}: this process was silent for so long that another one took it; left to that one")
+        say(f"trial {place}: another process took it over because this one was silent for too long")
         return
     if done:
-        kept = trials.finish(trial, value=read_value(run, args.metric), seconds=run.seconds())
+        kept = trials.finish(trial, value=read_value(run, study.metric), seconds=run.seconds())
     else:
         kept = trials.finish(trial, error=run.error())
         shutil.rmtree(run.folder / "finetune" / "checkpoints", ignore_errors=True)
     if not kept:
-        say(f"trial {place}: this process was taken for dead; the result of the one that took over counts")
+        say(f"trial {place}: another process had taken it over; that result counts")
         return
-    tell(args, trials, place)
+    report_progress(study, trials, place)
 
 
-def tell(args, trials: Trials, place: int) -> None:
+def report_progress(study: SweepSettings, trials: Trials, place: int) -> None:
     """Say what a trial gave, the best so far, and the time left."""
     results = trials.results()
     trial, over = results[place], [other for other in results if other]
+    assert trial is not None  # its result has just been recorded
     said = {
-        TrialState.COMPLETE: lambda: f"{args.metric} {trial.value:.4g}",
+        TrialState.COMPLETE: lambda: f"{study.metric} {trial.value:.4g}",
         TrialState.PRUNED: lambda: f"stopped early at {trial.last_step} %, loss {trial.value:.4g}",
         TrialState.FAIL: lambda: f"failed: {trial.user_attrs['error']}",
     }[trial.state]()
-    best = best_of(results, args.metric)
+    best = best_of(results, study.metric)
     shown = f"; best {best.value:.4g} (trial {best.user_attrs['place']})" if best else ""
     took = [(other.datetime_complete - other.datetime_start).total_seconds() for other in over if other.datetime_start]
     todo = len(results) - len(over)
@@ -242,29 +244,29 @@ def find_importances(trials: Trials) -> dict[str, float]:
         )
 
 
-def best_command(args, settings: dict) -> str:
+def best_command(study: SweepSettings, settings: dict) -> str:
     """Return the training with these settings as a line to paste."""
-    words = ["scripts/finetune_gemma_from_csv.py", *training_words(args, settings), "--out-dir", "runs/best"]
+    words = ["scripts/finetune_gemma_from_csv.py", *training_words(study, settings), "--out-dir", "runs/best"]
     return f"python {shlex.join(words)}"
 
 
-def write_summary(args, trials: Trials, shares: dict[str, float]) -> str:
+def write_summary(study: SweepSettings, trials: Trials, shares: dict[str, float]) -> str:
     """Return the sweep in markdown: best setting and its command, all trials, what matters, what failed."""
     results = trials.results()
     count = {name: sum(bool(t) and STATES[t.state] == name for t in results) for name in STATES.values()}
-    best = best_of(results, args.metric)
-    rows = f"{args.max_rows:,} rows" if args.max_rows else "all rows"
+    best = best_of(results, study.metric)
+    rows = f"{study.max_rows:,} rows" if study.max_rows else "all rows"
     lines = [
         "# Sweep", "",
-        f"`{' '.join([args.base_model, args.mode, *args.training])}`, {rows}, seed {args.seed}; "
-        f"{args.sampler}, {len(results)} trials: {count['complete']} complete, {count['stopped early']} stopped early, "
-        f"{count['failed']} failed. Judged by {'validation loss' if args.metric == LOSS else args.metric} on at most "
-        f"{args.validation_rows} validation rows; test rows were not looked at.", "",
+        f"`{study.describe()}`, {rows}, seed {study.seed}; "
+        f"{study.sampler}, {len(results)} trials: {count['complete']} complete, {count['stopped early']} stopped "
+        f"early, {count['failed']} failed. Judged by {'validation loss' if study.metric == LOSS else study.metric} on "
+        f"at most {study.validation_rows} validation rows; test rows were not used.", "",
     ]  # fmt: skip
     if best:
-        command = best_command(args, {axis.name: best.params[axis.name] for axis in trials.axes})
+        command = best_command(study, {axis.name: best.params[axis.name] for axis in trials.axes})
         lines += [
-            f"Best: trial {best.user_attrs['place']}, {args.metric} {best.value:.4g}.",
+            f"Best: trial {best.user_attrs['place']}, {study.metric} {best.value:.4g}.",
             "",
             "```bash",
             command,
@@ -273,11 +275,11 @@ def write_summary(args, trials: Trials, shares: dict[str, float]) -> str:
         ]
     names = [axis.name for axis in trials.axes]
     lines += [
-        f"| trial | {args.metric} | {' | '.join(names)} | took | |",
+        f"| trial | {study.metric} | {' | '.join(names)} | took | |",
         f"|---:|---:|{'---:|' * len(names)}---:|---|",
     ]
     shown = [trial for trial in results if trial and trial.state != TrialState.FAIL]
-    shown.sort(key=lambda t: (t.state != TrialState.COMPLETE, t.value if lower_is_better(args.metric) else -t.value))
+    shown.sort(key=lambda t: (t.state != TrialState.COMPLETE, t.value if lower_is_better(study.metric) else -t.value))
     for trial in shown:
         took = cli.format_seconds(trial.user_attrs["seconds"]) if "seconds" in trial.user_attrs else "–"
         note = f"stopped at {trial.last_step} %" if trial.state == TrialState.PRUNED else ""

@@ -18,6 +18,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
@@ -27,6 +28,9 @@ from linklab.cli import UserError
 from linklab.locks import claim, hold, is_free
 from linklab.studies.runs import CLAIM
 from linklab.studies.search_space import Axis, draw_distinct
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage
 
 HEARTBEAT_S = 30
 GRACE_S = 150  # five heartbeats; a machine that is silent for longer is taken for dead
@@ -47,7 +51,8 @@ class JournalLock:
     """
 
     def __init__(self, journal: Path) -> None:
-        self.journal, self.held = journal, None
+        self.journal = journal
+        self.held = contextlib.ExitStack()
 
     def acquire(self) -> bool:
         self.held = contextlib.ExitStack()
@@ -71,7 +76,7 @@ def cut_torn_line(path: Path) -> None:
             handle.truncate(handle.read().rfind(b"\n") + 1)
 
 
-def open_storage(folder: Path, url: str | None):
+def open_storage(folder: Path, url: str | None) -> BaseStorage:
     """Return the journal below `folder`, or the storage of a URL."""
     if url is None:
         journal = folder / "journal.log"
@@ -156,6 +161,7 @@ class Trials:
         place = trial.user_attrs["place"]
         # Waits for a training whose worker was killed, and which is writing its checkpoint.
         handle = kept.enter_context(claim(self.place_folder(place) / CLAIM, wait=True))
+        assert handle is not None  # it waited
         return trial, place, handle
 
     def beat(self, trial: Trial) -> bool:
@@ -165,7 +171,7 @@ class Trials:
         self.study._storage.record_heartbeat(trial._trial_id)
         return self.study._storage.get_trial(trial._trial_id).state == TrialState.RUNNING
 
-    def finish(self, trial: Trial, *, value: float | None = None, error: str | None = None, **facts) -> bool:
+    def finish(self, trial: Trial, *, value: float | None = None, error: str | None = None, **facts: Any) -> bool:
         """Record a trial's result, its error, or (neither) that it was stopped early.
 
         Returns False when this process had been taken for dead, and somebody else is at the place.
@@ -181,7 +187,7 @@ class Trials:
             raise
         return True
 
-    def _section(self):
+    def _section(self) -> contextlib.AbstractContextManager:
         """Only one process at a time mends and takes; a server's storage has no such lock, and twins are refused."""
         return hold(self.folder / ".queue") if self.shared_by_file else contextlib.nullcontext()
 
@@ -216,7 +222,7 @@ class Trials:
         age = datetime.datetime.now() - trial.datetime_start
         return "begun" not in trial.user_attrs and age.total_seconds() > GRACE_S
 
-    def _enqueue(self, place: int, settings: dict, **attrs) -> None:
+    def _enqueue(self, place: int, settings: dict, **attrs: Any) -> None:
         self.study.enqueue_trial(settings, user_attrs={"place": place} | attrs)
 
     def _pop(self) -> Trial | None:

@@ -1,23 +1,25 @@
-"""Simple ways to pick a channel from what the radio shows, and how well anyone could pick at all.
+"""Rules that choose a channel from what the radio shows, and how well any rule could choose.
 
 Columns come as a table: {name: one value per row}, list columns as one list per row. Only visible columns are read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from linklab.radio import phy, scenarios
 from linklab.radio.channels import DOMAINS, WIDTHS_MHZ, availability, channel_index, eirp_dbm
 
-PICKERS = ("random_legal", "least_noise", "least_busy", "most_snr", "snr_and_idle", "formula")
+PICKERS = ("random", "least_noise", "least_busy", "most_snr", "snr_and_busy", "formula")
 _TIE_PER_PCT = 1e-3  # equal whole dB are common: the less busy channel goes first, then the lower frequency
 
 
 class Table:
     """The visible columns as flat arrays: what does not change when the observations are varied."""
 
-    def __init__(self, columns):
+    def __init__(self, columns: Mapping[str, Sequence]) -> None:
         self.count = np.array([len(cell) for cell in columns["available_channels_mhz"]])
         self.row = np.repeat(np.arange(len(self.count)), self.count)
         self.rssi, self.noise, self.busy = (self._flat(columns[c]) for c in ("rssi_dbm", "noise_dbm", "busy_pct"))
@@ -34,18 +36,20 @@ class Table:
         level = np.searchsorted(WIDTHS_MHZ, width)
         self.steps = phy.goodput_steps(phy.goodput_mbps(standard, level, d_m / 1000.0))[:, self.row]
 
-    def _flat(self, cells):
+    def _flat(self, cells: Sequence) -> np.ndarray:
         return np.concatenate([np.asarray(cell, float) for cell in cells]) if len(cells) else np.zeros(0)
 
-    def split(self, flat):
+    def split(self, flat: np.ndarray) -> list[np.ndarray]:
+        """Return one array per row of a flat array over all candidates."""
         return np.split(flat, np.cumsum(self.count)[:-1]) if len(self.count) else []
 
-    def throughput(self, snr_db, busy_pct):
+    def throughput(self, snr_db: np.ndarray, busy_pct: np.ndarray) -> np.ndarray:
+        """Return the expected throughput in Mbit/s of every candidate, all rows one after the other."""
         usable = self.available * (1 - busy_pct / 100)
         return phy.expected_throughput_mbps(snr_db, self.head_db, usable, self.steps)
 
-    def argmax(self, flat):
-        """Place within its row of every row's largest value, the first of equal ones."""
+    def argmax(self, flat: np.ndarray) -> np.ndarray:
+        """Return where in its row each row's largest value is, the first of equal ones: (n_rows,)."""
         start = np.cumsum(self.count) - self.count
         best = np.maximum.reduceat(flat, start)
         place = np.where(flat == best[self.row], np.arange(len(flat)), len(flat))
@@ -55,7 +59,7 @@ class Table:
 def pick(name: str, columns: dict[str, list], seed: int = 0) -> list[np.ndarray]:
     """Scores of one picker, a list with one array per row aligned with its candidates; the largest is its choice.
 
-    `name` is one of PICKERS; `seed` matters to random_legal only.
+    `name` is one of PICKERS; `seed` matters to random only.
     """
     table = Table(columns)
     return table.split(_scores(name, table, seed))
@@ -63,7 +67,7 @@ def pick(name: str, columns: dict[str, list], seed: int = 0) -> list[np.ndarray]
 
 def _scores(name: str, table: Table, seed: int) -> np.ndarray:
     snr = table.rssi - table.noise
-    if name == "random_legal":
+    if name == "random":
         return np.random.Generator(np.random.Philox(seed)).random(len(snr))
     if name == "least_noise":
         return -table.noise - _TIE_PER_PCT * table.busy
@@ -71,7 +75,7 @@ def _scores(name: str, table: Table, seed: int) -> np.ndarray:
         return -table.busy + _TIE_PER_PCT * snr
     if name == "most_snr":
         return snr - _TIE_PER_PCT * table.busy
-    if name == "snr_and_idle":
+    if name == "snr_and_busy":
         return np.log2(1 + 10 ** (snr / 10)) * (1 - table.busy / 100)
     if name == "formula":
         return table.throughput(snr, table.busy)
