@@ -68,12 +68,14 @@ def read_stages(names: list[str], runs: list, argv: list[str]) -> tuple[list[dic
 
 def run(args: argparse.Namespace) -> int | None:
     """Read, check, compare, write, and say who wins."""
-    from linklab.metrics import comparison
+    from linklab.metrics import comparison, run_checks
     from linklab.reports import report, tables
     from linklab.reports.verdict import make_verdict
 
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=[*args.runs, *args.stage])
     runs = comparison.read_runs(args.runs)
+    for found in runs:
+        run_checks.verify(found)
     comparison.check_same_rows(runs, allow_different_prompts=args.allow_different_prompts)
     primary = comparison.primary_metric(runs)
     candidate = comparison.find_run(runs, args.candidate) if args.candidate else comparison.first_of_role(runs, "tuned")

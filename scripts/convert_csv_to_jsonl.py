@@ -12,6 +12,7 @@ datasets.load_dataset(FOLDER) and trains as it is with TRL's SFTTrainer.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -66,13 +67,14 @@ def run(args: argparse.Namespace) -> None:
     from linklab.tasks import exports, jsonl, row_cells
     from linklab.tasks.source import open_table_task, say_table
     from linklab.tasks.split_count import SplitCount
-    from linklab.tasks.splits import SPLITS
+    from linklab.tasks.splits import SPLITS, SplitRule
 
     if unknown := [name for name in args.export_for if name not in exports.PROGRAMS]:
         raise cli.UserError(f"--export-for {unknown[0]}: not known; the programs are: {', '.join(exports.PROGRAMS)}")
     reads = [args.csv, args.prompt_template]
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
     table, task = open_table_task(args)
+    task = dataclasses.replace(task, split=SplitRule(args.split_seed))
     with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:
         cells = row_cells.CellsWriter(folder, task)
         writers = {split: ShardWriter(folder, split, args.shard_size) for split in SPLITS}

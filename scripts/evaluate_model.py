@@ -19,6 +19,7 @@ from linklab.cli import UserError, say
 from linklab.manifest import check_out_dir, staged_folder, write_manifest
 
 if TYPE_CHECKING:
+    from linklab.tasks.examples import Example
     from linklab.tasks.task import Task
 
 
@@ -36,6 +37,14 @@ def build_parser():
         metavar="N",
         help="score at most N rows, the same in every script; all when left out",
     )
+    data.add_argument(
+        "--allow-training-rows", action="store_true",
+        help="score rows although the model was trained on them; the report says so",
+    )  # fmt: skip
+    data.add_argument(
+        "--allow-other-prompt", action="store_true",
+        help="ask with another prompt, or for other targets, than the model was trained with; the report says so",
+    )  # fmt: skip
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
     output.add_argument("--name", metavar="TEXT", help="what tables call it; the model's name when left out")
@@ -64,8 +73,12 @@ def run(args) -> None:
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
     if args.predictions:
         check_no_model_options(args)
-    task, read = open_source(args)
+    trained = read_trained_task(args.model) if args.model else None
+    task, read = open_source(
+        args, trained, allow_other_prompt=args.allow_other_prompt, allow_other_split=args.allow_training_rows
+    )
     examples = read(args.split, args.max_rows)
+    warnings = check_against_training(args, task, trained, examples)
     if args.predictions:
         predictions = read_predictions(args.predictions, [example.id for example in examples])
         cost, name, role = {}, args.name or Path(args.predictions).parent.name, args.role or "baseline"
@@ -78,6 +91,7 @@ def run(args) -> None:
         result = metrics.write_run(
             folder, examples, predictions, task, model=name, role=role, cost=cost, top_k=args.top_k, judged=judged,
             description=how_asked(task, args.free) if args.model else "",
+            warnings=warnings,
         )  # fmt: skip
         draw_plots(folder, judged)
         files.write_text(
@@ -95,6 +109,42 @@ def run(args) -> None:
     shown = "; ".join(f"{key} {entry['value']:.3g}" for key, entry in result["metrics"].items()
                       if key.split("/")[-1] in ("accuracy", "regret", "mae", "token_f1", "exact_match"))  # fmt: skip
     say(f"wrote {args.out_dir}: {name} on {len(examples):,} {args.split} rows: {shown}")
+
+
+def read_trained_task(model: str) -> Task | None:
+    """Return the task a model was trained for, None for a base model."""
+    from linklab.tasks.jsonl import TASK_FILE, read_task
+    from linklab.tasks.training_record import read_record
+
+    if not (Path(model) / TASK_FILE).exists():
+        return None
+    read_record(model)  # names a file that changed since the training, the task among them
+    return read_task(model)
+
+
+def check_against_training(args, task: Task, trained: Task | None, examples: list[Example]) -> list[str]:
+    """Return what a reader must know of rows the model was trained on, and of a prompt it was not trained with.
+
+    Raises a UserError for training rows that were not asked for in so many words.
+    """
+    from linklab.tasks.source import find_difference
+    from linklab.tasks.training_record import count_seen, read_record
+
+    if trained is None:
+        return []
+    warnings = [difference] if (difference := find_difference(task, trained)) else []
+    record = read_record(args.model)
+    if record is None:
+        say(f"{args.model}: no training_record.json, so nothing shows that these rows are unseen")
+        return [*warnings, "nothing shows that these rows were not training rows"]
+    if seen := count_seen(record, examples):
+        told = f"{seen:,} of {len(examples):,} rows were training rows, or share their group with one"
+        if not args.allow_training_rows and args.split != "train":
+            raise UserError(f"{args.model}: {told}; score unseen rows, or pass --allow-training-rows, and the report "
+                            f"will say so")  # fmt: skip
+        say(f"warning: {told}")
+        warnings.append(told)
+    return warnings
 
 
 def check_no_model_options(args) -> None:
@@ -171,9 +221,10 @@ def draw_plots(folder: Path, judged) -> None:
 def write_summary(result: dict, pictures: list[str]) -> str:
     """Return the experiment's scores as a markdown table, and its plots."""
     n = result["n"]
+    warnings = [line for text in result.get("warnings", ()) for line in (f"**Warning:** {text}.", "")]
     lines = [
         f"# {result['model']} on the {result['split']} split", "",
-        f"{n['expected']} rows, {n['answered']} answered, {n['invalid']} invalid (they count as wrong).", "",
+        f"{n['expected']} rows, {n['answered']} answered, {n['invalid']} invalid (they count as wrong).", "", *warnings,
         "| metric | value | 95 % interval | unit | better |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for key, entry in result["metrics"].items():

@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
 def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
     """Build, train in `folder`, and write the results to `--out-dir`; returns the exit code."""
     from linklab.models import load
+    from linklab.models.base_weights import describe_weights
     from linklab.training import adapters, cost_estimate, results, training, validation_scores
 
     with load.quiet_transformers():
@@ -117,7 +118,10 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
         model = training.build_model(settings)
         load.fit_threads(training.count_parameters(model)[1])
         processes = {"processes": training.world_size()} if training.world_size() > 1 else {}
-        fingerprint = settings.deciding() | rows.identity | processes
+        base = describe_weights(load.resolve(load.root_model(settings.base_model)))
+        below = describe_weights(load.resolve(settings.base_model)) if load.is_adapter(settings.base_model) else []
+        identity = rows.identity | {"base_weights": sorted(entry["sha256"] for entry in [*base, *below])}
+        fingerprint = settings.deciding() | identity | processes
         trainer = training.make_trainer(model, tokenizer, train, validation, settings, fingerprint, folder)
         cost_estimate.report(train, validation, settings, steps, trainer.model)
         if settings.dry_run:
@@ -138,7 +142,7 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
         if trainer.is_world_process_zero():
             results.finish(
                 settings, folder, rows.task, trainer, tokenizer, fingerprint, len(train), inputs=rows.inputs,
-                seen=rows.seen, script=__file__,
+                seen=rows.seen, train=rows.train, base=base, script=__file__,
             )  # fmt: skip
     return 0
 
@@ -158,6 +162,7 @@ def read_rows(settings: TrainingSettings, task: Task, read: Reader, inputs: dict
             f"{len(read('test', None)):,} test (never seen in training)")  # fmt: skip
     hashes = hash_rows(train)
     identity = {"rows": len(train), "prompts": hashes["prompts"], "labels": hashes["labels"]}
+    identity["validation"] = hash_rows(validation)["labels"]  # they decide which weights are the best
     seen = describe_inputs(train, task) if train[0].row else None
     return Rows(task, train, validation, identity, inputs, seen)
 

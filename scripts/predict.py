@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from linklab import cli, files
 from linklab.cli import UserError, say
+from linklab.manifest import add_manifest, check_out_files, manifest_beside
 
 if TYPE_CHECKING:
     from linklab.tasks.examples import Example
@@ -43,7 +44,8 @@ def build_parser():
 
 def run(args) -> None:
     path = files.require_file(args.csv)
-    files.check_out_file(args.out, force=args.force)
+    beside, reads = manifest_beside(args.out), [args.csv, args.model, args.base_model]
+    check_out_files([args.out], beside, script=__file__, force=args.force, reads=reads)
     task = read_task(args.model)
     examples = read_questions(path, task, args.max_rows)
     findings = check_inputs(args.model, examples)
@@ -56,11 +58,17 @@ def run(args) -> None:
     columns = [
         name for t in task.targets for name in (t.name, *([f"{t.name}_probability"] if t.kind == "class" else []))
     ]
-    with files.atomic_write(args.out, force=args.force) as handle:
-        writer = csv.DictWriter(handle, ["id", *columns, "error", "warning"], lineterminator="\n")
-        writer.writeheader()
-        for answer, finding in zip(answers, findings, strict=True):
-            writer.writerow(to_row(answer, task) | {"warning": finding.warning})
+    with files.FileSet(force=args.force) as together:
+        with together.open(args.out) as handle:
+            writer = csv.DictWriter(handle, ["id", *columns, "error", "warning"], lineterminator="\n")
+            writer.writeheader()
+            for answer, finding in zip(answers, findings, strict=True):
+                writer.writerow(to_row(answer, task) | {"warning": finding.warning})
+        inputs = {path: len(answers)} | ({args.model: None} if Path(args.model).is_dir() else {})
+        outputs = {args.out: len(answers)}
+        add_manifest(
+            together, beside, script=__file__, argv=args.argv, seed=None, inputs=inputs, outputs=outputs
+        )  # fmt: skip
     failed = sum(answer["error"] is not None for answer in answers)
     unlike = sum(bool(finding.warning) for finding in findings)
     say(
@@ -89,10 +97,12 @@ def no_answer(example: Example, error: str) -> dict:
 def read_task(model: str):
     """Return the task a model was trained for."""
     from linklab.tasks.task import Task
+    from linklab.tasks.training_record import read_record
 
     path = Path(model) / "task.json"
     if not path.exists():
         raise UserError(f"{model}: no task.json, so nobody knows how to ask it; give the model folder finetune wrote")
+    read_record(model)  # names a file that changed since the training
     return Task.from_dict(files.read_json(path))
 
 

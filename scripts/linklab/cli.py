@@ -296,12 +296,10 @@ def add_source_options(group: argparse._ActionsContainer) -> None:
     add_prompt_options(group, "with --csv: ")
     add_ask_option(group, "with --csv: ")
     group.add_argument(
-        "--split-seed",
-        type=int,
-        default=0,
-        metavar="N",
-        help="with --csv, or conversations of others: the division into splits",
-    )
+        "--split-seed", type=int, metavar="N",
+        help="with --csv, or conversations of others: seed of the train/validation/test split (default: 0, or what a "
+        "trained model says)",
+    )  # fmt: skip
 
 
 def add_base_model_option(group: argparse._ActionsContainer) -> None:

@@ -234,6 +234,21 @@ def find_changed(entries: list[dict], base: Path) -> str | None:
     return None
 
 
+def require_unchanged(folder: str | os.PathLike, wanted: Callable[[str], bool], *, remedy: str) -> list[Path]:
+    """Return the outputs of a finished folder whose names are `wanted`, each with the bytes its manifest names.
+
+    Raises a UserError that names the file that changed or is gone; `remedy` says what to do then.
+    """
+    folder = Path(folder)
+    entries = [entry for entry in read_manifest(folder)["outputs"] if wanted(entry["path"])]
+    for entry in entries:
+        if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
+            raise UserError(f"{folder / MANIFEST}: names {entry['path']!r}, which is outside of the folder")
+    if fault := find_changed(entries, folder):
+        raise UserError(f"{fault} since {MANIFEST} was written; {remedy}")
+    return [folder / entry["path"] for entry in entries]
+
+
 def _differs(path: Path, entry: dict) -> bool:
     return not path.is_file() or path.stat().st_size != entry["bytes"] or sha256_file(path) != entry["sha256"]
 

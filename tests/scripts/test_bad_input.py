@@ -10,6 +10,8 @@ import convert_csv_to_jsonl
 import pytest
 from linklab.links import data_set
 from linklab.links.row_stream import Recipe
+from linklab.manifest import write_manifest
+from linklab.metrics.row_scores import hash_ids
 
 SCRIPTS = sorted(path.stem for path in Path(convert_csv_to_jsonl.__file__).parent.glob("*.py"))
 HEAVY = ("torch", "transformers", "datasets", "peft", "trl", "bitsandbytes")
@@ -22,8 +24,8 @@ METRICS = {
     "role": "baseline",
     "split": "test",
     "n": {"expected": 1, "answered": 1, "invalid": 0},
-    "targets": [{"name": "y", "kind": "class"}],
-    "hashes": {"data": "d", "prompts": "p", "labels": "l"},
+    "targets": ["y"],
+    "hashes": {"data": hash_ids(["r"]), "prompts": "p", "labels": "l"},
     "metrics": {"y/accuracy": {"value": 1.0, "low": 1.0, "high": 1.0, "unit": "", "higher_is_better": True, "n": 1}},
 }
 NOTEBOOK = {"cells": [], "metadata": {"widgets": {}}, "nbformat": 4, "nbformat_minor": 5}
@@ -194,7 +196,7 @@ def prepared(tmp_path_factory):
         "wrongrun/metrics.json": "{}",
         "wrongrun/manifest.json": "{}",
         "run/metrics.json": json.dumps(METRICS),
-        "run/row_scores.csv": "id,group,y/true,y/answer,y/accuracy\nr,g,a,a,1\n",
+        "run/row_scores.csv": "id,group,y/true,y/answer,y/accuracy,y/invalid_share\nr,g,a,a,1,0\n",
         "run/predictions.jsonl": '{"id": "r", "answer": {"y": "a"}}\n',
         "halfrun/metrics.json": json.dumps(METRICS),
         "foreign.jsonl": '{"id": "x", "answer": null}\n',
@@ -204,6 +206,8 @@ def prepared(tmp_path_factory):
     for name, text in texts.items():
         (place / name).parent.mkdir(exist_ok=True)
         (place / name).write_text(text)
+    outputs = {place / "run" / name: None for name in ("metrics.json", "row_scores.csv", "predictions.jsonl")}
+    write_manifest(place / "run", script="evaluate_model.py", argv=[], seed=None, inputs={}, outputs=outputs)
     (place / "latin.csv").write_bytes("size,label\n1,größe\n2,b\n".encode("latin-1"))
     return place
 

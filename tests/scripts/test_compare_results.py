@@ -5,6 +5,7 @@ from html import unescape
 
 import compare_results
 import pytest
+from linklab.manifest import write_manifest
 from metrics.test_comparison import make_examples, write_run
 
 
@@ -15,6 +16,9 @@ def folder(tmp_path_factory):
     write_run(folder / "baselines" / "trees", examples, range(10, 40), off=20)
     write_run(folder / "baselines" / "rule", examples, range(12))
     write_run(folder / "other" / "elsewhere", make_examples(40), range(12))
+    for place in ("tuned", "baselines", "other"):
+        outputs = dict.fromkeys(sorted((folder / place).iterdir()))
+        write_manifest(folder / place, script="run_baselines.py", argv=[], seed=0, inputs={}, outputs=outputs)
     return folder
 
 

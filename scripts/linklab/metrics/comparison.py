@@ -54,6 +54,11 @@ class Run:
         return self.metrics["role"]
 
     @property
+    def warnings(self) -> list[str]:
+        """What every report of this run's figures must say."""
+        return [str(text) for text in self.metrics.get("warnings") or ()]
+
+    @property
     def n(self) -> int:
         """Rows scored."""
         return len(self.ids)

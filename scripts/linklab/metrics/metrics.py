@@ -42,12 +42,13 @@ def score(
     resamples: int = intervals.RESAMPLES,
     seed: int = 0,
     judged: Sequence[JudgedRows] | None = None,
+    warnings: Sequence[str] = (),
 ) -> dict:
     """Return the metrics.json value of one predictor on these examples; METRICS says what each metric is.
 
     `targets` names the targets the predictor has an opinion on (all of the task's by default); the others are left out
     rather than counted as invalid. `resamples=0` leaves the bootstrap intervals out (null). `judged` is what `judge`
-    gave for the same rows, where a caller has it.
+    gave for the same rows, where a caller has it. `warnings` is what every report of these figures must say.
     """
     assert role in ROLES, role
     judged = judged or judge(examples, predictions, task, targets, top_k)
@@ -55,7 +56,7 @@ def score(
     invalid = np.any([rows.columns["invalid_share"] > 0 for rows in judged], axis=0)
     metrics = {}
     for rows in judged:
-        for name, entry in _score_target(rows, clusters, resamples, seed).items():
+        for name, entry in score_target(rows, clusters, resamples, seed).items():
             metrics[f"{rows.target}/{name}"] = entry
     return {
         "model": model,
@@ -68,6 +69,7 @@ def score(
         "metrics": metrics,
         "hashes": hash_rows(examples),
         "cost": dict.fromkeys(COST) | dict(cost or {}),
+        "warnings": list(warnings),
     }
 
 
@@ -87,7 +89,7 @@ def judge(
     return [judge_rows(examples, predictions, target, top_k) for target in wanted]
 
 
-def _score_target(rows: JudgedRows, clusters: np.ndarray, resamples: int, seed: int) -> dict[str, dict]:
+def score_target(rows: JudgedRows, clusters: np.ndarray, resamples: int, seed: int) -> dict[str, dict]:
     """Return value and interval of each metric of one target."""
     statistics = {name: intervals.mean_statistic(column) for name, column in rows.columns.items()}
     for metric in METRICS.values():

@@ -177,12 +177,18 @@ def _chrf() -> Callable[[str, str], float]:
 def hash_rows(examples: Sequence[Example]) -> dict[str, str]:
     """Return what must agree before two runs are compared: hashes of ids, of prompts and of labels, in id order."""
     ordered = sorted(examples, key=lambda example: example.id)
-    parts = {
-        "data": [example.id for example in ordered],
-        "prompts": [[example.id, example.prompt] for example in ordered],
-        "labels": [[example.id, dict(sorted(example.target.items()))] for example in ordered],
-    }
     return {
-        name: hashlib.sha256("\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode()).hexdigest()
-        for name, rows in parts.items()
+        "data": hash_ids([example.id for example in ordered]),
+        "prompts": _hash_lines([[example.id, example.prompt] for example in ordered]),
+        "labels": _hash_lines([[example.id, dict(sorted(example.target.items()))] for example in ordered]),
     }
+
+
+def hash_ids(ids: Sequence[str]) -> str:
+    """Return the hash of a run's ids, whatever their order: `hashes.data` of metrics.json."""
+    return _hash_lines(sorted(ids))
+
+
+def _hash_lines(rows: Sequence) -> str:
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    return hashlib.sha256(lines.encode("utf-8", "surrogatepass")).hexdigest()

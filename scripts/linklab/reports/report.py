@@ -141,6 +141,7 @@ def build_notes(experiment: Experiment) -> list[str]:
         "Two intervals in the first table that overlap do not show that two runs are equal: look at the difference on "
         "the same rows. Where none is shown, one below the size that “n can show” may still be there.",
     ]
+    notes += [f"Warning about {run.name}: {text}." for run in experiment.runs for text in run.warnings]
     if reference is comparison.best_run(experiment.runs, experiment.primary, "baseline"):
         notes.append(
             f"{reference.name} is the best baseline on these very rows; being chosen on them flatters it a little."

@@ -56,7 +56,9 @@ def make_verdict(experiment: Experiment) -> Verdict:
         ]
     answers += say_above_ceiling(experiment, shown)
     models = [run for run in experiment.runs if run.role in ("tuned", "base")]
-    return Verdict(say_scores(experiment, shown), [text for run in models for text in find_same_answers(run)], answers)
+    warnings = [text for run in models for text in find_same_answers(run)]
+    warnings += [f"Warning: {run.name}: {text}." for run in models for text in run.warnings]
+    return Verdict(say_scores(experiment, shown), warnings, answers)
 
 
 def find_shown(experiment: Experiment) -> dict[str, Run | None]:

@@ -68,5 +68,7 @@ def fingerprint_data(source: argparse.Namespace) -> dict:
         outputs = read_manifest(Path(source.data) / MANIFEST)["outputs"]
         text = json.dumps(sorted((entry["path"], entry["sha256"]) for entry in outputs))
         return {"data": hashlib.sha256(text.encode()).hexdigest()}
-    found = {"csv": files.sha256_file(source.csv), "targets": source.target_field, "split_seed": source.split_seed}
+    found = {
+        "csv": files.sha256_file(source.csv), "targets": source.target_field, "split_seed": source.split_seed or 0,
+    }  # fmt: skip
     return found | {"template": files.sha256_file(source.prompt_template) if source.prompt_template else None}

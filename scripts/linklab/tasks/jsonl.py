@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from linklab import files
 from linklab.cli import UserError
-from linklab.manifest import read_manifest
+from linklab.manifest import MANIFEST, require_unchanged
 from linklab.tables.csv_stream import Block, read_block
 from linklab.tasks.examples import Example, ExampleMaker, Question, lowest_ranked, make_examples
 from linklab.tasks.row_cells import list_cells
@@ -20,6 +20,7 @@ from linklab.tasks.splits import SPLITS, rank_key
 from linklab.tasks.task import Task
 
 TASK_FILE = "task.json"
+REMEDY = "restore it, or convert the CSV again"
 _DATE = re.compile(r"\d{4}-\d\d")  # how every text starts that Arrow's JSON reader may take for a moment in time
 _JSON = re.compile(r'\s*(?:[-\d"\[{]|null|true|false|NaN|Infinity)')  # and every text that may itself be read as JSON
 
@@ -202,6 +203,8 @@ def read_task(folder: str | Path) -> Task:
         raise UserError(f"{folder}: no such folder; make it with convert_csv_to_jsonl.py")
     if not (folder / TASK_FILE).exists():
         raise UserError(f"{folder}: no {TASK_FILE} here; make the folder with convert_csv_to_jsonl.py")
+    if (folder / MANIFEST).exists():
+        require_unchanged(folder, lambda name: name == TASK_FILE, remedy=REMEDY)
     try:
         return Task.from_dict(files.read_json(folder / TASK_FILE))
     except UserError as error:
@@ -209,13 +212,8 @@ def read_task(folder: str | Path) -> Task:
 
 
 def shards(folder: str | Path, split: str) -> list[Path]:
-    """Return a split's shards as the manifest names them, so that stale or foreign files are never read."""
-    folder = Path(folder)
-    names = [entry["path"] for entry in read_manifest(folder)["outputs"] if entry["path"].startswith(f"{split}-")]
-    for name in names:
-        if not (folder / name).exists():
-            raise UserError(f"{folder / name}: named in the manifest, and gone; convert the CSV again")
-    return [folder / name for name in sorted(names)]
+    """Return a split's shards as the manifest names them, unchanged; stale or foreign files are never read."""
+    return sorted(require_unchanged(folder, lambda name: name.startswith(f"{split}-"), remedy=REMEDY))
 
 
 def read_examples(folder: str | Path, split: str, max_rows: int | None = None) -> list[Example]:

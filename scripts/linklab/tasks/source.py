@@ -3,44 +3,119 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
 from linklab import cli
 from linklab.cli import UserError
-from linklab.manifest import MANIFEST
+from linklab.manifest import MANIFEST, read_manifest, require_unchanged
 from linklab.tables.table import Table, TableOptions, open_table
-from linklab.tables.understand import lines_of_record
+from linklab.tables.understand import lines_of_record, reopen_table
 from linklab.tasks import conversations, examples, jsonl, row_cells
 from linklab.tasks.examples import Example, ExampleMaker
 from linklab.tasks.split_count import SplitCount
+from linklab.tasks.splits import SplitRule
 from linklab.tasks.task import Task, make_task
+from linklab.tasks.templates import Template
 
 Reader = Callable[[str, int | None], list[Example]]
 
 
-def open_source(args: argparse.Namespace) -> tuple[Task, Reader]:
+def open_source(
+    args: argparse.Namespace,
+    trained: Task | None = None,
+    *,
+    allow_other_prompt: bool = False,
+    allow_other_split: bool = False,
+) -> tuple[Task, Reader]:
     """Return the task, and a function (split, max_rows) -> examples in rank order.
 
-    Reads `args.csv` with what `cli.add_source_options` says about it, or `args.data`.
+    Reads `args.csv` with what `cli.add_source_options` says about it, or `args.data`. `trained` is the task a model was
+    trained for: its targets, prompt, way of asking and split are taken, and options or data that say another are
+    refused, unless allowed.
     """
+    rule = _split_rule(args, trained, allow_other_split)
     if args.csv:
-        table, task = open_table_task(args)
-        task = divide(table, task, args.split_seed)
-        return task, lambda split, n: examples.read_examples(table, task, split, n, seed=args.split_seed)
+        table, task = _table_task(args, trained, allow_other_prompt)
+        task = dataclasses.replace(divide(table, task, rule.seed), split=rule)
+        return task, lambda split, n: examples.read_examples(
+            table, task, split, n, seed=rule.seed, fractions=rule.fractions
+        )
     refuse_table_options(args)
-    return open_folder(args.data, args.split_seed)
+    task, read = open_folder(args.data, rule.seed)
+    if trained and not allow_other_prompt and (difference := find_difference(task, trained)):
+        raise UserError(f"{args.data}: {difference}; convert the rows as those the model was trained on, or pass "
+                        f"--allow-other-prompt, and the report will say so")  # fmt: skip
+    return task, read
 
 
-def open_folder(data: str | Path, split_seed: int = 0) -> tuple[Task, Reader]:
+def open_folder(data: str | Path, split_seed: int | None = 0) -> tuple[Task, Reader]:
     """Return the task and the reader of `--data`: a converted folder, or conversations somebody else wrote.
 
     `split_seed` divides the latter; a converted folder is divided already.
     """
+    seed = split_seed or 0
     if conversations.conversation_files(data):
-        return conversations.make_task(), lambda split, n: conversations.read_conversations(data, split, n, split_seed)
+        task = dataclasses.replace(conversations.make_task(), split=SplitRule(seed))
+        return task, lambda split, n: conversations.read_conversations(data, split, n, seed)
     task = jsonl.read_task(data)
     return task, lambda split, n: read_with_cells(data, task, split, n)
+
+
+def _split_rule(args: argparse.Namespace, trained: Task | None, allow_other_split: bool) -> SplitRule:
+    """Return how rows are divided: as a trained model says, else by `--split-seed`."""
+    rule = trained.split if trained and trained.split else SplitRule(args.split_seed or 0)
+    if args.split_seed in (None, rule.seed):
+        return rule
+    if not allow_other_split:
+        raise UserError(f"--split-seed {args.split_seed}: the model was trained with --split-seed {rule.seed}, so "
+                        f"unseen rows are those of that split; leave the option out, or pass --allow-training-rows"
+                        )  # fmt: skip
+    return dataclasses.replace(rule, seed=args.split_seed)
+
+
+def _table_task(args: argparse.Namespace, trained: Task | None, allow_other_prompt: bool) -> tuple[Table, Task]:
+    """Return the table of a CSV and its task: what a trained model was trained for, else what options and cells say."""
+    if trained is None:
+        return open_table_task(args)
+    ours = [target.name for target in trained.targets]
+    names = args.target_field or ours
+    if names != ours and not allow_other_prompt:
+        raise UserError(f"--target-field {','.join(names)}: the model was trained to answer {','.join(ours)}; leave "
+                        f"the option out, or pass --allow-other-prompt, and the report will say so")  # fmt: skip
+    if cli.table_words(args) or args.prompt_template or args.system_prompt or args.ask:
+        asked = argparse.Namespace(**vars(args) | {"target_field": names, "ask": args.ask or trained.ask})
+        table, task = open_table_task(asked)
+        if names == ours and not (args.prompt_template or args.system_prompt):
+            task = dataclasses.replace(task, template=Template(trained.template.text, task.schema))
+        difference = find_difference(task, trained)
+        if difference and not allow_other_prompt:
+            raise UserError(f"{difference}; leave --prompt-template, --system-prompt and --ask out, or pass "
+                            f"--allow-other-prompt, and the report will say so")  # fmt: skip
+        return table, task if difference else _answer_as(trained, task)
+    table = reopen_table(args.csv, trained.schema, trained.table)
+    if table.names == trained.schema.names:
+        return table, trained
+    found = make_task(table, ask=trained.ask)
+    return table, _answer_as(trained, found)
+
+
+def _answer_as(trained: Task, task: Task) -> Task:
+    """Return a task of a table whose prompt and legal answers are those the model was trained with."""
+    return dataclasses.replace(task, template=Template(trained.template.text, task.schema), targets=trained.targets)
+
+
+def find_difference(task: Task, trained: Task) -> str | None:
+    """Return how a task asks otherwise than the one a model was trained for, None where it asks the same."""
+    if [(t.name, t.kind) for t in task.targets] != [(t.name, t.kind) for t in trained.targets]:
+        ours, theirs = (", ".join(t.name for t in one.targets) for one in (task, trained))
+        return f"asks for {ours}, and the model was trained to answer {theirs}"
+    if task.ask != trained.ask:
+        return f"asks with --ask {task.ask}, and the model was trained with --ask {trained.ask}"
+    if task.template.text != trained.template.text:
+        return "asks with another prompt than the model was trained with"
+    return None
 
 
 def refuse_table_options(args: argparse.Namespace) -> None:
@@ -63,6 +138,7 @@ def read_with_cells(folder: str | Path, task: Task, split: str, max_rows: int | 
     found = jsonl.read_examples(folder, split, max_rows)
     if not (Path(folder) / row_cells.CELLS_FILE).exists():
         return found
+    require_unchanged(folder, lambda name: name == row_cells.CELLS_FILE, remedy=jsonl.REMEDY)
     with_cells = row_cells.attach_cells(folder, task, found)
     return [examples.ask_about_all(example, task) for example in with_cells] if task.ask == "choices" else with_cells
 
@@ -95,8 +171,10 @@ def say_table(task: Task) -> None:
 
 
 def source_files(args) -> dict:
-    """Return the inputs a manifest names: the CSV, the converted folder's own manifest, or the conversations' files."""
+    """Return a manifest's inputs: CSV and template, what counts of a converted folder, or conversations' files."""
     if args.csv:
-        return {args.csv: None}
-    foreign = conversations.conversation_files(args.data)
-    return dict.fromkeys(foreign) if foreign else {f"{args.data}/{MANIFEST}": None}
+        return {path: None for path in (args.csv, args.prompt_template) if path}
+    if foreign := conversations.conversation_files(args.data):
+        return dict.fromkeys(foreign)
+    names = [entry["path"] for entry in read_manifest(args.data)["outputs"] if entry["path"] != "README.md"]
+    return {f"{args.data}/{name}": None for name in (MANIFEST, *names)}

@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import heapq
 from collections.abc import Iterable
 
+from linklab.cli import UserError
+
 SPLITS = ("train", "validation", "test")
 FRACTIONS = (0.8, 0.1, 0.1)
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitRule:
+    """How rows are divided into splits; travels with the task to the converted folder and to the model."""
+
+    seed: int = 0
+    fractions: tuple[float, float, float] = FRACTIONS
+
+    def to_dict(self) -> dict:
+        """Return the rule as JSON-ready values."""
+        return dataclasses.asdict(self) | {"fractions": list(self.fractions)}
+
+    @classmethod
+    def from_dict(cls, value: object) -> SplitRule:
+        """Return the rule that `to_dict` gave; raises a UserError for anything else."""
+        if (
+            isinstance(value, dict)
+            and isinstance(seed := value.get("seed"), int)
+            and isinstance(fractions := value.get("fractions"), list)
+            and len(fractions) == 3
+            and all(isinstance(share, int | float) and 0 <= share <= 1 for share in fractions)
+        ):
+            return cls(seed, tuple(fractions))
+        raise UserError("the task's 'split' does not say seed and three fractions")
 
 
 def unit_hash(text: str) -> float:

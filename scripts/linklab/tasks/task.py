@@ -13,6 +13,7 @@ from linklab import files
 from linklab.cli import UserError
 from linklab.tables.schema import Column, Schema, read_number
 from linklab.tables.table import Table
+from linklab.tasks.splits import SplitRule
 from linklab.tasks.templates import (
     LINK_CHOICES_TEMPLATE,
     LINK_TEMPLATE,
@@ -54,6 +55,7 @@ class Task:
     answer_unit: float = 1
     group_field: str | None = None  # the column whose equal cells stay on one side; the schema's group column if None
     table: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
+    split: SplitRule | None = None  # how its rows are divided, where that is decided
 
     def __post_init__(self) -> None:
         assert self.ask in ASK, self.ask
@@ -129,6 +131,7 @@ class Task:
         asked = {"ask": self.ask} | ({"answer_unit": self.answer_unit} if self.ask == "choices" else {})
         asked |= {"group_field": self.group_field} if self.group_field else {}
         asked |= {"table": self.table} if self.table else {}
+        asked |= {"split": self.split.to_dict()} if self.split else {}
         return asked | {"targets": targets, "template": self.template.text, "schema": self.schema.to_dict()}
 
     @classmethod
@@ -143,9 +146,10 @@ class Task:
             if ask not in ASK:
                 raise UserError(f"the task's 'ask' = {ask!r}; expected {' or '.join(ASK)}")
             template = Template(value["template"], schema)
+            split = SplitRule.from_dict(value["split"]) if "split" in value else None
             return cls(
                 schema, tuple(targets), template, ask, value.get("answer_unit", 1), value.get("group_field"),
-                value.get("table", {}),
+                value.get("table", {}), split,
             )  # fmt: skip
         except (KeyError, TypeError) as error:
             raise UserError(f"the task description lacks or does not know {error}") from error

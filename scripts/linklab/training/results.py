@@ -9,8 +9,10 @@ from linklab.cli import say
 from linklab.manifest import describe_files, write_manifest
 from linklab.models import load, save
 from linklab.reports import plots
+from linklab.tasks.examples import Example
 from linklab.tasks.input_checks import INPUTS_FILE
 from linklab.tasks.jsonl import TASK_FILE
+from linklab.tasks.training_record import read_record, write_record
 from linklab.training import out_dir, training
 from linklab.training.options import TrainingSettings
 
@@ -19,11 +21,12 @@ UNSEEN_LATER = "Scores on unseen rows, with intervals, come from `evaluate_model
 
 def finish(
     settings: TrainingSettings, work: Path, task, trainer, tokenizer, fingerprint: dict, n_rows: int, *,
-    inputs: dict, seen: dict | None, script: str,
+    inputs: dict, seen: dict | None, train: list[Example], base: list[dict], script: str,
 ) -> None:  # fmt: skip
     """Write the model, its scores, log, plot and card, and the manifest last.
 
-    `inputs` are those of the manifest; `seen` is what the training rows held (`input_checks.describe_inputs`). The
+    `inputs` are those of the manifest; `seen` is what the training rows held (`input_checks.describe_inputs`); `train`
+    are the rows themselves, `base` the base model's weight files, both for the model folder's record. The
     training ran in `work`; all of it appears together in `--out-dir`, in place of an earlier training's.
     """
     seconds = trainer.training_seconds()
@@ -40,13 +43,16 @@ def finish(
     sources = describe_files(inputs)
     card = write_card(scores, task, sources)
     folder = Path(settings.out_dir)
+    before = read_record(settings.base_model) if Path(settings.base_model).is_dir() else None
     with out_dir.results(folder, work, script=script) as made:
         training.write_log(made / "trainer_log.csv", trainer.state.log_history)
         save.save_model(trainer.model, tokenizer, made / "model", settings.base_model)
         add_papers(made / "model", task, card, seen)
+        write_record(made / "model", train, base, before=before)
         if settings.merge and settings.mode != "full":
             save.merge_adapter(made / "model", made / "merged", settings.merge_dtype)
             add_papers(made / "merged", task, write_card(scores, task, sources, merged=True), seen)
+            write_record(made / "merged", train, base, before=before)
         files.write_json(made / "metrics.json", scores)
         plots.write_png(made / "loss.png", plots.loss_curve(plots.read_trainer_log(made / "trainer_log.csv")))
         files.write_text(made / "README.md", card)
