@@ -280,10 +280,10 @@ def write_page(outcomes: list[Outcome], settings: Settings) -> str:
     lines = [
         "# The whole chain over tables of packages", "",
         f"{len(outcomes)} tables, each with a target chosen beforehand, went through validate, convert, baselines, "
-        f"finetune (`{settings.base_model}`, {length}), evaluate, compare and predict with `--target-field` and no other "
-        f"option about the table: {reports} ended with a report, {len(outcomes) - reports - faults} were refused with "
-        f"one line, {faults} failed. At most {settings.rows:,} rows were converted and {settings.test_rows:,} scored; "
-        f"{time_taken} in all on two cores. Made with `benchmarks/bench_tables.py`.", "",
+        f"finetune (`{settings.base_model}`, {length}), evaluate, compare and predict with `--target-field` and no "
+        f"other option about the table: {reports} ended with a report, {len(outcomes) - reports - faults} were refused "
+        f"with one line, {faults} failed. At most {settings.rows:,} rows were converted and {settings.test_rows:,} "
+        f"scored; {time_taken} in all on two cores. Made with `benchmarks/bench_tables.py`.", "",
         *(["The tiny model is untrained: only the chain is tested.", ""] if settings.base_model == "tiny" else []),
         "| table | package | rows x columns | target | kind | scores on unseen rows | ended with |",
         "|---|---|---:|---|---|---|---|",

@@ -1,0 +1,45 @@
+"""The benchmark over tables of packages: a report, one true line, and a fault where a script breaks."""
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import bench_tables  # noqa: E402
+
+SETTINGS = bench_tables.Settings("tiny", 150, 10, 1)
+
+
+def test_a_table_ends_with_a_report_or_with_one_true_line(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    same = pd.DataFrame({"x": range(60), "same": ["yes"] * 60})
+    monkeypatch.setattr(bench_tables, "load", lambda case: same)
+    refused = bench_tables.run_case(bench_tables.Case("own", "constant", "nothing"), tmp_path / "a", SETTINGS)
+    assert (refused.stage, refused.is_fault) == ("validate_dataset", False)
+    assert "nothing" in refused.said and "same" in refused.said
+    monkeypatch.undo()
+    report = bench_tables.run_case(bench_tables.Case("scikit-learn", "iris", "species"), tmp_path / "b", SETTINGS)
+    assert (report.stage, report.kind, report.rows) == ("", "class", 150)
+    assert "boosting_flat" in report.scores and "model" in report.scores
+    page = bench_tables.write_page([refused, report], SETTINGS)
+    assert "2 tables" in page and "1 ended with a report, 1 were refused with one line, 0 failed" in page
+    assert "| iris | scikit-learn | 150 x 5 | `species` | class |" in page
+
+
+def test_a_traceback_is_a_fault(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_tables, "load", lambda case: pd.DataFrame({"x": [1, 2], "y": [3, 4]}))
+    monkeypatch.setattr(bench_tables.validate_dataset, "main", lambda words: 1 / 0)
+    broken = bench_tables.run_case(bench_tables.Case("own", "broken", "y"), tmp_path, SETTINGS)
+    assert broken.is_fault and "division by zero" in broken.said
+    assert "1 failed" in bench_tables.write_page([broken], SETTINGS)
+
+
+def test_every_table_is_named_once_and_there_are_at_least_forty():
+    names = [(case.package, case.name) for case in bench_tables.CASES]
+    assert len(names) == len(set(names)) >= 60
+    assert len({case.package for case in bench_tables.CASES}) == 5
+    with pytest.raises(FileNotFoundError):
+        bench_tables.read_tweets(Path("no-such-archive.zip"))
