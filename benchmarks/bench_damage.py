@@ -375,7 +375,7 @@ def check_ours(path: Path) -> list[Report]:
 
     found: list = []
     try:
-        validate(path, make_plan(path, schema="links"), Tally(1, found.append))
+        validate(make_plan(path, schema="links"), Tally(1, found.append))
     except cli.UserError as error:
         return [Report(_line_in(str(error)), None, "unreadable")]
     return [Report(v.line, v.column or None, v.code) for v in found]

@@ -63,7 +63,8 @@ def run(args) -> None:
             writer = csv.DictWriter(handle, ["id", *columns, "error", "warning"], lineterminator="\n")
             writer.writeheader()
             for answer, finding in zip(answers, findings, strict=True):
-                writer.writerow(to_row(answer, task) | {"warning": finding.warning})
+                row = to_row(answer, task) | {"warning": finding.warning}
+                writer.writerow({name: files.spreadsheet_cell(cell) for name, cell in row.items()})
         inputs = {path: len(answers)} | ({args.model: None} if Path(args.model).is_dir() else {})
         outputs = {args.out: len(answers)}
         add_manifest(
@@ -108,10 +109,11 @@ def read_task(model: str):
 
 def read_questions(path: Path, task, max_rows: int | None) -> list:
     """Return an example without target for every row; a UserError names file and line of one that cannot be asked."""
-    from linklab.tables.csv_stream import iter_rows, read_header
+    from linklab.tables.understand import open_new_rows
     from linklab.tasks.examples import Example, legal_choices, lowest_ranked, write_questions
 
-    header = read_header(path)
+    table = open_new_rows(path, task.schema, task.table)
+    header = table.names
     needed = [*task.template.columns, *(t.choices_from for t in task.targets if t.choices_from)]
     for name in needed:
         if name not in header:
@@ -120,7 +122,7 @@ def read_questions(path: Path, task, max_rows: int | None) -> list:
             )
     id_column = task.schema.one_of_role("id")
     examples = []
-    for number, (line, cells) in enumerate(iter_rows(path), start=1):
+    for number, (line, cells) in enumerate(table.rows(), start=1):
         row = dict(zip(header, cells, strict=True))
         try:
             choices = {t.name: legal_choices(t, row) for t in task.targets if t.kind == "class"}
@@ -133,6 +135,9 @@ def read_questions(path: Path, task, max_rows: int | None) -> list:
         examples.append(Example(name, name, "test", prompt, "", {}, choices, {}, row, questions))
     if not examples:
         raise UserError(f"{path}: no rows below the header")
+    say(f"{path.name}: {len(examples):,} rows, {len(header)} columns; {table.dialect.describe()}")
+    for note in table.notes:
+        say(f"  note: {note}")
     if max_rows is None:
         return examples
     chosen = {id(example) for example in lowest_ranked(examples, max_rows)}

@@ -15,6 +15,8 @@ import contextlib
 import csv
 import os
 import sys
+import tempfile
+from functools import partial
 from pathlib import Path
 
 from linklab import cli, files, manifest
@@ -28,10 +30,14 @@ def build_parser() -> argparse.ArgumentParser:
     table.add_argument("csv", nargs="?", default=argparse.SUPPRESS, metavar="CSV", help="file to check")
     table.add_argument("--csv", metavar="FILE", help="the same, named as in every other script")
     inputs.add_argument("--schema", metavar="FILE", help="schema to check against: a JSON file, `links` or `infer`")
-    inputs.add_argument("--target-field", type=cli.comma_list, default=[], metavar="NAME[,NAME]", help="answer columns")
-    inputs.add_argument("--id-field", metavar="NAME", help="column that must be unique, where the schema is inferred")
-    inputs.add_argument("--group-field", metavar="NAME", help="column whose rows belong on one side of a split")
-    inputs.add_argument("--split-field", metavar="NAME", help="column that names the split; `split`, if there is one")
+    cli.add_table_options(inputs, leave_out=("--drop-bad-rows", "--drop-missing-target"))
+    inputs.add_argument(
+        "--allow-missing",
+        type=cli.share,
+        default=0.5,
+        metavar="SHARE",
+        help="share of a column's cells that may be empty, 0 to 1, where the schema is inferred",
+    )
     inputs.add_argument("--against", metavar="OTHER.csv", help="earlier file to report drift from (KS, PSI, variation)")
     inputs.add_argument("--allow-copies", action="store_true", help="accept exact copies of rows (oversampled data)")
     output = parser.add_argument_group("Output")
@@ -44,20 +50,25 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
+    from linklab.tables.table import TableOptions
+    from linklab.tables.understand import lines_of_record
+    from linklab.validation import validation_plan
     from linklab.validation import validation_report as vr
 
     check_outputs(args)
-    progress = cli.Progress("validating", os.path.getsize(files.require_file(args.csv)), unit="bytes")
-    with files.FileSet(force=args.force) as together:
+    options = TableOptions.from_args(args)
+    plan = partial(validation_plan.make_plan, schema=args.schema, options=options, allow_missing=args.allow_missing)
+    with files.FileSet(force=args.force) as together, tempfile.TemporaryDirectory(prefix="linklab-table-") as scratch:
         with violations_writer(args.violations, together) as sink:
-            start = make_plan(args, args.csv)
-            found = vr.validate(
-                args.csv, start, vr.Tally(args.max_examples, sink), allow_copies=args.allow_copies, say_at=progress.at
-            )
+            start = plan(args.csv, scratch=Path(scratch))
+            progress = cli.Progress("validating", os.path.getsize(start.path), unit="bytes")
+            tally = vr.Tally(args.max_examples, sink)
+            found = vr.validate(start, tally, allow_copies=args.allow_copies, say_at=progress.at)
         report = vr.build_report(args.csv, found)
         inputs = {args.csv: found.n_rows}
         if args.against:
-            earlier = vr.validate(args.against, make_plan(args, files.require_file(args.against)), vr.Tally(0))
+            with tempfile.TemporaryDirectory(prefix="linklab-table-") as other:
+                earlier = vr.validate(plan(args.against, scratch=Path(other)), vr.Tally(0))
             report["drift"] = {"against": Path(args.against).name} | vr.compare(earlier, found)
             inputs[args.against] = earlier.n_rows
         if args.report:
@@ -70,6 +81,8 @@ def run(args: argparse.Namespace) -> int:
                 inputs=inputs, outputs=outputs,
                 extra={"verdict": report["verdict"], "check_failed": not report["clean"]},
             )  # fmt: skip
+    for line in lines_of_record(start.record) if start.record else ():
+        cli.say(line)
     tell(args, report)
     return 0 if report["clean"] else 1
 
@@ -88,19 +101,6 @@ def check_outputs(args: argparse.Namespace) -> None:
         check_out_files(outputs, manifest_beside(outputs[0]), script=__file__, force=args.force, reads=reads)
 
 
-def make_plan(args: argparse.Namespace, path):
-    from linklab.validation.validation_plan import make_plan
-
-    return make_plan(
-        path,
-        schema=args.schema,
-        targets=args.target_field,
-        id_field=args.id_field,
-        group_field=args.group_field,
-        split_field=args.split_field,
-    )
-
-
 @contextlib.contextmanager
 def violations_writer(path: str | None, together: files.FileSet):
     """Yield a function that writes one violation to the CSV at `path`, or None without a path."""
@@ -110,15 +110,18 @@ def violations_writer(path: str | None, together: files.FileSet):
     with together.open(path) as handle:
         writer = csv.writer(files.CsvLines(handle))
         writer.writerow(("line", "column", "code", "value", "expected"))
-        yield writer.writerow
+        yield lambda violation: writer.writerow(map(files.spreadsheet_cell, violation))
 
 
 def tell(args: argparse.Namespace, report: dict) -> None:
     """Say one example per code, the drift, what was written and the verdict."""
+    from linklab.validation.cell_checks import LINE_CODES
+
     for code, count in report["counts"].items():
         v = report["examples"][code][0]
         column = f"column '{v['column']}' = {v['value']!r}: " if v["column"] else ""
-        cli.say(f"{args.csv}:{v['line']}: {column}expected {v['expected']} [{code}, {count:,} in all]")
+        expected = v["expected"] if code in LINE_CODES else f"expected {v['expected']}"
+        cli.say(f"{args.csv}:{v['line']}: {column}{expected} [{code}, {count:,} in all]")
     if drift := report.get("drift"):
         moved = ", ".join(drift["drifted"]) or "no column"
         cli.say(f"drift from {args.against}: {moved} drifted (PSI of .25 or more)")

@@ -193,6 +193,17 @@ class Limits:
         return f"{what} {low} {'and at most' if self.above and not self.below else 'to'} {high}"
 
 
+def share(text: str) -> float:
+    """Argparse type: a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
+
+
 def comma_list(text: str) -> list[str]:
     """Argparse type: `a,b` -> ["a", "b"], refusing empty and repeated parts."""
     parts = [part.strip() for part in text.split(",")]

@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -43,6 +44,19 @@ def require_file(path: str | os.PathLike) -> Path:
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
     return path
+
+
+_NUMBER = re.compile(r"[-+]?[0-9]*[.]?[0-9]*(?:[eE][-+]?[0-9]+)?")
+
+
+def spreadsheet_cell(value: object) -> object:
+    """Return a cell for a CSV that people open in a spreadsheet: a text that it would run as a formula gets a quote.
+
+    `=1+1` -> `'=1+1`; numbers stay as they are.
+    """
+    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") and not _NUMBER.fullmatch(value):
+        return f"'{value}"
+    return value
 
 
 def size_of(path: str | os.PathLike) -> int:

@@ -87,7 +87,7 @@ def _check_links(folder: Path) -> dict[str, str | None]:
 
     path = folder / "links.csv"
     tally = validation_report.Tally(1)
-    found = validation_report.validate(path, validation_plan.make_plan(path), tally, allow_copies=True)
+    found = validation_report.validate(validation_plan.make_plan(path), tally, allow_copies=True)
     return {"the validator finds nothing": validation_report.verdict(path, found) if tally.counts else None}
 
 

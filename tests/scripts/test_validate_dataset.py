@@ -14,7 +14,7 @@ import pytest
 import validate_dataset
 from linklab.links import row_writer
 from linklab.radio import labels
-from linklab.validation import duplicates, validator
+from linklab.validation import duplicates, validation_plan, validator
 from linklab.validation.validation_plan import make_plan
 from linklab.validation.validation_report import Tally, validate
 
@@ -216,7 +216,7 @@ def outcome(path, exact, block_bytes, monkeypatch):
     start = make_plan(path)
     start = dataclasses.replace(start, plan=dataclasses.replace(start.plan, exact=exact))
     found = []
-    result = validate(path, start, Tally(1, found.append))
+    result = validate(start, Tally(1, found.append))
     profiles = {name: (p.n, p.missing, p.invalid, p.classes) for name, p in result.profiles.items()}
     return found, result.n_rows, profiles, {k: sorted(v.tolist()) for k, v in result.sample.items()}
 
@@ -372,7 +372,8 @@ def test_field_data_without_hidden_columns_is_clean_with_a_note(rows, tmp_path):
 
 UNREADABLE = [
     (b"", "the file is empty"),
-    (b"\xff\xfea\x00", "UTF-16"),
+    (b"\xff\xfea\x00", "no rows below the header"),
+    (b"%PDF-1.7", "a PDF document"),
     (b"PK\x03\x04", "compressed"),
     (b'"a,b\n1,2\n', "no header"),
 ]
@@ -402,7 +403,7 @@ def test_bad_usage_is_exit_2_and_overwrites_nothing(rows, tmp_path, capsys):
 def test_outputs_that_cannot_be_written_are_refused_before_any_work(rows, tmp_path, capsys, monkeypatch):
     path = write(tmp_path / "links.csv", rows)
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(validate_dataset, "make_plan", lambda *words: pytest.fail("the file was read"))
+    monkeypatch.setattr(validation_plan, "make_plan", lambda *words, **how: pytest.fail("the file was read"))
     for option in ("--report", "--violations"):
         for bad, said in (
             (tmp_path, "is a folder"),
@@ -464,3 +465,61 @@ def test_a_run_imports_nothing_it_does_not_need(rows, tmp_path):
     code = said + f"sys.argv = ['x', {path!r}]\nimport runpy\nrunpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=SCRIPT.parent, check=False)
     assert (done.returncode, done.stdout) == (1, "[]\n"), done.stderr
+
+
+TREES = "kind;height;side\n" + "".join(
+    f"{'fir' if i % 3 else 'oak'};{i * 7 % 40},5;{'ns'[i % 2]}{i}\n" for i in range(60)
+)
+
+WRITTEN_OTHERWISE = [
+    ("german", TREES, [], []),
+    ("bom", "\ufeff" + TREES.replace(",", ".").replace(";", ","), [], []),
+    ("row names", TREES.replace("kind", ";kind", 1).replace("\nfir", "\n1;fir").replace("\noak", "\n2;oak"), [], []),
+    ("empty rows at the end", TREES + ";;\n\n", [], []),
+    ("two empty cells", TREES.replace("fir;7,5;", "fir;;").replace("fir;14,5;", "fir;;"), [], []),
+    ("one empty cell of 60, none allowed", TREES.replace("fir;7,5;", "fir;;", 1), ["--allow-missing", "0"],
+     [(3, "height", "missing_value")]),
+    ("a class that is none", TREES.replace("\noak", "\nNA", 1), ["--target-field", "kind"],
+     [(2, "kind", "missing_value")]),
+    ("odd cell", TREES.replace(";7,5;", ";-;", 1), [], [(3, "height", "not_a_number")]),
+    ("odd cell called missing", TREES.replace(";7,5;", ";-;", 1), ["--missing", "-"], []),
+    ("ragged row", TREES.replace("fir;7,5;", "fir;", 1), [], [(3, "", "ragged_row")]),
+    ("repeated row", TREES + TREES.splitlines()[4] + "\n", [], [(62, "", "duplicate_row")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "options", "found"), [case[1:] for case in WRITTEN_OTHERWISE],
+                         ids=[case[0] for case in WRITTEN_OTHERWISE])  # fmt: skip
+def test_a_table_written_otherwise_is_checked_with_the_persons_own_lines(tmp_path, text, options, found):
+    path = tmp_path / "trees.csv"
+    path.write_bytes(text.encode())
+    assert places(violations_of(str(path), tmp_path, *options)) == set(found)
+
+
+def test_another_encoding_is_one_line_that_names_the_option(tmp_path, capsys):
+    path = tmp_path / "trees.csv"
+    path.write_bytes(TREES.replace("oak", "chêne").encode("cp1252"))
+    assert validate_dataset.main([str(path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--encoding cp1252" in line and "chêne" in line
+    assert validate_dataset.main([str(path), "--encoding", "cp1252"]) == 0
+
+
+def test_a_table_of_damaged_rows_only_says_why(tmp_path, capsys):
+    path = tmp_path / "trees.csv"
+    path.write_text("a,b,c\n" + "1,2\n" * 5)
+    assert validate_dataset.main([str(path)]) == 2
+    assert "no row can be read: line 2: 2 cells; the header has 3" in capsys.readouterr().err
+    path.write_text("a,b,c\n" + "1,2\n" * 5 + "1,2,3\n")
+    assert validate_dataset.main([str(path)]) == 1
+    assert f"{path}:2: 2 cells; the header has 3 [ragged_row, 5 in all]" in capsys.readouterr().err
+
+
+def test_no_cell_of_the_violations_starts_a_formula(tmp_path):
+    path = tmp_path / "trees.csv"
+    path.write_text("kind,size\n" + "oak,1\nfir,2\n" * 40 + '"=1+1",@SUM(0)\n')
+    out = tmp_path / "violations.csv"
+    validate_dataset.main([str(path), "--violations", str(out)])
+    with out.open(newline="") as handle:
+        cells = [cell for row in csv.reader(handle) for cell in row]
+    assert "'@SUM(0)" in cells and not [cell for cell in cells if cell[:1] in "=+-@" and cell]

@@ -206,5 +206,5 @@ def test_the_record_is_printed_as_one_short_table(tmp_path):
         "  kind    target  class, 2 different",
         "  height  input   number, decimal comma",
     ]
-    assert "  left out: 1 empty rows at the end" in lines
+    assert "  left out: 1 empty row at the end" in lines
     assert "  note: column 1 ' kind ': called 'kind'" in lines

@@ -185,4 +185,4 @@ def _write_csv(path: Path, table: list[dict], force: bool) -> None:
     with files.atomic_write(path, force=force) as handle:
         writer = csv.DictWriter(files.CsvLines(handle), fieldnames=list(table[0]))
         writer.writeheader()
-        writer.writerows(table)
+        writer.writerows({name: files.spreadsheet_cell(cell) for name, cell in row.items()} for row in table)

@@ -100,14 +100,17 @@ class Table:
             and not self.formats and self.leave_out is None
         )  # fmt: skip
 
-    def rows(self) -> Iterator[Row]:
-        """Yield (line, cells) of every row; a UserError names file and line of one that cannot be read."""
-        if self.is_plain:
+    def rows(self, on_damage: OnDamage | None = None) -> Iterator[Row]:
+        """Yield (line, cells) of every row.
+
+        Rows that cannot be read go to `on_damage`; without it a UserError names file and line of the first one.
+        """
+        if self.is_plain and on_damage is None:
             yield from csv_stream.iter_rows(self.path)
             return
         missing = frozenset(self.options.missing)
         formats = list(self.formats.items())
-        for line, cells in self._whole_rows(self._on_damage):
+        for line, cells in self._whole_rows(on_damage or self._on_damage):
             if missing:
                 cells = ["" if cell.strip() in missing else cell for cell in cells]
             for at, number_format in formats:
@@ -227,14 +230,16 @@ class Table:
             self.notes.append(f"{len(self._blank)} empty columns at the end left out")
         return names
 
-    def canonical_copy(self, path: Path) -> list[int]:
-        """Write the table as plain CSV (UTF-8, comma, LF) to `path`; return the person's line of each line from 2 "
-        "on."""
+    def canonical_copy(self, path: Path, on_damage: OnDamage) -> list[int]:
+        """Write the rows that can be read as plain CSV (UTF-8, comma, LF) to `path`.
+
+        Returns the person's line of each of its lines from the second on.
+        """
         lines: list[int] = []
         with open(path, "w", encoding="utf-8", newline="") as handle:
             writer = csv.writer(files.CsvLines(handle))
             writer.writerow(self.names)
-            for line, cells in self.rows():
+            for line, cells in self.rows(on_damage):
                 writer.writerow(cells)
                 lines += [line] * (1 + sum(cell.count("\n") for cell in cells))
         return lines

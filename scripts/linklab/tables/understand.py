@@ -91,14 +91,15 @@ def understand(
         return _understand_known(table, known)
     roles = _find_roles(table.options, table)
     ids = _IdCheck(table, roles)
-    scan = scan_table(table, rows=ids.watch(_rows(table, lenient)), known=dict(table.known_formats))
+    damage: list[str] = []
+    scan = scan_table(table, rows=ids.watch(_rows(table, damage if lenient else None)), known=table.known_formats)
     roles = dataclasses.replace(roles, id_field=ids.settle(roles, lenient))
     roles = dataclasses.replace(roles, split=_own_split(table, roles, scan))
     kinds = _target_kinds(table, roles, scan, lenient)
     table.formats = {
         at: found for at, found in scan.formats.items()
         if (found != PLAIN or scan.columns[at].written.counts.total())
-        and not (table.names[at] in kinds and kinds[table.names[at]] == "text")
+        and kinds.get(table.names[at]) != "text" and roles.of(table.names[at]) in ("input", "target")
     }  # fmt: skip
     classes_as_told = {name for name in roles.targets if kinds[name] == "class" and table.options.target_kinds}
     for name in classes_as_told:
@@ -162,8 +163,45 @@ def reopen_table(path: str | Path | Table, schema: Schema, record: Mapping[str, 
     return table
 
 
-def _rows(table: Table, lenient: bool) -> Iterator[tuple[int, list[str]]]:
-    return table.unclean_rows(None if not lenient else lambda line, code, message: None)
+def open_new_rows(path: str | Path, schema: Schema, record: Mapping[str, Any]) -> Table:
+    """Return a table of new rows for a model that learnt from the table of `record`.
+
+    How it is written is found anew; what means "no value" and how its numbers are written, where this file alone does
+    not tell, are as in training.
+    """
+    told = TableOptions.from_dict(record.get("options", {}))
+    table = open_table(path, TableOptions(missing=told.missing))
+    formats = {name: NumberFormat(**value) for name, value in record.get("number_formats", {}).items()}
+    numbers = {c.name: formats.get(c.name, PLAIN) for c in schema.columns if c.role == "input" and _is_number(c)}
+    if table.dialect.plain and not table.options.missing and any(c.choices_from for c in schema.by_role("target")):
+        return table  # rows that bring their choices are written by a program
+    table.known_formats = numbers
+    found = scan_table(table, rows=table.unclean_rows(), known=numbers)
+    table.formats = {
+        at: f for at, f in found.formats.items()
+        if table.names[at] in numbers and (f != PLAIN or found.columns[at].written.counts.total())
+    }  # fmt: skip
+    return table
+
+
+def _rows(table: Table, damage: list[str] | None) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows; with `damage` those that cannot be read are stepped over, as long as there are others."""
+    if damage is None:
+        yield from table.unclean_rows()
+        return
+
+    def on_damage(line: int, code: str, message: str) -> None:
+        if code == "bad_utf8":
+            raise UserError(f"{table.path}:{line}: {message}")
+        damage.append(f"line {line}: {message}")
+        del damage[SHOWN_LINES:]
+
+    n = 0
+    for row in table.unclean_rows(on_damage):
+        n += 1
+        yield row
+    if not n and damage:
+        raise UserError(f"{table.path}: no row can be read: {damage[0]}")
 
 
 def _find_roles(options: TableOptions, table: Table) -> _Roles:
@@ -641,7 +679,8 @@ def lines_of_record(record: dict[str, Any]) -> list[str]:
     columns = record.get("columns", [])
     splits = record.get("splits", {})
     n_rows = record.get("rows") or sum(splits.values())
-    head = f"{record.get('file', 'table')}: {n_rows:,} rows, {len(columns)} columns; {record.get('written', '')}"
+    size = f"{n_rows:,} row{'s' * (n_rows != 1)}, {len(columns)} columns"
+    head = f"{record.get('file', 'table')}: {size}; {record.get('written', '')}"
     shown = [c for c in columns if c["role"] not in ("hidden",)]
     hidden = [c["name"] for c in columns if c["role"] == "hidden"]
     cut = shown[:SHOWN_COLUMNS] + [c for c in shown[SHOWN_COLUMNS:] if c["role"] != "input"]
@@ -657,6 +696,7 @@ def lines_of_record(record: dict[str, Any]) -> list[str]:
     if splits:
         own = next((f" (the table's own, column '{c['name']}')" for c in columns if c["role"] == "split"), "")
         lines.append(f"  split{own}: " + ", ".join(f"{n:,} {side}" for side, n in splits.items()))
-    lines += [f"  left out: {n:,} {why}" for why, n in record.get("left_out", {}).items()]
+    left_out = record.get("left_out", {}).items()
+    lines += [f"  left out: {n:,} {why if n > 1 else why.replace('rows', 'row', 1)}" for why, n in left_out]
     lines += [f"  note: {text}" for text in record.get("notes", [])]
     return lines + [f"warning: {text}" for text in record.get("warnings", [])]

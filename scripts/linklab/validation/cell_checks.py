@@ -11,7 +11,7 @@ import re
 from sys import float_info
 from typing import NamedTuple
 
-from linklab.tables.infer import NOT_A_VALUE
+from linklab.tables.infer import NOT_A_VALUE, is_missing_word
 from linklab.tables.schema import NUMBER, Column
 
 # Codes are a contract: reports of different months are compared by them.
@@ -61,6 +61,9 @@ CODES = {
     "duplicate_row": "the content of an earlier row once more",
     "group_overlap": "a group (or copied row) on two sides of the split",
 }
+
+# Violations of whole lines, whose `expected` says what is wrong with them.
+LINE_CODES = frozenset(("blank_line", "ragged_row", "bad_quoting", "bad_header"))
 
 _INT = re.compile(r"0|-?[1-9][0-9]*")
 _FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.([0-9]+))?")
@@ -124,6 +127,8 @@ def _check_text(column: Column, text: str, lenient: bool) -> Verdict:
     near = folded.get(" ".join(text.split()).casefold())
     if near is not None:
         return Verdict(None, "spelling_variant", f"'{near}'")
+    if column.role == "target" and is_missing_word(text):
+        return Verdict(None, "missing_value", f"a value: {describe(column)}")
     return Verdict(None, "unknown_value", describe(column))
 
 

@@ -78,7 +78,10 @@ def split_sure(columns: Sequence[Column | None], pattern: str, chunk: bytes) -> 
     if not pc.match_substring_regex(pa.array([chunk], pa.binary()), pattern)[0].as_py():
         return None
     names = [str(at) for at in range(len(columns))]
-    numbers = [c is not None and c.kind in ("int", "float") and not c.class_target for c in columns]
+    keys = ("id", "group", "split")  # hashed as texts
+    numbers = [
+        c is not None and c.kind in ("int", "float") and not c.class_target and c.role not in keys for c in columns
+    ]
     types = {name: pa.float64() if n else pa.binary() for name, n in zip(names, numbers, strict=True)}
     table = arrow_csv.read_csv(
         pa.BufferReader(chunk),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -12,14 +13,16 @@ from linklab import files
 from linklab.cli import UserError
 from linklab.links.links import LINK_SCHEMA
 from linklab.tables import csv_stream
+from linklab.tables.dialect import sniff
 from linklab.tables.schema import Column, Schema
-from linklab.tables.table import TableOptions, open_table
+from linklab.tables.table import TableOptions, match_names, open_table
 from linklab.tables.understand import understand
 from linklab.validation.cell_checks import Violation
 from linklab.validation.validator import Plan, check_block, show
 
 TRIED_BYTES = 256 << 10  # of the rows, to see whether a faulty header's names or its order are right
 TOLERANCE = 0.02  # an inferred column is a number column when all but so many of its cells are numbers
+ALLOW_MISSING = 0.5  # the share of a column's cells that may be empty
 SPLIT_NAMES = ("split", "fold", "subset")
 
 
@@ -33,30 +36,57 @@ class Start:
     notes: list[str]
     offset: int
     line: int
+    path: Path  # the file to check: the person's, or a plain copy of a table that is written otherwise
+    lines: Sequence[int] | None = None  # of such a copy: the person's line of each line from the second on
+    record: dict[str, Any] | None = None  # what was understood of the table
+
+    def line_of(self, line: int) -> int:
+        """Return the line of the person's file that a line of `path` came from."""
+        return line if not self.lines or line < 2 else self.lines[min(line - 2, len(self.lines) - 1)]
 
 
 def make_plan(
     path: str | Path,
     *,
     schema: str | None = None,
-    targets: Sequence[str] = (),
-    id_field: str | None = None,
-    group_field: str | None = None,
-    split_field: str | None = None,
+    options: TableOptions = TableOptions(),  # noqa: B008 (frozen)
+    allow_missing: float = ALLOW_MISSING,
+    scratch: Path | None = None,
 ) -> Start:
-    """Read the header and return the plan; `schema` is `links`, `infer`, a JSON file, or None to let the header say."""
-    header = csv_stream.scan_header(path)
-    name = schema or ("links" if _looks_like_links(header.names) else "infer")
-    notes: list[str] = []
-    if name == "links":
-        chosen = LINK_SCHEMA
-    elif name == "infer":
-        options = TableOptions(target_fields=tuple(targets), id_field=id_field, group_field=group_field)
-        chosen = understand(open_table(path, options), lenient=True, tolerance=TOLERANCE).schema
+    """Read the header and return the plan; `schema` is `links`, `infer`, a JSON file, or None to let the header say.
+
+    A table that is no plain CSV is copied to `scratch` as one, and the copy is checked.
+    """
+    path = files.require_file(path) if not Path(path).is_dir() else Path(path)
+    dialect = sniff(path, delimiter=options.delimiter, encoding=options.encoding)
+    as_it_is = dialect.kind == "csv" and dialect.delimiter == "," and dialect.encoding.startswith("utf-8")
+    as_it_is = as_it_is and dialect.line_end != "CR" and not dialect.separator_line
+    if as_it_is and (schema == "links" or (schema is None and _looks_like_links(csv_stream.scan_header(path).names))):
+        return _plan_of_file(path, "links", LINK_SCHEMA, options)
+    table = open_table(path, options)
+    name = schema or ("links" if _looks_like_links(table.names) else "infer")
+    understood = understand(table, lenient=True, allow_missing=allow_missing, tolerance=TOLERANCE)
+    chosen = understood.schema if name == "infer" else LINK_SCHEMA if name == "links" else _read_schema(name)
+    if table.is_plain:
+        start = _plan_of_file(path, name, chosen, options)
     else:
-        chosen = _read_schema(name)
+        damage: list[Violation] = []
+        assert scratch is not None
+        copy = scratch / "table.csv"
+        lines = table.canonical_copy(copy, lambda line, code, said: damage.append(Violation(line, "", code, "", said)))
+        start = _plan_of_file(copy, name, chosen, options)
+        start = dataclasses.replace(start, violations=[*start.violations, *damage], lines=lines)
+    notes = [*start.notes, *understood.record["notes"]]
+    return dataclasses.replace(start, notes=notes, record=understood.record if name == "infer" else None)
+
+
+def _plan_of_file(path: Path, name: str, chosen: Schema, options: TableOptions) -> Start:
+    header = csv_stream.scan_header(path)
+    notes: list[str] = []
+    targets = match_names(path, options.target_fields, header.names)
     if name != "infer" and targets:
         chosen = chosen.with_targets(targets)
+    split_field = options.split_field
     lenient = name == "infer"
     by_name = {column.name: column for column in chosen.columns}
     columns = [by_name.get(column) for column in header.names]
@@ -84,7 +114,7 @@ def make_plan(
         if _count_faults(path, header, in_order) < _count_faults(path, header, plan):
             notes.append("the cells fit the schema's order of columns, not the header's names: they were checked in it")
             plan = in_order
-    return Start(plan, name, violations, notes, header.end, 1 + header.n_lines)
+    return Start(plan, name, violations, notes, header.end, 1 + header.n_lines, path)
 
 
 def _count_faults(path: str | Path, header: csv_stream.Header, plan: Plan) -> int:

@@ -55,7 +55,6 @@ class Findings:
 
 
 def validate(
-    path: str | Path,
     start: Start,
     tally: Tally,
     *,
@@ -63,7 +62,7 @@ def validate(
     say_at: Callable[[int], None] = lambda n_bytes: None,
 ) -> Findings:
     """Check a whole file; every violation goes through `tally` in file order, repeated rows last."""
-    plan = start.plan
+    plan, path = start.plan, start.path
     found = Findings(start, tally, notes=list(start.notes))
     tally.add(start.violations)
     stores = {"rows": KeyStore(), "ids": KeyStore(), "groups": KeyStore()}
@@ -87,7 +86,8 @@ def validate(
 
 def _take(found: Findings, outcome: Outcome, stores: dict, sample: Sample, line: int, offset: int) -> None:
     tally = found.tally
-    tally.add(violation._replace(line=violation.line + line) for violation in outcome.violations)
+    line_of = found.start.line_of
+    tally.add(violation._replace(line=line_of(violation.line + line)) for violation in outcome.violations)
     if outcome.no_final_newline:
         last = line + outcome.n_lines
         if found.start.plan.lenient:
@@ -110,6 +110,7 @@ def _take(found: Findings, outcome: Outcome, stores: dict, sample: Sample, line:
 
 def _repeated_rows(found: Findings, handle, plan: Plan, stores: dict, allow_copies: bool) -> Iterator[Violation]:
     """Yield rows whose content or id was there before, and groups on two sides of a split."""
+    line_of = found.start.line_of
     id_name = "" if plan.id_at is None else plan.names[plan.id_at]
     for later, first in stores["rows"].repeats():
         copies = later["other"] == first["other"] if plan.id_at is not None else np.ones(len(later), bool)
@@ -117,15 +118,15 @@ def _repeated_rows(found: Findings, handle, plan: Plan, stores: dict, allow_copi
         chosen = ~copies if allow_copies else slice(None)
         for row, earlier in zip(later[chosen], first[chosen], strict=True):
             yield Violation(
-                int(row["line"]), id_name, "duplicate_row", _cell(handle, plan, row, plan.id_at),
-                f"content that differs from line {earlier['line']}",
+                line_of(int(row["line"])), id_name, "duplicate_row", _cell(handle, plan, row, plan.id_at),
+                f"content that differs from line {line_of(int(earlier['line']))}",
             )  # fmt: skip
     for later, first in stores["ids"].repeats():
         differs = later["other"] != first["other"]  # an exact copy is a repeated row, said once
         for row, earlier in zip(later[differs], first[differs], strict=True):
             yield Violation(
-                int(row["line"]), id_name, "duplicate_id", _cell(handle, plan, row, plan.id_at),
-                f"an id of its own; line {earlier['line']} has it too",
+                line_of(int(row["line"])), id_name, "duplicate_id", _cell(handle, plan, row, plan.id_at),
+                f"an id of its own; line {line_of(int(earlier['line']))} has it too",
             )  # fmt: skip
     for later, first in stores["groups"].repeats():
         crosses = later["other"] != first["other"]
@@ -133,8 +134,8 @@ def _repeated_rows(found: Findings, handle, plan: Plan, stores: dict, allow_copi
             side = _cell(handle, plan, earlier, plan.split_at)
             column = "" if plan.group_at is None else plan.names[plan.group_at]
             yield Violation(
-                int(row["line"]), column, "group_overlap", _cell(handle, plan, row, plan.group_at),
-                f"split '{side}', where line {earlier['line']} of the same group is",
+                line_of(int(row["line"])), column, "group_overlap", _cell(handle, plan, row, plan.group_at),
+                f"split '{side}', where line {line_of(int(earlier['line']))} of the same group is",
             )  # fmt: skip
 
 
@@ -250,4 +251,6 @@ def verdict(path: str | Path, found: Findings) -> str:
     if not n:
         return f"{name} is clean: {found.n_rows:,} rows, no violations"
     said = "1 violation" if n == 1 else f"{n:,} violations of {len(counts)} kind{'s' * (len(counts) > 1)}"
+    if not found.n_rows:
+        return f"{name} failed: {said}; no row is sound, most of all: {CODES[counts.most_common(1)[0][0]]}"
     return f"{name} failed: {said} in {found.n_rows:,} rows"

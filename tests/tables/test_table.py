@@ -1,0 +1,247 @@
+"""A table is read as people have it: any dialect, encoding, kind of file; a file that is none is called by its name."""
+
+import datetime
+import io
+import json
+import zipfile
+
+import pytest
+from linklab.cli import UserError
+from linklab.tables import csv_stream
+from linklab.tables.number_format import NumberFormat
+from linklab.tables.table import TableOptions, match_names, open_table
+from linklab.tables.understand import open_new_rows, reopen_table, understand
+
+ROWS = [("fir", "20.5", "north"), ("oak", "9.9", "south"), ("elm", "7.0", "north")]
+TEXT = "kind,height,side\n" + "".join(",".join(row) + "\n" for row in ROWS)
+GERMAN = TEXT.replace(",", ";").replace(".", ",")
+
+# Every way of writing the same three rows: (name, bytes, line of each row, what the summary says).
+WRITTEN = [
+    ("plain", TEXT.encode(), (2, 3, 4), "delimiter ',' (comma), utf-8, LF"),
+    ("no final line end", TEXT.rstrip().encode(), (2, 3, 4), "LF"),
+    ("crlf", TEXT.replace("\n", "\r\n").encode(), (2, 3, 4), "CRLF"),
+    ("cr", TEXT.replace("\n", "\r").encode(), (2, 3, 4), "CR line ends"),
+    ("bom", b"\xef\xbb\xbf" + TEXT.replace("\n", "\r\n").encode(), (2, 3, 4), "utf-8 with BOM"),
+    ("utf-16", TEXT.encode("utf-16"), (2, 3, 4), "utf-16"),
+    ("utf-16-be", b"\xfe\xff" + TEXT.encode("utf-16-be"), (2, 3, 4), "utf-16"),
+    ("utf-16-le without a mark", TEXT.encode("utf-16-le"), (2, 3, 4), "utf-16-le"),
+    ("german excel", b"\xef\xbb\xbf" + GERMAN.replace("\n", "\r\n").encode(), (2, 3, 4), "delimiter ';' (semicolon)"),
+    ("tab", TEXT.replace(",", "\t").encode(), (2, 3, 4), "(tab)"),
+    ("pipe", TEXT.replace(",", "|").encode(), (2, 3, 4), "(pipe)"),
+    ("sep line", b"sep=;\r\n" + TEXT.replace(",", ";").replace("\n", "\r\n").encode(), (3, 4, 5), "a sep= line"),
+    ("spaces after commas", TEXT.replace(",", ", ").encode(), (2, 3, 4), "comma"),
+    ("empty rows at the end", (TEXT + ",,\n\n,,\n").encode(), (2, 3, 4), "comma"),
+    ("blank lines before", ("\n\n" + TEXT).encode(), (4, 5, 6), "comma"),
+    ("all quoted", ('"' + TEXT.replace(",", '","').replace("\n", '"\n"')).encode()[:-1], (2, 3, 4), "comma"),
+    ("header with a line break", TEXT.replace("height", '"hei\nght"').encode(), (3, 4, 5), "comma"),
+    ("outer spaces", TEXT.replace("kind,height,side", " kind , height,side ").encode(), (2, 3, 4), "comma"),
+    ("empty columns at the end", TEXT.replace("\n", ",,\n").encode(), (2, 3, 4), "comma"),
+    ("thousands of empty rows", (TEXT + ",,\n" * 5000).encode(), (2, 3, 4), "comma"),
+]
+
+
+@pytest.mark.parametrize(("data", "lines", "said"), [case[1:] for case in WRITTEN], ids=[case[0] for case in WRITTEN])
+def test_a_table_is_understood_however_it_is_written(tmp_path, data, lines, said):
+    path = tmp_path / "trees.csv"
+    path.write_bytes(data)
+    table = open_table(path, TableOptions(target_fields=("kind",)))
+    understood = understand(table)
+    assert [name.replace("hei ght", "height") for name in table.names] == ["kind", "height", "side"]
+    assert [(line, tuple(cells)) for line, cells in table.rows()] == list(zip(lines, ROWS, strict=True))
+    in_blocks = [row for block in table.blocks() for row in csv_stream.read_block(path, block, 3)]
+    assert in_blocks == list(table.rows())
+    assert understood.schema.columns[1].kind == "float" and said in understood.record["written"]
+
+
+def test_row_names_without_a_header_are_an_id_and_hidden(tmp_path):
+    named = "".join(f'"{i}",{",".join(row)}\n' for i, row in enumerate(ROWS, start=1))
+    for head in ('"",kind,height,side\n', "kind,height,side\n", "Unnamed: 0,kind,height,side\n"):
+        path = tmp_path / "r.csv"
+        path.write_text(head + named)
+        table = open_table(path, TableOptions(target_fields=("kind",)))
+        schema = understand(table).schema
+        assert schema.columns[0].role == "id" and [c.name for c in schema.by_role("input")] == ["height", "side"]
+        assert [cells[1:] for _, cells in table.rows()] == [list(row) for row in ROWS]
+        assert any("row name" in note for note in table.notes)
+
+
+def test_repeated_row_names_are_hidden_and_name_no_rows(tmp_path):
+    path = tmp_path / "r.csv"
+    path.write_text('"",kind,height,side\n' + "".join(f"1,{','.join(row)}\n" for row in ROWS))
+    schema = understand(open_table(path, TableOptions(target_fields=("kind",)))).schema
+    assert schema.columns[0].role == "hidden"
+
+
+def test_another_encoding_is_named_with_the_option_that_reads_it(tmp_path):
+    path = tmp_path / "trees.csv"
+    path.write_bytes("kind,height\nchêne,1.5\noak,2.5\n".encode("cp1252"))
+    with pytest.raises(UserError, match=r"trees.csv:2: bytes that are not UTF-8; --encoding cp1252 .*'chêne'"):
+        list(open_table(path).rows())
+    assert list(open_table(path, TableOptions(encoding="cp1252")).rows())[0] == (2, ["chêne", "1.5"])
+    path.write_bytes("kind;height\nchêne;1,5\noak;2,5\n".encode("latin-1"))
+    with pytest.raises(UserError, match="--encoding cp1252"):
+        list(open_table(path).rows())
+    with pytest.raises(UserError, match="--encoding klingon: no such encoding"):
+        open_table(path, TableOptions(encoding="klingon"))
+
+
+def zipped(names):
+    handle = io.BytesIO()
+    with zipfile.ZipFile(handle, "w") as archive:
+        for name in names:
+            archive.writestr(name, "x")
+    return handle.getvalue()
+
+
+OTHERS = [
+    (zipped(["links.csv"]), "compressed .a ZIP archive: links.csv.; unpack it"),
+    (zipped(["word/document.xml"]), "a Word document"),
+    (b"\x1f\x8b\x08rest", "compressed .gzip."),
+    (b"%PDF-1.7", "a PDF document"),
+    (b"\x89PNG\r\n", "a PNG picture"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + b"\0" * 100, "an old Excel workbook .*save it as .xlsx"),
+    (b"SQLite format 3\0", "an SQLite database"),
+    (b"<!DOCTYPE html><html>", "a web page"),
+    (b"\0\1\2\3\4\5" * 20, "binary data"),
+    (b"PAR1 no parquet", "the Parquet file cannot be read"),
+    (b"", "the file is empty"),
+    (b"\n\n\n", "no header and no rows"),
+    (b'{"a": {"b": 1}}\n', "column 'a' holds dict values"),
+    (b'{"messages": []}\n', "holds conversations .*--data"),
+    (b'{"a": 1}\nno json\n', "not JSON Lines"),
+    (b"a,b,a\n1,2,3\n", "column 'a' stands in the header 2 times"),
+    (b"a,,c\n1,2,3\n", "the header has no name for column 2"),
+    (b"a,b,\n1,2,3\n", ":2: a value in column 3, for which the header has no name"),
+]
+
+
+@pytest.mark.parametrize(("data", "said"), OTHERS, ids=[case[1][:25] for case in OTHERS])
+def test_a_file_that_is_no_table_is_called_by_its_name_in_one_line(tmp_path, data, said):
+    path = tmp_path / "input.bin"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=said) as error:
+        list(open_table(path).rows())
+    assert "\n" not in str(error.value) and "input.bin" in str(error.value)
+
+
+def excel(path):
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.active.append(["kind", "height", "side", "day"])
+    for row in ROWS:
+        book.active.append([row[0], float(row[1]), row[2], datetime.datetime(2024, 5, 1)])
+    book.create_sheet("notes")
+    book.save(path)
+
+
+def parquet(path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = dict(zip(("kind", "height", "side"), zip(*ROWS, strict=True), strict=True))
+    columns["height"] = [float(cell) for cell in columns["height"]]
+    pq.write_table(pa.table(columns | {"day": [datetime.date(2024, 5, 1)] * 3}), path)
+
+
+def json_lines(path):
+    rows = [{"kind": kind, "height": float(height), "side": side, "day": "2024-05-01"} for kind, height, side in ROWS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def json_list(path):
+    json_lines(path)
+    path.write_text("[" + ",".join(path.read_text().splitlines()) + "]")
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("t.xlsx", excel), ("t.parquet", parquet), ("t.jsonl", json_lines), ("t.json", json_list)],
+)
+def test_typed_tables_become_the_same_rows(tmp_path, name, write):
+    write(tmp_path / name)
+    table = open_table(tmp_path / name, TableOptions(target_fields=("kind",)))
+    kinds = {column.name: column.kind for column in understand(table).schema.columns}
+    assert kinds == {"kind": "str", "height": "float", "side": "str", "day": "str"}
+    found = [(cells[0], float(cells[1]), cells[2], cells[3]) for _, cells in table.rows()]
+    assert found == [(kind, float(height), side, "2024-05-01") for kind, height, side in ROWS]
+    assert (name == "t.xlsx") == any("first of 2 sheets" in note for note in table.notes)
+
+
+def test_a_datasets_folder_brings_its_own_split(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    sides = {
+        side: datasets.Dataset.from_dict({"x": [1, 2], "y": ["a", "b"]}) for side in ("train", "validation", "test")
+    }
+    datasets.DatasetDict(sides).save_to_disk(tmp_path / "set")
+    table = open_table(tmp_path / "set", TableOptions(target_fields=("y",)))
+    schema = understand(table).schema
+    assert schema["split"].role == "split" and len(list(table.rows())) == 6
+
+
+def test_bad_rows_are_named_with_the_persons_line_or_left_out(tmp_path):
+    path = tmp_path / "trees.csv"
+    path.write_text(GERMAN.replace("oak;9,9;south", "oak;9,9"))
+    with pytest.raises(UserError, match=r"trees.csv:3: 2 cells; the header has 3; .*--drop-bad-rows"):
+        list(open_table(path).rows())
+    table = open_table(path, TableOptions(drop_bad_rows=True))
+    assert [cells[0] for _, cells in table.rows()] == ["fir", "elm"] and table.left_out == {
+        "rows that cannot be read": [3]
+    }
+
+
+def test_a_task_reopens_its_table_with_what_was_decided(tmp_path):
+    path = tmp_path / "trees.csv"
+    path.write_text(GERMAN + "oak;?;south\n" + "oak;-;south\n")
+    options = TableOptions(target_fields=("height",), missing=("?", "-"), target_kinds=("number",))
+    with pytest.raises(UserError, match="a number in 3 of 5|is a number in"):
+        understand(open_table(path, dataclass_without_missing(options)))
+    table = open_table(path, options)
+    understood = understand(table)
+    again = reopen_table(path, understood.schema, json.loads(json.dumps(understood.record)))
+    assert list(again.rows()) == list(table.rows()) and len(list(again.rows())) == 3
+
+
+def dataclass_without_missing(options):
+    import dataclasses
+
+    return dataclasses.replace(options, missing=())
+
+
+def test_new_rows_are_read_as_training_wrote_them_where_they_alone_do_not_tell(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text('kind,price\nfir,"2,079"\n')
+    training = tmp_path / "old.csv"
+    training.write_text("kind;price\n" + 'fir;"2,079"\noak;"13,5"\n' * 6)
+    understood = understand(open_table(training, TableOptions(target_fields=("kind",))))
+    table = open_new_rows(path, understood.schema, understood.record)
+    assert list(table.rows()) == [(2, ["fir", "2.079"])]
+
+
+NUMBERS = [
+    (NumberFormat(".", ","), "$2,700", "2700"),
+    (NumberFormat(".", ","), "(2,700.50)", "-2700.50"),
+    (NumberFormat(",", "."), "2.700,50 €", "2700.50"),
+    (NumberFormat(), "27.0%", "27.0"),
+    (NumberFormat(), "\u22125", "-5"),
+    (NumberFormat(",", " "), "1\u00a0234,5", "1234.5"),
+    (NumberFormat(), "2,700", None),
+    (NumberFormat(), "007", None),
+    (NumberFormat(".", ","), "27,00", None),
+    (NumberFormat(), "12 Mbps", None),
+    (NumberFormat(), "-(5)", None),
+]
+
+
+@pytest.mark.parametrize(("number_format", "text", "plain"), NUMBERS)
+def test_a_number_as_people_write_it_has_one_plain_spelling(number_format, text, plain):
+    assert number_format.read(text) == plain
+
+
+def test_names_with_commas_can_be_named_in_a_list():
+    names = ["height", "kind, common name", "a,b", "a"]
+    assert match_names("x", ["kind", "common name"], names) == ["kind, common name"]
+    assert match_names("x", ["height", "a", "b", "a"], names) == ["height", "a,b", "a"]
+    with pytest.raises(UserError, match="no column 'kin'"):
+        match_names("x", ["kin", "common name"], names)
