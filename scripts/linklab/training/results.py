@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from linklab import cli, files
 from linklab.cli import say
 from linklab.manifest import describe_files, write_manifest
-from linklab.models import load, save
+from linklab.models import license, load, save
 from linklab.reports import plots
 from linklab.tasks.examples import Example
 from linklab.tasks.input_checks import INPUTS_FILE
@@ -37,7 +38,7 @@ def finish(
         "best_by": settings.best_by, "best_step": best.get("step"), "best_validation_loss": best.get("eval_loss"),
         "validation_accuracy": best.get("eval_accuracy"), "seconds": round(seconds, 1),
         "peak_memory_mb": round(training.peak_memory_mb(), 1), "trained_parameters": trained, "parameters": everything,
-        "settings": settings.deciding(),
+        "settings": settings.deciding(), "license": license.license_of(settings.base_model),
         "hashes": {name: fingerprint[name] for name in ("prompts", "labels")},
     }  # fmt: skip
     sources = describe_files(inputs)
@@ -84,11 +85,17 @@ def add_papers(made: Path, task, card: str, seen: dict | None) -> None:
     files.write_text(made / "README.md", card, force=True)
 
 
-def write_card(scores: dict, task, inputs: list[dict], *, merged: bool = False, unseen: str = UNSEEN_LATER) -> str:
-    """Return the model card: what it answers, from what it was made, how good it was in training, whose terms hold.
+def write_card(
+    scores: dict, task: Any, inputs: list[dict], *, merged: bool = False, unseen: str = UNSEEN_LATER,
+    measured: dict | None = None,
+) -> str:  # fmt: skip
+    """Return the model card: what it answers, from what it was made, how good it was, how to load it, whose terms hold.
 
-    `scores` is the training's metrics.json, `inputs` what its manifest says of them; `unseen` tells of unseen rows.
+    `scores` is the training's metrics.json, `inputs` what its manifest says of them; `unseen` tells of unseen rows, and
+    `measured` is the metrics.json of an evaluation on them.
     """
+    import huggingface_hub
+
     settings = "\n".join(f"| {name} | {value} |" for name, value in scores["settings"].items())
     data = "\n".join(f"| {Path(entry['path']).name} | {entry['sha256']} |" for entry in inputs)
     targets = ", ".join(f"`{t.name}`" for t in task.targets)
@@ -97,19 +104,59 @@ def write_card(scores: dict, task, inputs: list[dict], *, merged: bool = False, 
     judged = [f"validation loss {scores['best_validation_loss']:.4f}"] if scores["best_validation_loss"] else []
     if scores["validation_accuracy"] is not None:
         judged.append(f"{100 * scores['validation_accuracy']:.1f} % of the validation rows' classes written right")
+    name = f"{base.rstrip('/').split('/')[-1]} fine-tuned ({scores['mode']})"
+    results = _evaluation_results(scores, measured)
+    head = huggingface_hub.ModelCardData(
+        license=scores["license"], base_model=base, library_name=library, pipeline_tag="text-generation",
+        tags=["linklab", scores["mode"], "answer-only-loss"], model_name=name if results else None,
+        eval_results=results or None,
+    )  # fmt: skip
     return (
-        f"---\nlicense: gemma\nbase_model: {base}\nlibrary_name: {library}\npipeline_tag: text-generation\n---\n\n"
+        f"---\n{head.to_yaml()}\n---\n\n"
         f"# {base}, fine-tuned ({scores['mode']}) to answer {targets}\n\n"
         f"{scores['rows']:,} rows, {scores['steps']:,} steps, {scores['seconds']:,.0f} s, "
         f"{scores['peak_memory_mb']:,.0f} MB at the peak.\n\n"
         f"## Scores\n\nThe weights are those of step {scores['best_step']}, the best by validation "
         f"{scores['best_by']}: {', '.join(judged) or 'none was taken'}. {unseen}\n\n"
+        f"## Use\n\n```python\n{_loading_code(library)}\n```\n\n"
         f"## Prompt\n\nAs the user's turn of the chat template:\n\n```text\n{task.template.text}\n```\n\n"
         f"## Data\n\n| file | SHA-256 |\n|---|---|\n{data}\n"
         f"| the {scores['rows']:,} prompts | {scores['hashes']['prompts']} |\n"
         f"| their answers | {scores['hashes']['labels']} |\n\n"
         f"## Settings\n\n| setting | value |\n|---|---|\n{settings}\n\n"
-        f"## Terms\n\nThis is a modified Gemma model. Gemma is provided under and subject to the Gemma Terms of Use "
-        f"found at https://ai.google.dev/gemma/terms; they hold for this model too, with the prohibited uses listed at "
-        f"https://ai.google.dev/gemma/prohibited_use_policy.\n"
+        f"## Terms\n\n{license.terms(scores['license'], base)}\n"
+    )
+
+
+def _evaluation_results(scores: dict, measured: dict | None) -> list[Any]:
+    """Return the card's model-index: the metrics of unseen rows with their intervals, else the validation loss."""
+    from huggingface_hub import EvalResult
+
+    common = {"task_type": "text-generation", "dataset_type": "linklab"}
+    if measured is None:
+        loss = scores["best_validation_loss"]
+        return [] if loss is None else [EvalResult(
+            **common, dataset_name="validation rows", metric_type="loss", metric_value=round(loss, 4),
+        )]  # fmt: skip
+    return [
+        EvalResult(
+            **common, dataset_name=f"{measured['n']['expected']} unseen rows", dataset_split=measured["split"],
+            metric_type=name.rsplit("/", 1)[1], metric_name=name, metric_value=entry["value"],
+            metric_args={"interval_95": [entry["low"], entry["high"]]},
+        )
+        for name, entry in measured["metrics"].items() if entry["value"] is not None
+    ]  # fmt: skip
+
+
+def _loading_code(library: str) -> str:
+    """Return five lines that load the model from its folder and let it answer and stop."""
+    kind, module = ("AutoPeftModelForCausalLM", "peft") if library == "peft" else ("AutoModelForCausalLM", library)
+    return (
+        f"from {module} import {kind}; from transformers import AutoTokenizer, GenerationConfig\n"
+        f'model, tokenizer = {kind}.from_pretrained("."), AutoTokenizer.from_pretrained(".")\n'
+        'turns = [{"role": "user", "content": "the prompt below, filled in"}]\n'
+        'ids = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_tensors="pt", '
+        'return_dict=True)["input_ids"]\n'
+        'print(tokenizer.decode(model.generate(input_ids=ids, generation_config=GenerationConfig.from_pretrained("."), '
+        "max_new_tokens=40)[0, ids.shape[1]:]))"
     )

@@ -1,0 +1,43 @@
+"""A fine-tuned model says whose license holds: the base's own, from its card; and how it is loaded."""
+
+import families
+import finetune_gemma_from_csv as finetune
+import huggingface_hub
+import pytest
+from linklab.models import license, load
+
+
+@pytest.mark.parametrize(("card", "expected"), [
+    ("license: apache-2.0", "apache-2.0"), ("license: other\nlicense_name: llama3.2", "llama3.2"), ("tags: []", None),
+])  # fmt: skip
+def test_the_license_is_what_the_bases_card_names(card, expected, tmp_path):
+    (tmp_path / "README.md").write_text(f"---\n{card}\n---\n\n# Somebody's model\n")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    assert license.license_of(str(tmp_path)) == expected
+
+
+def test_a_gemma_is_under_gemmas_terms_also_where_no_card_lies(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3_text"}')
+    for name in ("tiny", "embedded", str(tmp_path)):
+        assert license.license_of(name) == "gemma"
+
+
+def test_a_model_made_from_an_apache_base_is_under_its_license_and_names_no_gemma(
+    rule_table, tmp_path, plots_drawn_once
+):
+    base = families.save_family("llama", tmp_path / "base")
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    out = tmp_path / "out"
+    words = ["--csv", str(rule_table), "--target-field", "kind", "--base-model", str(base), "--max-rows", "16"]
+    words += ["--max-steps", "1", "--report-to", "none", "--merge", "--fp32"]
+    assert finetune.main([*words, "--out-dir", str(out)]) == 0
+    for part, library in (("model", "peft"), ("merged", "transformers")):
+        card = huggingface_hub.ModelCard.load(out / part / "README.md")
+        assert (card.data.license, card.data.library_name) == ("apache-2.0", library)
+        assert card.data.eval_results[0].metric_type == "loss"
+        assert "apache-2.0, holds for it too" in card.text and "Gemma" not in card.text
+        code = card.text.split("```python\n")[1].split("\n```")[0]
+        compile(code, "card", "exec")
+        assert len(code.splitlines()) == 5
+    assert license.license_of(str(out / "model")) == "apache-2.0"  # and what is made of it
+    assert "apache-2.0" in license.notice("apache-2.0", "me/base") and load.root_model(str(out / "model")) == str(base)
