@@ -79,6 +79,6 @@ $(COLAB)/.installed: requirements-colab-base.txt requirements-colab.txt requirem
 	$(COLAB_PYTHON) -m venv $(COLAB)
 	$(COLAB)/bin/python -m pip install --disable-pip-version-check -r requirements-colab-base.txt
 	$(COLAB)/bin/python -m pip install --disable-pip-version-check -r requirements-colab.txt
-	grep -Ev '^(-r|datasets|trl|xllamacpp|mypy|radon)' requirements-dev.txt > $@.txt
+	grep -Ev '^(-r|datasets|trl)' requirements-dev.txt > $@.txt
 	$(COLAB)/bin/python -m pip install --disable-pip-version-check -c requirements-colab-base.txt -r $@.txt
 	@touch $@
