@@ -103,14 +103,14 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
     with load.quiet_transformers():
         settings = adapters.adopt_settings(settings)
         precision = load.choose_precision(settings.precision, load.root_model(settings.base_model))
-        steps = training.total_steps(len(rows.train), settings, training.world_size())
-        settings = settings.prepare(precision=precision.name, steps=steps)
         say(f"precision: {precision.name} on {load.device_name()}, {precision.reason}")
         if precision.name == "fp16":
             say("warning: Gemma 3's activations exceed float16's 65,504; stops at the first loss that is no number")
         tokenizer = load.load_tokenizer(settings.base_model)
-        train = encode(rows.train, tokenizer, settings.max_length, "training")
+        train = encode(rows.train, tokenizer, settings.max_length, "training", settings.batch_of)
         validation = encode(rows.validation, tokenizer, settings.max_length, "validation")
+        steps = training.total_steps(len(train), settings, training.world_size())
+        settings = settings.prepare(precision=precision.name, steps=steps)
         judged = validation_scores.mark_judged(validation, rows.validation, rows.task, tokenizer)
         if settings.best_by == "accuracy" and not judged:
             first = rows.task.targets[0]
@@ -154,8 +154,9 @@ def read_rows(settings: TrainingSettings, task: Task, read: Reader, inputs: dict
 
     train = read("train", settings.max_rows)
     validation = read("validation", settings.validation_rows or min(100, max(40, len(train) // 10)))
-    if len(train) < settings.per_device_batch_size:
-        raise UserError(f"{len(train)} training rows for a batch of {settings.per_device_batch_size}: "
+    questions = sum(len(row.answered) for row in train) if settings.batch_of == "questions" else len(train)
+    if questions < settings.per_device_batch_size:
+        raise UserError(f"{questions} training rows for a batch of {settings.per_device_batch_size}: "
                         f"get more rows or lower --per-device-batch-size")  # fmt: skip
     if settings.dry_run:
         say(f"rows in all: {len(read('train', None)):,} training, {len(read('validation', None)):,} validation, "
@@ -180,14 +181,14 @@ def lower_memory(settings: TrainingSettings) -> str:
     return "use " + ", then ".join(ways or [f"shorter rows and --max-length {settings.max_length // 2}"])
 
 
-def encode(examples, tokenizer, max_length: int, name: str):
+def encode(examples, tokenizer, max_length: int, name: str, batch_of: str = "rows"):
     """Tokenise once; rows above the length are an error that names them."""
     from linklab.training.answer_loss import EncodedExamples
 
-    encoded = EncodedExamples(examples, tokenizer, max_length)
+    encoded = EncodedExamples(examples, tokenizer, max_length, batch_of=batch_of)
     if encoded.too_long:
         raise UserError(
-            f"{len(encoded.too_long)} of {len(encoded)} {name} rows have more than --max-length {max_length} tokens "
+            f"{len(encoded.too_long)} of {len(examples)} {name} rows have more than --max-length {max_length} tokens "
             f"(first: {encoded.too_long[0]}; longest: {encoded.longest}); raise it or shorten the template"
         )
     return encoded

@@ -55,7 +55,8 @@ def stand_in(ledger, fails=lambda args: 0, pause_s=0.0):
         if stem == "finetune_gemma_from_csv":
             files.write_text(folder / "model" / "rows", f"{args.max_rows} {args.seed}", force=True)
             settings = {name: getattr(args, name) for name in ("per_device_batch_size", "gradient_accumulation_steps")}
-            facts = {"seconds": 3.0 + 0.5 * (args.max_steps or 0), "peak_memory_mb": 900.0, "settings": settings}
+            facts = {"seconds": 3.0 + 0.5 * (args.max_steps or 0), "peak_memory_mb": 900.0, "settings": settings,
+                     "rows": 1, "items": 1}  # fmt: skip
             files.write_json(folder / "metrics.json", facts, force=True)
             finish(folder, command, ["model", "metrics.json"])
         else:
@@ -287,7 +288,8 @@ def test_a_folder_of_conversations_finds_the_csv_its_baselines_need_and_says_so_
 
 
 def test_the_price_is_steps_and_rows_times_what_was_measured():
-    found = study_cost.RunCost(start=20.0, step=2.0, checkpoint=5.0, row=0.1, batch=8, device_batch=4, epochs=2.0,
+    found = study_cost.RunCost(start=20.0, step=2.0, checkpoint=5.0, row=0.1, batch=8, device_batch=4,
+                        items_per_row=1, epochs=2.0,
                         max_steps=None, save_steps=None, memory_mb=0.0)  # fmt: skip
     assert found.steps(100) == 26  # 25 batches of 4, 13 steps an epoch
     assert found.seconds(100, 400) == pytest.approx(20 + 26 * 2 + 9 * 5 + 40)  # a checkpoint every third step
@@ -301,7 +303,7 @@ def test_the_price_counts_the_steps_training_makes(rows, epochs, batch, accumula
     settings = TrainingSettings(
         out_dir="x", epochs=epochs, per_device_batch_size=batch, gradient_accumulation_steps=accumulation
     )
-    found = study_cost.RunCost(0, 0, 0, 0, batch * accumulation, batch, epochs, None, None, 0)
+    found = study_cost.RunCost(0, 0, 0, 0, batch * accumulation, batch, 1, epochs, None, None, 0)
     assert found.steps(rows) == training.total_steps(rows, settings)
 
 

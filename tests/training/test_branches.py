@@ -105,3 +105,14 @@ def test_a_question_nobody_knows_the_answer_of_is_left_out(tokenizer, rows):
     (item,) = answer_loss.EncodedExamples([row], tokenizer, 512).items
     prompt, answer = answer_loss.encode_question(tokenizer, known)
     assert item == {"input_ids": prompt + answer, "shared": 0, "answers": [(len(prompt), len(prompt + answer))]}
+
+
+def test_a_batch_of_questions_has_an_item_per_question_and_the_loss_of_the_rows(tokenizer, rows):
+    model = tiny.build_model(tokenizer)
+    answer_loss.use_answer_only_loss(model)
+    together = answer_loss.EncodedExamples(rows, tokenizer, 512)
+    apart = answer_loss.EncodedExamples(rows, tokenizer, 512, batch_of="questions")
+    assert len(apart) == sum(len(row.questions) for row in rows) > len(together) == len(rows)
+    assert apart.answer_tokens == together.answer_tokens and sum(apart.lengths) > sum(together.lengths)
+    losses = [model(**answer_loss.AnswerCollator(0)(encoded.items)).loss.item() for encoded in (together, apart)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)

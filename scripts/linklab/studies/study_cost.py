@@ -29,8 +29,9 @@ class RunCost:
     step: float  # one optimizer step
     checkpoint: float  # one validation loss and one checkpoint
     row: float  # one test row scored
-    batch: int  # rows a step
+    batch: int  # items a step: rows or questions
     device_batch: int
+    items_per_row: float
     epochs: float
     max_steps: int | None
     save_steps: int | None
@@ -40,7 +41,7 @@ class RunCost:
         """Return the optimizer steps of a training on these rows."""
         if self.max_steps:
             return self.max_steps
-        batches = math.ceil(rows / self.device_batch)
+        batches = math.ceil(rows * self.items_per_row / self.device_batch)
         return max(1, math.ceil(math.ceil(batches / (self.batch // self.device_batch)) * self.epochs))
 
     def seconds(self, rows: int, test_rows: int) -> float:
@@ -85,7 +86,7 @@ def measure(settings: CurveSettings, rows: int, scratch: Path) -> RunCost:
         start=took[0] - few + asked - scored["cost"]["seconds"], step=step, checkpoint=max(few - step, 0.0),
         row=scored["cost"]["seconds"] / scored["n"]["expected"],
         batch=trained_with["per_device_batch_size"] * trained_with["gradient_accumulation_steps"],
-        device_batch=trained_with["per_device_batch_size"],
+        device_batch=trained_with["per_device_batch_size"], items_per_row=trained[0]["items"] / trained[0]["rows"],
         epochs=length.epochs, max_steps=length.max_steps, save_steps=length.save_steps,
         memory_mb=max(entry["peak_memory_mb"] for entry in trained),
     )  # fmt: skip

@@ -120,17 +120,21 @@ def _read_padded(
 
 
 class EncodedExamples:
-    """A torch-style dataset of encoded rows, tokenised once, kept as plain lists.
+    """A torch-style dataset of encoded rows or questions, tokenised once, kept as plain lists.
 
     An item holds a row's questions one behind the other: `input_ids`, of which the first `shared` tokens begin every
     question and stand there once, and `answers`, where each question's answer starts and ends. A row of one question
     shares nothing. What a question shares is found in the tokens, so the order of a row's questions is irrelevant.
     """
 
-    def __init__(self, examples: Sequence[Example], tokenizer: Any, max_length: int) -> None:
-        """Encode every example; `too_long` names those with a question above `max_length` tokens. None is cut."""
+    def __init__(self, examples: Sequence[Example], tokenizer: Any, max_length: int, *, batch_of: str = "rows") -> None:
+        """Encode every example; `too_long` names those with a question above `max_length` tokens. None is cut.
+
+        An item is a whole row, or with `batch_of` "questions" a single question.
+        """
         self.items: list[dict] = []
         self.too_long: list[str] = []
+        self.n_rows = len(examples)
         self.longest = 0  # tokens of the longest question with its answer
         for example in examples:
             turns = [encode_question(tokenizer, question) for question in example.answered]
@@ -138,7 +142,7 @@ class EncodedExamples:
             if longest > max_length:
                 self.too_long.append(example.id)
             self.longest = max(self.longest, longest)
-            self.items.append(join_questions(turns))
+            self.items += [join_questions(own) for own in ([turns] if batch_of == "rows" else [[t] for t in turns])]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -148,7 +152,7 @@ class EncodedExamples:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each row, shared ones counted once."""
+        """Tokens of each item, shared ones counted once."""
         return [len(item["input_ids"]) for item in self.items]
 
     @property
@@ -182,11 +186,12 @@ def join_questions(turns: Sequence[tuple[list[int], list[int]]]) -> dict:
 
 
 class StepSampler:
-    """An order that draws each optimizer step's rows at random and sorts them by length, so its batches pad little.
+    """An order that draws each optimizer step's items at random and sorts them by length, so its batches pad little.
 
     Sorting reaches no further than one step, on purpose: length goes with the number of candidates and so with the
     answer, and steps of one kind of row each pulled the model to and fro (validation loss .95 -> 1.46 -> .83, and .68
-    accuracy after 4,000 rows). The order depends on seed and epoch alone.
+    accuracy after 4,000 rows). For the same reason a step's questions come from all over the table by default: those
+    of one row have nearly one answer (docs/results/experiments.md). The order depends on seed and epoch alone.
     """
 
     def __init__(self, lengths: list[int], step_rows: int, seed: int) -> None:

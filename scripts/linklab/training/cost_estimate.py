@@ -35,12 +35,14 @@ def report(train, validation, settings: TrainingSettings, steps: int, model) -> 
     lengths = sorted(train.lengths)
     trained, everything = training.count_parameters(model)
     step_rows = settings.per_device_batch_size * settings.gradient_accumulation_steps * training.world_size()
-    say(f"rows: {len(train):,} training, {len(validation):,} validation; tokens a row: median "
+    unit = "questions" if len(train) > train.n_rows else "rows"
+    counted = "" if unit == "rows" else f" ({len(train):,} questions)"
+    say(f"rows: {train.n_rows:,} training{counted}, {len(validation):,} validation; tokens a {unit[:-1]}: median "
         f"{statistics.median(lengths):.0f}, 95 % {lengths[int(0.95 * (len(lengths) - 1))]}, longest {lengths[-1]}; "
         f"answers: {train.answer_tokens / len(train):.1f} tokens; above --max-length {settings.max_length}: "
         f"none (longer rows are rejected, never truncated)")  # fmt: skip
     say(f"{settings.mode}: {trained:,} of {everything:,} parameters trained, learning rate {settings.learning_rate:g}, "
-        f"{steps:,} steps of {step_rows} rows; checkpoint every {settings.save_steps}")  # fmt: skip
+        f"{steps:,} steps of {step_rows} {unit}; checkpoint every {settings.save_steps}")  # fmt: skip
 
 
 def report_cost(

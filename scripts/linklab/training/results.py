@@ -21,15 +21,17 @@ UNSEEN_LATER = "Scores on unseen rows, with intervals, come from `evaluate_model
 
 
 def finish(
-    settings: TrainingSettings, work: Path, task, trainer, tokenizer, fingerprint: dict, n_rows: int, *,
+    settings: TrainingSettings, work: Path, task, trainer, tokenizer, fingerprint: dict, n_items: int, *,
     inputs: dict, seen: dict | None, train: list[Example], base: list[dict], script: str,
 ) -> None:  # fmt: skip
     """Write the model, its scores, log, plot and card, and the manifest last.
 
     `inputs` are those of the manifest; `seen` is what the training rows held (`input_checks.describe_inputs`); `train`
     are the rows themselves, `base` the base model's weight files, both for the model folder's record. The
-    training ran in `work`; all of it appears together in `--out-dir`, in place of an earlier training's.
+    training ran in `work`; all of it appears together in `--out-dir`, in place of an earlier training's. Its
+    batches were made of `n_items` rows or questions.
     """
+    n_rows = fingerprint["rows"]
     seconds = trainer.training_seconds()
     best = best_validation(trainer.state)
     trained, everything = training.count_parameters(trainer.model)
@@ -38,7 +40,7 @@ def finish(
         "best_by": settings.best_by, "best_step": best.get("step"), "best_validation_loss": best.get("eval_loss"),
         "validation_accuracy": best.get("eval_accuracy"), "seconds": round(seconds, 1),
         "peak_memory_mb": round(training.peak_memory_mb(), 1), "trained_parameters": trained, "parameters": everything,
-        "settings": settings.deciding(), "license": license.license_of(settings.base_model),
+        "items": n_items, "settings": settings.deciding(), "license": license.license_of(settings.base_model),
         "hashes": {name: fingerprint[name] for name in ("prompts", "labels")},
     }  # fmt: skip
     sources = describe_files(inputs)
