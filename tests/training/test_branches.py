@@ -48,7 +48,7 @@ def test_branches_have_the_loss_and_gradients_of_separate_conversations(window, 
     if backwards:
         rows = [dataclasses.replace(row, questions=row.questions[::-1]) for row in rows]
     encoded = answer_loss.EncodedExamples(rows, tokenizer, 512)
-    assert all(item["shared"] > 20 and len(item["answers"]) > 2 for item in encoded.items)
+    assert all(item["shared"] > 10 and len(item["answers"]) > 2 for item in encoded.items)
     loss = ours(**answer_loss.AnswerCollator(0)(encoded.items)).loss
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     expected.backward()
