@@ -1,32 +1,51 @@
 """Ask a fine-tuned model about new rows, whose answers nobody knows yet.
 
-model folder + CSV of new rows -> answers.csv (id, an answer and its probability a target, error, warning)
+model folder + table of new rows -> answers.csv (id, an answer and its probability a target, error, warning, the input)
 
     python scripts/predict.py --model runs/lora/model --csv new_links.csv --out answers.csv
 
-The CSV needs the columns the model's prompt shows; targets and hidden columns may be missing.
+The table needs the columns the model's prompt shows; targets and hidden columns may be missing. `--csv -` reads
+standard input, `--out -` writes standard output. One row can stand in the command; its answer is a small table:
+
+    python scripts/predict.py --model runs/lora/model --set regulatory_domain=FCC channel_bandwidth_mhz=80 …
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import dataclasses
+import io
+import json
 import math
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from linklab import cli, files
 from linklab.cli import UserError, say
 from linklab.manifest import add_manifest, check_out_files, manifest_beside
 
 if TYPE_CHECKING:
+    from linklab.inference.choice_answers import RowScores
     from linklab.tasks.examples import Example
     from linklab.tasks.input_checks import Finding
+    from linklab.tasks.task import Target, Task
 
 
 def build_parser():
     parser = cli.make_parser(__doc__)
     data = parser.add_argument_group("Input")
-    data.add_argument("--csv", required=True, metavar="FILE", help="rows to answer")
+    source = data.add_mutually_exclusive_group(required=True)
+    source.add_argument("--csv", metavar="FILE", help="rows to answer; `-` reads standard input")
+    source.add_argument(
+        "--set",
+        nargs="+",
+        metavar="COL=VALUE",
+        help="one row to answer, given here; a list as 5210,5530,5775 or [5210,5530,5775]",
+    )
     data.add_argument(
         "--max-rows",
         type=cli.positive_int,
@@ -34,7 +53,7 @@ def build_parser():
         help="answer at most N rows, the same in every script; all when left out",
     )
     output = parser.add_argument_group("Output")
-    output.add_argument("--out", required=True, metavar="FILE", help="CSV to write")
+    output.add_argument("--out", metavar="FILE", help="CSV to write; `-` writes standard output (optional with --set)")
     output.add_argument("--force", action="store_true", help="replace an existing file")
     model = parser.add_argument_group("Model")
     model.add_argument("--model", required=True, metavar="DIR", help="model folder finetune wrote (it holds task.json)")
@@ -42,136 +61,297 @@ def build_parser():
     return parser
 
 
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """A row, what was found wrong with it, its prediction, and with one question per choice the choices' scores."""
+
+    example: Example
+    finding: Finding
+    prediction: dict
+    scores: RowScores | None
+
+
 def run(args) -> None:
-    path = files.require_file(args.csv)
-    beside, reads = manifest_beside(args.out), [args.csv, args.model, args.base_model]
-    check_out_files([args.out], beside, script=__file__, force=args.force, reads=reads)
+    if args.csv and not args.out:
+        raise UserError("--out is needed with --csv: the CSV to write, or - for standard output")
+    if args.out and args.out != "-":
+        reads = [args.csv, args.model, args.base_model]
+        check_out_files([args.out], manifest_beside(args.out), script=__file__, force=args.force, reads=reads)
     task = read_task(args.model)
-    examples = read_questions(path, task, args.max_rows)
-    findings = check_inputs(args.model, examples)
-    asked = [example for example, finding in zip(examples, findings, strict=True) if not finding.error]
-    given = iter(ask(args, task, asked) if asked else [])
-    answers = [
-        no_answer(example, finding.error) if finding.error else next(given)
-        for example, finding in zip(examples, findings, strict=True)
-    ]
-    columns = [
-        name for t in task.targets for name in (t.name, *([f"{t.name}_probability"] if t.kind == "class" else []))
-    ]
-    with files.FileSet(force=args.force) as together:
-        with together.open(args.out) as handle:
-            writer = csv.DictWriter(handle, ["id", *columns, "error", "warning"], lineterminator="\n")
-            writer.writeheader()
-            for answer, finding in zip(answers, findings, strict=True):
-                row = to_row(answer, task) | {"warning": finding.warning}
-                writer.writerow({name: files.spreadsheet_cell(cell) for name, cell in row.items()})
-        inputs = {path: len(answers)} | ({args.model: None} if Path(args.model).is_dir() else {})
-        outputs = {args.out: len(answers)}
-        add_manifest(
-            together, beside, script=__file__, argv=args.argv, seed=None, inputs=inputs, outputs=outputs
-        )  # fmt: skip
-    failed = sum(answer["error"] is not None for answer in answers)
-    unlike = sum(bool(finding.warning) for finding in findings)
-    say(
-        f"wrote {args.out}: {len(answers):,} rows"
-        + (f", {failed:,} of them without a full answer (column error)" if failed else "")
-        + (f", {unlike:,} unlike the training rows (column warning)" if unlike else "")
-    )
+    header, rows = read_rows(args, task)
+    examples = choose_rows(make_examples(task, rows), args.max_rows)
+    answered = answer(args, task, examples)
+    if args.set:
+        print(format_answer(answered[0], task))
+    if args.out:
+        save_answers(args, task, header, answered)
 
 
-def check_inputs(model: str, examples: list[Example]) -> list[Finding]:
-    """Return what is wrong with each row, compared with the rows the model was trained on."""
-    from linklab.tasks.input_checks import INPUTS_FILE, Finding, check_row, read_inputs
-
-    seen = read_inputs(model)
-    if seen is None:
-        say(f"{model}: no {INPUTS_FILE}, so rows are not compared with the training rows")
-        return [Finding()] * len(examples)
-    return [check_row(example.row, seen) for example in examples]
-
-
-def no_answer(example: Example, error: str) -> dict:
-    """Return the prediction of a row that cannot be asked."""
-    return {"id": example.id, "answer": None, "error": error, "choices": {}}
-
-
-def read_task(model: str):
+def read_task(model: str) -> Task:
     """Return the task a model was trained for."""
     from linklab.tasks.task import Task
     from linklab.tasks.training_record import read_record
 
     path = Path(model) / "task.json"
     if not path.exists():
-        raise UserError(f"{model}: no task.json, so nobody knows how to ask it; give the model folder finetune wrote")
+        raise UserError(f"{model}: not a fine-tuned model folder: task.json is missing; give the folder finetune wrote")
     read_record(model)  # names a file that changed since the training
     return Task.from_dict(files.read_json(path))
 
 
-def read_questions(path: Path, task, max_rows: int | None) -> list:
-    """Return an example without target for every row; a UserError names file and line of one that cannot be asked."""
-    from linklab.tables.understand import open_new_rows
-    from linklab.tasks.examples import Example, legal_choices, lowest_ranked, write_questions
+def needed_columns(task: Task) -> list[str]:
+    """Return the columns a row must have: those the prompt shows, and those that hold its choices."""
+    return list(dict.fromkeys([*task.template.columns, *(t.choices_from for t in task.targets if t.choices_from)]))
 
-    table = open_new_rows(path, task.schema, task.table)
-    header = table.names
-    needed = [*task.template.columns, *(t.choices_from for t in task.targets if t.choices_from)]
-    for name in needed:
-        if name not in header:
-            raise UserError(
-                f"{path}:1: no column '{name}', which the model's prompt shows; the columns are: {', '.join(header)}"
-            )
+
+def read_rows(args, task: Task) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """Return the header and (place, cells by column) of every row; raises a UserError for a missing column."""
+    from linklab.tables.understand import open_new_rows
+
+    if args.set:
+        row = read_set(args.set, task)
+        return list(row), [("--set", row)]
+    with contextlib.ExitStack() as stack:
+        path = files.require_file(args.csv) if args.csv != "-" else stack.enter_context(standard_input())
+        name = "standard input" if args.csv == "-" else args.csv
+        table = open_new_rows(path, task.schema, task.table)
+        header = table.names
+        for column in needed_columns(task):
+            if column not in header:
+                raise UserError(
+                    f"{name}:1: no column '{column}', which the model's prompt shows; "
+                    f"the columns are: {', '.join(header)}"
+                )
+        rows = [(f"{name}:{line}", dict(zip(header, cells, strict=True))) for line, cells in table.rows()]
+    if not rows:
+        raise UserError(f"{name}: no rows below the header")
+    say(f"{Path(name).name}: {len(rows):,} rows, {len(header)} columns; {table.dialect.describe()}")
+    for note in table.notes:
+        say(f"  note: {note}")
+    return header, rows
+
+
+@contextlib.contextmanager
+def standard_input() -> Iterator[Path]:
+    """Give a file with what standard input holds: the reader goes through a table more than once."""
+    with tempfile.NamedTemporaryFile(suffix=".csv") as handle:
+        handle.write(sys.stdin.buffer.read())
+        handle.flush()
+        yield Path(handle.name)
+
+
+def read_set(words: Sequence[str], task: Task) -> dict[str, str]:
+    """Return the row that `--set COL=VALUE …` gives: ["rssi_dbm=-60,-61"] -> {"rssi_dbm": "[-60,-61]"}."""
+    row: dict[str, str] = {}
+    known = [column.name for column in task.schema.by_role("input", "id", "group")]
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or name not in known:
+            raise UserError(f"--set {word}: COLUMN=VALUE is expected; the columns are: {', '.join(known)}")
+        if name in row:
+            raise UserError(f"--set {name}: duplicate value")
+        if task.schema[name].kind.startswith("list_") and not value.startswith("["):
+            value = f"[{value}]"
+        row[name] = value
+    missing = [name for name in needed_columns(task) if name not in row]
+    if missing:
+        raise UserError(f"--set: no value for {', '.join(missing)}, which the model's prompt shows")
+    return row
+
+
+def make_examples(task: Task, rows: Sequence[tuple[str, dict[str, str]]]) -> list[Example]:
+    """Return an example without target for every row; a UserError names the place of one that cannot be asked."""
+    from linklab.tasks.examples import Example, legal_choices, write_questions
+
     id_column = task.schema.one_of_role("id")
     examples = []
-    for number, (line, cells) in enumerate(table.rows(), start=1):
-        row = dict(zip(header, cells, strict=True))
+    for number, (where, row) in enumerate(rows, start=1):
         try:
             choices = {t.name: legal_choices(t, row) for t in task.targets if t.kind == "class"}
             if empty := next((name for name, texts in choices.items() if not texts), None):
                 raise UserError(f"no legal choice for '{empty}'")
             prompt, questions = write_questions(task, row, choices, {}, {})
         except UserError as error:
-            raise UserError(f"{path}:{line}: {error}") from error
+            raise UserError(f"{where}: {error}") from error
         name = row[id_column.name] if id_column and id_column.name in row else f"row-{number}"
         examples.append(Example(name, name, "test", prompt, "", {}, choices, {}, row, questions))
-    if not examples:
-        raise UserError(f"{path}: no rows below the header")
-    say(f"{path.name}: {len(examples):,} rows, {len(header)} columns; {table.dialect.describe()}")
-    for note in table.notes:
-        say(f"  note: {note}")
+    return examples
+
+
+def choose_rows(examples: list[Example], max_rows: int | None) -> list[Example]:
+    """Return the rows that --max-rows chooses, in the order of the file."""
+    from linklab.tasks.examples import lowest_ranked
+
     if max_rows is None:
         return examples
     chosen = {id(example) for example in lowest_ranked(examples, max_rows)}
-    return [example for example in examples if id(example) in chosen]  # in the file's order
+    return [example for example in examples if id(example) in chosen]
 
 
-def ask(args, task, examples) -> list[dict]:
-    """Return a prediction of every example."""
-    from linklab.inference import row_answers
+def check_rows(model: str, task: Task, examples: Sequence[Example]) -> list[Finding]:
+    """Return what is wrong with each row: by the validator's rules, and compared with the training rows."""
+    from linklab.tasks.input_checks import INPUTS_FILE, Finding, check_row, read_inputs
+    from linklab.validation.input_rows import check_link_rows
+
+    seen = read_inputs(model)
+    if seen is None:
+        say(f"{model}: no {INPUTS_FILE}, so rows are not compared with the training rows")
+    faults = check_link_rows(task.schema, [example.row for example in examples], needed_columns(task))
+    findings = [check_row(example.row, seen) if seen else Finding() for example in examples]
+    return [
+        dataclasses.replace(finding, error=fault or finding.error)
+        for finding, fault in zip(findings, faults, strict=True)
+    ]
+
+
+def answer(args, task: Task, examples: Sequence[Example]) -> list[Answered]:
+    """Return every row with its answer; a row with an error is not asked."""
+    findings = check_rows(args.model, task, examples)
+    asked = [example for example, finding in zip(examples, findings, strict=True) if not finding.error]
+    given = iter(ask(args, task, asked) if asked else [])
+    found = []
+    for example, finding in zip(examples, findings, strict=True):
+        if finding.error:
+            prediction, scores = {"id": example.id, "answer": None, "error": finding.error, "choices": {}}, None
+        else:
+            prediction, scores = next(given)
+        found.append(Answered(example, finding, prediction, scores))
+    return found
+
+
+def ask(args, task: Task, examples: Sequence[Example]) -> list[tuple[dict, RowScores | None]]:
+    """Return a prediction of every example, and the scores of its choices where they are asked one by one."""
+    from linklab.inference import choice_answers, row_answers
     from linklab.models import load
 
+    progress = cli.Progress("ask", len(examples)).at
     with load.quiet_transformers():
         scorer = row_answers.load_scorer(args.model, args.precision, args.base_model, args.batch_tokens)
-        return row_answers.answer_exactly(
-            scorer,
-            examples,
-            task,
-            numbers=args.numbers,
-            max_new_tokens=args.max_new_tokens,
-            progress=cli.Progress("ask", len(examples)).at,
+        if task.ask == "choices":
+            scores = choice_answers.score_rows(scorer, examples, task, numbers=args.numbers, progress=progress)
+            return [(choice_answers.to_prediction(e, s, task), s) for e, s in zip(examples, scores, strict=True)]
+        given = row_answers.answer_exactly(
+            scorer, examples, task, numbers=args.numbers, max_new_tokens=args.max_new_tokens, progress=progress
         )
+        return [(prediction, None) for prediction in given]
 
 
-def to_row(prediction: dict, task) -> dict:
-    """Return the CSV line of a prediction; the probability is that of the choice among the row's legal ones."""
+def save_answers(args, task: Task, header: Sequence[str], answered: Sequence[Answered]) -> None:
+    """Write the answers to --out with a manifest beside it, or to standard output, and say how many there are."""
+    if args.out == "-":
+        write_answers(sys.stdout, task, header, answered)
+    else:
+        inputs = {args.csv: len(answered)} if args.csv not in (None, "-") else {}
+        inputs |= {args.model: None} if Path(args.model).is_dir() else {}
+        with files.FileSet(force=args.force) as together:
+            with together.open(args.out) as handle:
+                write_answers(handle, task, header, answered)
+            add_manifest(
+                together, manifest_beside(args.out), script=__file__, argv=args.argv, seed=None, inputs=inputs,
+                outputs={args.out: len(answered)},
+            )  # fmt: skip
+    failed = sum(one.prediction["error"] is not None for one in answered)
+    unlike = sum(bool(one.finding.warning) for one in answered)
+    say(
+        f"wrote {args.out}: {len(answered):,} rows"
+        + (f", {failed:,} of them without a full answer (column error)" if failed else "")
+        + (f", {unlike:,} unlike the training rows (column warning)" if unlike else "")
+    )
+
+
+def write_answers(handle: TextIO, task: Task, header: Sequence[str], answered: Sequence[Answered]) -> None:
+    """Write the answers, each followed by its row's own cells; a cell named as an answer column gets `_given`."""
+    columns = ["id", *(name for target in task.targets for name in answer_columns(task, target)), "error", "warning"]
+    own = {name: f"{name}_given" if name in columns else name for name in header}
+    id_column = task.schema.one_of_role("id")
+    if id_column:
+        own.pop(id_column.name, None)  # it is the id
+    writer = csv.DictWriter(files.CsvLines(handle), [*columns, *own.values()])
+    writer.writeheader()
+    for one in answered:
+        cells = {shown: one.example.row[name] for name, shown in own.items()}
+        row = to_row(one, task) | {"warning": one.finding.warning} | cells
+        writer.writerow({name: files.spreadsheet_cell(cell) for name, cell in row.items()})
+
+
+def answer_columns(task: Task, target: Target) -> list[str]:
+    """Return the columns that hold the answer to one target."""
+    if target.kind != "class":
+        return [target.name]
+    ranked = [f"{target.name}_ranking"] if task.ask == "choices" else []
+    return [target.name, f"{target.name}_probability", *ranked]
+
+
+def to_row(one: Answered, task: Task) -> dict[str, str]:
+    """Return the answer cells of a row.
+
+    The probability is that of the choice among the row's legal ones; the ranking is JSON, best first, each choice with
+    its expected worth: `[["5775",588],["5530",431]]`.
+    """
+    prediction = one.prediction
     row = {"id": prediction["id"], "error": prediction["error"] or ""}
     for target in task.targets:
         row[target.name] = (prediction["answer"] or {}).get(target.name) or ""
-        if target.kind == "class" and prediction["choices"].get(target.name):
-            row[f"{target.name}_probability"] = f"{math.exp(prediction['choices'][target.name][0][1]):.4f}"
+        ranking = prediction["choices"].get(target.name)
+        if ranking and ranking[0][1] is not None:
+            row[f"{target.name}_probability"] = f"{math.exp(ranking[0][1]):.4f}"
+        if ranking and one.scores is not None:
+            worths = dict(zip(one.scores.choices, one.scores.expected, strict=True))
+            shown = [[choice, None if math.isnan(worths[choice]) else float(f"{worths[choice]:.4g}")]
+                     for choice, _ in ranking]  # fmt: skip
+            row[f"{target.name}_ranking"] = json.dumps(shown, separators=(",", ":"))
     return row
 
 
-def main(argv=None) -> int:
+def format_answer(one: Answered, task: Task) -> str:
+    """Return one row's answer as a small table: every choice, best first, or every target."""
+    out = io.StringIO()
+    if one.prediction["error"]:
+        raise UserError(one.prediction["error"])
+    if one.scores is None:
+        lines = [("target", "answer"), *((name, text or "") for name, text in one.prediction["answer"].items())]
+    else:
+        target, unit = task.choice_target, task.answer_column.unit
+        chances = dict(one.prediction["choices"][target.name])
+        place = {choice: i for i, choice in enumerate(one.scores.choices)}
+        rules = rule_worths(one.example, task)
+        lines = [(f"{target.name}", f"expected {unit}".strip(), "best with probability", *rules)]
+        for choice, chance in chances.items():
+            shown = "" if chance is None else f"{100 * math.exp(chance):.0f} %"
+            values = [f"{worths[place[choice]]:.0f}" for worths in rules.values()]
+            lines.append((choice, f"{one.scores.expected[place[choice]]:.0f}", shown, *values))
+    widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
+    for line in lines:
+        print("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip(), file=out)
+    if one.scores is not None:
+        print(compare_with_rules(one, task, rules), file=out)
+    if one.finding.warning:
+        print(f"warning: {one.finding.warning}", file=out)
+    return out.getvalue().rstrip("\n")
+
+
+def rule_worths(example: Example, task: Task) -> Mapping[str, Sequence[float]]:
+    """Return what the link formula gives for each choice, where the row is a link with all it needs; else {}."""
+    from linklab.baselines.link_rules import visible_columns
+    from linklab.baselines.problem import RADIO_COLUMNS, Problem
+    from linklab.links import pickers
+
+    if not set(needed_columns(task)) >= RADIO_COLUMNS:
+        return {}
+    return {"formula": pickers.formula_throughput(visible_columns(Problem([], [example], task)))[0].tolist()}
+
+
+def compare_with_rules(one: Answered, task: Task, rules: Mapping[str, Sequence[float]]) -> str:
+    """Return a line that says which choice the model takes, and whether the rules take it too."""
+    answer = one.prediction["answer"]
+    texts = [f"{name} = {text}" for name, text in answer.items()]
+    choice = answer[task.choice_target.name]
+    others = {name: one.scores.choices[max(range(len(w)), key=w.__getitem__)] for name, w in rules.items()}
+    says = [f"the {name} agrees" if other == choice else f"the {name} takes {other}" for name, other in others.items()]
+    return "; ".join([", ".join(texts), *says])
+
+
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code."""
     return cli.main(build_parser(), run, argv)
 

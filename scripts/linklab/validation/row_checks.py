@@ -45,6 +45,14 @@ def find_faults(table: Table, schema: Schema) -> Iterator[Finding]:
                 yield finding
 
 
+def find_input_faults(table: Table, schema: Schema) -> Iterator[Finding]:
+    """Yield what is wrong between the inputs of links that have no answer yet; their candidates may be in any order."""
+    for rule in (_list_lengths, _widths, _legal_channels):
+        for finding in rule(table, schema):
+            if len(finding.rows):
+                yield finding
+
+
 def _holds_links(table: Table) -> bool:
     """True when at least half of the columns of links.csv are there, as what they are."""
     alike = [name for name in LINK_SCHEMA.names if name in table and table[name].column.kind == LINK_SCHEMA[name].kind]
