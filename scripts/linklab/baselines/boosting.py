@@ -85,7 +85,9 @@ def pointwise_class(problem: Problem, target: Target) -> Answers:
 def pointwise_number(problem: Problem, target: Target) -> Answers:
     """Answer with a regression on the numbers of the candidate that `pointwise_class` picks."""
     flat, scores = problem.make_once("pointwise", lambda: _score_candidates(problem))
-    return _number_of_picked(problem, target, utility_target(problem.task), flat, scores)
+    picker = utility_target(problem.task)
+    assert picker is not None  # registry.answerable asks first
+    return _number_of_picked(problem, target, picker, flat, scores)
 
 
 def _number_of_picked(
@@ -113,6 +115,7 @@ def candidate_class(problem: Problem, target: Target) -> Answers:
 def candidate_number(problem: Problem, target: Target) -> Answers:
     """Answer with a regression on the numbers of the candidate that `candidate_class` picks."""
     picker = choices_target(problem.task)
+    assert picker is not None  # registry.answerable asks first
     flat, chances = problem.make_once(f"candidates {picker.name}", lambda: _judge_candidates(problem, picker))
     return _number_of_picked(problem, target, picker, flat, chances)
 
@@ -136,6 +139,7 @@ def _judge_candidates(problem: Problem, target: Target) -> tuple[FlatFeatures, l
 def _score_candidates(problem: Problem) -> tuple[FlatFeatures, list[np.ndarray]]:
     """Return the row features and the predicted utility of each candidate of each row to answer."""
     target = utility_target(problem.task)
+    assert target is not None  # registry.answerable asks first
     flat = FlatFeatures(problem.train, problem.columns)
     table, _ = candidate_table(problem.train, target, flat)
     utility = np.concatenate([example.values[target.name] for example in problem.train])

@@ -45,5 +45,5 @@ def read_dates(cells: Sequence[str], date_format: str) -> np.ndarray:
         pd.Series([cell.strip() for cell in cells], dtype="str"), format=date_format, errors="coerce", utc=True
     )
     age = (moments - pd.Timestamp("1970-01-01", tz="UTC")) / pd.Timedelta(days=1)
-    parts = [age, moments.dt.year, moments.dt.month, moments.dt.weekday, moments.dt.hour]
+    parts: list[pd.Series] = [age, moments.dt.year, moments.dt.month, moments.dt.weekday, moments.dt.hour]
     return np.column_stack([part.to_numpy(dtype=float, na_value=np.nan) for part in parts])

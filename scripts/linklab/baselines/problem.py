@@ -103,7 +103,7 @@ def rank(choices: Sequence[str], probabilities: Sequence[float]) -> Ranking:
     return [(choices[i], math.log(lifted[i] / total)) for i in order]
 
 
-def rank_without_probability(choices: Sequence[str], scores: Sequence[float]) -> Ranking:
+def rank_without_probability(choices: Sequence[str], scores: Sequence[float] | np.ndarray) -> Ranking:
     """Return the choices by score, largest first, for a rule that has no probabilities."""
     return [(choices[i], None) for i in sorted(range(len(choices)), key=lambda i: -scores[i])]
 

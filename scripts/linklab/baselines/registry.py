@@ -132,10 +132,10 @@ def predict(problem: Problem, baseline: Baseline) -> tuple[dict[str, Prediction]
     answers = {name: rule(problem, target) for name, (target, rule) in rules.items() if rule}
     predictions = {}
     for i, example in enumerate(problem.test):
-        texts = {name: given[i][0] for name, given in answers.items()}
+        texts: dict[str, str | None] = {name: given[i][0] for name, given in answers.items()}
         predictions[example.id] = Prediction(
             id=example.id,
-            raw_text=problem.task.separator.join(texts.values()),
+            raw_text=problem.task.separator.join(given[i][0] for given in answers.values()),
             answer=texts,
             choices={name: given[i][1] for name, given in answers.items() if given[i][1]},
         )

@@ -77,8 +77,8 @@ def _tables_beside_text(
     of_test = score(train_cells, test_cells, everything)
     of_train = np.zeros((len(problem.train), of_test.shape[1]))
     for learnt, held_out in KFold(FOLDS, shuffle=True, random_state=problem.seed).split(everything):
-        parts = ([[cells[i] for i in places] for cells in train_cells] for places in (learnt, held_out))
-        of_train[held_out] = score(*parts, learnt)
+        known, asked = ([[cells[i] for i in places] for cells in train_cells] for places in (learnt, held_out))
+        of_train[held_out] = score(known, asked, learnt)
     categorical = np.concatenate([flat.categorical, np.zeros(of_test.shape[1], bool)])
     return (
         categorical,

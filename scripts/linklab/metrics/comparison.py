@@ -181,9 +181,10 @@ def is_better(metric: str, difference: float) -> bool:
 
 def best_run(runs: Sequence[Run], metric: str, role: str | None = None) -> Run | None:
     """Return the best run of a role by a metric; the first of equals; None where there is none."""
-    able = [run for run in runs if run.entry(metric) and role in (None, run.role)]
+    values = {run.name: entry["value"] for run in runs if (entry := run.entry(metric)) and role in (None, run.role)}
+    able = [run for run in runs if run.name in values]
     sign = -1 if find_metric(metric).higher_is_better else 1
-    return min(able, key=lambda run: sign * run.entry(metric)["value"], default=None)
+    return min(able, key=lambda run: sign * values[run.name], default=None)
 
 
 def find_run(runs: Sequence[Run], name: str) -> Run:
@@ -268,7 +269,8 @@ def compare_to(
             _test(result, values, clusters, seed)
         found.append(result)
     tested = [result for result in found if result.p is not None]
-    for result, adjusted in zip(tested, intervals.holm([result.p for result in tested]), strict=True):
+    adjusted_ps = intervals.holm([result.p for result in tested if result.p is not None])
+    for result, adjusted in zip(tested, adjusted_ps, strict=True):
         result.p_holm = adjusted
     return found
 

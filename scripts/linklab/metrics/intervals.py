@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 
+Name = TypeVar("Name", bound=Hashable)
 LEVEL = 0.95
 RESAMPLES = 2000  # bootstrap; the ends of a 95 % interval then rest on 50 resamples each
 FLIPS = 9999  # sign-flip test; the smallest p it can give is 1e-4
@@ -96,7 +98,7 @@ def _count_clusters(values: np.ndarray, clusters: np.ndarray | None, level: floa
     from scipy.special import ndtr, stdtrit
 
     n = len(values) if clusters is None else effective_n(values, clusters)
-    if n < len(values):
+    if clusters is not None and n < len(values):
         level = float(2 * ndtr(stdtrit(int(clusters.max()), 0.5 + level / 2)) - 1)
     return n, level
 
@@ -135,19 +137,19 @@ def resample_counts(clusters: np.ndarray, resamples: int = RESAMPLES, seed: int 
 
 
 def bootstrap(
-    statistics: Mapping[str, Callable[[np.ndarray], np.ndarray]],
+    statistics: Mapping[Name, Callable[[np.ndarray], np.ndarray]],
     clusters: np.ndarray,
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = LEVEL,
-) -> dict[str, tuple[float, float]]:
+) -> dict[Name, tuple[float, float]]:
     """Return the percentile interval of each statistic; all are taken on the same resamples.
 
     The ends stand further out for few clusters (`small_sample_level`), where the plain percentiles cover too little.
     A statistic maps counts (resamples, rows) to one value a resample, NaN where it does not exist there: left out.
     """
-    values: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
+    values: dict[Name, list[np.ndarray]] = {name: [] for name in statistics}
     for counts in resample_counts(clusters, resamples, seed):
         for name, statistic in statistics.items():
             values[name].append(statistic(counts))

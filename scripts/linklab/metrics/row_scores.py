@@ -9,7 +9,7 @@ import math
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -38,8 +38,8 @@ class JudgedRows:
     target: str
     kind: str
     unit: str
-    truth: list[str] | list[float]
-    answers: list[str] | list[float]
+    truth: list[Any]
+    answers: list[Any]
     columns: dict[str, np.ndarray]
     confidences: np.ndarray | None = None
 
