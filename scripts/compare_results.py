@@ -50,7 +50,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--force", action="store_true", help="replace an earlier comparison in --out-dir")
     manifest.add_skip_finished_option(group)
     group = parser.add_argument_group("Reproducibility")
-    group.add_argument("--seed", type=int, default=0, help="seed of the bootstrap and of the sign-flip tests")
+    group.add_argument(
+        "--seed", type=cli.seed_number, default=0, help="seed of the bootstrap and of the sign-flip tests"
+    )
     return parser
 
 

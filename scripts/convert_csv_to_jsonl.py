@@ -59,7 +59,9 @@ def build_parser():
     output.add_argument("--force", action="store_true", help="replace a folder an earlier run made")
     manifest.add_skip_finished_option(output)
     again = parser.add_argument_group("Reproducibility")
-    again.add_argument("--split-seed", type=int, default=0, metavar="N", help="another number gives another division")
+    again.add_argument(
+        "--split-seed", type=cli.seed_number, default=0, metavar="N", help="another number gives another division"
+    )
     return parser
 
 

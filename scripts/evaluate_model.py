@@ -220,10 +220,12 @@ def draw_plots(folder: Path, judged) -> None:
 
 def write_summary(result: dict, pictures: list[str]) -> str:
     """Return the experiment's scores as a markdown table, and its plots."""
+    from linklab.reports.markdown import escape
+
     n = result["n"]
     warnings = [line for text in result.get("warnings", ()) for line in (f"**Warning:** {text}.", "")]
     lines = [
-        f"# {result['model']} on the {result['split']} split", "",
+        f"# {escape(result['model'])} on the {result['split']} split", "",
         f"{n['expected']} rows, {n['answered']} answered, {n['invalid']} invalid (they count as wrong).", "", *warnings,
         "| metric | value | 95 % interval | unit | better |", "|---|---|---|---|---|",
     ]  # fmt: skip
@@ -231,7 +233,7 @@ def write_summary(result: dict, pictures: list[str]) -> str:
         low, high = ("–" if entry[end] is None else f"{entry[end]:.4g}" for end in ("low", "high"))
         value = "–" if entry["value"] is None else f"{entry['value']:.4g}"
         better = "higher" if entry["higher_is_better"] else "lower"
-        lines.append(f"| {key} | {value} | {low} to {high} | {entry['unit']} | {better} |")
+        lines.append(f"| {escape(key)} | {value} | {low} to {high} | {entry['unit']} | {better} |")
     return "\n".join([*lines, "", *(f"![{name}]({name})\n" for name in pictures)])
 
 

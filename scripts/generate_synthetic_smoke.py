@@ -20,7 +20,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--force", action="store_true", help="replace a set this script wrote before")
     manifest.add_skip_finished_option(group)
     group = parser.add_argument_group("Reproducibility")
-    group.add_argument("--seed", type=cli.positive_int, default=1, metavar="N", help="whole number of at least 1")
+    group.add_argument("--seed", type=cli.seed_number, default=1, metavar="N", help="whole number from 0 to 2^32 - 1")
     return parser
 
 

@@ -70,8 +70,12 @@ def build_parser() -> argparse.ArgumentParser:
     output.add_argument("--force", action="store_true", help="replace a folder an earlier run made")
     manifest.add_skip_finished_option(output)
     again = parser.add_argument_group("Reproducibility")
-    again.add_argument("--seed", type=int, default=0, metavar="N", help="seed of random answers, trees and the ceiling")
-    again.add_argument("--split-seed", type=int, default=0, metavar="N", help="as given to convert_csv_to_jsonl.py")
+    again.add_argument(
+        "--seed", type=cli.seed_number, default=0, metavar="N", help="seed of random answers, trees and the ceiling"
+    )
+    again.add_argument(
+        "--split-seed", type=cli.seed_number, default=0, metavar="N", help="as given to convert_csv_to_jsonl.py"
+    )
     return parser
 
 

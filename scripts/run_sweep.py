@@ -13,6 +13,7 @@ after a lone `--` are passed to finetune_gemma_from_csv.py unchanged. Exit code 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from linklab.studies.search_space import Axis
     from linklab.studies.trials import Trials
 
+STORAGE = "LINKLAB_STORAGE"  # its URL, where a password should stand in no command line
 METRICS = {"class": ("accuracy",), "number": ("mae", "rmse")}  # what --metric may name, by a target's kind
 
 
@@ -65,8 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", default="runs/sweep", metavar="DIR", help="folder for the studies")
     output.add_argument(
-        "--storage", metavar="URL", help="database that several machines share, like postgresql://… "
-        "(default: a journal file in the study's folder, for processes that share it)",
+        "--storage", metavar="URL", default=os.environ.get(STORAGE) or None,
+        help="database that several machines share, like postgresql://… (default: "
+        f"${STORAGE}, else a journal file in the study's folder, for processes that share it)",
     )  # fmt: skip
     output.add_argument("--retry-failed", action="store_true", help="repeat the trials that failed")
     options.add_training_options(parser)

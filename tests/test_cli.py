@@ -43,10 +43,44 @@ def test_a_full_disk_is_one_line_though_the_system_names_no_file(capsys, number)
     assert capsys.readouterr().err == "error: writing: no room; free some space or write elsewhere\n"
 
 
-@pytest.mark.parametrize("fault", [ZeroDivisionError(), OSError(errno.EBADF, "Bad file descriptor"), AssertionError()])
-def test_a_fault_of_the_program_itself_is_not_dressed_up(fault):
-    with pytest.raises(type(fault)):
-        run_script(fault)
+FAULTS = [
+    (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+    (AssertionError(), "AssertionError: no message"),
+    (RecursionError("maximum recursion depth exceeded"), "RecursionError: maximum recursion depth exceeded"),
+    (OSError(errno.EBADF, "Bad file descriptor"), "OSError: [Errno 9] Bad file descriptor"),
+    (RuntimeError("first line\nsecond line"), "RuntimeError: first line"),
+]
+
+
+@pytest.mark.parametrize("fault, said", FAULTS, ids=[said for _, said in FAULTS])
+def test_a_fault_nobody_foresaw_is_one_line_too_and_a_traceback_on_demand(capsys, monkeypatch, fault, said):
+    assert run_script(fault) == 2
+    assert capsys.readouterr().err == f"error: {said} (not foreseen; --debug shows where)\n"
+    assert run_script(fault, words=["--debug"]) == 2
+    assert "Traceback (most recent call last)" in (told := capsys.readouterr().err) and told.endswith("shows where)\n")
+    monkeypatch.setenv(cli.DEBUG, "1")
+    assert run_script(fault) == 2 and "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("postgresql://me:pa55@db/x", "postgresql://me:***@db/x"),
+        ("mysql+pymysql://me:p:a/5@db", "mysql+pymysql://me:***@db"),
+        ("db?password=pa55&x=1", "db?password=***&x=1"),
+        ("DB_PASSWORD=pa55 next", "DB_PASSWORD=*** next"),
+        ("access_token=abc", "access_token=***"),
+        ("hf_abcdefghijkl", "hf_***"),
+        ("https://host/a@b", "https://host/a@b"),
+        ("--target-field token=kind", "--target-field token=***"),
+        ("runs/lora:2", "runs/lora:2"),
+    ],
+)
+def test_passwords_and_tokens_are_never_said(capsys, text, masked):
+    assert cli.mask_secrets(text) == masked
+    cli.say(text)
+    assert run_script(cli.UserError(text)) == 2
+    assert capsys.readouterr().err == f"{masked}\nerror: {masked}\n"
 
 
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (1, 1), (130, 130)])
@@ -86,9 +120,9 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it(capsys):
     assert "the package 'no_such_package_anywhere' is not installed for" in error and "requirements.txt" in error
 
 
-def test_a_fault_in_our_own_imports_is_not_taken_for_a_missing_package():
-    with pytest.raises(ModuleNotFoundError):
-        run_script(ModuleNotFoundError("No module named 'linklab.tabels'", name="linklab.tabels"))
+def test_a_fault_in_our_own_imports_is_not_taken_for_a_missing_package(capsys):
+    assert run_script(ModuleNotFoundError("No module named 'linklab.tabels'", name="linklab.tabels")) == 2
+    assert "not foreseen" in capsys.readouterr().err
 
 
 def test_every_script_prints_the_version_of_the_package(capsys):

@@ -9,15 +9,18 @@ import errno
 import itertools
 import math
 import os
+import re
 import shutil
 import sys
 import textwrap
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from linklab import __version__
 
+DEBUG = "LINKLAB_DEBUG"  # set to 1, it does what --debug does
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
@@ -81,8 +84,24 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
         formatter_class=_Formatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--debug", action="store_true", help=f"on an error, print the traceback too; also {DEBUG}=1")
     parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}", help="print the version")
     return parser
+
+
+_SECRETS = (
+    (re.compile(r"(\w[\w+.-]*://[^\s/:@]*:)[^\s@]+@"), r"\1***@"),  # scheme://user:password@host
+    (re.compile(r"(?i)\b((?:[\w-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key)|pwd)=)[^\s&;,'\"]+"),
+     r"\1***"),
+    (re.compile(r"\bhf_[A-Za-z0-9_]{6,}"), "hf_***"),
+)  # fmt: skip
+
+
+def mask_secrets(text: str) -> str:
+    """Return a text without passwords and tokens: `postgresql://me:pass@db` -> `postgresql://me:***@db`."""
+    for pattern, masked in _SECRETS:
+        text = pattern.sub(masked, text)
+    return text
 
 
 def process_rank() -> int:
@@ -93,11 +112,11 @@ def process_rank() -> int:
 def say(message: str) -> None:
     """Print one line of progress on stderr; of several processes the first one speaks."""
     if process_rank() == 0:
-        print(message, file=sys.stderr, flush=True)
+        print(mask_secrets(message), file=sys.stderr, flush=True)
 
 
 def _say_error(message: str) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    print(f"error: {mask_secrets(message)}", file=sys.stderr, flush=True)
 
 
 class Progress:
@@ -307,7 +326,7 @@ def add_source_options(group: argparse._ActionsContainer) -> None:
     add_prompt_options(group, "with --csv: ")
     add_ask_option(group, "with --csv: ")
     group.add_argument(
-        "--split-seed", type=int, metavar="N",
+        "--split-seed", type=seed_number, metavar="N",
         help="with --csv, or conversations of others: seed of the train/validation/test split (default: 0, or what a "
         "trained model says)",
     )  # fmt: skip
@@ -390,29 +409,35 @@ def main(
     args.argv = words
     try:
         return run(args) or 0
-    except UserError as error:
-        _say_error(str(error))
-        return error.exit_code
-    except ModuleNotFoundError as error:
-        name = (error.name or "").partition(".")[0]
-        if name in ("", "linklab") or name in sys.stdlib_module_names:
-            raise
-        _say_error(
-            f"the package '{name}' is not installed for {sys.executable}; run .venv/bin/python instead, or install it: "
-            f"{sys.executable} -m pip install -r requirements.txt (environment.md)"
-        )
-        return 2
     except KeyboardInterrupt:
         say("interrupted")
         return 130
     except BrokenPipeError:
         return 1
-    except OSError as error:
+    except Exception as error:
+        if getattr(args, "debug", False) or os.environ.get(DEBUG, "") not in ("", "0"):
+            print(mask_secrets(traceback.format_exc()), file=sys.stderr, flush=True)
+        _say_error(describe_error(error))
+        return error.exit_code if isinstance(error, UserError) else 2
+
+
+def describe_error(error: Exception) -> str:
+    """Return what went wrong as one line: a person's mistake as it was put, the system's with the file it is about."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError):
+        name = (error.name or "").partition(".")[0]
+        if name not in ("", "linklab") and name not in sys.stdlib_module_names:
+            return (
+                f"the package '{name}' is not installed for {sys.executable}; run .venv/bin/python instead, or install "
+                f"it: {sys.executable} -m pip install -r requirements.txt (environment.md)"
+            )
+    if isinstance(error, OSError) and error.strerror:
         if error.errno in _NO_SPACE:  # a write that fails does not say which file it was
-            said = (error.strerror or str(error)).lower()
-            _say_error(f"{error.filename or 'writing'}: {said}; free some space or write elsewhere")
-            return 2
-        if error.filename is None:
-            raise
-        _say_error(f"{error.filename}: {(error.strerror or str(error)).lower()}")
-        return 2
+            return f"{error.filename or 'writing'}: {error.strerror.lower()}; free some space or write elsewhere"
+        if error.filename is not None:
+            return f"{error.filename}: {error.strerror.lower()}"
+    if isinstance(error, MemoryError):
+        return "out of memory; use smaller input, or a machine with more"
+    said = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
+    return f"{type(error).__name__}: {said[:300]} (not foreseen; --debug shows where)"

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from linklab.cli import UserError
 from linklab.locks import only_writer
@@ -41,6 +41,8 @@ def require_file(path: str | os.PathLike) -> Path:
         raise UserError(f"{path}: is a folder; a file is expected")
     if not path.exists():
         raise UserError(f"{path}: no such file")
+    if not path.is_file():
+        raise UserError(f"{path}: is no regular file; copy its content to one")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
     return path
@@ -139,7 +141,10 @@ class FileSet:
 
     @contextlib.contextmanager
     def open(self, path: str | os.PathLike, *, binary: bool = False, force: bool = False) -> Iterator:
-        """Yield a handle to write a file of the set with; text is UTF-8 with LF line ends."""
+        """Yield a handle to write a file of the set with; text is UTF-8 with LF line ends.
+
+        Bytes of a file name that are no text are written as `\\udcXX`, which JSON reads back.
+        """
         path = check_out_file(path, force=self.force or force)
         make_folder(path.parent)
         there = Path(os.path.realpath(path))  # a link to a file stays a link
@@ -150,7 +155,7 @@ class FileSet:
         except OSError as error:
             raise UserError(f"{path.parent}: cannot write here ({reason(error)})") from error
         self.aside[path] = Path(name)
-        text = {} if binary else {"encoding": "utf-8", "newline": "\n"}
+        text = {} if binary else {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
         with os.fdopen(number, "wb" if binary else "w", **text) as handle:
             yield handle
             handle.flush()
@@ -206,15 +211,66 @@ def json_text(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def read_json(path: str | os.PathLike) -> dict:
-    """Read one JSON object; a UserError names the file, line and column of what cannot be read."""
-    path = require_file(path)
+def parse_json(text: str, *, file_names: bool = False) -> Any:
+    """Return the value of a JSON text that somebody else may have written, within limits that nothing sound meets.
+
+    Refused, each with a ValueError: more than MOST_DEPTH levels, a number of more than MOST_DIGITS digits or beyond
+    what a float holds, NaN, halves of characters (surrogates; `file_names` allows those that stand for a byte of a
+    name).
+    """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    if text.count("[") + text.count("{") > MOST_DEPTH and not _is_shallow(value):
+        raise ValueError(_TOO_DEEP)
+    if "\\ud" in text or "\\uD" in text:
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape" if file_names else "strict")
+        except UnicodeEncodeError:
+            raise ValueError("half a character (a lone surrogate)") from None
+    return value
+
+
+MOST_DEPTH, MOST_DIGITS, MOST_BYTES = 64, 300, 256 << 20
+_TOO_DEEP = f"nested more than {MOST_DEPTH} levels deep"
+
+
+def _parse_int(text: str) -> int:
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(text):,} digits; at most {MOST_DIGITS} are read")
+    return int(text)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _is_shallow(value: object) -> bool:
+    level: list[object] = [value]
+    for _ in range(MOST_DEPTH):
+        below: list[object] = []
+        for one in level:
+            below += one.values() if isinstance(one, dict) else one if isinstance(one, list) else ()
+        if not below:
+            return True
+        level = below
+    return False
+
+
+def read_json(path: str | os.PathLike, *, file_names: bool = False) -> dict:
+    """Read one JSON object; a UserError names the file, line and column of what cannot be read. See `parse_json`."""
+    path = require_file(path)
+    if path.stat().st_size > MOST_BYTES:
+        raise UserError(f"{path}: {path.stat().st_size:,} bytes; a file of this kind has at most {MOST_BYTES:,}")
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"), file_names=file_names)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON at column {error.colno} ({error.msg})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: a JSON object is expected, found {type(value).__name__}")
     return value

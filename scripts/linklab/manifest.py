@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from linklab.cli import UserError, say
+from linklab.cli import UserError, mask_secrets, say
 from linklab.files import (
     FileSet,
     check_out_file,
@@ -124,7 +124,7 @@ def make_manifest(
     folder = Path(folder)
     return {
         "script": Path(script).name,
-        "argv": list(argv),
+        "argv": [mask_secrets(word) for word in argv],
         "seed": seed,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "commit": commit(),
@@ -146,7 +146,7 @@ def read_manifest(path: str | os.PathLike) -> dict:
     """Read a manifest (a file, or the folder that holds `manifest.json`)."""
     path = Path(path)
     path = path / MANIFEST if path.is_dir() else path
-    value = read_json(path)
+    value = read_json(path, file_names=True)
     missing = {"script", "argv", "inputs", "outputs"} - value.keys()
     if missing:
         raise UserError(f"{path}: no manifest of this toolkit (no '{sorted(missing)[0]}')")
@@ -156,7 +156,16 @@ def read_manifest(path: str | os.PathLike) -> dict:
             raise UserError(
                 f"{path}: no manifest of this toolkit ('{group}' lists no files with path, sha256 and bytes)"
             )
+    if not isinstance(value["script"], str) or not _are_texts(value["argv"]):
+        raise UserError(f"{path}: no manifest of this toolkit ('script' or 'argv' hold no text)")
+    for entry in value["outputs"]:
+        if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
+            raise UserError(f"{path}: names {entry['path']!r}, which is outside of its folder")
     return value
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(word, str) for word in value)
 
 
 def is_entry(entry: object) -> bool:
@@ -171,7 +180,7 @@ def is_entry(entry: object) -> bool:
 
 def _deciding(argv: Sequence[str]) -> list[str]:
     """Return the words that decide what is made, not what may be replaced or skipped."""
-    return [word for word in argv if word not in ("--force", "--skip-finished")]
+    return [mask_secrets(word) for word in argv if word not in ("--force", "--skip-finished", "--debug")]
 
 
 def stale_reason(manifest_path: str | os.PathLike, *, script: str, argv: list[str]) -> str | None:
@@ -241,9 +250,6 @@ def require_unchanged(folder: str | os.PathLike, wanted: Callable[[str], bool], 
     """
     folder = Path(folder)
     entries = [entry for entry in read_manifest(folder)["outputs"] if wanted(entry["path"])]
-    for entry in entries:
-        if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
-            raise UserError(f"{folder / MANIFEST}: names {entry['path']!r}, which is outside of the folder")
     if fault := find_changed(entries, folder):
         raise UserError(f"{fault} since {MANIFEST} was written; {remedy}")
     return [folder / entry["path"] for entry in entries]

@@ -59,12 +59,20 @@ def pack(
     )
 
 
+def _find_unsound(entries: list[dict], folder: Path) -> str | None:
+    """Return which file changed, or lies outside of the folder behind a link: it might be anything of this machine."""
+    for entry in entries:
+        if not (folder / entry["path"]).resolve().is_relative_to(folder.resolve()):
+            return f"{folder / entry['path']} is a link that leads out of the folder"
+    return find_changed(entries, folder)
+
+
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
 def _pack_data(folder: Path, manifest: dict, licence: str, check) -> Parcel:
     parcel = Parcel("dataset")
-    parcel.faults["every file has the bytes its manifest names"] = find_changed(manifest["outputs"], folder)
+    parcel.faults["every file has the bytes its manifest names"] = _find_unsound(manifest["outputs"], folder)
     known = _LICENCE.fullmatch(licence) and licence != "gemma"
     parcel.faults["the licence is one of a data set"] = None if known else (
         f"it is '{licence}'; name one as the Hub spells it, such as cc-by-4.0"
@@ -116,7 +124,7 @@ def _pack_model(
         raise UserError(f"{folder}: no {part}/ in its manifest; train with --merge to get one")
     training = files.read_json(folder / "metrics.json")
     named, nameless = _name_base(training["model"], base)
-    parcel.faults["every file has the bytes its manifest names"] = find_changed(manifest["outputs"], folder)
+    parcel.faults["every file has the bytes its manifest names"] = _find_unsound(manifest["outputs"], folder)
     bound = training["license"]  # of the base model: it holds for what is made of it
     parcel.faults["the license is the base model's"] = (
         None if bound in (None, licence) else f"it is '{licence}'; say --license {bound}, as {named} has it"

@@ -327,7 +327,7 @@ def write_comparison(path: Path, runs: Sequence[Run], differences: Sequence[Diff
                     row += [result.reference, *map(_cell, (result.difference, result.low, result.high)), result.test]
                     row += [_cell(result.p), _cell(result.p_holm), _cell(result.p_mcnemar)]
                     row += [_cell(result.detectable), result.verdict]
-                writer.writerow(row)
+                writer.writerow(map(files.spreadsheet_cell, row))
                 lines += 1
     return lines
 

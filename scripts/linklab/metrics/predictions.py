@@ -68,7 +68,7 @@ def read_predictions(path: str | Path, expected_ids: Iterable[str]) -> dict[str,
 def parse_prediction(line: str) -> Prediction:
     """Return one line's prediction; ValueError says what is wrong with it."""
     try:
-        value = json.loads(line, parse_constant=_refuse_constant)
+        value = files.parse_json(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON at column {error.colno} ({error.msg})") from error
     if not isinstance(value, dict):
@@ -92,10 +92,6 @@ def parse_prediction(line: str) -> Prediction:
         error=_text_or_none(value, "error"),
         choices={target: _parse_ranking(target, ranking) for target, ranking in choices.items()},
     )
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
 
 
 def _text_or_none(value: dict, key: str) -> str | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
-from collections.abc import Sequence
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from linklab.cli import UserError
@@ -60,6 +63,26 @@ GEMMA_CHAT_TEMPLATE = """{{ bos_token }}
 """
 END_OF_TURN = "<end_of_turn>"
 _ANSWER = "ANSWER"  # stands for an answer where the end of a turn is looked for
+TEMPLATE_S = 10.0  # a template takes milliseconds; one that loops for ever comes with a model nobody should trust
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float, what: str) -> Iterator[None]:
+    """Raise a UserError when the block takes longer; no limit outside of the main thread, and on Windows."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        raise UserError(f"{what} did not end within {seconds:.0f} s; do not use this model")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def ensure_chat_template(tokenizer: Any) -> bool:
@@ -85,7 +108,8 @@ def without_generation_marks(template: str) -> str:
 def encode_prompt(tokenizer: Any, prompt: str, history: Sequence[tuple[str, str]] = ()) -> list[int]:
     """Return the tokens up to where the model starts to answer; `history` holds (role, text) of earlier turns."""
     turns = [{"role": role, "content": text} for role, text in (*history, ("user", prompt))]
-    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    with time_limit(TEMPLATE_S, "the tokenizer's chat template"):
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 

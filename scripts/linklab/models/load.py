@@ -304,9 +304,10 @@ class _explained:
         pass
 
     def __exit__(self, kind, error, trace) -> None:
-        if not isinstance(error, (OSError, ValueError, ImportError, KeyError)):
-            return
         text = str(error)
+        short = isinstance(error, MemoryError) or "out of memory" in text
+        if not isinstance(error, Exception) or isinstance(error, UserError) or short:
+            return
         if "gated" in text or "401" in text or "403" in text:
             raise UserError(
                 f"{self.name}: the Hub asks for a token that accepted the model's terms; set HF_TOKEN, "

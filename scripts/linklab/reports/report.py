@@ -16,6 +16,7 @@ from linklab.metrics.comparison import Run
 from linklab.metrics.metrics import SAMPLES_FILE
 from linklab.metrics.predictions import FILE as PREDICTIONS_FILE
 from linklab.metrics.predictions import parse_prediction
+from linklab.reports import markdown
 from linklab.reports.tables import (
     Experiment,
     build_costs,
@@ -198,19 +199,27 @@ def build_plots(experiment: Experiment) -> list[dict]:
     return made
 
 
+def _escape_unless_safe(value: object) -> object:
+    """Return what a markdown template puts in for a value: a text escaped, unless it is a code block already."""
+    return markdown.escape(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
+
+
 def write_report(out_dir: str | Path, experiment: Experiment, *, force: bool = False) -> list[Path]:
     """Write report.html (one self-contained file), report.md, comparison.md and plots/*.png; return the paths.
 
     The same experiment gives the same bytes: nothing in the pages depends on when or where they were made.
     """
     import jinja2
+    from markupsafe import Markup
 
     out_dir = Path(out_dir)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-        autoescape=lambda name: name is not None and ".html" in name,
-    )  # fmt: skip
+    common = {
+        "loader": jinja2.FileSystemLoader(TEMPLATES), "undefined": jinja2.StrictUndefined,
+        "trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True,
+    }  # fmt: skip
+    html = jinja2.Environment(**common, autoescape=True)
+    plain = jinja2.Environment(**common, finalize=_escape_unless_safe)
+    plain.filters["fence"] = lambda text, language="text": Markup(markdown.fence(text, language))
     plots = build_plots(experiment)
     for plot in plots:
         plot["data"] = base64.b64encode(plot["png"]).decode("ascii")
@@ -235,7 +244,7 @@ def write_report(out_dir: str | Path, experiment: Experiment, *, force: bool = F
     }
     written = []
     for name in ("report.html", "report.md", "comparison.md"):
-        text = environment.get_template(f"{name}.jinja").render(context)
+        text = (html if name.endswith(".html") else plain).get_template(f"{name}.jinja").render(context)
         files.write_text(out_dir / name, text, force=force)
         written.append(out_dir / name)
     from linklab.reports.plots import write_png

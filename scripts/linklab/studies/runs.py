@@ -70,7 +70,7 @@ def attempt(run: StudyRun, handle: int, watch: Callable[[], bool] | None = None)
             continue
         command = pipeline.command_of(stage)
         with open(run.folder / LOG, "a", encoding="utf-8") as log:
-            print(f"$ python {' '.join(command)}", file=log, flush=True)
+            print(cli.mask_secrets(f"$ python {' '.join(command)}"), file=log, flush=True)
             begins = log.tell()
             code = pipeline.call(
                 [sys.executable, *command], log=log, hold=[handle], watch=should_stop if watch else None

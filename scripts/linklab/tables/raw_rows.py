@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from linklab import files
 from linklab.cli import UserError
 from linklab.tables import csv_stream
 from linklab.tables.csv_stream import OnDamage
@@ -137,9 +138,9 @@ def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             start = handle.read(1000).lstrip()
             handle.seek(0)
             if start.startswith("["):
-                values = enumerate(json.load(handle), start=1)
+                values = enumerate(files.parse_json(handle.read()), start=1)
             else:
-                values = ((line, json.loads(text)) for line, text in enumerate(handle, start=1) if text.strip())
+                values = ((line, files.parse_json(text)) for line, text in enumerate(handle, start=1) if text.strip())
             for line, value in values:
                 if not isinstance(value, dict):
                     raise UserError(f"{path}:{line}: a JSON object is expected on each line")

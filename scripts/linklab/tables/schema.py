@@ -111,7 +111,12 @@ class Schema:
         """Build a schema from what `to_dict` gave; a UserError names the column that does not fit."""
         columns = []
         known = {field.name for field in dataclasses.fields(Column)}
-        for entry in value.get("columns", []):
+        entries = value.get("columns", []) if isinstance(value, dict) else []
+        for entry in entries if isinstance(entries, list) else []:
+            if not isinstance(entry, dict) or not all(
+                isinstance(entry.get(name, ""), str) for name in ("name", "role")
+            ):
+                raise UserError(f"schema column {str(entry)[:60]}: an object with name, role and kind is expected")
             strange = set(entry) - known
             if strange or not {"name", "role", "kind"} <= set(entry):
                 name = entry.get("name", entry)

@@ -81,7 +81,7 @@ def parse_line(line: bytes, seed: int = 0) -> Example:
 def _read_messages(line: bytes) -> list[tuple[str, str]]:
     """Return (role, text) of user and assistant in turn, the system message in front of the first user message."""
     try:
-        value = json.loads(line.decode("utf-8-sig"))
+        value = files.parse_json(line.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON at column {error.colno} ({error.msg})") from error
     messages = value.get("messages") if isinstance(value, dict) else None

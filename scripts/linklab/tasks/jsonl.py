@@ -233,7 +233,7 @@ def read_shard(path: Path, task: Task, split: str) -> Iterator[Example]:
     with open(path, encoding="utf-8", newline="\n") as handle:
         for number, text in enumerate(handle, start=1):
             try:
-                value = json.loads(text)
+                value = files.parse_json(text)
                 user, assistant = value["messages"]
                 question = Question(value.get("choice"), user["content"], assistant["content"])
                 row = value["row"] if task.ask == "choices" else value["id"]

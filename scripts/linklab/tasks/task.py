@@ -151,8 +151,8 @@ class Task:
                 schema, tuple(targets), template, ask, value.get("answer_unit", 1), value.get("group_field"),
                 value.get("table", {}), split,
             )  # fmt: skip
-        except (KeyError, TypeError) as error:
-            raise UserError(f"the task description lacks or does not know {error}") from error
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"the task description is damaged or lacks something ({error})") from error
 
 
 def _wrong(kind: str, text: str, choices: Sequence[str]) -> str | None:

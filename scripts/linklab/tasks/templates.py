@@ -276,6 +276,7 @@ def read_list(name: str, text: str) -> list[str]:
             return elements
     try:
         value = json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
+        json.dumps(value, ensure_ascii=False).encode()  # refuses half a character (a lone surrogate)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list) or not all(isinstance(element, str) for element in value):

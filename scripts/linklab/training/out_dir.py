@@ -157,6 +157,7 @@ def results(folder: Path, work: Path, *, script: str) -> Iterator[Path]:
         os.chmod(stage, 0o777 & ~files.umask())
         for path in stage.rglob("*"):
             if path.is_file():
+                os.chmod(path, 0o666 & ~files.umask())  # safetensors keeps its files to their owner
                 files.fsync_file(path)
         if foreign := _find_foreign(folder, script):
             raise UserError(f"{folder}: holds {foreign}; the training is complete in {work / CHECKPOINTS}: move that "

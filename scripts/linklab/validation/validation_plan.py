@@ -134,7 +134,10 @@ def _looks_like_links(names: list[str]) -> bool:
 
 
 def _read_schema(path: str) -> Schema:
-    return Schema.from_dict(files.read_json(path))
+    try:
+        return Schema.from_dict(files.read_json(path))
+    except UserError as error:
+        raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
 def _split_column(names: list[str], schema_names, split_field: str | None, *, inferred: bool) -> int | None:

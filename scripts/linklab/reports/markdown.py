@@ -1,0 +1,23 @@
+"""Texts of other people in markdown: shown as they are, not taken for a cell, a tag, a link or the end of a block."""
+
+from __future__ import annotations
+
+import re
+
+_TAG = re.compile(r"<(?=[A-Za-z/!?])")
+_ENTITY = re.compile(r"&(?=#?\w+;)")
+_LINE_ENDS = re.compile(r"[\r\n\x0b\x0c\x85\u2028\u2029]+")
+
+
+def escape(text: str) -> str:
+    """Return a text for a line of markdown or a table cell: `a|<b>` -> `a\\|&lt;b>`; line ends become spaces."""
+    text = _TAG.sub("&lt;", _ENTITY.sub("&amp;", text))
+    text = text.replace("`", "\\`").replace("|", "\\|").replace("](", "]\\(")
+    return _LINE_ENDS.sub(" ", text)
+
+
+def fence(text: str, language: str = "text") -> str:
+    """Return a code block whose fence is longer than any row of backticks in it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    marks = "`" * max(4, longest + 1)
+    return f"{marks}{language}\n{text}\n{marks}"

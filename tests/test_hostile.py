@@ -1,0 +1,309 @@
+"""Hostile and broken input ends in one line and exit code 2; nothing of it is run, shown as code, or believed."""
+
+import csv
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import convert_csv_to_jsonl
+import pytest
+import validate_dataset
+from linklab import files
+from linklab.reports import markdown
+
+DEEP = "[" * 100_000 + "]" * 100_000
+DIGITS = "7" * 5_000
+JSONS = {
+    "nested 100,000 deep": (DEEP, "deep"),
+    "nested 100 deep": ('{"a":' * 100 + "1" + "}" * 100, "deep"),
+    "a number of 5,000 digits": (f'{{"a": {DIGITS}}}', "5,000 digits"),
+    "a number of 400 digits": (f'{{"a": {DIGITS[:400]}}}', "400 digits"),
+    "half a character": ('{"a": "\\ud800"}', "half a character"),
+    "no number": ('{"a": NaN}', "NaN"),
+    "infinity": ('{"a": -Infinity}', "-Infinity"),
+}
+
+
+@pytest.mark.parametrize("what", JSONS)
+def test_json_that_would_break_a_reader_is_refused(tmp_path, what):
+    text, said = JSONS[what]
+    with pytest.raises(ValueError, match=said):
+        files.parse_json(text)
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(files.UserError, match="a.json"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_what_is_within_the_limits_is_read():
+    assert files.parse_json('{"a": [1, -2.5, "größe \\ud83d\\ude42", null]}') == {"a": [1, -2.5, "größe 🙂", None]}
+    assert files.parse_json(DIGITS[:300]) == int(DIGITS[:300])
+    assert files.parse_json("[" * 64 + "]" * 64)
+    assert files.parse_json('"\\udcff"', file_names=True) == "\udcff"
+
+
+def test_a_name_that_is_no_text_is_written_and_read_back(tmp_path):
+    files.write_json(tmp_path / "a.json", {"path": "\udcff.csv"})
+    assert files.read_json(tmp_path / "a.json", file_names=True) == {"path": "\udcff.csv"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, small_links):
+    place = tmp_path_factory.mktemp("hostile")
+    shutil.copy(small_links / "links.csv", place / "links.csv")
+    shutil.copytree(small_links / "jsonl", place / "jsonl")
+    return place
+
+
+def sign(folder):
+    """Make a folder's manifest name the bytes that are there now, as somebody who plants a file would."""
+    path = folder / "manifest.json"
+    value = json.loads(path.read_text())
+    for entry in value["outputs"]:
+        content = (folder / entry["path"]).read_bytes()
+        entry |= {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    path.write_text(json.dumps(value))
+
+
+def put_cell(text):
+    def change(place):
+        rows = list(csv.reader(open(place / "links.csv", newline="")))  # noqa: SIM115
+        rows[1][rows[0].index("rssi_dbm")] = text
+        with open(place / "links.csv", "w", newline="") as handle:
+            csv.writer(handle, lineterminator="\n").writerows(rows)
+
+    return change
+
+
+def put_file(name, text):
+    def change(place):
+        (place / name).parent.mkdir(exist_ok=True, parents=True)
+        (place / name).write_text(text)
+        if name.startswith("jsonl/") and not name.endswith("manifest.json"):
+            sign(place / "jsonl")
+
+    return change
+
+
+def put_task(**changes):
+    def change(place):
+        value = json.loads((place / "jsonl" / "task.json").read_text()) | changes
+        put_file("jsonl/task.json", json.dumps(value))(place)
+        put_file("model/task.json", json.dumps(value))(place)
+
+    return change
+
+
+SHARD = "jsonl/test-00000-of-00001.jsonl"
+CONVERT = "convert_csv_to_jsonl --csv links.csv --out-dir out"
+FINETUNE = "finetune_gemma_from_csv --data jsonl --base-model tiny --out-dir out"
+EVALUATE = "evaluate_model --data jsonl --model tiny --out-dir out"
+SCORE = "evaluate_model --data jsonl --predictions answers.jsonl --out-dir out"
+PREDICT = "predict --csv links.csv --model model --out out.csv"
+HUB = "push_to_hub jsonl --repo me/it --license cc-by-4.0 --dry-run"
+WRONG_TYPES = {"script": 5, "argv": 5, "inputs": [], "outputs": []}
+CASES = [
+    (CONVERT, put_cell(DEEP), "links.csv:2"),
+    (CONVERT, put_cell(f"[{DIGITS}]"), "links.csv"),
+    (CONVERT, put_cell('["\\ud800"]'), "links.csv:2"),
+    (HUB, put_file("jsonl/manifest.json", DEEP), "manifest.json"),
+    (HUB, put_file("jsonl/manifest.json", json.dumps(WRONG_TYPES)), "manifest"),
+    ("validate_dataset links.csv --schema schema.json", put_file("schema.json", DEEP), "schema.json"),
+    ("validate_dataset links.csv --schema schema.json", put_file("schema.json", '{"columns": 5}'), "schema.json"),
+    (FINETUNE, put_file("jsonl/task.json", DEEP), "task.json"),
+    (FINETUNE, put_task(template=5), "task.json"),
+    (FINETUNE, put_task(targets=[5]), "task.json"),
+    (FINETUNE, put_task(schema=[]), "task.json"),
+    (FINETUNE, put_task(split={"seed": "x"}), "task.json"),
+    (EVALUATE, put_file(SHARD, DEEP + "\n"), "test-00000-of-00001.jsonl:1"),
+    (EVALUATE, put_file(SHARD, f'{{"id": {DIGITS}}}\n'), "test-00000-of-00001.jsonl:1"),
+    (EVALUATE, put_file(SHARD, "5\n"), "test-00000-of-00001.jsonl:1"),
+    (SCORE, put_file("answers.jsonl", DEEP + "\n"), "answers.jsonl:1"),
+    (SCORE, put_file("answers.jsonl", f'{{"id": {DIGITS}}}\n'), "answers.jsonl:1"),
+    (SCORE, put_file("answers.jsonl", '{"id": "\\ud800"}\n'), "answers.jsonl:1"),
+    (PREDICT, put_task(template=5), "task"),
+    (PREDICT, put_file("model/task.json", DEEP), "task.json"),
+    ("compare_results run --out-dir out", put_file("run/metrics.json", DEEP), "metrics.json"),
+    ("compare_results run --out-dir out", put_file("run/metrics.json", json.dumps(
+        {"role": "tuned", "n": 5, "metrics": 5, "hashes": 5, "targets": 5})), "error: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "command, change, said", CASES, ids=[f"{i}: {case[0].split()[0]}" for i, case in enumerate(CASES)]
+)
+def test_a_hostile_file_ends_in_one_line(place, tmp_path, monkeypatch, capfd, command, change, said):
+    here = Path(shutil.copytree(place, tmp_path / "place"))
+    change(here)
+    monkeypatch.chdir(here)
+    script, *words = command.split()
+    assert importlib.import_module(script).main(words) == 2
+    lines = capfd.readouterr().err.splitlines()
+    assert lines[-1].startswith("error: ") and said in lines[-1] and len(lines[-1]) < 2000, lines
+    assert not any("Traceback" in line for line in lines) and not (here / "out").exists()
+
+
+def test_a_file_whose_name_is_no_text_is_converted(place, tmp_path, capfd):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/gr\xf6\xdfe.csv")
+    shutil.copy(place / "links.csv", name)
+    assert convert_csv_to_jsonl.main(["--csv", name, "--out-dir", str(tmp_path / "out")]) == 0, capfd.readouterr().err
+
+
+def test_a_cell_nested_deep_is_a_violation_like_any_other(place, tmp_path):
+    here = Path(shutil.copytree(place, tmp_path / "place"))
+    put_cell(DEEP)(here)
+    assert validate_dataset.main([str(here / "links.csv"), "--violations", str(here / "v.csv")]) == 1
+    assert "rssi_dbm" in (here / "v.csv").read_text()
+
+
+# Options: one parser per kind of number names the option that is wrong
+
+NUMBERS = [
+    ("finetune_gemma_from_csv", option, value)
+    for option, values in {
+        "--seed": ("-1", "8589934592", "1.5", "x"), "--warmup-fraction": ("-1", "2", "5", "nan"),
+        "--weight-decay": ("-5", "inf"), "--lora-dropout": ("1.5", "-1"), "--patience": ("-1",),
+        "--learning-rate": ("1e9", "0", "-1"), "--split-seed": ("-1", "8589934592"),
+    }.items()
+    for value in values
+] + [
+    (script, option, value)
+    for script, option in (("run_baselines", "--seed"), ("compare_results", "--seed"), ("run_demo", "--seed"),
+                           ("convert_csv_to_jsonl", "--split-seed"), ("generate_synthetic_smoke", "--seed"),
+                           ("generate_synthetic_large", "--seed"))
+    for value in ("-1", "x", "1e3", str(2**65))
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("script, option, value", NUMBERS)
+def test_a_number_outside_its_range_is_named_with_its_option(script, option, value, capsys):
+    assert importlib.import_module(script).main([option, value]) == 2
+    assert f"argument {option}: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_smoke_generator_takes_any_seed(tmp_path):
+    import generate_synthetic_smoke
+
+    assert generate_synthetic_smoke.main(["--seed", "0", "--n-samples", "5", "--out-dir", str(tmp_path / "out")]) == 0
+
+
+# What people open in a spreadsheet or read as a page
+
+
+@pytest.mark.parametrize(
+    ("cell", "safe"),
+    [("=1+1", "'=1+1"), ("@SUM(A1)", "'@SUM(A1)"), ("+cmd|' /C calc'!A0", "'+cmd|' /C calc'!A0"), ("-2+3", "'-2+3"),
+     ("\t=1", "'\t=1"), ("-95", "-95"), ("+1.5e3", "+1.5e3"), ("plain", "plain"), ("", ""), ("a=1", "a=1")],
+)  # fmt: skip
+def test_no_cell_is_a_formula(cell, safe):
+    assert files.spreadsheet_cell(cell) == safe
+
+
+def test_violations_hold_no_formula(tmp_path):
+    (tmp_path / "a.csv").write_text("size,label\n1,a\n=HYPERLINK(A1),b\n" + "2,a\n" * 30)
+    words = ["--schema", "infer", "--violations", str(tmp_path / "v.csv")]
+    validate_dataset.main([str(tmp_path / "a.csv"), *words])
+    for row in csv.reader(open(tmp_path / "v.csv", newline="")):  # noqa: SIM115
+        assert not any(cell.startswith(("=", "@")) for cell in row)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("a|b", "a\\|b"), ("<script>x", "&lt;script>x"), ("p < 0.001", "p < 0.001"), ("a\nb", "a b"),
+     ("[me](http://x)", "[me]\\(http://x)"), ("`x`", "\\`x\\`"), ("[68.5, 75.1]", "[68.5, 75.1]"),
+     ("&lt;b", "&amp;lt;b")],
+)  # fmt: skip
+def test_a_text_in_markdown_is_a_text(text, shown):
+    assert markdown.escape(text) == shown
+
+
+def test_a_code_block_cannot_be_left():
+    assert markdown.fence("a\n`````\nb").splitlines()[0] == "``````text"
+    assert markdown.fence("plain").splitlines() == ["````text", "plain", "````"]
+
+
+# Models somebody else made
+
+ENDLESS = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
+
+
+def test_a_chat_template_that_does_not_end_is_stopped(monkeypatch):
+    from linklab.models import chat, load
+
+    tokenizer = load.load_tokenizer("tiny")
+    tokenizer.chat_template = ENDLESS
+    monkeypatch.setattr(chat, "TEMPLATE_S", 0.2)
+    with pytest.raises(files.UserError, match="chat template did not end within"):
+        chat.encode_prompt(tokenizer, "a question")
+
+
+class Planted:
+    """Unpickled, it would leave a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def pickled(folder, tmp_path):
+    import pickle
+
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Planted(str(tmp_path / "planted"))))
+
+
+WEIGHTS = {
+    "pickled": pickled,
+    "cut short": lambda folder, _: (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}"),
+    "a header bomb": lambda folder, _: (folder / "model.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{"),
+    "no config": lambda folder, _: (folder / "config.json").write_text("[1]"),
+    "code beside it": lambda folder, _: (folder / "config.json").write_text(
+        json.dumps({"model_type": "mine", "auto_map": {"AutoModelForCausalLM": "planted.Model"}})),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", WEIGHTS)
+def test_broken_or_hostile_weights_are_one_line_and_run_nothing(tmp_path, what):
+    from linklab.models import load
+
+    folder = Path(shutil.copytree(load.resolve("tiny"), tmp_path / "model"))
+    (folder / "planted.py").write_text(f"open({str(tmp_path / 'planted')!r}, 'w')\n")
+    WEIGHTS[what](folder, tmp_path)
+    with pytest.raises(files.UserError, match="cannot load this model"):
+        load.load_model(str(folder))
+    assert not (tmp_path / "planted").exists()
+
+
+# Secrets
+
+
+def test_a_planted_token_and_password_are_in_no_output(small_links, tmp_path):
+    """Given in every way they could be: in the environment, in a command line, in a URL; outputs and lines are read."""
+    token, password = "hf_" + "plantedtoken42", "planted-pa55word"
+    environment = os.environ | {"HF_TOKEN": token, "LINKLAB_STORAGE": f"postgresql://me:{password}@127.0.0.1:9/db"}
+    scripts = Path(convert_csv_to_jsonl.__file__).parent
+    url = f"postgresql://me:{password}@127.0.0.1:9/db"
+    data = ["--csv", str(small_links / "links.csv")]
+    commands = [
+        ["convert_csv_to_jsonl.py", *data, "--out-dir", str(tmp_path / f"password={password}")],
+        ["validate_dataset.py", data[1], "--report", str(tmp_path / "report.json"), "--id-field", f"token={token}"],
+        ["run_sweep.py", *data, "--space", "epochs=1,2", "--out-dir", str(tmp_path / "sweep"), "--storage", url],
+        ["run_sweep.py", *data, "--space", "epochs=1,2", "--out-dir", str(tmp_path / "sweep"), "--base-model", "tiny"],
+        ["push_to_hub.py", str(tmp_path / "gone"), "--repo", f"me/{token}", "--license", "x"],
+    ]
+    said = ""
+    for words in commands:
+        done = subprocess.run(
+            [sys.executable, str(scripts / words[0]), *words[1:]], capture_output=True, text=True, env=environment
+        )
+        said += done.stdout + done.stderr
+    written = "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())
+    assert said and written
+    for secret in (token, password):
+        assert secret not in said and secret not in written
