@@ -199,6 +199,7 @@ CASES = {
     "compare_results": ["run"],
     "generate_synthetic_large": ["--n-samples", "20"],
     "generate_synthetic_smoke": ["--n-samples", "20"],
+    "finetune_gemma_from_csv": [*LINKS, "--base-model", "tiny", "--max-steps", "1"],
 }
 
 
