@@ -2,10 +2,10 @@
 #   make check                  all that must be green before a merge, as a table; make canaries sees each gate turn red
 #   make test-colab             the tests and the tiny demo with the versions Colab brings (needs python3.13)
 #   make demo MODEL=tiny        the same chain on a tiny model, about a minute
-#   make demo ROWS=4000         ten times the training rows, under an hour on two cores
+#   make demo ROWS=4000         six times the training rows
 PYTHON ?= python3
 MODEL ?= embedded
-ROWS ?= $(if $(filter tiny,$(MODEL)),1000,400)
+ROWS ?= $(if $(filter tiny,$(MODEL)),1000,700)
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check
