@@ -240,9 +240,12 @@ def test_rooms_import_in_one_direction(path):
 
 @pytest.mark.parametrize("path", [*SCRIPTS, *ROOMS], ids=lambda path: path.name)
 def test_heavy_packages_are_imported_inside_functions_only(path):
-    drawing = {"matplotlib"} if path.name == "plots.py" else set()  # a room that is only entered to draw
+    # modules that are themselves imported inside functions only: one draws, one is a transformers Trainer
+    entered_late = {"plots.py": {"matplotlib"}, "answer_trainer.py": {"torch", "transformers"}}.get(path.name, set())
     top = {name.split(".")[0] for name in imports(path, top_level_only=True)}
-    assert not (top & {*HEAVY, "sklearn", "scipy", "accelerate", "bitsandbytes"}) - drawing
+    assert not (top & {*HEAVY, "sklearn", "scipy", "accelerate", "bitsandbytes"}) - entered_late
+    for other in imports(path, top_level_only=True):
+        assert not other.endswith(".answer_trainer"), f"{path.name} may import {other} inside functions only"
 
 
 def test_the_documents_and_code_name_no_path_of_one_machine():

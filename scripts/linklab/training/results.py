@@ -31,6 +31,8 @@ def finish(
     training ran in `work`; all of it appears together in `--out-dir`, in place of an earlier training's. Its
     batches were made of `n_items` rows or questions.
     """
+    from linklab.training.answer_trainer import write_log
+
     n_rows = fingerprint["rows"]
     seconds = trainer.training_seconds()
     best = best_validation(trainer.state)
@@ -48,7 +50,7 @@ def finish(
     folder = Path(settings.out_dir)
     before = read_record(settings.base_model) if Path(settings.base_model).is_dir() else None
     with out_dir.results(folder, work, script=script) as made:
-        training.write_log(made / "trainer_log.csv", trainer.state.log_history)
+        write_log(made / "trainer_log.csv", trainer.state.log_history)
         save.save_model(trainer.model, tokenizer, made / "model", settings.base_model)
         add_papers(made / "model", task, card, seen)
         write_record(made / "model", train, base, before=before)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import signal
@@ -10,25 +9,19 @@ import sys
 import time
 from pathlib import Path
 
-from linklab import cli, files
+from linklab import cli
 from linklab.cli import say
 from linklab.models import architecture
 from linklab.models.load import device_name
 from linklab.training import (
     adapters,
     answer_loss,
-    checkpoint_mirror,
-    checkpoints,
     fused_gemma,
     safeguards,
     validation_scores,
 )
 from linklab.training.options import TrainingSettings
 
-LOGGED = {"epoch": "epoch", "train_loss": "loss", "validation_loss": "eval_loss", "learning_rate": "learning_rate",
-          "grad_norm": "grad_norm", "validation_accuracy": "eval_accuracy"}  # fmt: skip
-LOG_FIELDS = ("step", *LOGGED)  # of trainer_log.csv, and what the Trainer calls each
-LOSS_WINDOW = "loss_window.json"  # in a checkpoint: the losses summed since the last logged one, the seconds so far
 # AdamW's memory of squared gradients, 100 steps instead of torch's 1,000: a run here has 50 to 500 steps, and a memory
 # longer than the run meets the gradients' growth too late (validation loss swung .95 -> 1.46 -> .83).
 ADAM_BETA2 = 0.99
@@ -82,7 +75,9 @@ def count_parameters(model) -> tuple[int, int]:
 def make_trainer(model, tokenizer, train, validation, settings: TrainingSettings, fingerprint: dict, folder: Path):
     """Return a Trainer that writes complete checkpoints below `folder`/checkpoints, marked with `fingerprint`."""
     import torch
-    from transformers import EarlyStoppingCallback, Trainer, TrainingArguments
+    from transformers import PrinterCallback, TrainingArguments
+
+    from linklab.training.answer_trainer import AnswerTrainer
 
     steps = total_steps(len(train), settings, world_size())
     arguments = TrainingArguments(
@@ -124,102 +119,9 @@ def make_trainer(model, tokenizer, train, validation, settings: TrainingSettings
     )
     safeguards.use_one_gpu(arguments)
 
-    class AnswerTrainer(Trainer):
-        def _get_train_sampler(self, train_dataset=None):
-            step_rows = settings.per_device_batch_size * settings.gradient_accumulation_steps * self.args.world_size
-            return answer_loss.StepSampler(train.lengths, step_rows, settings.seed)
-
-        def train(self, resume_from_checkpoint=None, **kwargs):
-            self.continued = Path(resume_from_checkpoint) if resume_from_checkpoint else None
-            self.started, self.seconds_before = time.monotonic(), 0.0
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-
-        def _run_epoch(self, **kwargs):
-            if self.continued:
-                self._restore_loss_window(files.read_json(self.continued / LOSS_WINDOW))
-                self._restore_best_checkpoint()
-                self._restore_patience()
-                self.continued = None
-            if self.state.global_step >= self.state.max_steps:  # continued at the end; the Trainer would add a step
-                self.control.should_training_stop = True
-            if not self.control.should_training_stop:
-                super()._run_epoch(**kwargs)
-
-        def _restore_loss_window(self, window: dict) -> None:
-            """Take up the losses added since the last logged one, which the Trainer forgets, and the seconds."""
-            self._tr_loss += window["loss_sum"]
-            self._globalstep_last_logged = window["since_step"]
-            self.seconds_before = window["seconds"]
-
-        def training_seconds(self) -> float:
-            """Return how long this training took so far, with what it took before it was continued."""
-            return self.seconds_before + time.monotonic() - self.started
-
-        def _restore_patience(self) -> None:
-            """Take up the count of validation losses that were no better; the Trainer begins it anew."""
-            for callback in self.callback_handler.callbacks:
-                if isinstance(callback, EarlyStoppingCallback):
-                    saved = self.state.stateful_callbacks["EarlyStoppingCallback"]["attributes"]
-                    callback.early_stopping_patience_counter = saved["early_stopping_patience_counter"]
-                    if callback.early_stopping_patience_counter >= callback.early_stopping_patience:
-                        self.control.should_training_stop = True
-
-        def _restore_best_checkpoint(self) -> None:
-            """Look for the best checkpoint beside the others: the folder may have moved, or be another one."""
-            state = self.state
-            if state.best_global_step is None:
-                return
-            best = Path(self.args.output_dir) / f"{checkpoints.PREFIX}{state.best_global_step}"
-            if best == self.continued or checkpoints.is_whole(best):
-                state.best_model_checkpoint = str(best)
-            elif self.continued.name == best.name:
-                state.best_model_checkpoint = str(self.continued)
-            else:
-                say(f"{best}: the best checkpoint so far is not there any more; the best of those to come is kept")
-                state.best_metric = state.best_global_step = state.best_model_checkpoint = None
-
-        def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-            """Weigh a batch by its answer tokens: the validation loss is that of the rows, not of the batches."""
-            inputs = self._prepare_inputs(inputs)
-            judged = inputs.pop("judged", None)
-            with torch.no_grad(), self.compute_loss_context_manager():
-                output = model(**inputs, num_items_in_batch=1)  # the sum over the answers' tokens
-            if judged is not None:
-                self.n_right += validation_scores.count_right(output.logits, inputs["labels"], judged)
-            mean_tokens = validation.answer_tokens / len(self.eval_dataset)
-            return output.loss.detach() / (len(inputs["labels"]) * mean_tokens), None, None
-
-        def evaluation_loop(self, *args, metric_key_prefix="eval", **kwargs):
-            self.n_right = torch.zeros((), dtype=torch.long, device=self.args.device)
-            output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-            if "judged" in validation[0]:
-                n_right = self.accelerator.gather(self.n_right).sum().item()
-                output.metrics[f"{metric_key_prefix}_accuracy"] = n_right / len(validation)
-            return output
-
-        def _determine_best_metric(self, metrics, trial):
-            """Keep the weights of a new best at once, whether or not a checkpoint is due: they would be gone later."""
-            found = super()._determine_best_metric(metrics, trial)
-            self.control.should_save |= found
-            return found
-
-        def _save_checkpoint(self, model, trial):
-            if self.args.should_save:
-                checkpoints.announce(Path(self.args.output_dir), self.state.global_step)
-            super()._save_checkpoint(model, trial)
-            loss_sum = self.accelerator.gather(self._tr_loss).mean().item()
-            if self.args.should_save:
-                made = Path(self.args.output_dir) / f"{checkpoints.PREFIX}{self.state.global_step}"
-                window = {"loss_sum": loss_sum, "since_step": self._globalstep_last_logged,
-                          "seconds": self.training_seconds()}  # fmt: skip
-                files.write_json(made / LOSS_WINDOW, window, force=True)
-                checkpoints.mark_complete(made, fingerprint)
-                write_log(folder / "trainer_log.csv", self.state.log_history)
-                if settings.drive_dir:
-                    checkpoint_mirror.mirror(made.parent, Path(settings.drive_dir))
-
     # No processing_class: it would put the tokenizer's 33 MB into every checkpoint.
     trainer = AnswerTrainer(
+        settings=settings, validation=validation, fingerprint=fingerprint, folder=folder,
         model=model, args=arguments, train_dataset=train,
         eval_dataset=validation_scores.EvenRows(validation, arguments.world_size * arguments.per_device_eval_batch_size)
         if arguments.world_size > 1 else validation,
@@ -229,8 +131,6 @@ def make_trainer(model, tokenizer, train, validation, settings: TrainingSettings
     if settings.report_to != "none":
         trainer.add_callback(safeguards.report_callback(settings.report_to, folder))
     trainer.model_accepts_loss_kwargs = True  # the answer-only forward divides by the answer tokens of the whole step
-    from transformers import PrinterCallback
-
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -315,20 +215,6 @@ def agree_on_largest(number: int, device) -> int:
 def received_signal(trainer) -> int:
     """Return the signal that stopped a training, or 0."""
     return next((c.received for c in trainer.callback_handler.callbacks if hasattr(c, "received")), 0)
-
-
-def write_log(path: Path, history: list[dict]) -> None:
-    """Write trainer_log.csv: one line a step that logged a training or a validation loss."""
-    lines: dict[int, dict] = {}
-    for entry in history:
-        line = lines.setdefault(entry["step"], dict.fromkeys(LOG_FIELDS, "") | {"step": entry["step"]})
-        for field, key in LOGGED.items():
-            if key in entry:
-                line[field] = f"{float(entry[key]):.6g}"
-    with files.atomic_write(path, force=True) as handle:
-        writer = csv.DictWriter(handle, LOG_FIELDS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(line for line in lines.values() if line["train_loss"] or line["validation_loss"])
 
 
 def peak_memory_mb() -> float:
