@@ -386,6 +386,10 @@ def _check_targets(table: Table, schema: Schema, scan: Scan, classes_as_told: se
         record["left_out"] |= {
             said[why]: len(set(line for _, line, _ in cells)) for why, cells in found.items() if cells
         }
+        for why, cells in found.items():
+            if cells:
+                lines = _lines(iter(dict.fromkeys(line for _, line, _ in cells)))
+                record["notes"].append(f"{said[why]} are left out: {lines}")
         if any(found.values()):
             table.leave_out = _reason_to_leave_out(table, schema)
     n_left = len({line for cells in (found.values() if suspicious else ()) for _, line, _ in cells})
@@ -640,7 +644,7 @@ def warn_of_split(rows: dict[str, int], classes: dict[str, Counter[str]], schema
     warnings = []
     few = {side: n for side, n in rows.items() if side != "train" and n < FEW_ROWS}
     if few:
-        said = " and ".join(f"{n} {side} rows" if n else f"no {side} row" for side, n in few.items())
+        said = " and ".join(f"{n or 'no'} {side} row{'s' * (n > 1)}" for side, n in few.items())
         warnings.append(f"{said} of {sum(rows.values()):,}: too few to measure anything; get more rows, a "
                         f"--group-field "
                         f"with more groups, or another --split-seed")  # fmt: skip
