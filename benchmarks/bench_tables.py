@@ -239,6 +239,7 @@ def run_case(case: Case, folder: Path, settings: Settings) -> Outcome:
     def end(stage: str, said: str, is_fault: bool = False) -> Outcome:
         kind, scores = read_scores(Path(rivals), Path(tuned))
         seconds = time.perf_counter() - started
+        said = said.replace(f"{folder}/", "")  # the page names no folder of this machine
         return Outcome(case, len(table), len(table.columns), kind, scores, stage, said, is_fault, seconds)
 
     for main, words in stages:
