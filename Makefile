@@ -31,8 +31,7 @@ test-colab: $(COLAB)/.installed
 	$(COLAB)/bin/python scripts/run_demo.py --base-model tiny --max-rows 1000 --out-dir runs/demo-colab --force
 
 lint: $(VENV)/.dev
-	$(PY) -m ruff check .
-	$(PY) -m ruff format --check .
+	$(PY) scripts/check_merge.py --only lint
 
 check: $(VENV)/.dev
 	$(PY) scripts/check_merge.py $(if $(GATES),--only $(GATES))

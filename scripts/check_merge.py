@@ -34,8 +34,8 @@ class Gate(NamedTuple):
 
 
 GATES = (
-    Gate("lint", "ruff finds nothing, and would lay out nothing otherwise",
-         ("-m ruff check .", "-m ruff format --check .")),
+    Gate("lint", "ruff and mypy find nothing, and ruff would format nothing differently",
+         ("-m ruff check .", "-m ruff format --check .", "-m mypy")),
     Gate("tests", "the default tests pass",
          ("-m pytest -n auto --ignore tests/project/test_contracts.py",)),
     Gate("smoke", "50 rows are generated, sound, and become conversations",

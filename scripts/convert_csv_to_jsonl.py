@@ -38,7 +38,10 @@ def build_parser():
     data.add_argument("--csv", required=True, metavar="FILE", help="the rows to convert")
     cli.add_row_options(data)
     data.add_argument(
-        "--max-rows", type=cli.positive_int, metavar="N", help="convert at most N rows, the same in every script"
+        "--max-rows",
+        type=cli.positive_int,
+        metavar="N",
+        help="convert at most N rows, the same in every script (default: all)",
     )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
@@ -47,7 +50,7 @@ def build_parser():
         "--workers",
         type=cli.positive_int,
         metavar="N",
-        help="processes that convert; all usable cores if left out; does not change a byte",
+        help="processes that convert; does not change a byte (default: all usable cores)",
     )
     output.add_argument(
         "--export-for",

@@ -35,7 +35,7 @@ def build_parser():
         "--max-rows",
         type=cli.positive_int,
         metavar="N",
-        help="score at most N rows, the same in every script; all when left out",
+        help="score at most N rows, the same in every script (default: all)",
     )
     data.add_argument(
         "--allow-training-rows", action="store_true",
@@ -47,7 +47,7 @@ def build_parser():
     )  # fmt: skip
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
-    output.add_argument("--name", metavar="TEXT", help="what tables call it; the model's name when left out")
+    output.add_argument("--name", metavar="TEXT", help="what tables call it (default: the model's name)")
     output.add_argument(
         "--role",
         choices=("tuned", "base", "baseline"),

@@ -116,7 +116,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--workers",
         type=cli.positive_int,
         metavar="N",
-        help="processes that draw rows; all usable cores if left out; does not change a byte",
+        help="processes that draw rows; does not change a byte (default: all usable cores)",
     )
     return parser
 

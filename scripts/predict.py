@@ -50,7 +50,7 @@ def build_parser():
         "--max-rows",
         type=cli.positive_int,
         metavar="N",
-        help="answer at most N rows, the same in every script; all when left out",
+        help="answer at most N rows, the same in every script (default: all)",
     )
     output = parser.add_argument_group("Output")
     output.add_argument("--out", metavar="FILE", help="CSV to write; `-` writes standard output (optional with --set)")

@@ -40,30 +40,30 @@ def build_parser() -> argparse.ArgumentParser:
         "--max-rows",
         type=cli.positive_int,
         metavar="N",
-        help="answer at most N rows of the split, the same in every script; all when left out",
+        help="answer at most N rows of the split, the same in every script (default: all)",
     )
     data.add_argument(
         "--max-train-rows",
         type=cli.positive_int,
         metavar="N",
-        help="learn from at most N rows of the train split, the same in every script; all when left out",
+        help="learn from at most N rows of the train split, the same in every script (default: all)",
     )
     rules = parser.add_argument_group("Baselines")
     rules.add_argument(
-        "--only", type=cli.comma_list, metavar="NAME[,NAME]", help="run only these (unset: all that fit)"
+        "--only", type=cli.comma_list, metavar="NAME[,NAME]", help="run only these (default: all that fit)"
     )
     rules.add_argument(
         "--group-by",
         type=cli.comma_list,
         metavar="COL[,COL]",
-        help="columns frequency_by_group groups by (unset: domain or standard, and width, for links; "
+        help="columns frequency_by_group groups by (default: domain or standard, and width, for links; "
         "none, so left out, for any other CSV)",
     )
     rules.add_argument(
         "--preset",
         choices=PRESETS,
         help="links: how noisy the reports are, for the ceiling "
-        "(unset: what the manifest beside the rows says, else standard)",
+        "(default: what the manifest beside the rows says, else standard)",
     )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")

@@ -242,28 +242,36 @@ def delimiter(text: str) -> str:
 
 # How a table is read and what its columns are, for every script that reads one. None or False: found by looking.
 TABLE_OPTIONS: tuple[tuple[str, dict], ...] = (
-    ("--target-field", {"type": comma_list, "metavar": "COL[,COL]",
-                        "help": "column(s) the answer holds, in answer order; both link targets for a links.csv"}),
-    ("--target-kind", {"type": comma_list, "metavar": "KIND[,KIND]",
-                       "help": "class, number or text: what the answer is, one for all targets or one for each"}),
-    ("--id-field", {"metavar": "COL", "help": "column that names a row; row-1, row-2, … without one"}),
-    ("--group-field", {"metavar": "COL", "help": "rows with the same cell here stay on one side; the site for links, "
-                                                 "what "
-                                                 "the prompt shows for any other table"}),
-    ("--split-field", {"metavar": "COL", "help": "column that says train, validation or test for each row; a column "
-                                                 "called split is one"}),
-    ("--drop-columns", {"type": comma_list, "metavar": "COL[,COL]", "help": "columns to hide from models and "
-                                                                            "baselines"}),
-    ("--delimiter", {"type": delimiter, "metavar": "CHAR", "help": "what stands between cells; found by looking"}),
-    ("--decimal", {"choices": (".", ","), "help": "decimal mark of numbers; found by looking"}),
-    ("--encoding", {"metavar": "NAME", "help": "encoding of the file, such as cp1252; UTF-8 and UTF-16 are found"}),
-    ("--missing", {"type": comma_list, "metavar": "TEXT[,TEXT]",
-                   "help": "cells that mean no value, such as NA,-,?; rows whose target is one are left out"}),
-    ("--drop-bad-rows", {"action": "store_true", "help": "leave out rows that cannot be read, and those whose number "
-                                                         "target is no number"}),
+    ("--target-field", {
+        "type": comma_list, "metavar": "COL[,COL]",
+        "help": "column(s) the answer holds, in answer order (default: both link targets for a links.csv)"}),
+    ("--target-kind", {
+        "type": comma_list, "metavar": "KIND[,KIND]",
+        "help": "class, number or text: what the answer is, one for all targets or one for each (default: detected)"}),
+    ("--id-field", {"metavar": "COL", "help": "column that names a row (default: row-1, row-2, …)"}),
+    ("--group-field", {
+        "metavar": "COL",
+        "help": "rows with the same cell here stay on one side (default: the site for links, what the prompt shows for "
+        "any other table)"}),
+    ("--split-field", {
+        "metavar": "COL",
+        "help": "column that says train, validation or test for each row (default: a column called split)"}),
+    ("--drop-columns", {
+        "type": comma_list, "metavar": "COL[,COL]",
+        "help": "columns to hide from models and baselines (default: none)"}),
+    ("--delimiter", {"type": delimiter, "metavar": "CHAR", "help": "what stands between cells (default: detected)"}),
+    ("--decimal", {"choices": (".", ","), "help": "decimal mark of numbers (default: detected)"}),
+    ("--encoding", {
+        "metavar": "NAME", "help": "encoding of the file, such as cp1252 (default: UTF-8 or UTF-16, detected)"}),
+    ("--missing", {
+        "type": comma_list, "metavar": "TEXT[,TEXT]",
+        "help": "cells that mean no value, such as NA,-,?; rows whose target is one are left out (default: none)"}),
+    ("--drop-bad-rows", {
+        "action": "store_true",
+        "help": "leave out rows that cannot be read, and those whose number target is not a number"}),
     ("--drop-missing-target", {"action": "store_true", "help": "leave out rows without a target"}),
-    ("--keep-missing-class", {"action": "store_true", "help": "take NA, NaN, null and the like for classes of their "
-                                                              "own"}),
+    ("--keep-missing-class", {
+        "action": "store_true", "help": "take NA, NaN, null and the like for classes of their own"}),
 )  # fmt: skip
 
 

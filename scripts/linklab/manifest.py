@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from linklab.cli import UserError, mask_secrets, say
 from linklab.files import (
@@ -35,6 +36,7 @@ from linklab.files import (
 )
 from linklab.locks import only_writer
 
+PathRows = Mapping[Any, int | None]  # path (text or Path) -> its rows, None where rows mean nothing
 MANIFEST = "manifest.json"
 _VERSIONED = ("numpy", "pandas", "torch", "transformers", "datasets", "peft", "scikit-learn", "bitsandbytes")
 
@@ -66,7 +68,7 @@ def commit() -> str | None:
 
 
 def describe_files(
-    paths: Mapping[str | os.PathLike, int | None],
+    paths: PathRows,
     base: Path | None = None,
     aside: Mapping[Path, Path] = MappingProxyType({}),
 ) -> list[dict]:
@@ -92,8 +94,8 @@ def write_manifest(
     script: str,
     argv: list[str],
     seed: int | None,
-    inputs: Mapping[str | os.PathLike, int | None],
-    outputs: Mapping[str | os.PathLike, int | None],
+    inputs: PathRows,
+    outputs: PathRows,
     extra: Mapping | None = None,
 ) -> Path:
     """Write the manifest of a finished stage into its folder: see `make_manifest`.
@@ -111,8 +113,8 @@ def make_manifest(
     script: str,
     argv: list[str],
     seed: int | None,
-    inputs: Mapping[str | os.PathLike, int | None],
-    outputs: Mapping[str | os.PathLike, int | None],
+    inputs: PathRows,
+    outputs: PathRows,
     extra: Mapping | None = None,
     aside: Mapping[Path, Path] = MappingProxyType({}),
 ) -> dict:
@@ -501,8 +503,8 @@ def add_manifest(
     script: str,
     argv: list[str],
     seed: int | None,
-    inputs: Mapping[str | os.PathLike, int | None],
-    outputs: Mapping[str | os.PathLike, int | None],
+    inputs: PathRows,
+    outputs: PathRows,
     extra: Mapping | None = None,
 ) -> None:
     """Add the manifest of a set of files to it, as the last one. Outputs outside its folder stand in `elsewhere`."""

@@ -122,6 +122,13 @@ def test_help_opens_with_the_scripts_own_first_sentence(path):
     assert " ".join(first.split()) in " ".join(module.build_parser().format_help().split())
 
 
+@pytest.mark.parametrize("name", ["BRANCH_TASKS.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_the_files_that_the_plan_names_are_there(name):
+    named = re.findall(r"`((?:scripts|tests|docs|benchmarks|notebooks)/[\w./-]+)`", (ROOT / name).read_text())
+    assert named or name == "CHANGELOG.md"
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
 def test_there_are_commands_to_check():
     assert len(commands()) >= 40
     assert {document for document, _ in commands()} >= {"README.md", "environment.md", "docs/quickstart.md"}

@@ -253,7 +253,7 @@ def best_command(study: SweepSettings, settings: dict) -> str:
 def write_summary(study: SweepSettings, trials: Trials, shares: dict[str, float]) -> str:
     """Return the sweep in markdown: best setting and its command, all trials, what matters, what failed."""
     results = trials.results()
-    count = {name: sum(bool(t) and STATES[t.state] == name for t in results) for name in STATES.values()}
+    count = {name: sum(t is not None and STATES[t.state] == name for t in results) for name in STATES.values()}
     best = best_of(results, study.metric)
     rows = f"{study.max_rows:,} rows" if study.max_rows else "all rows"
     lines = [
