@@ -57,7 +57,7 @@ def build_parser():
     parser.add_argument("--steps", type=cli.positive_int, default=5, metavar="N", help="steps a run, the first untimed")
     parser.add_argument("--rounds", type=cli.positive_int, default=2, metavar="N", help="runs an engine for full")
     parser.add_argument("--adapter-rounds", type=cli.positive_int, default=1, metavar="N", help="the same for (q)lora")
-    parser.add_argument("--batch-size", type=cli.positive_int, default=4, metavar="N", help="rows a step")
+    parser.add_argument("--batch-size", type=cli.positive_int, default=8, metavar="N", help="questions a step")
     parser.add_argument("--ask", choices=("choices", "row"), default="choices", help="a question per choice or per row")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="what products are computed in")
     parser.add_argument("--out", metavar="FILE", help="(default: benchmarks/results/train.md; none for tiny)")
@@ -96,7 +96,7 @@ def prepare(args, scratch: Path) -> dict:
     from linklab.models import load
     from linklab.tasks import examples
     from linklab.tasks.task import make_task
-    from linklab.training.answer_loss import EncodedExamples, StepSampler, encode_question
+    from linklab.training.answer_loss import EncodedExamples, StepSampler
 
     n = args.steps * args.batch_size
     words = ["--n-samples", str(max(1000, 20 * n)), "--seed", "1", "--out-dir", str(scratch / "data")]
@@ -106,16 +106,11 @@ def prepare(args, scratch: Path) -> dict:
     random_weights = args.model == "random"
     folder = make_random(scratch / "model") if random_weights else load.resolve(args.model)
     tokenizer = load.load_tokenizer(folder)
-    chosen = examples.read_examples(table, make_task(table, ask=args.ask), "train")
-    # As many questions in every row, so that the others' batches, of conversations, hold the rows of ours
-    questions = statistics.mode(len(row.questions) for row in chosen)
-    chosen = [row for row in chosen if len(row.questions) == questions][:n]
-    encoded = EncodedExamples(chosen, tokenizer, 2048)
-    order = list(StepSampler(encoded.lengths, args.batch_size, SEED))
-    turns = [encode_question(tokenizer, question) for i in order for question in chosen[i].questions]
-    conversations = [{"input_ids": prompt + answer, "answer_start": len(prompt)} for prompt, answer in turns]
-    return {"folder": str(folder), "rows": [encoded[i] for i in order], "conversations": conversations,
-            "questions": questions, "steps": args.steps, "batch_size": args.batch_size,
+    chosen = examples.read_examples(table, make_task(table, ask=args.ask), "train", n)
+    encoded = EncodedExamples(chosen, tokenizer, 2048, batch_of="questions")  # as a training takes them by default
+    order = list(StepSampler(encoded.lengths, args.batch_size, SEED))[:n]
+    return {"folder": str(folder), "rows": [encoded[i] for i in order], "steps": args.steps,
+            "batch_size": args.batch_size,
             "precision": args.precision, "learning_rate": LEARNING_RATE, "profile": args.profile}  # fmt: skip
 
 
@@ -147,7 +142,7 @@ def run_engine(job: dict, scratch: Path) -> dict:
     if done.returncode or not result.exists():
         raise cli.UserError(f"{job['engine']} {job['mode']} failed:\n{done.stderr[-3000:]}")
     found = json.loads(result.read_text()) | {name: job[name] for name in ("mode", "engine", "round")}
-    cli.say(f"{job['mode']} round {job['round']} {job['engine']}: {found['rows_a_second']:.3f} rows/s, "
+    cli.say(f"{job['mode']} round {job['round']} {job['engine']}: {found['rows_a_second']:.3f} questions/s, "
             f"{found['peak_mb']:,.0f} MB, losses {' '.join(f'{loss:.5f}' for loss in found['losses'])} "
             f"({time.monotonic() - started:.0f} s in all)")  # fmt: skip
     return found
@@ -173,8 +168,7 @@ def work(job: dict) -> int:
     tokens = sum(len(row["input_ids"]) for row in timed_rows)
     answers = Rows(timed_rows).answer_tokens
     # Products a training needs: 2 a weight and token forward, as many for the gradient of the input, and as many for
-    # the weight's own where it is trained; the head at answer tokens only. The same count for every engine: tokens
-    # that a row's questions share are counted once.
+    # the weight's own where it is trained; the head at answer tokens only. The same count for every engine.
     per_weight = 6 if job["mode"] == "full" else 4
     flops = per_weight * ((n_all - head) * tokens + head * answers)
     found = {"losses": losses, "rows_a_second": len(timed_rows) / seconds, "tokens_a_second": tokens / seconds,
@@ -308,7 +302,7 @@ def common_arguments(job: dict) -> dict:
 
     return {
         "output_dir": job["scratch"] + "/other", "max_steps": job["steps"],
-        "per_device_train_batch_size": job["batch_size"] * job["questions"], "learning_rate": job["learning_rate"],
+        "per_device_train_batch_size": job["batch_size"], "learning_rate": job["learning_rate"],
         "lr_scheduler_type": "constant", "weight_decay": 0.0, "max_grad_norm": 1.0, "optim": "adamw_torch_fused",
         "adam_beta2": training.ADAM_BETA2,
         "bf16": job["precision"] == "bf16", "use_cpu": not torch.cuda.is_available(), "save_strategy": "no",
@@ -329,17 +323,17 @@ def make_plain(job: dict):
         ids = torch.full((len(items), longest), pad_token)
         labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
         for i, item in enumerate(items):
-            n, start = len(item["input_ids"]), item["answer_start"]
+            n, start = len(item["input_ids"]), item["answers"][0][0]
             ids[i, :n], mask[i, :n] = torch.tensor(item["input_ids"]), 1
             labels[i, start:n] = ids[i, start:n]
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
     class InOrder(Trainer):
         def _get_train_sampler(self, train_dataset=None):
-            return in_order(job["conversations"])
+            return in_order(job["rows"])
 
     arguments = TrainingArguments(**common_arguments(job), remove_unused_columns=False)
-    trainer = InOrder(load_plainly(job), arguments, train_dataset=job["conversations"], data_collator=collate)
+    trainer = InOrder(load_plainly(job), arguments, train_dataset=job["rows"], data_collator=collate)
     drop_printer(trainer)
     return trainer
 
@@ -349,12 +343,12 @@ def make_trl(job: dict):
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    rows = [{"input_ids": row["input_ids"], "completion_mask": [int(i >= row["answer_start"])
-             for i in range(len(row["input_ids"]))]} for row in job["conversations"]]  # fmt: skip
+    rows = [{"input_ids": row["input_ids"], "completion_mask": [int(i >= row["answers"][0][0])
+             for i in range(len(row["input_ids"]))]} for row in job["rows"]]  # fmt: skip
 
     class InOrder(SFTTrainer):
         def _get_train_sampler(self, train_dataset=None):
-            return in_order(job["conversations"])
+            return in_order(job["rows"])
 
     arguments = SFTConfig(**common_arguments(job), completion_only_loss=True, max_length=None, packing=False)
     trainer = InOrder(
@@ -406,10 +400,10 @@ def write_page(args, found: list[dict]) -> str:
         f"`{' '.join(['python benchmarks/bench_train.py', *args.argv])}`", "",
         f"{machine}; Python {platform.python_version()}, "
         f"{versions}; commit {commit()}; OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'unset')}.", "",
-        f"`--base-model {args.model}`, {args.precision}, batches of {args.batch_size} rows of the generated links in "
-        f"one order, fused AdamW, gradient checkpointing off for all (it is TRL's default). Medians of {args.rounds} "
-        f"interleaved rounds for full and {args.adapter_rounds} for the others; {args.steps} steps each, the first "
-        f"untimed. Memory is the most {'the GPU' if gpu else 'the process'} held until the last step.", "",
+        f"`--base-model {args.model}`, {args.precision}, batches of {args.batch_size} questions of the generated links "
+        f"in one order, fused AdamW, gradient checkpointing off for all (it is TRL's default). Medians of "
+        f"{args.rounds} interleaved rounds for full and {args.adapter_rounds} for the others; {args.steps} steps each, "
+        f"the first untimed. Memory is the most {'the GPU' if gpu else 'the process'} held until the last step.", "",
         "## Same loss", "",
         "| mode | " + " | ".join(f"step {i + 1}" for i in range(min(5, args.steps)))
         + " | largest difference between engines |",
@@ -422,7 +416,7 @@ def write_page(args, found: list[dict]) -> str:
         lines.append(f"| {mode} | " + " | ".join(f"{loss:.5f}" for loss in first["losses"][:5])
                      + f" | {worst:.1e}{verdict} |")  # fmt: skip
     extra = ["tokens/s", "model FLOP utilisation"] if gpu else ["tokens/s"]
-    heads = ["mode", "engine", "rows/s", "rounds", "ours is faster by", "peak memory, MB", *extra]
+    heads = ["mode", "engine", "questions/s", "rounds", "ours is faster by", "peak memory, MB", *extra]
     lines += ["", "## Speed and memory", "", "| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
     for mode in args.modes:
         for engine in args.engines:
