@@ -115,6 +115,22 @@ def plots_drawn_once():
         yield
 
 
+@pytest.fixture(scope="module")
+def imported_things_are_not_garbage(rule_table, tmp_path_factory, plots_drawn_once):
+    """Every training collects garbage, a third of a second over all that torch imports, and finds nothing."""
+    import gc
+
+    import finetune_gemma_from_csv
+    from training_runs import words
+
+    out = tmp_path_factory.mktemp("first") / "out"
+    assert finetune_gemma_from_csv.main(words(rule_table, out, steps=1, save=1)) == 0
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 def _enter(log: str, module: str, function: str, arguments: tuple) -> None:
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)

@@ -1,0 +1,186 @@
+"""training/out_dir.py: a training replaces its own unchanged results alone, and a kill loses neither old nor new."""
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+
+import finetune_gemma_from_csv as finetune
+import pytest
+from linklab import locks
+from linklab.manifest import NEW, find_changed, read_manifest
+from training_runs import stopping_before, tree, words
+
+pytestmark = pytest.mark.usefixtures("imported_things_are_not_garbage")
+
+
+def test_a_second_training_in_one_folder_is_refused_while_the_first_one_runs(rule_table, tmp_path, monkeypatch, capfd):
+    out = tmp_path / "out"
+    out.mkdir()
+    plain = locks.locked_folder
+    monkeypatch.setattr(locks, "locked_folder", functools.partial(plain, wait_s=0.1))
+    with plain(out):
+        assert finetune.main(words(rule_table, out)) == 2
+    assert "another run is writing here" in capfd.readouterr().err
+    assert [path.name for path in out.iterdir()] == [".lock"]
+    assert finetune.main(words(rule_table, out, steps=1, save=1)) == 0  # the lock went with its holder
+
+
+def test_an_earlier_training_is_replaced_with_force_only_and_strange_files_never(rule_table, tmp_path, capfd):
+    out = tmp_path / "out"
+    assert finetune.main(words(rule_table, out, steps=2, save=1)) == 0
+    assert finetune.main(words(rule_table, out)) == 2
+    assert "holds a training already" in capfd.readouterr().err
+    (out / "thesis.txt").write_text("three years")
+    for more in ([], ["--force"], ["--resume", "auto"]):
+        assert finetune.main(words(rule_table, out, *more)) == 2
+        assert "holds 'thesis.txt', which finetune_gemma_from_csv.py did not write" in capfd.readouterr().err
+    assert (out / "thesis.txt").read_text() == "three years"
+    (out / "thesis.txt").unlink()
+    assert finetune.main(words(rule_table, out, "--force", steps=1, save=1)) == 0
+    assert json.loads((out / "metrics.json").read_text())["steps"] == 1
+    assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["checkpoint-1", "written.json"]
+    assert not (out / ".next").exists()
+
+
+HELD = {
+    "README.md": lambda out: (out / "README.md").write_text("my notes"),
+    "model/weights": lambda out: ((out / "model").mkdir(), (out / "model" / "weights").write_text("mine")),
+    "checkpoints/checkpoint-500": lambda out: (out / "checkpoints" / "checkpoint-500").mkdir(parents=True),
+    "checkpoints": lambda out: (out / "checkpoints").symlink_to(out.parent),
+    "tensorboard/log": lambda out: ((out / "tensorboard").mkdir(), (out / "tensorboard" / "log").write_text("mine")),
+}
+
+
+@pytest.mark.parametrize("more", [["--force"], ["--resume", "auto"], ["--force", "--resume", "auto"]])
+@pytest.mark.parametrize("name", HELD)
+def test_what_a_person_keeps_under_a_trainings_names_is_named_and_stays(rule_table, tmp_path, capfd, name, more):
+    out = tmp_path / "out"
+    out.mkdir()
+    HELD[name](out)
+    before = sorted(path for path in tmp_path.rglob("*"))
+    assert finetune.main(words(rule_table, out, *more)) == 2
+    assert f"holds '{name}', which finetune_gemma_from_csv.py did not write" in capfd.readouterr().err
+    assert sorted(path for path in tmp_path.rglob("*") if path.name != ".lock") == before
+
+
+@pytest.fixture(scope="module")
+def finished(rule_table, tmp_path_factory, plots_drawn_once):
+    """A finished training of two steps."""
+    out = tmp_path_factory.mktemp("finished") / "out"
+    assert finetune.main(words(rule_table, out, steps=2, save=1)) == 0
+    return out
+
+
+def result_of(out):
+    """Return the bytes of a finished training's results; fails where its manifest does not hold."""
+    value = read_manifest(out)
+    assert find_changed(value["outputs"], out) is None
+    return {entry["path"]: entry["sha256"] for entry in value["outputs"]}
+
+
+@pytest.mark.parametrize("wrong", [["--base-model", "./misspelt"], ["--max-length", "30"], ["--lora-targets", "none"]])
+def test_a_forced_training_that_cannot_begin_leaves_the_finished_one(rule_table, tmp_path, finished, wrong):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    before = tree(out)
+    assert finetune.main([*words(rule_table, out, "--force", steps=2, save=1), *wrong]) == 2
+    assert tree(out) == before
+
+
+def test_a_forced_training_runs_beside_the_finished_one_and_is_continued_there(
+    rule_table, tmp_path, finished, monkeypatch, capfd
+):
+    from linklab.training import training
+
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    before = result_of(out)
+    command = words(rule_table, out, "--seed", "7", steps=6, save=2)
+    with stopping_before(training, monkeypatch, 5):
+        assert finetune.main([*command, "--force"]) == 128 + signal.SIGTERM
+    assert result_of(out) == before and (out / ".next" / "checkpoints").exists()
+    assert finetune.main([*command, "--resume", "auto"]) == 0
+    assert "continuing from" in capfd.readouterr().err
+    assert result_of(out) != before and not (out / ".next").exists()
+    assert json.loads((out / "metrics.json").read_text())["steps"] == 6
+    assert sorted(path.name for path in (out / "checkpoints").glob("checkpoint-*"))[-1] == "checkpoint-6"
+    assert finetune.main([*command, "--resume", "auto"]) == 0
+    assert "finished already" in capfd.readouterr().err
+
+
+def test_a_forced_training_with_resume_begins_anew_where_the_interrupted_one_had_other_settings(
+    rule_table, tmp_path, finished, capfd
+):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    command = words(rule_table, out, "--seed", "8", "--force", "--resume", "auto", steps=1, save=1)
+    assert finetune.main(command) == 0
+    assert "continuing from" not in capfd.readouterr().err
+    assert read_manifest(out)["seed"] == 8
+
+
+def test_a_lost_model_is_made_again_from_the_last_checkpoint(rule_table, tmp_path, finished, capfd):
+    out = tmp_path / "out"
+    command = words(rule_table, out, "--resume", "auto", steps=2, save=1)
+    assert finetune.main(command) == 0
+    before = result_of(out)
+    shutil.rmtree(out / "model")
+    assert finetune.main(command) == 0
+    assert "continuing from" in capfd.readouterr().err
+    assert result_of(out)["model/adapter_model.safetensors"] == before["model/adapter_model.safetensors"]
+
+
+def test_an_edited_result_is_its_authors(rule_table, tmp_path, finished, capfd):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "README.md").write_text("what I found out")
+    before = tree(out)
+    for more in (["--force"], ["--resume", "auto"]):
+        assert finetune.main(words(rule_table, out, *more, steps=1, save=1)) == 2
+        assert "holds 'README.md', which was changed after finetune_gemma_from_csv.py wrote" in capfd.readouterr().err
+    assert {k: v for k, v in tree(out).items() if k != ".lock"} == {k: v for k, v in before.items() if k != ".lock"}
+
+
+class Killed(BaseException):
+    """Ends the process's work at once, as a kill would."""
+
+
+@pytest.mark.parametrize("at", range(0, 24, 3))
+def test_killed_while_it_takes_its_place_a_training_is_whole_after_the_next_run(
+    rule_table, tmp_path, finished, monkeypatch, at
+):
+    """Each rename is one step; after any of them the old result or the new one is there when the next run is done."""
+    from linklab.training import out_dir
+
+    out, steps = tmp_path / "out", []
+    shutil.copytree(finished, out)
+    command = words(rule_table, out, "--seed", "9", "--resume", "auto", steps=1, save=1)
+    real, plain = {"replace": os.replace, "rename": os.rename}, out_dir.replace_content
+
+    def counted(name):
+        def move(source, target):
+            if len(steps) == at:
+                raise Killed
+            steps.append(name)
+            real[name](source, target)
+
+        return move
+
+    def replace_content(folder, stage):
+        for name in real:
+            monkeypatch.setattr(os, name, counted(name))
+        plain(folder, stage)
+
+    monkeypatch.setattr(out_dir, "replace_content", replace_content)
+    with contextlib.suppress(Killed):
+        finetune.main([*command, "--force"])
+    for name, function in real.items():
+        monkeypatch.setattr(os, name, function)
+    monkeypatch.setattr(out_dir, "replace_content", plain)
+    shutil.rmtree(out / NEW, ignore_errors=True)
+    assert finetune.main(command) == 0
+    assert read_manifest(out)["seed"] == 9 and result_of(out)
+    assert not [path.name for path in out.iterdir() if path.name.startswith(".") and path.name != ".lock"]

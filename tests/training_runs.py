@@ -1,0 +1,75 @@
+"""What the tests of training share: a short training's command line, and what it leaves."""
+
+import contextlib
+import csv
+import shutil
+import signal
+
+import finetune_gemma_from_csv as finetune
+import torch
+from linklab import files
+from linklab.manifest import MANIFEST
+from linklab.training import options
+
+WEIGHTS = {"full": "model.safetensors", "lora": "adapter_model.safetensors", "qlora": "adapter_model.safetensors"}
+
+
+PROMPT = "animal: eel\ncode: 512"
+
+
+def words(table, out, *more, steps=4, save=2):
+    return ["--csv", str(table), "--target-field", "kind", "--base-model", "tiny", "--out-dir", str(out),
+            "--max-rows", "32", "--validation-rows", "8", "--per-device-batch-size", "4",
+            "--gradient-accumulation-steps", "1", "--learning-rate", "3e-3",
+            "--max-steps", str(steps), "--save-steps", str(save), *more]  # fmt: skip
+
+
+def settings_of(words):
+    return options.read_settings(finetune.build_parser().parse_args(words))
+
+
+def tree(folder):
+    """Every file below a folder with its hash."""
+    return {str(p.relative_to(folder)): files.sha256_file(p) for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def validation_losses(out):
+    with open(out / "trainer_log.csv") as handle:
+        return {row["step"]: float(row["validation_loss"]) for row in csv.DictReader(handle) if row["validation_loss"]}
+
+
+MODES = ["full", "lora", "qlora"]
+
+
+def weights_of(folder):
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@contextlib.contextmanager
+def stopping_before(training, monkeypatch, step):
+    """Let SIGTERM come while this step is computed."""
+    from transformers import TrainerCallback
+
+    plain = training.make_callbacks
+
+    class StopHere(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            if state.global_step == step - 1:
+                signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "make_callbacks", lambda steps, options: [*plain(steps, options), StopHere()])
+        yield
+
+
+def unfinish(out):
+    """Leave what a run has left that was killed after its last checkpoint."""
+    for name in ("model", "metrics.json", "trainer_log.csv", "loss.png", "README.md", MANIFEST):
+        path = out / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
