@@ -162,7 +162,7 @@ def test_reading_takes_the_shards_the_manifest_names_and_no_others(converted, tm
     (folder / "train-00009-of-00010.jsonl").write_text("{}\n")
     assert jsonl.read_examples(folder, "train") == jsonl.read_examples(converted, "train")
     next(folder.glob("test-00000-*")).unlink()
-    with pytest.raises(files.UserError, match="named in the manifest, and gone"):
+    with pytest.raises(files.UserError, match="is gone since manifest.json was written"):
         jsonl.read_examples(folder, "test")
 
 
