@@ -6,7 +6,7 @@ import torch.nn.functional as functional
 from linklab.models import load, tiny
 from linklab.tasks import examples as example_files
 from linklab.tasks.task import make_task
-from linklab.training import answer_loss, fused_lora
+from linklab.training import answer_loss, fused_lora, head_loss
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +213,21 @@ def test_the_tied_head_of_the_tiny_model_survives_answer_only_training(tokenizer
     model(**answer_loss.AnswerCollator(0)([encoded[0]])).loss.backward()
     torch.optim.SGD(model.parameters(), lr=0.1).step()
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+def test_the_fused_head_loss_is_cross_entropy_with_its_gradient():
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randn(5, 8, generator=generator, requires_grad=True)
+    weight, targets = torch.randn(11, 8, generator=generator), torch.tensor([0, 3, 3, 10, 7])
+    expected = functional.cross_entropy(hidden @ weight.T, targets, reduction="sum")
+    (gradient,) = torch.autograd.grad(expected / 3, hidden)
+    found = head_loss.total(hidden, weight, targets)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(torch.autograd.grad(found / 3, hidden)[0], gradient, atol=1e-5, rtol=1e-5)
+
+
+def test_the_head_is_fused_only_where_it_is_frozen_and_plain(tokenizer):
+    ids = torch.tensor([[1]])
+    assert not head_loss.can_fuse(tiny.build_model(tokenizer), ids)
+    assert head_loss.can_fuse(tiny.build_model(tokenizer).requires_grad_(False), ids)
+    assert not head_loss.can_fuse(tiny.build_model(tokenizer, final_logit_softcapping=3.0).requires_grad_(False), ids)

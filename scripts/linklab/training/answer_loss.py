@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from linklab.models.architecture import attention_masks, cap_logits, decoder_of, head_of, text_config
-from linklab.training import packed_attention
+from linklab.training import head_loss, packed_attention
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,10 +98,12 @@ def _answer_only(
             attention_mask=attention_masks(model, no_mask, no_mask),
         ).last_hidden_state  # fmt: skip
         wanted = wanted[read][None]
+    count = wanted.sum() if num_items_in_batch is None else num_items_in_batch
+    if model.training and head_loss.can_fuse(model, input_ids):
+        return CausalLMOutput(loss=head_loss.total(hidden[wanted], head_of(model).weight, answers) / count)
     logits = head_of(model)(hidden[wanted])  # (answer tokens, vocab): two axes, so no weight is copied
     logits = cap_logits(logits, text_config(model))
     total = functional.cross_entropy(logits.float(), answers, reduction="sum")
-    count = wanted.sum() if num_items_in_batch is None else num_items_in_batch
     return CausalLMOutput(loss=total / count, logits=None if model.training else logits)  # (answer tokens, vocab)
 
 

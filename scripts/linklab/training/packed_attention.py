@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ATTENTION = "rows_sdpa"
+BLOCK = 256  # tokens of rows that share one product of scores
 
 
 def use_row_attention(model: Any) -> None:
@@ -38,7 +39,7 @@ class PackedRows:
         self.positions, self.branches = positions, branches
         self.lengths = [len(row) for row in positions]
         self.masks = functools.cache(self._masks)  # all layers of one kind share them
-        self.biases = functools.cache(self._biases)
+        self.blocks = functools.cache(self._blocks)
 
     def _masks(self, window: int | None) -> list[Tensor | None]:
         """Return per row its mask (tokens, tokens), True where seen; None where a token sees all before it."""
@@ -49,15 +50,27 @@ class PackedRows:
             for branches, positions in zip(self.branches, self.positions, strict=True)
         ]
 
-    def _biases(self, window: int | None) -> list[Tensor]:
-        """Return per row what is added to its scores, (tokens, tokens): 0 where seen, else minus infinity."""
+    def _blocks(self, window: int | None) -> tuple[list[int], list[Tensor]]:
+        """Return blocks of neighbouring rows: the tokens of each, and what is added to its scores (tokens, tokens).
+
+        That is 0 where a token is seen, else minus infinity. A block holds a long row, or short ones up to BLOCK
+        tokens: what their scores waste is less than a call per row.
+        """
         import torch
 
-        seen = (
-            seen_tokens(branches[None], positions[None], window)[0]
-            for branches, positions in zip(self.branches, self.positions, strict=True)
-        )
-        return [torch.zeros(row.shape).masked_fill_(~row, -math.inf) for row in seen]
+        blocks: list[list[int]] = []
+        for row, length in enumerate(self.lengths):
+            if blocks and sum(self.lengths[i] for i in blocks[-1]) + length <= BLOCK:
+                blocks[-1].append(row)
+            else:
+                blocks.append([row])
+        biases = []
+        for rows in blocks:
+            branches, positions = (torch.cat([part[i] for i in rows]) for part in (self.branches, self.positions))
+            owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([self.lengths[i] for i in rows]))
+            seen = seen_tokens(branches[None], positions[None], window)[0] & (owner[:, None] == owner)
+            biases.append(torch.zeros(seen.shape).masked_fill_(~seen, -math.inf))
+        return [len(bias) for bias in biases], biases
 
 
 def _needs_mask(branches: Tensor, positions: Tensor, window: int | None) -> bool:

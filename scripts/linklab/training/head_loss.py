@@ -1,0 +1,59 @@
+"""Cross-entropy of a frozen head in one pass: an answer token's 262,144 logits are read once, while they are in cache.
+
+Logits in float32, their softmax, its gradient and that in bfloat16 again are five times 24 MB for the 23 answer tokens
+of a step. Here each token's logits become its gradient in place, and only the gradient of the hidden states is kept.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from linklab.models.architecture import head_of, text_config
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def can_fuse(model: Any, input_ids: Tensor) -> bool:
+    """Say whether the model's head is a frozen plain linear layer without a cap on its logits, on a CPU."""
+    import torch
+
+    head = head_of(model)
+    return (
+        not input_ids.is_cuda and type(head) is torch.nn.Linear and head.bias is None
+        and not head.weight.requires_grad and getattr(text_config(model), "final_logit_softcapping", None) is None
+    )  # fmt: skip
+
+
+def total(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """Return the sum of the cross-entropies of `hidden` (answer tokens, hidden) against `weight` (vocab, hidden)."""
+    return _function().apply(hidden.to(weight.dtype), weight, targets)
+
+
+@functools.cache
+def _function() -> Any:
+    """Return the autograd function; made in a function because this module must import without torch."""
+    import torch
+
+    class HeadLoss(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+            logits = hidden @ weight.T
+            losses = torch.empty(len(hidden))
+            for i, target in enumerate(targets):
+                row = logits[i].float()
+                normal = torch.logsumexp(row, dim=0)
+                losses[i] = normal - row[target]
+                row.sub_(normal).exp_()  # in float32 this is the row of `logits` itself
+                row[target] -= 1
+                logits[i] = row
+            ctx.save_for_backward(logits @ weight)
+            return losses.sum()
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+            (hidden_grad,) = ctx.saved_tensors
+            return hidden_grad * grad.to(hidden_grad.dtype), None, None
+
+    return HeadLoss
