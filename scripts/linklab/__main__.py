@@ -27,6 +27,7 @@ COMMANDS = {
     "predict": "predict",
     "curve": "run_learning_curve",
     "sweep": "run_sweep",
+    "export": "export_model",
     "push": "push_to_hub",
     "demo": "run_demo",
     "fix-notebook-widgets": "fix_notebook_widgets",

@@ -7,6 +7,7 @@ import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -213,7 +214,7 @@ def write_report(out_dir: str | Path, experiment: Experiment, *, force: bool = F
     from markupsafe import Markup
 
     out_dir = Path(out_dir)
-    common = {
+    common: dict[str, Any] = {
         "loader": jinja2.FileSystemLoader(TEMPLATES), "undefined": jinja2.StrictUndefined,
         "trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True,
     }  # fmt: skip
