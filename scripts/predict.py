@@ -191,12 +191,15 @@ def choose_rows(examples: list[Example], max_rows: int | None) -> list[Example]:
 def check_rows(model: str, task: Task, examples: Sequence[Example]) -> list[Finding]:
     """Return what is wrong with each row: by the validator's rules, and compared with the training rows."""
     from linklab.tasks.input_checks import INPUTS_FILE, Finding, check_row, read_inputs
+    from linklab.tasks.row_cells import shown_columns
     from linklab.validation.input_rows import check_link_rows
 
     seen = read_inputs(model)
     if seen is None:
         say(f"{model}: no {INPUTS_FILE}, so rows are not compared with the training rows")
-    faults = check_link_rows(task.schema, [example.row for example in examples], needed_columns(task))
+    there = set.intersection(*(set(example.row) for example in examples)) if examples else set()
+    judged = [column.name for column in shown_columns(task) if column.name in there]  # what the formula reads too
+    faults = check_link_rows(task.schema, [example.row for example in examples], judged)
     findings = [check_row(example.row, seen) if seen else Finding() for example in examples]
     return [
         dataclasses.replace(finding, error=fault or finding.error)
@@ -333,10 +336,11 @@ def format_answer(one: Answered, task: Task) -> str:
 def rule_worths(example: Example, task: Task) -> Mapping[str, Sequence[float]]:
     """Return what the link formula gives for each choice, where the row is a link with all it needs; else {}."""
     from linklab.baselines.link_rules import visible_columns
-    from linklab.baselines.problem import RADIO_COLUMNS, Problem
+    from linklab.baselines.problem import Problem, is_link_task
     from linklab.links import pickers
+    from linklab.links.links import RADIO_COLUMNS
 
-    if not set(needed_columns(task)) >= RADIO_COLUMNS:
+    if not set(example.row) >= RADIO_COLUMNS or not is_link_task(task):
         return {}
     return {"formula": pickers.formula_throughput(visible_columns(Problem([], [example], task)))[0].tolist()}
 

@@ -11,7 +11,7 @@ from linklab.links.links import LINK_SCHEMA
 from linklab.metrics import metrics
 from linklab.tasks import examples as example_files
 from linklab.tasks.task import Task, make_task
-from linklab.tasks.templates import LINK_TEMPLATE, Template
+from linklab.tasks.templates import LINK_CHOICES_TEMPLATE, LINK_TEMPLATE, Template
 
 KINDS = ["big", "small", "odd"]
 
@@ -159,7 +159,7 @@ class FakeTask:
 
     def __init__(self, columns):
         self.schema = FakeSchema(columns)
-        self.template = type("Template", (), {"columns": [column.name for column in columns]})()
+        self.template = type("Template", (), {"columns": [column.name for column in columns], "text": ""})()
         self.targets = [type("T", (), {"name": "kind", "kind": "class", "utility": None, "choices_from": None})()]
 
 
@@ -223,6 +223,7 @@ def test_rules_for_links_need_a_prompt_that_shows_what_they_read():
     assert not shown & {"channel_throughput_mbps", "true_noise_dbm", "expected_throughput_mbps", "sinr_db"}
     assert is_link_task(Task(LINK_SCHEMA, (), full))
     short = LINK_TEMPLATE.replace(" {busy_pct}", "")
+    assert is_link_task(Task(LINK_SCHEMA, (), Template(LINK_CHOICES_TEMPLATE, LINK_SCHEMA)))  # short by our own choice
     assert not is_link_task(Task(LINK_SCHEMA, (), Template(short, LINK_SCHEMA)))
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from linklab.baselines.texts import is_free_text
+from linklab.links.links import RADIO_COLUMNS
 from linklab.tables.schema import Column, read_number
 from linklab.tasks.examples import Example
 from linklab.tasks.row_cells import shown_columns
@@ -24,17 +25,13 @@ GROUPS_FOR_LINKS = {
     "number": ("radio_standard", "channel_bandwidth_mhz"),  # what decides the PHY rate
 }
 
-RADIO_COLUMNS = frozenset(
-    ("available_channels_mhz", "rssi_dbm", "noise_dbm", "busy_pct", "radio_standard", "regulatory_domain",
-     "antenna_gain_dbi", "tx_power_dbm", "radar_events_per_day", "link_distance_m", "channel_bandwidth_mhz")
-)  # fmt: skip
-
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
     """What every baseline is given: training rows with their answers, and the rows to answer.
 
-    A baseline sees the columns that the task's prompt shows, and each row's legal choices, as a model does.
+    A baseline sees the columns that the task's prompt shows, and each row's legal choices, as a model does; for links
+    also what the rules of the field read (`row_cells.shown_columns`).
     """
 
     train: Sequence[Example]
@@ -53,7 +50,7 @@ class Problem:
 
     @property
     def columns(self) -> list[Column]:
-        """The columns a prompt shows, in the order of the schema."""
+        """The columns a baseline sees, in the order of the schema."""
         return shown_columns(self.task)
 
     @property
@@ -74,8 +71,8 @@ class Problem:
 
 
 def is_link_task(task: Task) -> bool:
-    """Say whether the prompt shows everything that the rules for links read."""
-    return set(task.template.columns) >= RADIO_COLUMNS
+    """Say whether baselines see everything that the rules for links read."""
+    return {column.name for column in shown_columns(task)} >= RADIO_COLUMNS
 
 
 def choices_target(task: Task) -> Target | None:

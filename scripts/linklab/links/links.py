@@ -82,6 +82,12 @@ LINK_SCHEMA = Schema(
     )
 )  # fmt: skip
 
+# What the rules of the field read of a link, and the generator's formula.
+RADIO_COLUMNS = frozenset(
+    ("available_channels_mhz", "rssi_dbm", "noise_dbm", "busy_pct", "radio_standard", "regulatory_domain",
+     "antenna_gain_dbi", "tx_power_dbm", "radar_events_per_day", "link_distance_m", "channel_bandwidth_mhz")
+)  # fmt: skip
+
 # What field data has: nobody knows the hidden truth, so no answer has a worth either, and there is no regret.
 FIELD_SCHEMA = Schema(
     tuple(dataclasses.replace(c, utility_from=None) for c in LINK_SCHEMA.by_role("id", "group", "input", "target"))

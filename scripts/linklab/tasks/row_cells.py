@@ -9,16 +9,24 @@ from pathlib import Path
 
 from linklab import files
 from linklab.cli import UserError
+from linklab.links.links import RADIO_COLUMNS
 from linklab.tables.schema import Column
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Task
+from linklab.tasks.templates import LINK_CHOICES_TEMPLATE
 
 CELLS_FILE = "cells.csv"
 
 
 def shown_columns(task: Task) -> list[Column]:
-    """Return the columns a prompt shows and those that hold a row's legal choices, in the order of the schema."""
+    """Return the columns that baselines see, in the order of the schema.
+
+    They are what the prompt shows and what holds a row's legal choices. The links' own short prompt leaves out what
+    helps a model too little for its tokens; baselines see that too: a rule that knows more is only harder to beat.
+    """
     shown = {*task.template.columns, *(target.choices_from for target in task.targets)}
+    if task.template.text == LINK_CHOICES_TEMPLATE:
+        shown |= RADIO_COLUMNS
     return [column for column in task.schema.by_role("input") if column.name in shown]
 
 
