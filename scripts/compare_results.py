@@ -1,7 +1,7 @@
 """Compare models and baselines on the very same rows, and write the report of an experiment.
 
 reads run folders (metrics.json, row_scores.csv, predictions.jsonl) -> OUT_DIR/comparison.csv, comparison.md,
-report.md, report.html, plots/, manifest.json
+report.md, report.html, plots/, blend/, manifest.json
 
     python scripts/compare_results.py runs/demo/baselines runs/demo/tuned runs/demo/base --out-dir runs/demo/report
 """
@@ -29,6 +29,15 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder (or manifest) of an earlier stage, for the report's commands, data card and "
         "loss curve; once each, in the order they ran",
+    )
+    group.add_argument(
+        "--validation-runs",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="the candidate's and the baselines' runs on the validation split (--split validation, the same --name): "
+        "weights are fitted on them for a run that is both at once, which shows whether the model adds anything to "
+        "the best baseline with probabilities",
     )
     group = parser.add_argument_group("Comparison")
     group.add_argument("--reference", metavar="NAME", help="run to compare with (default: the best baseline)")
@@ -71,12 +80,14 @@ def read_stages(names: list[str], runs: list, argv: list[str]) -> tuple[list[dic
 def run(args: argparse.Namespace) -> int | None:
     """Read, check, compare, write, and say who wins."""
     from linklab.metrics import comparison, run_checks
+    from linklab.metrics.blend import make_blend
     from linklab.reports import report, tables
     from linklab.reports.verdict import make_verdict
 
-    check_out_dir(args.out_dir, script=__file__, force=args.force, reads=[*args.runs, *args.stage])
-    runs = comparison.read_runs(args.runs)
-    for found in runs:
+    reads = [*args.runs, *args.validation_runs, *args.stage]
+    check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
+    runs, validation_runs = comparison.read_runs(args.runs), comparison.read_runs(args.validation_runs)
+    for found in [*runs, *validation_runs]:
         run_checks.verify(found)
     comparison.check_same_rows(runs, allow_different_prompts=args.allow_different_prompts)
     primary = comparison.primary_metric(runs)
@@ -87,18 +98,22 @@ def run(args: argparse.Namespace) -> int | None:
         raise cli.UserError("--require-better-than needs a tuned model among the runs, or --candidate NAME")
 
     gate = comparison.gate(candidate, rival, primary, seed=args.seed) if candidate and rival else None
-    differences = comparison.compare_to(runs, reference, seed=args.seed)
-    stages, manifests = read_stages(args.stage, runs, args.argv)
+    stages, manifests = read_stages(args.stage, [*runs, *validation_runs], args.argv)
     logs = [path.parent / "trainer_log.csv" for path in manifests if (path.parent / "trainer_log.csv").exists()]
-    experiment = tables.Experiment(
-        title=args.title, runs=runs, primary=primary, reference=reference, differences=differences,
-        candidate=candidate, stages=stages, trainer_log=logs[-1] if logs else None, seed=args.seed,
-    )  # fmt: skip
-    verdict = str(make_verdict(experiment))
-    inputs = {run.folder / name: None for run in runs for name in comparison.FILES} | dict.fromkeys(manifests + logs)
+    inputs = {run.folder / name: None for run in [*runs, *validation_runs] for name in comparison.FILES}
+    inputs |= dict.fromkeys(manifests + logs)
     with staged_folder(args.out_dir, script=__file__, force=args.force, reads=inputs) as folder:
+        blend = make_blend(folder / "blend", runs, validation_runs, candidate, primary) if validation_runs else None
+        runs += [blend.run] if blend else []
+        differences = comparison.compare_to(runs, reference, seed=args.seed)
+        experiment = tables.Experiment(
+            title=args.title, runs=runs, primary=primary, reference=reference, differences=differences,
+            candidate=candidate, blend=blend, stages=stages, trainer_log=logs[-1] if logs else None, seed=args.seed,
+        )  # fmt: skip
+        verdict = str(make_verdict(experiment))
         lines = comparison.write_comparison(folder / "comparison.csv", runs, differences)
         written = report.write_report(folder, experiment)
+        written += sorted((folder / "blend").iterdir()) if blend else []
         write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.seed,
             inputs=inputs, outputs={folder / "comparison.csv": lines} | dict.fromkeys(written),

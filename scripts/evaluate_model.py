@@ -152,7 +152,7 @@ def check_no_model_options(args) -> None:
     for name in ("free", "numbers", "batch_tokens", "max_new_tokens", "base_model", "precision"):
         if getattr(args, name):
             option = f"--{args.precision}" if name == "precision" else f"--{name.replace('_', '-')}"
-            raise UserError(f"{option}: cannot be combined with --predictions, which are answers already; leave it out")
+            raise UserError(f"{option}: says how a model is asked, and --predictions are answers already; leave it out")
 
 
 def ask_model(args, task, examples) -> tuple[list[dict], dict]:

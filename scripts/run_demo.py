@@ -1,6 +1,6 @@
 """Run the whole pipeline with the scripts a person would call, each command printed before it runs.
 
-nothing -> DIR/{data,validation,jsonl,baselines,base,finetune,tuned,tuned_free,report}
+nothing -> DIR/{data,validation,jsonl,baselines,baselines_fit,base,finetune,tuned,tuned_fit,tuned_free,report}
 
     python scripts/run_demo.py --base-model embedded --max-rows 700
 
@@ -25,6 +25,7 @@ from linklab.manifest import read_manifest
 from linklab.pipeline import Stage, call, command_of, stale_reason
 
 LONG = 1000  # training rows from which on a run is no quick look: more unseen rows
+FIT_ROWS = 150  # validation rows that say how much of the model and how much of the trees a blend of both takes
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -66,13 +67,14 @@ def plan_stages(model: str, rows: int, test_rows: int, seed: int, out: Path) -> 
     # 80 % of the sites train and 10 % test; a tenth more than needed, because sites are not all of one size.
     samples = math.ceil(max(rows / 0.8, test_rows / 0.1) * 1.1)
     csv, jsonl, ask = f"{out}/data/links.csv", f"{out}/jsonl", ["--max-rows", str(test_rows)]
+    fit = ["--split", "validation", "--max-rows", str(min(FIT_ROWS, test_rows))]
 
     def stage(name: str, shows: str, script: str, *words: object, manifest: str | None = None) -> Stage:
         return Stage(name, shows, script, [str(word) for word in words], out / (manifest or f"{name}/manifest.json"))
 
-    def evaluate(name: str, shows: str, source: str, *words: str) -> Stage:
-        return stage(name, shows, "evaluate_model.py", "--model", source, "--data", jsonl, *ask, *words, "--out-dir",
-                     f"{out}/{name}")  # fmt: skip
+    def evaluate(name: str, shows: str, source: str, *words: str, rows_asked: Sequence[str] = ask) -> Stage:
+        return stage(name, shows, "evaluate_model.py", "--model", source, "--data", jsonl, *rows_asked, *words,
+                     "--out-dir", f"{out}/{name}")  # fmt: skip
 
     shown = Path(model).name
     stages = [
@@ -84,18 +86,24 @@ def plan_stages(model: str, rows: int, test_rows: int, seed: int, out: Path) -> 
         stage("jsonl", "rows to conversations", "convert_csv_to_jsonl.py", "--csv", csv, "--out-dir", jsonl),
         stage("baselines", "what a model has to beat", "run_baselines.py", "--csv", csv, *ask, "--max-train-rows", rows,
               "--seed", seed, "--out-dir", f"{out}/baselines"),
+        stage("baselines_fit", "the trees on validation rows, for a blend", "run_baselines.py", "--csv", csv,
+              *fit, "--max-train-rows", rows, "--only", "boosting_candidates", "--seed", seed, "--out-dir",
+              f"{out}/baselines_fit"),
         evaluate("base", "the model before training", model, "--name", f"{shown} before training"),
         stage("finetune", "training", "finetune_gemma_from_csv.py", "--data", jsonl, "--base-model", model,
               *training_words(model), "--max-rows", rows, "--seed", seed, "--out-dir", f"{out}/finetune",
               "--resume", "auto"),
         evaluate("tuned", "the model after training", f"{out}/finetune/model", "--name", f"{shown} fine-tuned"),
+        evaluate("tuned_fit", "the same on validation rows", f"{out}/finetune/model", "--name", f"{shown} fine-tuned",
+                 rows_asked=fit),
         evaluate("tuned_free", "the same, writing freely", f"{out}/finetune/model", "--name",
                  f"{shown} fine-tuned, free", "--free"),
     ]  # fmt: skip
     runs = [f"{out}/{name}" for name in ("baselines", "base", "tuned", "tuned_free")]
     told = [word for name in ("data", "jsonl", "finetune") for word in ("--stage", f"{out}/{name}")]
     told[2:2] = ["--stage", f"{out}/validation/report.manifest.json"]
-    stages.append(stage("report", "how they compare", "compare_results.py", *runs, *told, "--out-dir", f"{out}/report"))
+    stages.append(stage("report", "how they compare", "compare_results.py", *runs, *told, "--validation-runs",
+                        f"{out}/baselines_fit", f"{out}/tuned_fit", "--out-dir", f"{out}/report"))  # fmt: skip
     return stages
 
 
@@ -120,13 +128,13 @@ def run(args: argparse.Namespace) -> int:
         reason = stale_reason(stage)
         head = f"[{number}/{len(stages)}] {stage.name}: {stage.shows}"
         if reason is None:
-            say(f"{head} - already done")
+            say(f"{head} - done already")
             continue
         command = command_of(stage)
         say(f"\n{head}{f' (again: {reason})' if stage.manifest.exists() else ''}\n$ python {shlex.join(command)}")
         begun = time.monotonic()
         if code := call([sys.executable, *command]):
-            say(f"error: stage {stage.name} ended with exit code {code}; fix it and run this command again: "
+            say(f"error: stage {stage.name} ended with exit code {code}; mend it and run this command again: "
                 f"what is finished is kept")  # fmt: skip
             return code
         say(f"{stage.name}: {cli.format_seconds(time.monotonic() - begun)}")

@@ -94,7 +94,7 @@ def test_a_folder_is_not_empty_with_what_is_no_file(tmp_path, what):
 
 def test_what_the_same_script_wrote_is_replaced_with_force_and_only_then(tmp_path):
     make(tmp_path / "out")
-    with pytest.raises(UserError, match="already holds files; pass --force"):
+    with pytest.raises(UserError, match="holds files already; pass --force"):
         make(tmp_path / "out", "new")
     (tmp_path / "out" / "a.txt").unlink()  # nothing is lost with it
     make(tmp_path / "out", "new", force=True)
@@ -241,9 +241,9 @@ FILE_CASES = {
     "its own report": ("rep.json", "v.csv", None),
     "somebody's manifest": ("new.json", None, "new.manifest.json: was not written by validate_dataset.py"),
     "somebody's file": ("mine.json", None, "mine.json: was not written by"),
-    "a file it reads": ("d/links.csv", None, "given twice"),
-    "a pipe": ("pipe", None, "is not a regular file"),
-    "a dangling link": ("link", None, "is not a regular file"),
+    "a file it reads": ("d/links.csv", None, "named twice"),
+    "a pipe": ("pipe", None, "no regular file"),
+    "a dangling link": ("link", None, "no regular file"),
     "an edited report": ("edited.json", None, "edited.json: was changed after"),
 }
 

@@ -6,6 +6,7 @@ from html import unescape
 import compare_results
 import pytest
 from linklab.manifest import write_manifest
+from metrics.test_blend import write_pair
 from metrics.test_comparison import make_examples, write_run
 
 
@@ -69,6 +70,30 @@ def test_the_gate_and_names_decide_the_exit_code(folder, tmp_path, capsys, words
     assert compare(folder, tmp_path / "out", *words) == code
     assert said in capsys.readouterr().err
     assert (tmp_path / "out").exists() == (code != 2)
+
+
+def test_validation_runs_make_a_row_of_model_and_baseline_and_a_sentence(tmp_path, capsys):
+    """The blend is in every table, and its folder is a run that compares like any other."""
+    places = []
+    for split, seeds in (("test", (1, 2)), ("validation", (3, 4))):
+        write_pair(tmp_path, split, seeds, n=60)
+        places.append(tmp_path / split)
+        outputs = dict.fromkeys(sorted(path for path in places[-1].rglob("*") if path.is_file()))
+        write_manifest(places[-1], script="run_baselines.py", argv=[split], seed=0, inputs={}, outputs=outputs)
+    test, validation = map(str, places)
+    out = tmp_path / "out"
+    assert compare_results.main([test, "--validation-runs", validation, "--out-dir", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "Do tuned and trees know different things?" in said and "Weights fitted on 60 validation rows." in said
+    for name in ("report.md", "report.html", "comparison.md", "comparison.csv"):
+        assert "tuned + trees" in (out / name).read_text(), name
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert "blend/predictions.jsonl" in {entry["path"] for entry in manifest["outputs"]}
+    assert any("validation" in entry["path"] for entry in manifest["inputs"])
+    assert compare_results.main([test, str(out / "blend"), "--out-dir", str(tmp_path / "again")]) == 0
+    (places[1] / "tuned" / "predictions.jsonl").write_text("")
+    assert compare_results.main([test, "--validation-runs", validation, "--out-dir", str(tmp_path / "third")]) == 2
+    assert "predictions.jsonl changed since the run was scored" in capsys.readouterr().err
 
 
 def test_runs_on_other_rows_are_refused_and_nothing_is_written(folder, tmp_path, capsys):

@@ -62,12 +62,10 @@ def make_unmarked(folder, step):
 OTHERS = SETTINGS | {"labels": "cd34"}
 KEPT = {  # what lies on the drive: (how it came there, what is said without --force, with --force)
     "no training's": (lambda folder: make_unmarked(folder, 500), "json is missing", "json is missing"),
-    "another training's": (
-        lambda folder: make_checkpoint(folder, 500, OTHERS), "was trained with labels = 'cd34'", None,
-    ),
+    "another training's": (lambda folder: make_checkpoint(folder, 500, OTHERS), "was made with labels = 'cd34'", None),
     "another's, edited": (
         lambda folder: flip_byte(make_checkpoint(folder, 500, OTHERS)),
-        "was trained with labels = 'cd34'", "was changed after it was copied",
+        "was made with labels = 'cd34'", "was changed after it was copied",
     ),
     "this training's": (lambda folder: make_checkpoint(folder, 500), None, None),
 }  # fmt: skip
@@ -107,7 +105,7 @@ def test_a_copy_with_wrong_bytes_is_refused_and_the_old_ones_stay(places, monkey
         flip_byte(target)
 
     monkeypatch.setattr(shutil, "copytree", copy_badly)
-    with pytest.raises(UserError, match="the copy differs from the original"):
+    with pytest.raises(UserError, match="the copy is not what was copied"):
         checkpoint_mirror.mirror(local, remote)
     assert names(remote) == ["checkpoint-2"] and checkpoints.is_whole(remote / "checkpoint-2")
     assert checkpoints.is_whole(made)
@@ -149,7 +147,7 @@ def test_a_drive_of_another_run_is_refused(places, here):
     make_checkpoint(remote, 4, SETTINGS | {"labels": "cd34"})
     if here:
         make_checkpoint(local, here)
-    with pytest.raises(UserError, match="was trained with labels = 'cd34'"):
+    with pytest.raises(UserError, match="was made with labels = 'cd34'"):
         checkpoint_mirror.fetch(remote, local, SETTINGS)
     assert names(remote) == ["checkpoint-4"]
 
@@ -159,7 +157,7 @@ def test_a_drive_with_checkpoints_is_used_with_resume_or_force_only(places):
     make_checkpoint(remote, 4)
     (remote / ".checkpoint-6.abcdefgh.tmp").mkdir()  # a kill left it
     (remote / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="already holds checkpoints of a training"):
+    with pytest.raises(UserError, match="holds checkpoints of a training already"):
         checkpoint_mirror.prepare(remote, force=False, resume=None)
     checkpoint_mirror.prepare(remote, force=False, resume="auto")
     assert names(remote) == ["checkpoint-4", "notes.txt"]

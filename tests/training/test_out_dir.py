@@ -32,7 +32,7 @@ def test_an_earlier_training_is_replaced_with_force_only_and_strange_files_never
     out = tmp_path / "out"
     assert finetune.main(words(rule_table, out, steps=2, save=1)) == 0
     assert finetune.main(words(rule_table, out)) == 2
-    assert "already holds a training" in capfd.readouterr().err
+    assert "holds a training already" in capfd.readouterr().err
     (out / "thesis.txt").write_text("three years")
     for more in ([], ["--force"], ["--resume", "auto"]):
         assert finetune.main(words(rule_table, out, *more)) == 2
@@ -108,7 +108,7 @@ def test_a_forced_training_runs_beside_the_finished_one_and_is_continued_there(
     assert json.loads((out / "metrics.json").read_text())["steps"] == 6
     assert sorted(path.name for path in (out / "checkpoints").glob("checkpoint-*"))[-1] == "checkpoint-6"
     assert finetune.main([*command, "--resume", "auto"]) == 0
-    assert "already finished" in capfd.readouterr().err
+    assert "finished already" in capfd.readouterr().err
 
 
 def test_a_forced_training_with_resume_begins_anew_where_the_interrupted_one_had_other_settings(

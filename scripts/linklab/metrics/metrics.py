@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from linklab.tasks.examples import Example
     from linklab.tasks.task import Task
 
-ROLES = ("tuned", "base", "baseline", "formula", "ceiling")
+ROLES = ("tuned", "base", "blend", "baseline", "formula", "ceiling")
 METRICS_FILE, ROWS_FILE, SAMPLES_FILE = "metrics.json", "row_scores.csv", "samples.json"
 COST = ("seconds", "rows_per_second", "parameters", "peak_memory_mb")
 SAMPLES = 3  # prompts shown in the report
@@ -31,7 +32,7 @@ SAMPLES = 3  # prompts shown in the report
 def score(
     examples: Sequence[Example],
     predictions: Mapping[str, Prediction],
-    task: Task,
+    task: Task | None,
     *,
     model: str = "",
     role: str = "baseline",
@@ -48,10 +49,14 @@ def score(
 
     `targets` names the targets the predictor has an opinion on (all of the task's by default); the others are left out
     rather than counted as invalid. `resamples=0` leaves the bootstrap intervals out (null). `judged` is what `judge`
-    gave for the same rows, where a caller has it. `warnings` is what every report of these figures must say.
+
+    gave for the same rows, where a caller has it; without it a task is needed. `warnings` is what every report of these
+    figures must say.
     """
     assert role in ROLES, role
-    judged = judged or judge(examples, predictions, task, targets, top_k)
+    if not judged:
+        assert task is not None, "the targets to judge"
+        judged = judge(examples, predictions, task, targets, top_k)
     clusters = intervals.number_clusters([example.group for example in examples])
     invalid = np.any([rows.columns["invalid_share"] > 0 for rows in judged], axis=0)
     metrics = {}
@@ -153,7 +158,7 @@ def write_run(
         judged = judge(examples, predictions, task, options.get("targets"), options.get("top_k", TOP_K))
     result = score(examples, predictions, task, judged=judged, **options)
     write_predictions(folder / PREDICTIONS_FILE, (predictions[example.id] for example in examples), force=force)
-    _write_row_scores(folder / ROWS_FILE, examples, judged, force)
+    write_row_scores(folder / ROWS_FILE, examples, judged, force=force)
     for rows in judged:
         if rows.kind == "class":
             _write_csv(folder / f"per_class_{rows.target}.csv", per_class(rows), force)
@@ -165,16 +170,26 @@ def write_run(
     return result
 
 
-def _write_row_scores(path: Path, examples: Sequence[Example], judged: Sequence[JudgedRows], force: bool) -> None:
+def write_row_scores(
+    path: Path, examples: Sequence[Example], judged: Sequence[JudgedRows], *, force: bool = False
+) -> None:
+    """Write a line per row: id, group, and per target truth, answer, what each choice is worth, and every score."""
     table = [{"id": example.id, "group": example.group} for example in examples]
     for rows in judged:
         columns = {"true": rows.truth, "answer": ["" if _is_missing(answer) else answer for answer in rows.answers]}
         if rows.confidences is not None:
             columns["confidence"] = rows.confidences.tolist()
+        if "regret" in rows.columns:
+            columns["worth"] = [json.dumps(worth_of_choices(example, rows.target)) for example in examples]
         for name, column in (columns | {name: column.tolist() for name, column in rows.columns.items()}).items():
             for line, value in zip(table, column, strict=True):
                 line[f"{rows.target}/{name}"] = f"{value:.12g}" if isinstance(value, float) else value
     _write_csv(path, table, force)
+
+
+def worth_of_choices(example: Example, target: str) -> dict[str, float]:
+    """Return what each legal choice of a row is worth: {"5775": 594.0, "5530": 431.0}."""
+    return dict(zip(example.choices[target], example.values[target], strict=True))
 
 
 def _is_missing(answer: str | float) -> bool:

@@ -27,7 +27,7 @@ from linklab.metrics.row_scores import INVALID
 
 DPI = 150
 INK, GREY, PALE, YELLOW = "#00224e", "#7d7c78", "#d5d5d2", "#e1c84f"
-MARKS = {"tuned": "D", "base": "s", "baseline": "o", "formula": "^", "ceiling": "*"}
+MARKS = {"tuned": "D", "base": "s", "blend": "P", "baseline": "o", "formula": "^", "ceiling": "*"}
 MAX_CLASSES = 24  # shown in a confusion matrix; the rest become "other"
 _STYLE = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same glyphs on every machine

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from linklab.metrics import comparison, intervals
+from linklab.metrics.blend import Blend
 from linklab.metrics.comparison import Difference, Run
 from linklab.metrics.metric_table import find_metric
 
@@ -23,6 +24,7 @@ class Experiment:
     reference: Run
     differences: Sequence[Difference]
     candidate: Run | None = None  # the tuned model, where there is one
+    blend: Blend | None = None  # the candidate and a baseline as one predictor, where their validation runs are given
     stages: Sequence[dict] = ()  # manifests of the stages, in the order they ran
     trainer_log: Path | None = None
     seed: int = 0  # of the bootstrap and of the sign-flip tests

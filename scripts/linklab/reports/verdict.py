@@ -40,7 +40,8 @@ def make_verdict(experiment: Experiment) -> Verdict:
     """Return the verdict about the candidate; with no candidate (only baselines) its scores alone.
 
     The comparisons it rests on are planned: the candidate against its base, the best simple rule and the reference, in
-    the primary metric. Their p-values are corrected for each other (Holm), not for the tests of the table.
+    the primary metric. Their p-values are corrected for each other (Holm), not for the tests of the table. What the
+    candidate adds to a baseline is one more planned question, with a p-value of its own.
     """
     shown = find_shown(experiment)
     answers: list[tuple[str, str]] = []
@@ -54,6 +55,7 @@ def make_verdict(experiment: Experiment) -> Verdict:
             ("Is it better than what it has to beat?", say_better(experiment, found)),
             ("What next?", say_next(experiment, found)),
         ]
+    answers += say_blend(experiment)
     answers += say_above_ceiling(experiment, shown)
     models = [run for run in experiment.runs if run.role in ("tuned", "base")]
     warnings = [text for run in models for text in find_same_answers(run)]
@@ -201,6 +203,34 @@ def is_loss_falling(experiment: Experiment) -> bool | None:
     late = 0.75 * points[-1][0]
     before = min(loss for step, loss in points if step <= late) if points[0][0] <= late else points[0][1]
     return min(loss for step, loss in points if step > late) < (1 - FALLING) * before
+
+
+def say_blend(experiment: Experiment) -> list[tuple[str, str]]:
+    """Say whether the candidate and a baseline together beat the better of the two: then they know different things."""
+    blend, primary = experiment.blend, experiment.primary
+    if blend is None:
+        return []
+    better = comparison.best_run([blend.rival, blend.model], primary)
+    assert better is not None
+    other = blend.model if better is blend.rival else blend.rival
+    result = compare_planned(blend.run, {"better": better}, primary, seed=experiment.seed)["better"]
+    metric, unit = primary.rsplit("/", 1)[1], experiment.reference.unit(primary)
+    ends = format_interval(metric, result.low, result.high, signed=True)
+    p = f"p {format_p(result.p)}" if (result.p or 0.0) < 0.001 else f"p = {format_p(result.p)}"
+    size = format_difference(metric, abs(result.difference), unit).lstrip("+")
+    adding = f"adding {other.name} to {better.name}"
+    if result.verdict == "no difference shown":
+        shown = f"difference {format_difference(metric, result.difference, unit)} {ends}".rstrip()
+        limit = format_difference(metric, result.detectable, unit).lstrip("+")
+        notes = [shown, p] + ([] if math.isnan(result.detectable) else [f"{result.n:,} rows can only show {limit}"])
+        answer = f"Not shown: {adding} adds nothing that this sample can show ({'; '.join(notes)})"
+    else:
+        sure = ", ".join(filter(None, [f"difference {ends}" if ends else "", p]))
+        gains = result.verdict == "better"
+        answer = f"{'Yes' if gains else 'No'}: {adding} {'gains' if gains else 'loses'} {size} ({sure})"
+        answer += f": it knows something that {better.name} does not" if gains else ""
+    question = f"Do {blend.model.name} and {blend.rival.name} know different things?"
+    return [(question, f"{answer}. Weights fitted on {blend.validation_rows:,} validation rows.")]
 
 
 def say_above_ceiling(experiment: Experiment, shown: dict[str, Run | None]) -> list[tuple[str, str]]:
