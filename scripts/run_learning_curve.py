@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from linklab import cli, files
 from linklab.cli import UserError, say
-from linklab.manifest import write_manifest
+from linklab.manifest import MANIFEST, add_manifest
 
 if TYPE_CHECKING:
     from linklab.studies.options import CurveSettings
@@ -79,7 +79,7 @@ def read_settings(args: argparse.Namespace) -> CurveSettings:
 def run(args: argparse.Namespace) -> int:
     """Make the runs that are missing, then write the curve of all that are there."""
     from linklab.studies import learning_curve, runs
-    from linklab.studies.folder import check_study_dir, fingerprint_data, open_study
+    from linklab.studies.folder import check_study_dir, fingerprint_data, open_study, results_of
 
     settings = read_settings(args)
     n_test = check(settings)
@@ -95,6 +95,8 @@ def run(args: argparse.Namespace) -> int:
         "training": list(settings.training), "test_rows": settings.test_rows,
     } | fingerprint_data(args)  # fmt: skip
     folder = open_study(out_dir, deciding)
+    with results_of(folder, list_results(folder), script=__file__):
+        pass  # what is not ours is named before the first run
     if missing:
         say(f"baselines are left out: {missing}")
     planned = learning_curve.plan_runs(settings, folder, beside)
@@ -130,6 +132,11 @@ def check(settings: CurveSettings) -> int:
     return test
 
 
+def list_results(folder: Path) -> list[str]:
+    """Return the names of a study's results, of a study before this one included."""
+    return ["curve.csv", "summary.md", *sorted(path.name for path in folder.glob("curve_*.png"))]
+
+
 def describe_result(run: StudyRun) -> str:
     """Return a finished run's figures for the progress line."""
     from linklab.metrics import comparison
@@ -144,26 +151,28 @@ def write_results(
     settings: CurveSettings, argv: list[str], folder: Path, planned: list[StudyRun], missing: str
 ) -> None:
     """Write curve.csv, plots, summary.md and the manifest, one process at a time, and say how the curve runs."""
-    from linklab.locks import hold
-    from linklab.reports.plots import write_png
     from linklab.studies import learning_curve, plots
+    from linklab.studies.folder import results_of
     from linklab.tasks.source import source_files
 
     points = learning_curve.read_points(planned)
     curves = learning_curve.make_curves(points)
     n_test = points[0].run.n if points else 0
-    with hold(folder / ".results"):
-        learning_curve.write_csv(folder / "curve.csv", planned, points, curves)
-        summary = learning_curve.write_summary(settings, planned, curves, n_test, missing)
-        files.write_text(folder / "summary.md", summary, force=True)
-        outputs = ["study.json", "curve.csv", "summary.md"]
-        for found in curves:
-            outputs.append(f"curve_{found.metric.replace('/', '_')}.png")
-            write_png(folder / outputs[-1], plots.learning_curve(found), force=True)
-        findings = learning_curve.find_findings(curves, settings.goals)
-        write_manifest(
-            folder, script=__file__, argv=argv, seed=None, inputs=source_files(settings.source),
-            outputs={folder / name: None for name in outputs},
+    findings = learning_curve.find_findings(curves, settings.goals)
+    images = {
+        f"curve_{found.metric.replace('/', '_')}.png": plots.learning_curve(found) for found in curves
+    }  # fmt: skip
+    with results_of(folder, {*list_results(folder), *images}, script=__file__) as together:
+        learning_curve.write_csv(together, folder / "curve.csv", planned, points, curves)
+        with together.open(folder / "summary.md") as handle:
+            handle.write(learning_curve.write_summary(settings, planned, curves, n_test, missing))
+        for name, png in images.items():
+            with together.open(folder / name, binary=True) as handle:
+                handle.write(png)
+        outputs = [folder / "study.json", *together.aside]
+        add_manifest(
+            together, folder / MANIFEST, script=__file__, argv=argv, seed=None, inputs=source_files(settings.source),
+            outputs=dict.fromkeys(outputs),
             extra={"runs": len(planned), "points": len(points), "findings": findings},
         )  # fmt: skip
     for found in curves:

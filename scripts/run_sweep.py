@@ -18,15 +18,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from linklab import cli, files
+from linklab import cli
 from linklab.cli import UserError, say
-from linklab.manifest import write_manifest
+from linklab.manifest import MANIFEST, add_manifest
 
 if TYPE_CHECKING:
     from linklab.studies.options import SweepSettings
     from linklab.studies.search_space import Axis
     from linklab.studies.trials import Trials
 
+RESULTS = ("trials.csv", "summary.md", "importances.png", "settings.png")
 STORAGE = "LINKLAB_STORAGE"  # its URL, where a password should stand in no command line
 METRICS = {"class": ("accuracy",), "number": ("mae", "rmse")}  # what --metric may name, by a target's kind
 
@@ -93,7 +94,7 @@ def read_settings(args: argparse.Namespace) -> SweepSettings:
 
 def run(args: argparse.Namespace) -> int:
     """Make the trials that are missing, then write what all of them say and print the best command."""
-    from linklab.studies.folder import check_study_dir, fingerprint_data, open_study
+    from linklab.studies.folder import check_study_dir, fingerprint_data, open_study, results_of
 
     study = read_settings(args)
     check(study, args.space)
@@ -108,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
         "sampler": study.sampler, "space": [axis.text for axis in args.space], "seed": study.seed, "prune": study.prune,
     } | fingerprint_data(args)  # fmt: skip
     folder = open_study(out_dir, deciding)
+    with results_of(folder, RESULTS, script=__file__):
+        pass  # what is not ours is named before the first trial
     trials = Trials(
         folder, folder.name, args.space, tried, url=args.storage, tpe=args.sampler == "tpe",
         lower_is_better=sweep.lower_is_better(study.metric), prune=study.prune, seed=study.seed,
@@ -153,37 +156,39 @@ def check(study: SweepSettings, space: Sequence[Axis]) -> None:
 
 def write_results(study: SweepSettings, argv: list[str], folder: Path, trials: Trials) -> None:
     """Write trials.csv, summary.md, plots and the manifest; one process at a time."""
-    from linklab.locks import hold
-    from linklab.reports.plots import write_png
     from linklab.studies import plots, sweep
+    from linklab.studies.folder import results_of
     from linklab.tasks.source import source_files
 
     shares = sweep.find_importances(trials)
     axes = trials.axes
     results = [trial for trial in trials.results() if trial and len(trial.params) == len(axes) and trial.values]
-    with hold(folder / ".results"):
-        sweep.write_csv(folder / "trials.csv", trials, study.metric)
-        files.write_text(folder / "summary.md", sweep.write_summary(study, trials, shares), force=True)
-        outputs = ["study.json", "trials.csv", "summary.md"]
-        if shares:
-            n = sum(trial.state.name == "COMPLETE" for trial in results)
-            write_png(folder / "importances.png", plots.importances(shares, n), force=True)
-            outputs.append("importances.png")
-        else:
+    images = {}
+    if shares:
+        n = sum(trial.state.name == "COMPLETE" for trial in results)
+        images["importances.png"] = plots.importances(shares, n)
+    if results:
+        lines = [
+            {"at": [axis.position(trial.params[axis.name]) for axis in axes], "value": trial.value,
+             "pruned": trial.state.name == "PRUNED"} for trial in results
+        ]  # fmt: skip
+        drawn = [{"name": axis.name, "ticks": axis.ticks()} for axis in axes]
+        label = "validation loss" if study.metric == "loss" else study.metric
+        lower = sweep.lower_is_better(study.metric)
+        images["settings.png"] = plots.parallel_coordinates(drawn, lines, label, lower_is_better=lower)
+    with results_of(folder, RESULTS, script=__file__) as together:
+        if not shares:
             (folder / "importances.png").unlink(missing_ok=True)
-        if results:
-            lines = [
-                {"at": [axis.position(trial.params[axis.name]) for axis in axes], "value": trial.value,
-                 "pruned": trial.state.name == "PRUNED"} for trial in results
-            ]  # fmt: skip
-            drawn = [{"name": axis.name, "ticks": axis.ticks()} for axis in axes]
-            label = "validation loss" if study.metric == "loss" else study.metric
-            png = plots.parallel_coordinates(drawn, lines, label, lower_is_better=sweep.lower_is_better(study.metric))
-            write_png(folder / "settings.png", png, force=True)
-            outputs.append("settings.png")
-        write_manifest(
-            folder, script=__file__, argv=argv, seed=study.seed, inputs=source_files(study.source),
-            outputs={folder / name: None for name in outputs}, extra={"trials": len(trials.settings)},
+        sweep.write_csv(together, folder / "trials.csv", trials, study.metric)
+        with together.open(folder / "summary.md") as handle:
+            handle.write(sweep.write_summary(study, trials, shares))
+        for name, png in images.items():
+            with together.open(folder / name, binary=True) as handle:
+                handle.write(png)
+        outputs = [folder / "study.json", *together.aside]
+        add_manifest(
+            together, folder / MANIFEST, script=__file__, argv=argv, seed=study.seed, inputs=source_files(study.source),
+            outputs=dict.fromkeys(outputs), extra={"trials": len(trials.settings)},
         )  # fmt: skip
 
 

@@ -507,7 +507,10 @@ def add_manifest(
     outputs: PathRows,
     extra: Mapping | None = None,
 ) -> None:
-    """Add the manifest of a set of files to it, as the last one. Outputs outside its folder stand in `elsewhere`."""
+    """Add the manifest of a set of files to it, as the last one. Outputs outside its folder stand in `elsewhere`.
+
+    An output that the set does not hold was there before.
+    """
     folder = path.parent
     real = os.path.realpath(folder)
     below, elsewhere, aside = {}, {}, {}
@@ -515,7 +518,7 @@ def add_manifest(
         output = Path(output)
         if Path(os.path.realpath(output)).is_relative_to(real):
             name = folder / os.path.relpath(output, folder)
-            below[name], aside[name] = rows, together.aside[output]
+            below[name], aside[name] = rows, together.aside.get(output, output)
         else:
             elsewhere[output] = rows
     value = make_manifest(

@@ -223,6 +223,17 @@ def test_another_setting_is_another_study_and_another_size_is_not(rule_table, pl
     assert len(list((place / "out").glob("study-*"))) == 2
 
 
+@pytest.mark.parametrize("name", ["curve.csv", "summary.md", "curve_kind_accuracy.png"])
+def test_results_somebody_changed_are_named_before_any_run_and_stay(rule_table, place, capfd, name):
+    assert run_learning_curve.main(words(rule_table, place, "--no-baselines", sizes=["32"], seeds=["1"])) == 0
+    folder, before = study_of(place), (place / "ledger").read_text()
+    assert manifest.find_changed(manifest.read_manifest(folder)["outputs"], folder) is None
+    (folder / name).write_text("a person's notes")
+    assert run_learning_curve.main(words(rule_table, place, "--no-baselines", sizes=["64"], seeds=["1"])) == 2
+    assert f"{name}: was changed after run_learning_curve.py wrote it" in capfd.readouterr().err.splitlines()[-1]
+    assert (folder / name).read_text() == "a person's notes" and (place / "ledger").read_text() == before
+
+
 def test_a_lost_file_makes_its_run_again_and_no_other(rule_table, place):
     asked = words(rule_table, place, "--no-baselines", sizes=["32", "64"], seeds=["1"])
     assert run_learning_curve.main(asked) == 0

@@ -110,6 +110,17 @@ def test_another_setting_is_another_study_and_more_trials_are_the_same_one(rule_
     assert len(list((place / "out").glob("study-*"))) == 2 and (first / "trials.csv").read_bytes() == kept
 
 
+@pytest.mark.parametrize("name", ["trials.csv", "summary.md", "settings.png"])
+def test_results_somebody_changed_are_named_before_any_trial_and_stay(rule_table, place, capfd, name):
+    assert run_sweep.main(words(rule_table, place, trials=1)) == 0
+    folder, before = only_study(place), ledger(place)
+    assert manifest.find_changed(manifest.read_manifest(folder)["outputs"], folder) is None
+    (folder / name).write_text("a person's notes")
+    assert run_sweep.main(words(rule_table, place, trials=2)) == 2
+    assert f"{name}: was changed after run_sweep.py wrote it" in capfd.readouterr().err.splitlines()[-1]
+    assert (folder / name).read_text() == "a person's notes" and ledger(place) == before
+
+
 def test_a_failing_trial_is_kept_with_its_error_and_the_others_go_on(rule_table, place, capfd):
     space = ["--space", "learning_rate=1e-3,1", "lora_rank=8,13"]
     assert run_sweep.main(words(rule_table, place, "--sampler", "grid", "--no-prune", space=space, trials=4)) == 1

@@ -198,8 +198,8 @@ def read_unifi(text: str) -> list[Reading]:
     Only measurements of 20 MHz are taken where a channel was measured at several widths.
     """
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = files.parse_json(text)
+    except ValueError as error:
         raise UserError(f"not JSON ({error}); export the spectrum scan as the controller's API returns it") from error
     readings: dict[int, Reading] = {}
     for entry in _objects(value):

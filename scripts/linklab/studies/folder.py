@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from linklab import files
 from linklab.cli import UserError, say
-from linklab.manifest import MANIFEST, read_manifest
+from linklab.locks import hold
+from linklab.manifest import MANIFEST, check_out_files, read_manifest
 
 SETTINGS_FILE = "study.json"
 PREFIX = "study-"
@@ -49,6 +52,20 @@ def open_study(out_dir: Path, settings: dict) -> Path:
     else:
         say(f"{folder}: a new study")
     return folder
+
+
+@contextlib.contextmanager
+def results_of(folder: Path, names: Iterable[str], *, script: str) -> Iterator[files.FileSet]:
+    """Yield the set of files in which a study's results take the place of the old ones, one process at a time.
+
+    `names` are all files the study may write. Raises a UserError for one that `script` did not write or somebody
+    changed: the rule of `check_out_dir`. Used with nothing written, it is the check before any work.
+    """
+    with hold(folder / ".results"):
+        there = [folder / name for name in names]
+        check_out_files(there, folder / MANIFEST, script=script, force=True)
+        with files.FileSet(force=True) as together:
+            yield together
 
 
 def describe_changes(before: dict, now: dict) -> list[str]:

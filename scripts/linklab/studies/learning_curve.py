@@ -238,9 +238,12 @@ def goals_of(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[tup
     return named
 
 
-def write_csv(path: Path, runs: Sequence[StudyRun], points: Sequence[Point], curves: Sequence[MetricCurve]) -> None:
-    """Write one line a predictor, size, seed and metric; the model's mean over seeds has the seed `mean`."""
-    with files.atomic_write(path, force=True) as handle:
+def write_csv(
+    together: files.FileSet, path: Path, runs: Sequence[StudyRun], points: Sequence[Point],
+    curves: Sequence[MetricCurve],
+) -> None:  # fmt: skip
+    """Add one line a predictor, size, seed and metric; the model's mean over seeds has the seed `mean`."""
+    with together.open(path) as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(COLUMNS)
         for point in points:

@@ -205,10 +205,10 @@ def best_of(results: Sequence[FrozenTrial | None], metric: str) -> FrozenTrial |
     return (min if lower_is_better(metric) else max)(done, key=lambda trial: trial.value, default=None)
 
 
-def write_csv(path: Path, trials: Trials, metric: str) -> None:
-    """Write trials.csv: one line a place, in order."""
+def write_csv(together: files.FileSet, path: Path, trials: Trials, metric: str) -> None:
+    """Add trials.csv to a set of files: one line a place, in order."""
     names = [axis.name for axis in trials.axes]
-    with files.atomic_write(path, force=True) as handle:
+    with together.open(path) as handle:
         writer = csv.writer(handle, lineterminator="\n")
         writer.writerow(["trial", "state", metric, *names, "seconds", "attempts", "error"])
         for place, found in enumerate(trials.by_place()):
