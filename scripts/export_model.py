@@ -104,13 +104,14 @@ def _model_folder(folder: Path) -> Path:
 
 def read_prompts(folder: Path, n_rows: int) -> list[str]:
     """Return the user's words of up to `n_rows` test conversations of a converted folder."""
-    import json
-
     prompts = []
     for path in sorted(folder.glob("test-*.jsonl")):
         with open(path, encoding="utf-8") as handle:
-            for line in handle:
-                prompts.append(json.loads(line)["messages"][0]["content"])
+            for number, line in enumerate(handle, start=1):
+                try:
+                    prompts.append(str(files.parse_json(line)["messages"][0]["content"]))
+                except (ValueError, TypeError, LookupError) as error:
+                    raise UserError(f"{path}:{number}: no conversation ({error})") from error
                 if len(prompts) == n_rows:
                     return prompts
     if not prompts:

@@ -1,6 +1,6 @@
 r"""Turn what a radio's tools print into a row of links.csv, ready for predict.py.
 
-survey dump(s), scan or export, and optionally a station dump -> OUT (a links.csv of one row)
+survey dump(s), scan or export, and optionally a station dump -> OUT (a links.csv of one row), OUT's manifest beside it
 
     python scripts/import_survey.py --survey before.txt after.txt --station station.txt --regulatory-domain FCC \
         --radio-standard ac --channel-bandwidth-mhz 80 --link-distance-m 4980 --antenna-gain-dbi 23 \
@@ -22,6 +22,7 @@ from pathlib import Path
 from linklab import cli, files
 from linklab.cli import UserError, say
 from linklab.links import field_rows
+from linklab.manifest import add_manifest, check_out_files, manifest_beside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,8 @@ def run(args: argparse.Namespace) -> None:
     from linklab.links import surveys
 
     settings = make_settings(args)
-    files.check_out_file(settings.out, force=settings.force)
+    reads = (*settings.surveys, settings.station)
+    check_out_files([settings.out], manifest_beside(settings.out), script=__file__, force=settings.force, reads=reads)
     readings, notes = surveys.read_survey([_read_text(path) for path in settings.surveys])
     current = settings.current_channel_mhz or next((r.frequency_mhz for r in readings if r.in_use), None)
     signal = settings.signal_dbm
@@ -96,10 +98,15 @@ def run(args: argparse.Namespace) -> None:
     )  # fmt: skip
     for note in [*notes, *more]:
         say(f"note: {note}")
-    with files.atomic_write(settings.out, force=settings.force) as handle:
-        writer = csv.DictWriter(handle, list(row), lineterminator="\n")
-        writer.writeheader()
-        writer.writerow(row)
+    with files.FileSet(force=settings.force) as together:
+        with together.open(settings.out) as handle:
+            writer = csv.DictWriter(handle, list(row), lineterminator="\n")
+            writer.writeheader()
+            writer.writerow(row)
+        add_manifest(
+            together, manifest_beside(settings.out), script=__file__, argv=args.argv, seed=None,
+            inputs=dict.fromkeys(filter(None, reads)), outputs={settings.out: 1},
+        )  # fmt: skip
     say(f"wrote {settings.out}: one link with channels {row['available_channels_mhz']}")
 
 

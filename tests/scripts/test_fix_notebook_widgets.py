@@ -309,6 +309,7 @@ def test_check_says_what_would_be_mended_and_writes_nothing(tmp_path, capsys):
         (b'{"cells": "\xff"}', ": not UTF-8 at byte 11"),
         (b"[]", ": not a notebook: a JSON object is expected"),
         (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", ": nested too deeply"),
+        (b'{"a": ' + b"7" * 5_000 + b"}", ": holds a number of thousands of digits"),
     ],
     ids=[
         "bad JSON",
@@ -328,6 +329,7 @@ def test_check_says_what_would_be_mended_and_writes_nothing(tmp_path, capsys):
         "not UTF-8",
         "a list",
         "deep",
+        "digits",
     ],
 )
 def test_an_unreadable_notebook_is_named_and_the_others_are_still_mended(tmp_path, capsys, data, says):

@@ -121,6 +121,36 @@ def test_other_tools_exports_give_the_same_row(tmp_path, capsys, text, busy, noi
     assert lists(row) == [[5190], [-59], [noise], [busy]]
 
 
+def test_force_replaces_its_own_unchanged_row_and_nothing_else(tmp_path, capsys):
+    more = ["--current-channel-mhz", "5180", "--noise-dbm", "-95"]
+    (tmp_path / "out.csv").write_text("a person's own table")
+    code, said = run(tmp_path, capsys, [UNIFI], *more, "--force")
+    assert code == 2 and "was not written by import_survey.py" in said
+    assert (tmp_path / "out.csv").read_text() == "a person's own table"
+    (tmp_path / "out.csv").unlink()
+    first, _ = run(tmp_path, capsys, [UNIFI], *more)
+    assert run(tmp_path, capsys, [UNIFI], *more, "--force")[0] == first
+    with open(tmp_path / "out.csv", "a") as handle:
+        handle.write("a line of mine\n")
+    code, said = run(tmp_path, capsys, [UNIFI], *more, "--force")
+    assert code == 2 and "was changed after import_survey.py wrote it" in said
+
+
+HOSTILE = {
+    "nested 100,000 deep": ('{"channel": ' + "[" * 100_000 + "]" * 100_000 + "}", "deep"),
+    "a number of 5,000 digits": ('[{"channel": ' + "7" * 5_000 + "}]", "5,000 digits"),
+    "half a character": ('[{"channel": "\\ud800"}]', "half a character"),
+    "a channel without end": ('[{"channel": 1e999, "utilization": 1}]', "a number is expected"),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_hostile_spectrum_scan_ends_in_one_line(tmp_path, capsys, what):
+    text, expected = HOSTILE[what]
+    code, said = run(tmp_path, capsys, [text])
+    assert code == 2 and said.startswith("error: ") and expected in said and len(said) < 2000
+
+
 @pytest.mark.parametrize(
     ("surveys", "more", "expected"),
     [

@@ -9,11 +9,11 @@ RouterOS `/interface/wifi/frequency-scan` (help.mikrotik.com, WiFi), and the Uni
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
 
+from linklab import files
 from linklab.cli import UserError
 
 FORMATS = ("iw-survey", "iw-scan", "mikrotik", "unifi")
@@ -209,7 +209,7 @@ def read_unifi(text: str) -> list[Reading]:
             number, width = int(entry["channel"]), int(entry.get("width", 20))
             noise = float(entry["interference"]) if entry.get("interference") is not None else None
             busy = float(entry["utilization"]) if entry.get("utilization") is not None else None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"channel {entry.get('channel')!r}: a number is expected ({error})") from error
         if number >= 32 and width == 20:
             readings[5000 + 5 * number] = Reading(5000 + 5 * number, noise, busy)

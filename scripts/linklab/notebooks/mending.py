@@ -63,6 +63,8 @@ def decode(data: bytes) -> str:
         raise _judge_text(text, error) from error
     except RecursionError as error:
         raise UnreadableNotebook("nested too deeply to be a notebook") from error
+    except ValueError as error:  # Python's limit of the digits of a whole number
+        raise UnreadableNotebook("holds a number of thousands of digits: not a notebook") from error
     if not isinstance(value, dict):
         raise UnreadableNotebook("not a notebook: a JSON object is expected")
     return text
