@@ -14,7 +14,7 @@ from typing import Any
 from linklab import files
 from linklab.cli import UserError, say
 from linklab.manifest import MANIFEST, write_manifest
-from linklab.models import architecture
+from linklab.models import architecture, base_names
 from linklab.models.base_weights import require_same_weights
 from linklab.models.chat import ensure_chat_template, stop_tokens
 from linklab.tasks.training_record import read_record
@@ -219,9 +219,16 @@ def resolve(name: str) -> str:
         return name
     if Path(name).is_file():
         raise UserError(f"{name}: is a file; --base-model takes the folder that holds it, a Hub id, embedded or tiny")
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise UserError(f"{name}: no such model folder")
+    base_names.require_no_slip(name)
     return name
+
+
+def _find(name: str) -> str:
+    """Return what `resolve` returns, of which it is now known that a model is there."""
+    found = resolve(name)
+    if not Path(found).is_dir():
+        base_names.require_on_hub(found)
+    return found
 
 
 def load_tokenizer(name: str):
@@ -229,7 +236,7 @@ def load_tokenizer(name: str):
     from transformers import AutoTokenizer
 
     with _explained(name), quiet_transformers():
-        tokenizer = AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(_find(name), trust_remote_code=False)
     ensure_chat_template(tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -253,7 +260,7 @@ def load_model(name: str, *, dtype: Any = None, quantize_4bit: bool = False) -> 
     with _explained(name), quiet_transformers():
         if quantize_4bit:
             options["quantization_config"] = nf4_config(dtype)
-        model = AutoModelForCausalLM.from_pretrained(resolve(name), **options)
+        model = AutoModelForCausalLM.from_pretrained(_find(name), **options)
     architecture.check(model, name)
     return model
 

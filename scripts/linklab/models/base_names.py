@@ -1,0 +1,75 @@
+"""Is there a model of this name? Asked once and briefly, before transformers asks the Hub a dozen times."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from pathlib import Path
+
+from linklab.cli import UserError, say
+
+BUILT_IN = ("embedded", "tiny")
+EXPECTED = "--base-model takes a folder, a Hub id such as google/gemma-3-270m-it, embedded or tiny"
+PROBE_TIMEOUT_S = 5.0  # of the one request; huggingface_hub's own retries take more than a minute
+
+
+def require_no_slip(name: str) -> None:
+    """Raise a UserError for what is no folder here and cannot be a Hub id: a misspelt path or built-in name."""
+    path = Path(name).expanduser()
+    # A Hub id has one slash, as runs/lora does: where the first part is a folder here, a folder was meant.
+    inside = "/" in name and path.parent.is_dir() and not _cached(name)
+    if name.startswith((".", "/", "~")) or name.count("/") > 1 or inside:
+        raise UserError(f"{name}: no such model folder{_suggest(name)}; {EXPECTED}")
+    if "/" not in name and difflib.get_close_matches(name.lower(), BUILT_IN, n=1, cutoff=0.7):
+        raise UserError(f"{name}: no such model{_suggest(name)}; {EXPECTED}")
+
+
+@functools.cache
+def require_on_hub(name: str) -> None:
+    """Raise a UserError where neither the Hub nor its cache here has the model; one request, never repeated.
+
+    Without a network a model in the cache is used as it is, and no more requests are sent.
+    """
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    try:
+        url = huggingface_hub.hf_hub_url(name, "config.json")
+        huggingface_hub.get_hf_file_metadata(url, timeout=PROBE_TIMEOUT_S)
+    except (GatedRepoError, EntryNotFoundError):
+        return  # it is there; what loads it says what is missing
+    except RepositoryNotFoundError as error:
+        raise UserError(
+            f"{name}: no such folder here, and no such model on the Hub (a private one needs HF_TOKEN)"
+            f"{_suggest(name)}; {EXPECTED}"
+        ) from error
+    except (OSError, *HfHubHTTPError.__bases__) as error:  # the last are those of the Hub's own HTTP client
+        if not _cached(name):
+            raise UserError(
+                f"{name}: no such folder here, and the Hub cannot be reached ({constants.ENDPOINT})"
+                f"{_suggest(name)}; {EXPECTED}"
+            ) from error
+        if not constants.HF_HUB_OFFLINE:
+            say(f"{name}: the Hub cannot be reached; using the copy in its cache here")
+            constants.HF_HUB_OFFLINE = True
+
+
+def _cached(name: str) -> bool:
+    import huggingface_hub
+
+    try:
+        return isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str)
+    except ValueError:  # not a Hub id
+        return False
+
+
+def _suggest(name: str) -> str:
+    """Return `; did you mean …?` with the folders beside the name, and the built-in names, that resemble it; or ""."""
+    path = Path(name).expanduser()
+    beside = [one.name for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
+    known = {str(path.parent / folder): folder for folder in sorted(beside)}
+    known |= {} if "/" in name else {word: word for word in BUILT_IN}
+    close = difflib.get_close_matches(path.name.lower(), [word.lower() for word in known.values()], n=3, cutoff=0.6)
+    meant = [shown for word in close for shown, folder in known.items() if folder.lower() == word]
+    return f"; did you mean {' or '.join(dict.fromkeys(meant))}?" if meant else ""
