@@ -321,7 +321,7 @@ def format_answer(one: Answered, task: Task) -> str:
         lines = [(f"{target.name}", f"expected {unit}".strip(), "best with probability", *rules)]
         for choice, chance in chances.items():
             shown = "" if chance is None else f"{100 * math.exp(chance):.0f} %"
-            values = [f"{worths[place[choice]]:.0f}" for worths in rules.values()]
+            values = [f"{worths[place[choice]]:.4g}" for worths in rules.values()]
             lines.append((choice, f"{one.scores.expected[place[choice]]:.0f}", shown, *values))
     widths = [max(len(line[at]) for line in lines) for at in range(len(lines[0]))]
     for line in lines:
@@ -334,7 +334,10 @@ def format_answer(one: Answered, task: Task) -> str:
 
 
 def rule_worths(example: Example, task: Task) -> Mapping[str, Sequence[float]]:
-    """Return what the link formula gives for each choice, where the row is a link with all it needs; else {}."""
+    """Return what the simple rule and the link formula give for each choice; {} where the row is no whole link.
+
+    snr_and_busy is in bit/s per Hz (capacity by SNR, times the time left free), formula in Mbit/s.
+    """
     from linklab.baselines.link_rules import visible_columns
     from linklab.baselines.problem import Problem, is_link_task
     from linklab.links import pickers
@@ -342,7 +345,11 @@ def rule_worths(example: Example, task: Task) -> Mapping[str, Sequence[float]]:
 
     if not set(example.row) >= RADIO_COLUMNS or not is_link_task(task):
         return {}
-    return {"formula": pickers.formula_throughput(visible_columns(Problem([], [example], task)))[0].tolist()}
+    columns = visible_columns(Problem([], [example], task))
+    return {
+        "snr_and_busy": pickers.pick("snr_and_busy", columns)[0].tolist(),
+        "formula": pickers.formula_throughput(columns)[0].tolist(),
+    }
 
 
 def compare_with_rules(one: Answered, task: Task, rules: Mapping[str, Sequence[float]]) -> str:
@@ -351,7 +358,9 @@ def compare_with_rules(one: Answered, task: Task, rules: Mapping[str, Sequence[f
     texts = [f"{name} = {text}" for name, text in answer.items()]
     choice = answer[task.choice_target.name]
     others = {name: one.scores.choices[max(range(len(w)), key=w.__getitem__)] for name, w in rules.items()}
-    says = [f"the {name} agrees" if other == choice else f"the {name} takes {other}" for name, other in others.items()]
+    called = {name: "the formula" if name == "formula" else f"the rule {name}" for name in others}
+    says = [f"{called[name]} agrees" if other == choice else f"{called[name]} takes {other}"
+            for name, other in others.items()]  # fmt: skip
     return "; ".join([", ".join(texts), *says])
 
 

@@ -29,8 +29,13 @@ def build_parser():
     )
     where = parser.add_argument_group("Output")
     where.add_argument("--repo", required=True, metavar="OWNER/NAME", help="where to; made when it is not there")
-    where.add_argument("--license", required=True, metavar="ID", help="`gemma` for a model; yours for data: cc-by-4.0")
-    where.add_argument("--public", action="store_true", help="let everybody see it")
+    where.add_argument(
+        "--license",
+        required=True,
+        metavar="ID",
+        help="a model: its base model's (gemma); data: your own, such as cc-by-4.0",
+    )
+    where.add_argument("--public", action="store_true", help="make the repository public")
     where.add_argument("--dry-run", action="store_true", help="make the checks, list the files, send nothing")
     return parser
 

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import math
 import shutil
 
 import generate_synthetic_smoke
@@ -146,7 +147,8 @@ def test_one_row_in_the_command_is_answered_as_in_a_csv_and_compared_with_the_fo
     model = ["--model", f"{folder}/model"]
     assert predict.main([*model, *as_set(rows[0]), "--out", str(tmp_path / "one.csv")]) == 0
     header, *lines, last = capsys.readouterr().out.splitlines()
-    assert header.split() == ["recommended_channel_mhz", "expected", "Mbit/s", "best", "with", "probability", "formula"]
+    shown = ["recommended_channel_mhz", "expected", "Mbit/s", "best", "with", "probability", "snr_and_busy", "formula"]
+    assert header.split() == shown
     legal = list(map(str, json.loads(rows[0]["available_channels_mhz"])))
     assert sorted(line.split()[0] for line in lines) == sorted(legal)
     assert predict.main([*model, "--csv", f"{folder}/new.csv", "--out", str(tmp_path / "all.csv")]) == 0
@@ -160,6 +162,16 @@ def test_one_row_in_the_command_is_answered_as_in_a_csv_and_compared_with_the_fo
     best = max(lines, key=lambda line: float(line.split()[-1])).split()[0]  # by the formula
     agrees = best == one["recommended_channel_mhz"]
     assert last.endswith("the formula agrees" if agrees else f"the formula takes {best}")
+    row = {name: json.loads(rows[0][name]) for name in ("available_channels_mhz", "rssi_dbm", "noise_dbm", "busy_pct")}
+    rates = {  # Shannon's capacity per Hz, in the time that the channel is free
+        str(channel): math.log2(1 + 10 ** ((signal - noise) / 10)) * (1 - busy / 100)
+        for channel, signal, noise, busy in zip(*row.values(), strict=True)
+    }
+    for line in lines:
+        assert float(line.split()[-2]) == pytest.approx(rates[line.split()[0]], rel=1e-3)
+    simple = max(rates, key=rates.get)
+    said = "agrees" if simple == one["recommended_channel_mhz"] else f"takes {simple}"
+    assert f"; the rule snr_and_busy {said}; " in last
 
 
 @pytest.mark.parametrize(
