@@ -147,7 +147,8 @@ class Pair:
             return fit_weights([scores for _, scores in known], [place for place, _ in known])
         numbers = np.array([self.numbers(row_id, target) for row_id in self.model.ids])
         told = ~np.isnan(numbers).any(axis=1)
-        share = fit_share(*numbers[told].T, np.array([read_number(text) for text in truths])[told])
+        truth = np.array([read_number(text) for text in truths])
+        share = fit_share(numbers[told, 0], numbers[told, 1], truth[told])
         return share, 1 - share
 
     def choice_scores(self, row_id: str, target: str) -> tuple[list[str], np.ndarray]:
