@@ -11,6 +11,7 @@ The same command with `--model embedded` scores the base model before any traini
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,7 @@ def build_parser():
 
 
 def run(args) -> None:
+    from linklab.inference.row_answers import check_rank_by
     from linklab.metrics import metrics
     from linklab.metrics.predictions import Prediction, read_predictions
     from linklab.tasks.source import open_source, source_files
@@ -77,6 +79,10 @@ def run(args) -> None:
     task, read = open_source(
         args, trained, allow_other_prompt=args.allow_other_prompt, allow_other_split=args.allow_training_rows
     )
+    asked = None
+    if args.model:
+        check_rank_by(args.rank_by, task, free=args.free)
+        asked = asked_settings(args, task)
     examples = read(args.split, args.max_rows)
     warnings = check_against_training(args, task, trained, examples)
     if args.predictions:
@@ -90,8 +96,7 @@ def run(args) -> None:
     with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:
         result = metrics.write_run(
             folder, examples, predictions, task, model=name, role=role, cost=cost, top_k=args.top_k, judged=judged,
-            description=how_asked(task, args.free) if args.model else "",
-            warnings=warnings,
+            description=how_asked(asked) if asked else "", asked=asked, warnings=warnings,
         )  # fmt: skip
         draw_plots(folder, judged)
         files.write_text(
@@ -149,7 +154,7 @@ def check_against_training(args, task: Task, trained: Task | None, examples: lis
 
 def check_no_model_options(args) -> None:
     """Raise a UserError for an option that says how a model is asked, where none is."""
-    for name in ("free", "numbers", "batch_tokens", "max_new_tokens", "base_model", "precision"):
+    for name in ("free", "numbers", "rank_by", "batch_tokens", "max_new_tokens", "base_model", "precision"):
         if getattr(args, name):
             option = f"--{args.precision}" if name == "precision" else f"--{name.replace('_', '-')}"
             raise UserError(f"{option}: says how a model is asked, and --predictions are answers already; leave it out")
@@ -171,7 +176,13 @@ def ask_model(args, task, examples) -> tuple[list[dict], dict]:
             )
         else:
             answers = row_answers.answer_exactly(
-                scorer, examples, task, numbers=args.numbers, max_new_tokens=args.max_new_tokens, progress=progress.at
+                scorer,
+                examples,
+                task,
+                numbers=args.numbers,
+                rank_by=args.rank_by or "written",
+                max_new_tokens=args.max_new_tokens,
+                progress=progress.at,
             )
     seconds = time.monotonic() - started
     return answers, {
@@ -180,10 +191,20 @@ def ask_model(args, task, examples) -> tuple[list[dict], dict]:
     }  # fmt: skip
 
 
-def how_asked(task: Task, free: bool) -> str:
+def asked_settings(args, task: Task) -> dict[str, str | bool | None]:
+    """Return what metrics.json says of how the model was asked; `rank_by` is None where no class was ranked by it."""
+    from linklab.inference.row_answers import is_ranked, is_written
+
+    rank_by = (args.rank_by or "written") if is_ranked(task, args.free) else None
+    return {"model": args.model, "free": args.free or is_written(task), "rank_by": rank_by}
+
+
+def how_asked(asked: Mapping[str, str | bool | None]) -> str:
     """Return how a model's answers come about, for tables."""
-    written = free or any(target.kind == "text" for target in task.targets)
-    return "free greedy writing" if written else "held to the legal answers"
+    if asked["free"]:
+        return "free greedy writing"
+    ways = {"written": ", ranked by what the model would write", "summed": ", ranked by summed probability", None: ""}
+    return "held to the legal answers" + ways[asked["rank_by"]]
 
 
 def role_of(model: str) -> str:

@@ -227,6 +227,7 @@ def ask(args, task: Task, examples: Sequence[Example]) -> list[tuple[dict, RowSc
     from linklab.inference import choice_answers, row_answers
     from linklab.models import load
 
+    row_answers.check_rank_by(args.rank_by, task)
     progress = cli.Progress("ask", len(examples)).at
     with load.quiet_transformers():
         scorer = row_answers.load_scorer(args.model, args.precision, args.base_model, args.batch_tokens)
@@ -234,8 +235,9 @@ def ask(args, task: Task, examples: Sequence[Example]) -> list[tuple[dict, RowSc
             scores = choice_answers.score_rows(scorer, examples, task, numbers=args.numbers, progress=progress)
             return [(choice_answers.to_prediction(e, s, task), s) for e, s in zip(examples, scores, strict=True)]
         given = row_answers.answer_exactly(
-            scorer, examples, task, numbers=args.numbers, max_new_tokens=args.max_new_tokens, progress=progress
-        )
+            scorer, examples, task, numbers=args.numbers, rank_by=args.rank_by or "written",
+            max_new_tokens=args.max_new_tokens, progress=progress,
+        )  # fmt: skip
         return [(prediction, None) for prediction in given]
 
 

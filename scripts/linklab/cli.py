@@ -385,6 +385,11 @@ def add_asking_options(group: argparse._ActionsContainer) -> argparse._MutuallyE
         "--numbers", choices=("median", "greedy"),
         help="a number's answer: the median of all it may be, or the digits as they come (default: median)",
     )  # fmt: skip
+    group.add_argument(
+        "--rank-by", choices=("written", "summed"),
+        help="how legal classes are ranked: by the probability of writing each when only legal ones may be written, or "
+        "by its summed probability among all texts, which favours short ones (default: written)",
+    )  # fmt: skip
     add_precision_options(group)
     return chosen
 

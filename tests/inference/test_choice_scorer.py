@@ -77,6 +77,20 @@ def brute_force(model, head, answers):
     return [log_probability(model, head, answer) for answer in answers]
 
 
+def written_by_hand(model, head, answers):
+    """The definition: only legal tokens may be written, so each step's softmax is over those, one forward pass each."""
+    found = []
+    for answer in answers:
+        log_p = 0.0
+        for i, token in enumerate(answer):
+            legal = sorted({other[i] for other in answers if other[:i] == answer[:i] and len(other) > i})
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([head + answer[:i]])).logits[0, -1].double()
+            log_p += torch.log_softmax(logits[legal], dim=-1)[legal.index(token)].item()
+        found.append(log_p)
+    return found
+
+
 def normalised(names, log_p):
     normal = math.log(sum(math.exp(value) for value in log_p))
     return {name: value - normal for name, value in zip(names, log_p, strict=True)}
@@ -230,8 +244,11 @@ def number_by_hand(model, tokenizer, head, before, after, characters):
     return written[0][:characters] if written else ""
 
 
+@pytest.mark.parametrize(("rank_by", "by_hand"), [("summed", brute_force), ("written", written_by_hand)])
 @pytest.mark.parametrize("window", [512, 16])
-def test_exact_answers_take_the_best_legal_choice_of_each_target_in_turn(taught, tokenizer, examples, task, window):
+def test_exact_answers_take_the_best_legal_choice_of_each_target_in_turn(
+    taught, tokenizer, examples, task, window, rank_by, by_hand
+):
     """Each class is scored after what was chosen before it, with the token that follows where one class begins another;
     a number is what the model writes in digits."""
     model = with_window(taught, tokenizer, window)
@@ -239,14 +256,15 @@ def test_exact_answers_take_the_best_legal_choice_of_each_target_in_turn(taught,
     separator = task.separator
     scorer = choice_scorer.ChoiceScorer(model, tokenizer)
     follow = scorer.tokens(separator)
-    for row, given in zip(rows, row_answers.answer_exactly(scorer, rows, task, numbers="greedy"), strict=True):
+    answers = row_answers.answer_exactly(scorer, rows, task, numbers="greedy", rank_by=rank_by)
+    for row, given in zip(rows, answers, strict=True):
         head = encode_prompt(tokenizer, row.prompt)
         kinds = [scorer.tokens(text) + follow for text in row.choices["kind"]]
-        expected = normalised(row.choices["kind"], brute_force(model, head, kinds))
+        expected = normalised(row.choices["kind"], by_hand(model, head, kinds))
         kind = max(expected, key=expected.get)
         head += scorer.tokens(kind)
         sizes = [scorer.tokens(separator + text) for text in row.choices["size"]]
-        expected_sizes = normalised(row.choices["size"], brute_force(model, head, sizes))
+        expected_sizes = normalised(row.choices["size"], by_hand(model, head, sizes))
         size = max(expected_sizes, key=expected_sizes.get)
         for name, values in (("kind", expected), ("size", expected_sizes)):
             ranking = given["choices"][name]
@@ -301,9 +319,67 @@ def test_a_class_that_begins_another_counts_with_every_way_the_next_target_can_b
         model.lm_head.weight.mul_(8)
     scorer = choice_scorer.ChoiceScorer(model, words)
     rows = examples[:8]
-    for row, given in zip(rows, row_answers.answer_exactly(scorer, rows, task), strict=True):
+    for row, given in zip(rows, row_answers.answer_exactly(scorer, rows, task, rank_by="summed"), strict=True):
         expected = expect_first_class(scorer, task, row, "kind", row.choices["size"])
         assert dict(given["choices"]["kind"]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_class_that_begins_another_is_written_against_all_that_may_stand_behind_it(tokenizer, examples, tmp_path):
+    """By hand, of KINDS: after `a` either ` x` (the next target) or `b` may be written, after `ab` ` x` or `c`."""
+    (tmp_path / "words.csv").write_text(CSV)
+    task = make_task(tmp_path / "words.csv", ["kind", "size"])
+    words = with_words(tokenizer)
+    model = tiny.build_model(words).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(8)
+    scorer = choice_scorer.ChoiceScorer(model, words)
+    a, b, c = scorer.tokens("abc")
+    after = scorer.tokens(" xs")[0]
+    paths = {"a": [a, after], "ab": [a, b, after], "abc": [a, b, c, after], "b": [b, after], "cab": [c, a, b, after]}
+    rows = examples[:4]
+    for row, given in zip(rows, row_answers.answer_exactly(scorer, rows, task), strict=True):
+        log_p = written_by_hand(model, encode_prompt(words, row.prompt), list(paths.values()))
+        assert sum(map(math.exp, log_p)) == pytest.approx(1, abs=1e-9)
+        assert dict(given["choices"]["kind"]) == pytest.approx(dict(zip(paths, log_p, strict=True)), abs=1e-4)
+
+
+def test_a_short_class_does_not_win_because_it_is_short_while_a_model_knows_nothing(tokenizer, tmp_path):
+    """An untrained model finds every token alike: of a class of 1 token and one of 5, each is half of what is legal."""
+    names = ("a", "cabca")
+    path = tmp_path / "lengths.csv"
+    path.write_text("word,kind\n" + "".join(f"w{i},{names[i % 2]}\n" for i in range(40)))
+    task = make_task(path, ["kind"])
+    scorer = choice_scorer.ChoiceScorer(tiny.build_model(tokenizer).eval(), tokenizer)
+    assert [len(scorer.tokens(name)) for name in names] == [1, 5]
+    rows = read_examples(path, task)
+    shares = {}
+    for rank_by in ("summed", "written"):
+        given = row_answers.answer_exactly(scorer, rows, task, rank_by=rank_by)
+        shares[rank_by] = sum(math.exp(dict(one["choices"]["kind"])["a"]) for one in given) / len(given)
+    assert shares["summed"] > 0.999  # four tokens more, each one of about 300
+    assert shares["written"] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(("answers", "tokens", "expected"), [
+    ([[5]], [[-9.0]], [1.0]),  # what is alone costs nothing
+    ([[5], [6]], [[math.log(0.03)], [math.log(0.01)]], [0.75, 0.25]),
+    ([[5], [6, 7, 8, 9]], [[math.log(0.01)], [math.log(0.03), -5.0, -5.0, -5.0]], [0.25, 0.75]),
+    ([[5, 1], [5, 7], [6]], [[-1.0, math.log(0.2)], [-1.0, math.log(0.6)], [-1.0]], [0.125, 0.375, 0.5]),
+])  # fmt: skip
+def test_what_is_written_is_renormalised_at_each_node(answers, tokens, expected):
+    assert list(map(math.exp, tries.written_scores(answers, tokens))) == pytest.approx(expected, abs=1e-12)
+
+
+def test_what_is_written_does_not_depend_on_the_parts_choices_are_scored_in(
+    taught, tokenizer, examples, task, monkeypatch
+):
+    many = [dataclasses.replace(e, choices=e.choices | {"size": [f"{n:03d}" for n in range(50)]}) for e in examples[:4]]
+    sizes = dataclasses.replace(task, targets=task.targets[1:2])
+    scorer = choice_scorer.ChoiceScorer(taught, tokenizer)
+    whole = row_answers.answer_exactly(scorer, many, sizes)
+    monkeypatch.setattr(choice_scorer, "ATTENTION_CELLS", 10_000)
+    for one, other in zip(whole, row_answers.answer_exactly(scorer, many, sizes), strict=True):
+        assert dict(one["choices"]["size"]) == pytest.approx(dict(other["choices"]["size"]), abs=1e-5)
 
 
 def test_a_number_ends_where_the_next_target_begins(tokenizer, examples, tmp_path):
@@ -344,7 +420,7 @@ def test_a_number_target_before_a_class_is_written_and_the_class_scored_after_it
         head = encode_prompt(tokenizer, row.prompt)
         number = number_by_hand(taught, tokenizer, head, "", task.separator, number_distributions.MAX_CHARACTERS)
         sizes = [[*scorer.tokens(task.separator + text), scorer.end] for text in row.choices["size"]]
-        expected = normalised(row.choices["size"], brute_force(taught, head + scorer.tokens(number), sizes))
+        expected = normalised(row.choices["size"], written_by_hand(taught, head + scorer.tokens(number), sizes))
         assert list(given["choices"]) == ["size"]
         assert dict(given["choices"]["size"]) == pytest.approx(expected, abs=1e-4)
         assert given["raw_text"] == f"{number}{task.separator}{max(expected, key=expected.get)}"
@@ -423,6 +499,6 @@ def test_on_the_embedded_model_a_class_that_begins_another_counts_with_what_may_
                                in zip(task.targets[::-1], (first, second), strict=True)))  # fmt: skip
     rows = [dataclasses.replace(row, choices={"first": list(first), "second": list(second)})
             for row in read_examples(path, make_task(path, ["second"]))[:3]]  # fmt: skip
-    for row, given in zip(rows, row_answers.answer_exactly(scorer, rows, task), strict=True):
+    for row, given in zip(rows, row_answers.answer_exactly(scorer, rows, task, rank_by="summed"), strict=True):
         expected = expect_first_class(scorer, task, row, "first", second)
         assert dict(given["choices"]["first"]) == pytest.approx(expected, abs=1e-4)

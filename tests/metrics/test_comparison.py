@@ -32,7 +32,7 @@ def make_examples(n=60, rows_per_group=1):
     ]  # fmt: skip
 
 
-def write_run(folder, examples, right, role="baseline", off=10, targets=None):
+def write_run(folder, examples, right, role="baseline", off=10, targets=None, **more):
     """Write a run that is right on the rows whose number is in `right`, and off by `off` Mbit/s on all."""
     predictions = {
         e.id: Prediction(
@@ -40,7 +40,8 @@ def write_run(folder, examples, right, role="baseline", off=10, targets=None):
         )
         for i, e in enumerate(examples)
     }  # fmt: skip
-    metrics.write_run(folder, examples, predictions, TASK, model=folder.name, role=role, targets=targets, resamples=50)
+    options = {"model": folder.name, "role": role, "targets": targets, "resamples": 50, **more}
+    metrics.write_run(folder, examples, predictions, TASK, **options)
     return folder
 
 

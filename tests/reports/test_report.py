@@ -76,6 +76,27 @@ def test_the_verdict_compares_with_the_best_simple_rule_and_with_the_best_rival(
     assert answer_to("What next?", experiment).startswith("Use boosting_flat for now; try more rows")
 
 
+@pytest.mark.parametrize(("held", "free", "rank_by", "said"), [
+    (20, 59, "summed", "ranking by summed probability favours short labels; score again with --rank-by written."),
+    (20, 59, "written", "it writes what it does not rank first"),
+    (59, 20, "written", "a program that lets it write freely gets the lower figure"),
+    (40, 44, "written", None),  # the intervals overlap
+])  # fmt: skip
+def test_the_verdict_warns_where_held_and_free_answers_differ_by_more_than_luck(tmp_path, held, free, rank_by, said):
+    examples = make_examples()
+    asked = {"model": "runs/a/model", "free": False, "rank_by": rank_by}
+    write_run(tmp_path / "tuned", examples, range(held), "tuned", asked=asked)
+    write_run(tmp_path / "tuned_free", examples, range(free), "tuned", asked=asked | {"free": True, "rank_by": None})
+    other = asked | {"model": "runs/b/model", "free": True, "rank_by": None}  # another model says nothing of this one
+    write_run(tmp_path / "other_free", examples, range(1), "tuned", asked=other)
+    write_run(tmp_path / "trees", examples, range(20))
+    warnings = [text for text in make_verdict(make_experiment(tmp_path)).warnings if "legal answers" in text]
+    assert len(warnings) == (said is not None)
+    if said:
+        share = f"channel accuracy of tuned is {100 * held / 60:.1f} % ["
+        assert share in warnings[0] and "(tuned_free)" in warnings[0] and said in warnings[0]
+
+
 @pytest.mark.parametrize(
     ("losses", "said"),
     [

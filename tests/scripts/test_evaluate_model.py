@@ -103,6 +103,20 @@ def test_a_trained_model_beats_the_untrained_one_and_free_writing_has_no_ranking
     assert free["model"] == "run (free)"
 
 
+def test_how_classes_were_ranked_is_recorded_and_a_way_that_does_not_apply_is_refused(data, tmp_path, capsys):
+    few = [*data, "--max-rows", "6"]
+    for words, rank_by in ([], "written"), (["--rank-by", "summed"], "summed"):
+        code, found = evaluate(tmp_path / rank_by, "--model", "tiny", *few, *words)
+        assert code == 0
+        assert found["asked"] == {"model": "tiny", "free": False, "rank_by": rank_by}
+        assert {"written": "what the model would write", "summed": "summed probability"}[rank_by] in found[
+            "description"
+        ]
+    assert evaluate_model.main(["--model", "tiny", *few, "--free", "--rank-by", "written", "--out-dir",
+                                str(tmp_path / "free")]) == 2  # fmt: skip
+    assert "--rank-by: --free ranks no choices; leave it out" in capsys.readouterr().err
+
+
 def test_an_untrained_model_that_writes_freely_is_invalid_and_stays_in_the_denominator(taught_rule, data, tmp_path):
     code, found = evaluate(tmp_path / "free", "--model", "tiny", "--free", *data, "--max-rows", "5")
     assert code == 0

@@ -161,11 +161,22 @@ class ChoiceScorer:
         self, cache: PromptCache, starts: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]],
         next_tokens: Sequence[Sequence[int]] | None = None,
     ) -> list[list[float]]:  # fmt: skip
-        """Return the natural log-probability of every choice (a token sequence) of every row.
+        """Return the natural log-probability of every choice (a token sequence) of every row, summed over its tokens.
+
+        The arguments are those of `score_tokens`; no choice's score depends on the others.
+        """
+        found = self.score_tokens(cache, starts, choices, next_tokens)
+        return [[sum(scores) for scores in row] for row in found]
+
+    def score_tokens(
+        self, cache: PromptCache, starts: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]],
+        next_tokens: Sequence[Sequence[int]] | None = None,
+    ) -> list[list[list[float]]]:  # fmt: skip
+        """Return the natural log-probability of every token of every choice (a token sequence) of every row.
 
         `starts` holds the tokens of the answer so far, which stand between what was read and the choice. A choice may
         end in ANY_NEXT, which has the probability of the row's `next_tokens` together. Many long choices are scored in
-        parts, so that memory does not grow with the square of their tokens; no choice's score depends on the others.
+        parts, so that memory does not grow with the square of their tokens.
         """
         import torch
 
@@ -190,21 +201,21 @@ class ChoiceScorer:
         found, done = [], 0
         for trie, start, row in zip(tries, starts, asked, strict=True):
             own, done = log_p[done : done + len(row)], done + len(row)
-            found.append([sum(own[node - len(start)] for node in path[len(start) :]) for path in trie.leaves])
+            found.append([[own[node - len(start)] for node in path[len(start) :]] for path in trie.leaves])
         return found
 
     def _score_in_halves(
         self, cache: PromptCache, starts: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]],
         next_tokens: Sequence[Sequence[int]] | None,
-    ) -> list[list[float]]:  # fmt: skip
-        """Return what `score_choices` does, from two calls of it; choices with tokens in common stay together."""
+    ) -> list[list[list[float]]]:  # fmt: skip
+        """Return what `score_tokens` does, from two calls of it; choices with tokens in common stay together."""
         orders = [sorted(range(len(answers)), key=answers.__getitem__) for answers in choices]
-        found = [[0.0] * len(answers) for answers in choices]
+        found: list[list[list[float]]] = [[[]] * len(answers) for answers in choices]
         for half in (0, 1):
             parts = [order[: -(len(order) // -2)] if half == 0 else order[-(len(order) // -2) :] for order in orders]
             chosen = [[answers[i] for i in part] for answers, part in zip(choices, parts, strict=True)]
             for row, part, scores in zip(
-                found, parts, self.score_choices(cache, starts, chosen, next_tokens), strict=True
+                found, parts, self.score_tokens(cache, starts, chosen, next_tokens), strict=True
             ):
                 for i, score in zip(part, scores, strict=True):
                     row[i] = score

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from linklab.cli import say
+from linklab.cli import UserError, say
 from linklab.inference import choice_answers, number_distributions
 from linklab.inference.choice_scorer import ANY_NEXT, ChoiceScorer, PromptCache
-from linklab.inference.tries import needs_end
+from linklab.inference.tries import needs_end, written_scores
 from linklab.models.chat import encode_prompt
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Task
@@ -36,11 +36,14 @@ def load_scorer(
 
 def answer_exactly(
     scorer: ChoiceScorer, examples: Sequence[Example], task: Task, *, numbers: str | None = None,
-    max_new_tokens: int | None = None, progress: Callable[[int], None] | None = None,
+    rank_by: str = "written", max_new_tokens: int | None = None, progress: Callable[[int], None] | None = None,
 ) -> list[dict]:  # fmt: skip
     """Return a prediction (see predictions.jsonl) of every example, held to what is legal.
 
-    A class target gets the most probable of the row's legal choices, with every choice's probability among them; a
+    A class target gets the most probable of the row's legal choices, with every choice's probability among them: that
+    of writing it token by token when only legal tokens may be written, or with `rank_by` "summed" that of writing it
+    among all texts, divided by the sum over the legal ones, which favours choices of few tokens in a model that is
+    unsure. A
     number target the median of the numbers that may follow the choices before it, or with `numbers` "greedy" what the
     model writes greedily in digits. A task that asks choice by choice is answered as `choice_answers` says. Nothing can
     hold a free text: it is written as `answer_freely` does, in at most `max_new_tokens`.
@@ -63,7 +66,7 @@ def answer_exactly(
             before = task.separator if position else ""
             next_tokens = [scorer.first_tokens(task, position + 1, row) for row in rows]
             if target.kind == "class":
-                texts = _choose(scorer, cache, rows, target, starts, before, next_tokens, rankings)
+                texts = _choose(scorer, cache, rows, target, starts, before, next_tokens, rankings, rank_by)
             elif numbers == "greedy":
                 size = number_distributions.longest_number(task.schema[target.name])
                 texts = scorer.write_numbers(cache, starts, before, next_tokens, characters=size)
@@ -82,7 +85,9 @@ def answer_exactly(
     return found
 
 
-def _choose(scorer, cache, rows, target, starts, before: str, next_tokens, rankings: list[dict]) -> list[str]:
+def _choose(
+    scorer, cache, rows, target, starts, before: str, next_tokens, rankings: list[dict], rank_by: str
+) -> list[str]:
     """Rank the legal choices of every row, and return the best of each.
 
     A choice counts with the end of the turn behind the last target, and where one begins another (1 and 10) with what
@@ -97,7 +102,11 @@ def _choose(scorer, cache, rows, target, starts, before: str, next_tokens, ranki
             answers = [[*answer, ANY_NEXT] for answer in answers]
         choices.append(answers)
     best = []
-    scores = scorer.score_choices(cache, starts, choices, next_tokens)
+    if rank_by == "summed":
+        scores = scorer.score_choices(cache, starts, choices, next_tokens)
+    else:
+        tokens = scorer.score_tokens(cache, starts, choices, next_tokens)
+        scores = [written_scores(*pair) for pair in zip(choices, tokens, strict=True)]
     for row, ranking, log_p in zip(rows, rankings, scores, strict=True):
         top = max(log_p)
         normal = top + math.log(sum(math.exp(value - top) for value in log_p))
@@ -110,6 +119,20 @@ def _choose(scorer, cache, rows, target, starts, before: str, next_tokens, ranki
 def is_written(task: Task) -> bool:
     """Say whether a task's answer is free text, which can only be written and not be chosen."""
     return any(target.kind == "text" for target in task.targets)
+
+
+def is_ranked(task: Task, free: bool = False) -> bool:
+    """Say whether classes are ranked by their probability: held to the legal ones, in one question per row."""
+    return not free and not is_written(task) and task.ask == "row" and any(t.kind == "class" for t in task.targets)
+
+
+def check_rank_by(rank_by: str | None, task: Task, *, free: bool = False) -> None:
+    """Raise a UserError for --rank-by where no class is ranked by its probability."""
+    if rank_by is not None and not is_ranked(task, free):
+        why = "--free ranks no choices" if free else "no class target is ranked by its probability here"
+        if task.ask == "choices" and not free:
+            why = "choices asked one by one (--ask choices) are ranked by their expected number"
+        raise UserError(f"--rank-by: {why}; leave it out")
 
 
 def answer_freely(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 
@@ -33,6 +34,29 @@ def build_trie(answers: Sequence[Sequence[int]]) -> Trie:
             parent = node
         trie.leaves.append(path)
     return trie
+
+
+def written_scores(answers: Sequence[Sequence[int]], token_scores: Sequence[Sequence[float]]) -> list[float]:
+    """Return the natural log-probability that each answer is written when only these answers may be.
+
+    `token_scores` holds the log-probability of every token of every answer. At each node of the trie the probabilities
+    of the children are divided by their sum, as in constrained decoding, so that a token with no alternative costs
+    nothing and an answer of few tokens has no advantage: [[5, 1], [5, 7], [6]] sum to 1 whatever else a model likes.
+    """
+    trie = build_trie(answers)
+    scores: dict[int, float] = {}
+    for path, row in zip(trie.leaves, token_scores, strict=True):
+        scores.update(zip(path, row, strict=True))
+    children: dict[int, list[float]] = {}
+    for node, parent in enumerate(trie.parents):
+        children.setdefault(parent, []).append(scores[node])
+    sums = {parent: _log_sum(values) for parent, values in children.items()}
+    return [sum(scores[node] - sums[trie.parents[node]] for node in path) for path in trie.leaves]
+
+
+def _log_sum(values: Sequence[float]) -> float:
+    top = max(values)
+    return top + math.log(sum(math.exp(value - top) for value in values))
 
 
 def inner_part(trie: Trie) -> tuple[Trie, dict[int, int]]:

@@ -39,6 +39,7 @@ def score(
     targets: Sequence[str] | None = None,
     cost: Mapping | None = None,
     description: str = "",
+    asked: Mapping | None = None,
     top_k: int = TOP_K,
     resamples: int = intervals.RESAMPLES,
     seed: int = 0,
@@ -49,9 +50,8 @@ def score(
 
     `targets` names the targets the predictor has an opinion on (all of the task's by default); the others are left out
     rather than counted as invalid. `resamples=0` leaves the bootstrap intervals out (null). `judged` is what `judge`
-
     gave for the same rows, where a caller has it; without it a task is needed. `warnings` is what every report of these
-    figures must say.
+    figures must say; `asked` says how a model was asked (model, free, rank_by), None of what is no model.
     """
     assert role in ROLES, role
     if not judged:
@@ -67,6 +67,7 @@ def score(
         "model": model,
         "role": role,
         "description": description,
+        "asked": None if asked is None else dict(asked),
         "split": examples[0].split,
         "targets": [rows.target for rows in judged],
         "n": {"expected": len(examples), "answered": int((~invalid).sum()), "invalid": int(invalid.sum())},

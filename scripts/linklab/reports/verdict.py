@@ -60,6 +60,7 @@ def make_verdict(experiment: Experiment) -> Verdict:
     models = [run for run in experiment.runs if run.role in ("tuned", "base")]
     warnings = [text for run in models for text in find_same_answers(run)]
     warnings += [f"Warning: {run.name}: {text}." for run in models for text in run.warnings]
+    warnings += find_held_and_free(experiment.runs)
     return Verdict(say_scores(experiment, shown), warnings, answers)
 
 
@@ -262,6 +263,37 @@ def say_above_ceiling(experiment: Experiment, shown: dict[str, Run | None]) -> l
         f"{best.name} scored {size} more (p = {format_p(result.p_holm)}): {real}."
     )
     return [(f"Why is {best.name} above the ceiling?", answer)]
+
+
+def find_held_and_free(runs: Sequence[Run]) -> list[str]:
+    """Return a warning for each model whose accuracy held to the legal answers and its accuracy writing freely have
+    95 % intervals that do not overlap: one of the two figures does not say what the model's user will see.
+    """
+    found = []
+    pairs = [(held, free) for held in runs for free in runs if _is_held_and_free(held, free)]
+    for held, free in pairs:
+        for target in held.metrics["targets"]:
+            one, other = held.entry(f"{target}/accuracy"), free.entry(f"{target}/accuracy")
+            if one is None or other is None or not (one["low"] > other["high"] or one["high"] < other["low"]):
+                continue
+            shown = [f"{format_value('accuracy', e['value'])} {format_interval('accuracy', e['low'], e['high'])}"
+                     for e in (one, other)]  # fmt: skip
+            if one["value"] > other["value"]:
+                advice = "a program that lets it write freely gets the lower figure; train longer, or hold it too"
+            elif held.metrics["asked"]["rank_by"] == "summed":
+                advice = "ranking by summed probability favours short labels; score again with --rank-by written"
+            else:
+                advice = "it writes what it does not rank first; train longer before you trust the ranking"
+            found.append(
+                f"Warning: {target} accuracy of {held.name} is {shown[0]} held to the legal answers, and {shown[1]} "
+                f"writing freely ({free.name}): {advice}."
+            )
+    return found
+
+
+def _is_held_and_free(held: Run, free: Run) -> bool:
+    one, other = held.metrics.get("asked") or {}, free.metrics.get("asked") or {}
+    return bool(one and other) and one["model"] == other["model"] and not one["free"] and other["free"]
 
 
 def find_same_answers(run: Run) -> list[str]:
