@@ -77,7 +77,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser with --version, whose description is the script's own docstring."""
+    """Return a parser with --config and --version, whose description is the script's own docstring."""
     parser = _Parser(
         prog=os.path.basename(sys.argv[0]),
         description=(doc or "").strip(),
@@ -85,6 +85,9 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--debug", action="store_true", help=f"on an error, print the traceback too; also {DEBUG}=1")
+    parser.add_argument(
+        "--config", metavar="FILE.yaml", help="options from a YAML file, as `name: value`; the command line wins"
+    )
     parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}", help="print the version")
     return parser
 
@@ -412,9 +415,17 @@ def main(
 ) -> int:
     """Parse `argv`, call `run(args)`, and turn what goes wrong into one line on stderr and an exit code.
 
-    0 done, 1 the data failed the check, 2 bad usage or unreadable input, 130 interrupted. `args.argv` holds the words.
+    0 done, 1 the data failed the check, 2 bad usage or unreadable input, 130 interrupted. `args.argv` holds the words,
+    those of a --config file before those of the command line.
     """
+    from linklab import config_file
+
     words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        words = config_file.expand(parser, words)
+    except UserError as error:
+        _say_error(str(error))
+        return error.exit_code
     try:
         args = parser.parse_args(join_values(words))
     except SystemExit as stop:  # argparse has said its line; a caller in this process wants a code

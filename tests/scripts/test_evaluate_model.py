@@ -112,8 +112,8 @@ def test_how_classes_were_ranked_is_recorded_and_a_way_that_does_not_apply_is_re
         assert {"written": "what the model would write", "summed": "summed probability"}[rank_by] in found[
             "description"
         ]
-    assert evaluate_model.main(["--model", "tiny", *few, "--free", "--rank-by", "written", "--out-dir",
-                                str(tmp_path / "free")]) == 2  # fmt: skip
+    free = ["--free", "--rank-by", "written", "--out-dir", str(tmp_path / "free"), "--target-field", "kind"]
+    assert evaluate_model.main(["--model", "tiny", *few, *free]) == 2
     assert "--rank-by: --free ranks no choices; leave it out" in capsys.readouterr().err
 
 
