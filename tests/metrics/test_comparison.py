@@ -162,7 +162,7 @@ def test_a_refusal_names_every_option_that_decides_rows_labels_and_prompts():
     for script in (evaluate_model, run_baselines):
         actions = script.build_parser()._option_string_actions
         shared = set(convert_csv_to_jsonl.build_parser()._option_string_actions) & set(actions)
-        told |= shared - {"-h", "--help", "--version", "--debug", "--out-dir", "--force", "--skip-finished"}
+        told |= shared - {"-h", "--help", "--version", "--debug", "--config", "--out-dir", "--force", "--skip-finished"}
     told |= {"--data", "--split", "--max-rows"}
     named = {option for _, options in comparison.DECIDED_BY.values() for option in options}
     assert told == named
