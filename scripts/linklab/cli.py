@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from linklab import __version__
+from linklab import __version__, config_file
 
 DEBUG = "LINKLAB_DEBUG"  # set to 1, it does what --debug does
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
@@ -418,14 +418,12 @@ def main(
     0 done, 1 the data failed the check, 2 bad usage or unreadable input, 130 interrupted. `args.argv` holds the words,
     those of a --config file before those of the command line.
     """
-    from linklab import config_file
-
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         words = config_file.expand(parser, words)
-    except UserError as error:
+    except config_file.ConfigError as error:
         _say_error(str(error))
-        return error.exit_code
+        return 2
     try:
         args = parser.parse_args(join_values(words))
     except SystemExit as stop:  # argparse has said its line; a caller in this process wants a code

@@ -7,18 +7,19 @@ import difflib
 from collections.abc import Sequence
 from typing import Any
 
-from linklab import files
-from linklab.cli import UserError
-
 OPTION = "--config"
 _NOT_HERE = ("--config", "--help", "--version", "-h")
+
+
+class ConfigError(ValueError):
+    """What is wrong with a --config file: one line with the file's name."""
 
 
 def expand(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
     """Return the words with those of the --config file before them; the same words where no file is named.
 
     Of an option that the command line gives too, or another of its exclusive group, the file's value is left out.
-    Raises a UserError that names the file for what is not YAML, no mapping, an unknown option, or a wrong shape.
+    Raises a ConfigError that names the file for what is not YAML, no mapping, an unknown option, or a wrong shape.
     """
     path = _find_file(words)
     if path is None:
@@ -32,7 +33,7 @@ def expand(parser: argparse.ArgumentParser, words: Sequence[str]) -> list[str]:
         if flag not in options:
             close = difflib.get_close_matches(flag, options, n=1, cutoff=0.6)
             meant = f"did you mean {close[0].removeprefix('--')}?" if close else f"{parser.prog} --help lists them"
-            raise UserError(f"{path}: '{name}' is no option of {parser.prog}; {meant}")
+            raise ConfigError(f"{path}: '{name}' is no option of {parser.prog}; {meant}")
         if value is None or given.intersection(_rivals(parser, options[flag])):
             continue
         made = _to_words(f"{path}: '{name}'", flag, options[flag], value)
@@ -45,34 +46,36 @@ def _find_file(words: Sequence[str]) -> str | None:
     found = [word.partition("=")[2] for word in words if word.startswith(f"{OPTION}=")]
     found += [words[i + 1] if i + 1 < len(words) else "" for i, word in enumerate(words) if word == OPTION]
     if len(found) > 1 or found == [""]:
-        raise UserError(f"{OPTION}: one YAML file is expected")
+        raise ConfigError(f"{OPTION}: one YAML file is expected")
     return found[0] if found else None
 
 
 def _read(path: str) -> dict[Any, Any]:
-    """Return the mapping a YAML file holds; UserError with the line for anything else."""
+    """Return the mapping a YAML file holds; ConfigError with the line for anything else."""
     import yaml
 
     try:
-        with open(files.require_file(path), encoding="utf-8") as handle:
+        with open(path, encoding="utf-8") as handle:
             text = handle.read()
         node = yaml.compose(text, yaml.SafeLoader)
         value = yaml.safe_load(text)
+    except OSError as error:
+        raise ConfigError(f"{path}: {(error.strerror or 'cannot be read').lower()}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+        raise ConfigError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else path
         what = getattr(error, "problem", None) or str(error)
-        raise UserError(f"{where}: not YAML ({what}); write `name: value`") from error
+        raise ConfigError(f"{where}: not YAML ({what}); write `name: value`") from error
     if value is None or node is None:
         return {}
     if not isinstance(value, dict):
-        raise UserError(f"{path}: options by name are expected, one `name: value` per line")
+        raise ConfigError(f"{path}: options by name are expected, one `name: value` per line")
     names = [str(key.value).removeprefix("--").replace("_", "-") for key, _ in node.value]
     for at, (key, _) in enumerate(node.value):
         if names[at] in names[:at]:
-            raise UserError(f"{path}:{key.start_mark.line + 1}: '{key.value}' is given twice; keep one")
+            raise ConfigError(f"{path}:{key.start_mark.line + 1}: '{key.value}' is given twice; keep one")
     return value
 
 
@@ -92,12 +95,12 @@ def _to_words(where: str, flag: str, action: argparse.Action, value: Any) -> lis
             return [flag] if value else []
         if value and action.nargs == "?":
             return [flag]
-        raise UserError(f"{where}: true and false are for switches; put the value in quotes if it is a text")
+        raise ConfigError(f"{where}: true and false are for switches; put the value in quotes if it is a text")
     if action.nargs == 0:
-        raise UserError(f"{where}: a switch, true or false is expected, not {value!r}")
+        raise ConfigError(f"{where}: a switch, true or false is expected, not {value!r}")
     values = value if isinstance(value, list) else [value]
     if not values or any(isinstance(one, dict | list | bool) or one is None for one in values):
-        raise UserError(f"{where}: one value is expected, or a list of values")
+        raise ConfigError(f"{where}: one value is expected, or a list of values")
     texts = [str(one) for one in values]
     if isinstance(action, argparse._AppendAction):
         return [f"{flag}={text}" for text in texts]
