@@ -9,6 +9,8 @@ ROWS ?= $(if $(filter tiny,$(MODEL)),1000,700)
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check
+# Says nothing where all is there, and fails where something has to be downloaded: pip shows then what it fetches.
+IS_INSTALLED := $(PIP) --quiet --no-index
 # Colab's own versions, in an environment of their own
 COLAB := .venv-colab
 COLAB_PYTHON ?= python3.13
@@ -57,13 +59,14 @@ $(VENV)/bin/python:
 # On Linux PyPI's torch brings 3 GB of CUDA; where there is no NVIDIA driver, PyTorch's own index has a build without.
 $(VENV)/.torch: requirements.txt | $(VENV)/bin/python
 	@if [ "$$(uname -sm)" != "Linux x86_64" ] || command -v nvidia-smi >/dev/null; then exit 0; fi; \
+	  if $(IS_INSTALLED) "$$(grep '^torch==' requirements.txt)" 2>/dev/null; then exit 0; fi; \
 	  if $(PY) -c 'import urllib.request as web; web.urlopen("$(CPU_INDEX)/torch/", timeout=10)' 2>/dev/null; then \
 	    $(PIP) --extra-index-url $(CPU_INDEX) "$$(grep '^torch==' requirements.txt)"; \
 	  else echo "PyTorch's CPU index cannot be reached; installing the torch that pip finds"; fi
 	@touch $@
 
 $(VENV)/.runtime: requirements.txt $(VENV)/.torch
-	$(PIP) -r requirements.txt
+	@$(IS_INSTALLED) -r requirements.txt 2>/dev/null || $(PIP) -r requirements.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
