@@ -205,7 +205,12 @@ def intervals_chart(lines: Sequence[dict], label: str, percent: bool, title: str
         axes.grid(axis="x", color=PALE, linewidth=0.5)
         axes.tick_params(axis="y", length=0)
         roles = [role for role in MARKS if any(line["role"] == role for line in lines)]
-        shapes = [Line2D([], [], color=INK, marker=MARKS[role], linestyle="", label=role) for role in roles]
+        drawn = {role: INK if role in ("tuned", "base", "ceiling") else GREY for role in roles}  # as above
+        shapes = [
+            Line2D([], [], color=drawn[role], marker=MARKS[role], linestyle="", label=role,
+                   markerfacecolor=YELLOW if role == "tuned" else drawn[role])
+            for role in roles
+        ]  # fmt: skip
         bar = Line2D([], [], color=GREY, linewidth=1.6, label="95 % interval")
         figure.legend(handles=[*shapes, bar], loc="outside lower center", ncols=len(roles) + 1)
 
