@@ -14,11 +14,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from linklab import cli, files, manifest
 from linklab.manifest import check_out_dir, read_preset, staged_folder, write_manifest
@@ -26,13 +26,13 @@ from linklab.manifest import check_out_dir, read_preset, staged_folder, write_ma
 if TYPE_CHECKING:
     from linklab.tables.csv_stream import Block
     from linklab.tables.table import Table
-    from linklab.tasks.jsonl import Converted
+    from linklab.tasks.jsonl import CardFeatures, Converted
     from linklab.tasks.task import Task
 
 SHARD_SIZE = 50_000
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     data = parser.add_argument_group("Input")
     data.add_argument("--csv", required=True, metavar="FILE", help="the rows to convert")
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> None:
         for converted in convert(table, task, max_rows=args.max_rows, workers=args.workers, seed=args.split_seed):
             features.merge(converted.features)
             cells.write(converted.cells)
-            count.merge(converted.count)
+            count.merge(converted.split_count)
             lines = {"train": converted.train, "validation": [], "test": []}
             for split, row_id, line in converted.others:
                 if ids.add(row_id):  # copies (oversampling) may weigh in training; a scorer wants each row once
@@ -173,7 +173,9 @@ class ShardWriter:
 
     def __init__(self, folder: Path, split: str, size: int) -> None:
         self.folder, self.split, self.size = folder, split, size
-        self.rows, self._paths, self._handle = 0, [], None
+        self.rows = 0
+        self._paths: list[Path] = []
+        self._handle: BinaryIO | None = None
 
     def write(self, lines: list[str]) -> None:
         """Add some lines."""
@@ -183,6 +185,7 @@ class ShardWriter:
                 self.close()
                 self._paths.append(self.folder / f"{self.split}-{len(self._paths):05d}.part")
                 self._handle = open(self._paths[-1], "wb")  # noqa: SIM115
+            assert self._handle, "opened with the first line"
             self._handle.write("".join(lines[:room]).encode())
             self.rows += len(lines[:room])
             lines = lines[room:]
@@ -205,7 +208,9 @@ class ShardWriter:
         return named
 
 
-def write_card(task, features, names: dict[str, dict[str, int]], rows: dict[str, int], csv_path: Path) -> str:
+def write_card(
+    task: Task, features: CardFeatures, names: dict[str, dict[str, int]], rows: dict[str, int], csv_path: Path
+) -> str:
     """Return the data card. Its `configs` name the data files, so whatever else lies in the folder is not loaded."""
     lines = ["---", *features.lines(), "configs:", "- config_name: default", "  data_files:"]
     for split, shards in names.items():
@@ -230,7 +235,7 @@ def write_card(task, features, names: dict[str, dict[str, int]], rows: dict[str,
     return "\n".join(lines)
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code."""
     return cli.main(build_parser(), manifest.skip_finished(run, __file__), argv)
 

@@ -10,8 +10,9 @@ The same command with `--model embedded` scores the base model before any traini
 
 from __future__ import annotations
 
+import argparse
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,12 @@ from linklab.cli import UserError, say
 from linklab.manifest import check_out_dir, staged_folder, write_manifest
 
 if TYPE_CHECKING:
+    from linklab.metrics.row_scores import JudgedRows
     from linklab.tasks.examples import Example
     from linklab.tasks.task import Task
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     data = parser.add_argument_group("Input")
     judged = data.add_mutually_exclusive_group(required=True)
@@ -65,7 +67,7 @@ def build_parser():
     return parser
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     from linklab.inference.row_answers import check_rank_by
     from linklab.metrics import metrics
     from linklab.metrics.predictions import Prediction, read_predictions
@@ -87,7 +89,8 @@ def run(args) -> None:
     warnings = check_against_training(args, task, trained, examples)
     if args.predictions:
         predictions = read_predictions(args.predictions, [example.id for example in examples])
-        cost, name, role = {}, args.name or Path(args.predictions).parent.name, args.role or "baseline"
+        cost: dict[str, float] = {}
+        name, role = args.name or Path(args.predictions).parent.name, args.role or "baseline"
     else:
         answers, cost = ask_model(args, task, examples)
         predictions = {answer["id"]: Prediction(**answer) for answer in answers}
@@ -127,7 +130,9 @@ def read_trained_task(model: str) -> Task | None:
     return read_task(model)
 
 
-def check_against_training(args, task: Task, trained: Task | None, examples: list[Example]) -> list[str]:
+def check_against_training(
+    args: argparse.Namespace, task: Task, trained: Task | None, examples: list[Example]
+) -> list[str]:
     """Return what a reader must know of rows the model was trained on, and of a prompt it was not trained with.
 
     Raises a UserError for training rows that were not asked for in so many words.
@@ -152,7 +157,7 @@ def check_against_training(args, task: Task, trained: Task | None, examples: lis
     return warnings
 
 
-def check_no_model_options(args) -> None:
+def check_no_model_options(args: argparse.Namespace) -> None:
     """Raise a UserError for an option that says how a model is asked, where none is."""
     for name in ("free", "numbers", "rank_by", "batch_tokens", "max_new_tokens", "base_model", "precision"):
         if getattr(args, name):
@@ -160,7 +165,7 @@ def check_no_model_options(args) -> None:
             raise UserError(f"{option}: says how a model is asked, and --predictions are answers already; leave it out")
 
 
-def ask_model(args, task, examples) -> tuple[list[dict], dict]:
+def ask_model(args: argparse.Namespace, task: Task, examples: list[Example]) -> tuple[list[dict], dict]:
     """Return (a prediction of every example, what it cost)."""
     from linklab.inference import row_answers
     from linklab.models import load
@@ -219,7 +224,7 @@ def describe_model(model: str, free: bool) -> str:
     return f"{name} (free)" if free else name
 
 
-def draw_plots(folder: Path, judged) -> None:
+def draw_plots(folder: Path, judged: Iterable[JudgedRows]) -> None:
     """Draw what each target's kind calls for."""
     import numpy as np
     from linklab.reports import plots
@@ -258,7 +263,7 @@ def write_summary(result: dict, pictures: list[str]) -> str:
     return "\n".join([*lines, "", *(f"![{name}]({name})\n" for name in pictures)])
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code."""
     return cli.main(build_parser(), manifest.skip_finished(run, __file__), argv)
 

@@ -17,7 +17,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from linklab import cli, manifest
 from linklab.cli import UserError, say
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from linklab.tasks.examples import Example
     from linklab.tasks.source import Reader
     from linklab.tasks.task import Task
+    from linklab.training.answer_loss import EncodedExamples
 
 # What a full disk is called by the system and safetensors, and by torch.save, which passes no reason on
 NO_SPACE = ("No space left", "File too large", "Disk quota", "inline_container.cc", "iostream error")
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     settings = options.read_settings(args)
     folder = Path(settings.out_dir)
     reads = [args.csv, args.data, args.prompt_template, settings.base_model]
-    owner = {"script": __file__, "force": settings.force, "resume": settings.resume, "reads": reads}
+    owner: dict[str, Any] = {"script": __file__, "force": settings.force, "resume": settings.resume, "reads": reads}
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":  # accelerate drops it in silence on CPUs
         raise UserError("FSDP splits the model, and its parts are not put together here; launch without FSDP: "
                         "270M parameters with their optimizer take 5 GB and fit a GPU whole")  # fmt: skip
@@ -181,7 +182,9 @@ def lower_memory(settings: TrainingSettings) -> str:
     return "use " + ", then ".join(ways or [f"shorter rows and --max-length {settings.max_length // 2}"])
 
 
-def encode(examples, tokenizer, max_length: int, name: str, batch_of: str = "rows"):
+def encode(
+    examples: list[Example], tokenizer: Any, max_length: int, name: str, batch_of: str = "rows"
+) -> EncodedExamples:
     """Tokenise once; rows above the length are an error that names them."""
     from linklab.training.answer_loss import EncodedExamples
 
@@ -203,7 +206,7 @@ class explained_failures:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or isinstance(error, UserError):
             return
         text = str(error)

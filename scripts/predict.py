@@ -12,6 +12,7 @@ standard input, `--out -` writes standard output. One row can stand in the comma
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import csv
 import dataclasses
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from linklab.tasks.task import Target, Task
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     data = parser.add_argument_group("Input")
     source = data.add_mutually_exclusive_group(required=True)
@@ -71,7 +72,7 @@ class Answered:
     scores: RowScores | None
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     if args.csv and not args.out:
         raise UserError("--out is needed with --csv: the CSV to write, or - for standard output")
     if args.out and args.out != "-":
@@ -104,7 +105,7 @@ def needed_columns(task: Task) -> list[str]:
     return list(dict.fromkeys([*task.template.columns, *(t.choices_from for t in task.targets if t.choices_from)]))
 
 
-def read_rows(args, task: Task) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+def read_rows(args: argparse.Namespace, task: Task) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     """Return the header and (place, cells by column) of every row; raises a UserError for a missing column."""
     from linklab.tables.understand import open_new_rows
 
@@ -207,12 +208,13 @@ def check_rows(model: str, task: Task, examples: Sequence[Example]) -> list[Find
     ]
 
 
-def answer(args, task: Task, examples: Sequence[Example]) -> list[Answered]:
+def answer(args: argparse.Namespace, task: Task, examples: Sequence[Example]) -> list[Answered]:
     """Return every row with its answer; a row with an error is not asked."""
     findings = check_rows(args.model, task, examples)
     asked = [example for example, finding in zip(examples, findings, strict=True) if not finding.error]
     given = iter(ask(args, task, asked) if asked else [])
     found = []
+    prediction: dict
     for example, finding in zip(examples, findings, strict=True):
         if finding.error:
             prediction, scores = {"id": example.id, "answer": None, "error": finding.error, "choices": {}}, None
@@ -222,7 +224,7 @@ def answer(args, task: Task, examples: Sequence[Example]) -> list[Answered]:
     return found
 
 
-def ask(args, task: Task, examples: Sequence[Example]) -> list[tuple[dict, RowScores | None]]:
+def ask(args: argparse.Namespace, task: Task, examples: Sequence[Example]) -> list[tuple[dict, RowScores | None]]:
     """Return a prediction of every example, and the scores of its choices where they are asked one by one."""
     from linklab.inference import choice_answers, row_answers
     from linklab.models import load
@@ -241,7 +243,7 @@ def ask(args, task: Task, examples: Sequence[Example]) -> list[tuple[dict, RowSc
         return [(prediction, None) for prediction in given]
 
 
-def save_answers(args, task: Task, header: Sequence[str], answered: Sequence[Answered]) -> None:
+def save_answers(args: argparse.Namespace, task: Task, header: Sequence[str], answered: Sequence[Answered]) -> None:
     """Write the answers to --out with a manifest beside it, or to standard output, and say how many there are."""
     if args.out == "-":
         write_answers(sys.stdout, task, header, answered)
@@ -314,7 +316,10 @@ def format_answer(one: Answered, task: Task) -> str:
     if one.prediction["error"]:
         raise UserError(one.prediction["error"])
     if one.scores is None:
-        lines = [("target", "answer"), *((name, text or "") for name, text in one.prediction["answer"].items())]
+        lines: list[tuple[str, ...]] = [
+            ("target", "answer"),
+            *((name, text or "") for name, text in one.prediction["answer"].items()),
+        ]
     else:
         target, unit = task.choice_target, task.answer_column.unit
         chances = dict(one.prediction["choices"][target.name])
@@ -356,6 +361,7 @@ def rule_worths(example: Example, task: Task) -> Mapping[str, Sequence[float]]:
 
 def compare_with_rules(one: Answered, task: Task, rules: Mapping[str, Sequence[float]]) -> str:
     """Return a line that says which choice the model takes, and whether the rules take it too."""
+    assert one.scores, "only choices are compared"
     answer = one.prediction["answer"]
     texts = [f"{name} = {text}" for name, text in answer.items()]
     choice = answer[task.choice_target.name]

@@ -11,6 +11,8 @@ failed.
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from linklab import cli, files
@@ -18,7 +20,7 @@ from linklab.cli import CheckFailed, say
 from linklab.manifest import MANIFEST
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     what = parser.add_argument_group("Input")
     what.add_argument("folder", metavar="DIR", type=Path, help="what finetune, convert or generate wrote")
@@ -40,7 +42,7 @@ def build_parser():
     return parser
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     from linklab import hub, publish
 
     if not args.dry_run:
@@ -63,7 +65,7 @@ def run(args) -> None:
     hub.send(parcel.files, args.repo, parcel.kind, message, asked_by=f"--repo {args.repo}", public=args.public)
 
 
-def main(argv=None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code."""
     return cli.main(build_parser(), run, argv)
 

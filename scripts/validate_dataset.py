@@ -16,6 +16,7 @@ import csv
 import os
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def check_outputs(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def violations_writer(path: str | None, together: files.FileSet):
+def violations_writer(path: str | None, together: files.FileSet) -> Iterator[Callable[[tuple], None] | None]:
     """Yield a function that writes one violation to the CSV at `path`, or None without a path."""
     if not path:
         yield None
@@ -133,7 +134,7 @@ class NoPandas:
     """Says that pandas is not there: pyarrow would import it, for no use here and half the time of a small file."""
 
     @staticmethod
-    def find_spec(name: str, path=None, target=None) -> None:
+    def find_spec(name: str, path: object = None, target: object = None) -> None:
         if name == "pandas":
             raise ModuleNotFoundError(name, name=name)
 

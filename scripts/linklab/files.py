@@ -155,7 +155,7 @@ class FileSet:
         except OSError as error:
             raise UserError(f"{path.parent}: cannot write here ({reason(error)})") from error
         self.aside[path] = Path(name)
-        text = {} if binary else {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
+        text: dict[str, Any] = {} if binary else {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
         with os.fdopen(number, "wb" if binary else "w", **text) as handle:
             yield handle
             handle.flush()

@@ -309,7 +309,7 @@ def find_foreign(folder: Path, script: str, ignored: Iterable[str] = RESERVED) -
 def refuse_what_is_read(out: Path, reads: Iterable[str | os.PathLike | None]) -> None:
     """Raise a UserError when replacing `out` would replace something the run reads."""
     target = Path(os.path.realpath(out))
-    for path in filter(None, reads):
+    for path in (path for path in reads if path):
         there = Path(os.path.realpath(path))
         if there.exists() and there.is_relative_to(target):
             raise UserError(f"{out}: holds {path}, which this run reads; choose another --out-dir")
@@ -457,15 +457,16 @@ def check_out_files(
     reads: Iterable[str | os.PathLike | None] = (),
 ) -> None:
     """Raise a UserError unless `script` may write these files and their manifest; the rule of `check_out_dir`."""
-    named = [os.path.realpath(path) for path in (*paths, manifest_path, *filter(None, reads))]
+    named = [os.path.realpath(path) for path in (*paths, manifest_path, *(read for read in reads if read))]
     for path in paths:
         if named.count(os.path.realpath(path)) > 1:
             raise UserError(f"{path}: is named twice; outputs need names of their own")
-    if os.path.realpath(manifest_path) in [os.path.realpath(path) for path in filter(None, reads)]:
+    if os.path.realpath(manifest_path) in [os.path.realpath(path) for path in reads if path]:
         raise UserError(
             f"{manifest_path}: is what this run reads, and the manifest's place; choose another output name"
         )
-    known, script = {}, Path(script).name
+    known: dict[str, Any] = {}
+    script = Path(script).name
     # What a run has staged that was killed while its files changed places is its own too.
     staged = manifest_path.parent.glob(f".{glob.escape(manifest_path.name)}.*.tmp")
     for place in (manifest_path, *staged):

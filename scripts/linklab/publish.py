@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from linklab import files
@@ -70,7 +70,7 @@ def _find_unsound(entries: list[dict], folder: Path) -> str | None:
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def _pack_data(folder: Path, manifest: dict, licence: str, check) -> Parcel:
+def _pack_data(folder: Path, manifest: dict, licence: str, check: Callable[[Path], dict[str, str | None]]) -> Parcel:
     parcel = Parcel("dataset")
     parcel.faults["every file has the bytes its manifest names"] = _find_unsound(manifest["outputs"], folder)
     known = _LICENCE.fullmatch(licence) and licence != "gemma"
@@ -99,7 +99,8 @@ def _check_conversations(folder: Path) -> dict[str, str | None]:
     from linklab.tasks import jsonl
     from linklab.tasks.splits import SPLITS
 
-    fault, home, task = None, {}, jsonl.read_task(folder)
+    fault, task = None, jsonl.read_task(folder)
+    home: dict[str, str] = {}  # group -> split
     for split in SPLITS:
         for path in jsonl.shards(folder, split):
             for example in jsonl.read_shard(path, task, split):
@@ -134,6 +135,7 @@ def _pack_model(
     parcel.faults["it was scored on unseen rows, these very files"] = fault
     if any(parcel.faults.values()):
         return parcel
+    assert evaluation, "without one there is a fault"
     parcel.files = {Path(e["path"]).relative_to(part).as_posix(): folder / e["path"] for e in entries}
     parcel.files["NOTICE"] = license.notice(licence, named).encode()
     unseen = f"On unseen rows:\n\n{_score_table(scores)}"
@@ -146,7 +148,7 @@ def _pack_model(
     parcel.files["metrics.json"] = evaluation / "metrics.json"
     for name in ("adapter_config.json", "config.json", "base_model.json"):
         if name in parcel.files:
-            parcel.files[name] = _name_base_in_config(parcel.files[name], named)
+            parcel.files[name] = _name_base_in_config(folder / part / name, named)
     return parcel
 
 

@@ -62,8 +62,8 @@ def _judged_rows(run: Run, target: str) -> JudgedRows:
     if truth is None or answers is None:
         raise UserError(f"{run.folder / ROWS_FILE}: no '{target}/true' and '{target}/answer'; {AGAIN}")
     if "mae" in columns:
-        numbers = [[_number(text) for text in texts] for texts in (truth, answers)]
-        return JudgedRows(target, "number", "", *numbers, columns)
+        true, given = ([_number(text) for text in texts] for texts in (truth, answers))
+        return JudgedRows(target, "number", "", true, given, columns)
     sure = run.texts.get(f"{target}/confidence")
     confidences = np.array([_number(text) for text in sure]) if sure else None
     kind = "class" if "accuracy" in columns else "text"
@@ -127,7 +127,10 @@ def _check_metrics(run: Run, rows: JudgedRows) -> None:
         value, expected = entry.get("value"), computed.get(metric, {}).get("value")
         if value is None and (expected is None or math.isnan(expected)):
             continue
-        same = isinstance(value, int | float) and expected is not None
-        if not same or not math.isclose(value, expected, rel_tol=1e-5, abs_tol=1e-6):
+        if (
+            not isinstance(value, int | float)
+            or expected is None
+            or not math.isclose(value, expected, rel_tol=1e-5, abs_tol=1e-6)
+        ):
             raise UserError(f"{run.folder / METRICS_FILE}: '{name}' is {value}, and {ROWS_FILE} gives "
                             f"{'nothing' if expected is None else f'{expected:.6g}'}; {AGAIN}")  # fmt: skip

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from linklab.notebooks.findings import Finding, says_nothing
 from linklab.notebooks.json_text import Change, Copy, Path
@@ -46,7 +47,12 @@ def _is_string(value: object) -> bool:
 
 
 def _is_tags(value: object) -> bool:
-    return _is_strings(value) and len(set(value)) == len(value) and all(tag and "," not in tag for tag in value)
+    return (
+        isinstance(value, list)
+        and is_text(value)
+        and len(set(value)) == len(value)
+        and all(tag and "," not in tag for tag in value)
+    )
 
 
 def _is_strings(value: object) -> bool:
@@ -62,13 +68,13 @@ _CELL_METADATA: dict[str, tuple[tuple[str, ...], int, _Check]] = {
     "execution": (
         ("code",),
         4,
-        lambda value: is_object(value) and all(isinstance(part, str) for part in value.values()),
+        lambda value: isinstance(value, dict) and all(isinstance(part, str) for part in value.values()),
     ),
     "collapsed": (("code",), 0, lambda value: isinstance(value, bool)),
     "scrolled": (("code",), 0, lambda value: isinstance(value, bool) or value == "auto"),
 }
 _METADATA: dict[str, tuple[int, _Check]] = {  # of the notebook, besides kernelspec and language_info
-    "orig_nbformat": (0, lambda value: value is not None and is_count(value) and value >= 1),
+    "orig_nbformat": (0, lambda value: isinstance(value, int | float) and is_count(value) and value >= 1),
     "title": (2, _is_string),
     "authors": (2, lambda value: isinstance(value, list)),
 }
@@ -220,7 +226,7 @@ def _find_cell_faults(
 
 def _find_cell_metadata_faults(path: Path, metadata: dict, kind: str, minor: int, where: str) -> Iterator[Finding]:
     for key, (kinds, since, check) in _CELL_METADATA.items():
-        value = metadata.get(key)
+        value: Any = metadata.get(key)
         if key not in metadata or kind not in kinds or minor < since or check(value):
             continue
         fault = f"{where}: '{key}' in its metadata is {json.dumps(value)[:40]}"
@@ -234,7 +240,7 @@ def _find_cell_metadata_faults(path: Path, metadata: dict, kind: str, minor: int
 
 def _find_id_faults(path: Path, cell: dict, where: str, seen: set[str], taken: set[str]) -> Iterator[Finding]:
     """Yield a missing, malformed or repeated id; the new one is derived from what the cell holds."""
-    found = cell.get("id")
+    found: Any = cell.get("id")
     if _is_id(found) and found not in seen:
         seen.add(found)
         return

@@ -7,14 +7,22 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterable, Sequence
-from json.decoder import scanstring
-from typing import NamedTuple
+from json import decoder
+from typing import Any, NamedTuple
 
 BOM = "\ufeff"
 Path = tuple[str | int, ...]
 
-_skip_space = re.compile(r"[ \t\r\n]*").match
+_SPACE = re.compile(r"[ \t\r\n]*")
+_scan_string: Any = vars(decoder)["scanstring"]  # not in its annotations
 _scan_value = json.JSONDecoder().raw_decode
+
+
+def _skip_space(text: str, at: int) -> int:
+    """Return where the space from `at` on ends."""
+    found = _SPACE.match(text, at)
+    assert found, "no space is a match too"
+    return found.end()
 
 
 class Copy(NamedTuple):
@@ -94,25 +102,26 @@ class JsonText:
         text, opened = self.text, self.text[start]
         if opened not in "{[":
             return
-        at = _skip_space(text, start + 1).end()
+        at = _skip_space(text, start + 1)
         while text[at] not in "}]":
             key, key_start, key_end = "", at, at
             if opened == "{":
-                key, key_end = scanstring(text, at + 1, True)
-                at = _skip_space(text, _skip_space(text, key_end).end() + 1).end()
+                key, key_end = _scan_string(text, at + 1, True)
+                at = _skip_space(text, _skip_space(text, key_end) + 1)
             _, value_end = _scan_value(text, at)
             yield Member(key, key_start, key_end, at, value_end)
-            at = _skip_space(text, value_end).end()
+            at = _skip_space(text, value_end)
             if text[at] == ",":
-                at = _skip_space(text, at + 1).end()
+                at = _skip_space(text, at + 1)
 
     def find(self, path: Path) -> tuple[int, int]:
         """Return where the value at `path` starts and ends. Of a repeated key the last counts, as in json.loads."""
-        start = _skip_space(self.text, 1 if self.text.startswith(BOM) else 0).end()
+        start = _skip_space(self.text, 1 if self.text.startswith(BOM) else 0)
         end = len(self.text)
         for step in path:
             members = self.members(start)
             member = members[step] if isinstance(step, int) else last_named(members, step)
+            assert member, "the caller has seen the value"
             start, end = member.value_start, member.value_end
         return start, end
 
@@ -142,7 +151,8 @@ class JsonText:
         if isinstance(value, Copy):
             start, end = self.find(value.path)
             line_start = self.text.rfind("\n", 0, start) + 1
-            old = re.match(r"[ \t]*", self.text[line_start:]).group()
+            line = self.text[line_start:].partition("\n")[0]
+            old = line[: len(line) - len(line.lstrip(" \t"))]
             lines = self.text[start:end].split("\n")  # no JSON string holds a raw line break
             new = layout.outer + layout.unit * level
             return "\n".join([lines[0], *(new + line.removeprefix(old) for line in lines[1:])])
@@ -171,9 +181,9 @@ class JsonText:
         members, layout = self.members(start), self.layout(path)
         named = {key: last_named(members, key) for key in wanted}
         replaced = [
-            Edit(member.value_start, member.value_end, self.write(wanted[key], layout, 1))
+            Edit(member.value_start, member.value_end, self.write(new, layout, 1))
             for key, member in named.items()
-            if member and wanted[key] is not None
+            if member and (new := wanted[key]) is not None
         ]
         added = [
             f"{json.dumps(key)}{layout.colon}{self.write(value, layout, 1)}"

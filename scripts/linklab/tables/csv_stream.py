@@ -237,11 +237,13 @@ def _cut_blocks(path: str | Path, header: Header, on_damage: OnDamage | None) ->
                 line += n_lines
                 buffer = rest
                 continue
-            rows, used = [], 0
+            rows: list[tuple[int, list[str]]] = []
+            used = 0
             for record in scan_records(text, at=0, line=line, n_columns=len(header.names), final=final):
                 used = record.end
                 fault = _fault(record)
                 if fault is None:
+                    assert record.cells is not None
                     rows.append((record.line, record.cells))
                 elif on_damage is None:
                     yield Block(line, len(rows), b"", rows)
@@ -277,6 +279,7 @@ def read_block(
     for record in scan_records(block.text, at=0, line=block.line, n_columns=n_columns, final=True):
         fault = _fault(record)
         if fault is None:
+            assert record.cells is not None
             yield record.line, record.cells
         elif on_damage is None:
             raise damage_error(path, record.line, fault[1])

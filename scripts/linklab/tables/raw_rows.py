@@ -7,7 +7,7 @@ import datetime
 import json
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,7 @@ def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             start = handle.read(1000).lstrip()
             handle.seek(0)
+            values: Iterable[tuple[int, Any]]
             if start.startswith("["):
                 values = enumerate(files.parse_json(handle.read()), start=1)
             else:

@@ -51,7 +51,8 @@ class TableOptions:
             "target_fields": getattr(args, "target_field", None),
             "target_kinds": getattr(args, "target_kind", None),
         }
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v})
+        told: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items() if v}
+        return cls(**told)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was said, as JSON-ready values; what was left out is left out."""
@@ -62,7 +63,8 @@ class TableOptions:
     def from_dict(cls, value: Mapping[str, Any]) -> TableOptions:
         """Return the options that `to_dict` gave."""
         known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{n: tuple(v) if isinstance(v, list) else v for n, v in value.items() if n in known})
+        told: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in value.items() if n in known}
+        return cls(**told)
 
 
 class Table:

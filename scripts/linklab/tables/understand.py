@@ -373,8 +373,8 @@ def _check_targets(table: Table, schema: Schema, scan: Scan, classes_as_told: se
     places = {name: table.names.index(name) for name in judges}
     suspicious = [
         name for name, at in places.items()
-        if scan.columns[at].empty or scan.columns[at].kinds["nothing"] or scan.columns[at].values is None
-        or any(judges[name](text) for text in scan.columns[at].values)
+        if scan.columns[at].empty or scan.columns[at].kinds["nothing"] or (values := scan.columns[at].values) is None
+        or any(judges[name](text) for text in values)
     ]  # fmt: skip
     if suspicious:
         found = _find_bad_targets(table, {name: judges[name] for name in suspicious}, places)

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from linklab.cli import UserError
 from linklab.tables.schema import read_number
@@ -67,7 +68,14 @@ class Example:
 class ExampleMaker:
     """Turns raw rows of one file into examples."""
 
-    def __init__(self, task: Task, *, group_field: str | None = None, seed: int = 0, fractions=FRACTIONS) -> None:
+    def __init__(
+        self,
+        task: Task,
+        *,
+        group_field: str | None = None,
+        seed: int = 0,
+        fractions: tuple[float, float, float] = FRACTIONS,
+    ) -> None:
         """`group_field` names the column whose equal cells stay on one side; the schema's group column by default."""
         self.task, self.seed, self.fractions = task, seed, fractions
         self.names, self.template = task.schema.names, task.template
@@ -175,6 +183,7 @@ def write_questions(
     if asked.name in values:
         answers = [task.write_worth(value) for value in values[asked.name]]
     elif target:
+        assert task.worth_target, "a task asked choice by choice says what a choice is worth"
         worth = task.write_worth(read_number(target[task.worth_target.name]))
         answers = [worth if choice == target[asked.name] else None for choice in choices[asked.name]]
     else:
@@ -201,7 +210,7 @@ def legal_choices(target: Target, row: Mapping[str, str]) -> list[str]:
     return list(target.choices or ())
 
 
-def iter_examples(csv_path: str | Path | Table, task: Task, **how) -> Iterator[Example]:
+def iter_examples(csv_path: str | Path | Table, task: Task, **how: Any) -> Iterator[Example]:
     """Yield the example of every row; a row that cannot serve is a UserError naming file and line."""
     table = reopen_table(csv_path, task.schema, task.table)
     return make_examples(table, ExampleMaker(task, **how), table.rows())
@@ -219,7 +228,7 @@ def make_examples(
 
 
 def read_examples(
-    csv_path: str | Path | Table, task: Task, split: str | None = None, max_rows: int | None = None, **how
+    csv_path: str | Path | Table, task: Task, split: str | None = None, max_rows: int | None = None, **how: Any
 ) -> list[Example]:
     """Return a split's examples, in rank order (see `splits.rank_key`), holding no more than `max_rows` in memory.
 

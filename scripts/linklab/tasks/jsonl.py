@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from json.encoder import encode_basestring as quote
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 from linklab import files
 from linklab.cli import UserError
@@ -44,7 +44,7 @@ def to_jsonl(example: Example, task: Task) -> str:
         row = quote(example.id)
         text = "".join([
             f'{{"id":{quote(f"{example.id}/{question.choice}")},"row":{row},"group":{group},'
-            f'"choice":{quote(question.choice)},{_messages(question.prompt, question.answer)},{rest}'
+            f'"choice":{quote(cast(str, question.choice))},{_messages(question.prompt, question.answer)},{rest}'
             for question in example.answered
         ])  # fmt: skip
     if text.isascii():
@@ -59,7 +59,8 @@ def _members(values: dict, write: Callable) -> str:
     return ",".join([f"{quote(name)}:{write(value)}" for name, value in values.items()])
 
 
-def _messages(prompt: str, answer: str) -> str:
+def _messages(prompt: str, answer: str | None) -> str:
+    assert answer is not None, "only what was answered is written"
     asked, answered = (
         f'{{"role":"{role}","content":{quote(text)}}}' for role, text in (("user", prompt), ("assistant", answer))
     )
@@ -158,7 +159,7 @@ class Converted(NamedTuple):
     others: list[tuple[str, str, str]]  # (split, id, JSONL) of each row outside training
     features: CardFeatures  # what the card must know of the rows
     cells: list[list[str]]  # the line of cells.csv of each row
-    count: SplitCount
+    split_count: SplitCount
 
 
 def convert_block(
@@ -167,7 +168,7 @@ def convert_block(
     path: str | Path,
     task: Task,
     last: tuple[tuple[float, str], int] | None = None,
-    **how,
+    **how: Any,
 ) -> Converted:
     """Convert the rows of a block: `item` is the number of its first row and the block.
 
@@ -182,7 +183,7 @@ def convert_block(
             continue
         made.features.see(example)
         made.cells.append(list_cells(example, task))
-        made.count.add(example.split, example.group, example.target)
+        made.split_count.add(example.split, example.group, example.target)
         text = to_jsonl(example, task)
         if example.split == "train":
             made.train.append(text)

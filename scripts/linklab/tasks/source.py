@@ -170,7 +170,7 @@ def say_table(task: Task) -> None:
         cli.say(line)
 
 
-def source_files(args) -> dict:
+def source_files(args: argparse.Namespace) -> dict:
     """Return a manifest's inputs: CSV and template, what counts of a converted folder, or conversations' files."""
     if args.csv:
         return {path: None for path in (args.csv, args.prompt_template) if path}

@@ -84,7 +84,9 @@ class Task:
     def answer_column(self) -> Column:
         """What the answer to a question about one choice may be: a whole number of `answer_unit`, with its range."""
         target = self.choice_target
-        source = self.schema[target.utility] if target.utility else self.schema[self.worth_target.name]
+        worth = target.utility or (self.worth_target and self.worth_target.name)
+        assert worth, "a task asked choice by choice says what a choice is worth"
+        source = self.schema[worth]
         low = None if source.low is None else math.floor(source.low / self.answer_unit)
         high = None if source.high is None else math.ceil(source.high / self.answer_unit)
         return Column(source.name, "target", "int", unit=source.unit, low=low, high=high)
@@ -128,7 +130,7 @@ class Task:
     def to_dict(self) -> dict:
         """Return the task as JSON-ready values."""
         targets = [{k: v for k, v in dataclasses.asdict(t).items() if v not in (None, "")} for t in self.targets]
-        asked = {"ask": self.ask} | ({"answer_unit": self.answer_unit} if self.ask == "choices" else {})
+        asked: dict[str, Any] = {"ask": self.ask} | ({"answer_unit": self.answer_unit} if self.ask == "choices" else {})
         asked |= {"group_field": self.group_field} if self.group_field else {}
         asked |= {"table": self.table} if self.table else {}
         asked |= {"split": self.split.to_dict()} if self.split else {}
@@ -205,7 +207,10 @@ def make_task(
         raise UserError(
             f"{table}: not a links.csv, so --target-field is needed; the columns are: {', '.join(table.names)}"
         )
-    names = match_names(table, options.target_fields, table.names) or [c.name for c in known.by_role("target")]
+    names = match_names(table, options.target_fields, table.names)
+    if not names:
+        assert known, "else --target-field was given"
+        names = [column.name for column in known.by_role("target")]
     understood = understand(table, known=known.with_targets(names) if known else None)
     schema = understood.schema
     if not schema.by_role("input"):

@@ -10,7 +10,7 @@ import json
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -100,7 +100,7 @@ class _Line:
         if len(set(map(len, read.values()))) > 1:
             sizes = {name: len(elements) for name, elements in read.items()}
             raise UserError(f"the list columns of one template line differ in length: {sizes}")
-        shown = []
+        shown: list[Iterable[str]] = []
         for field in self.fields:
             columns = [read[name] if name in read else itertools.repeat(row[name]) for name in field.columns]
             if field.compute is None:
@@ -262,6 +262,7 @@ def _evaluate(node: ast.expr, numbers: Mapping[str, float]) -> float:
     if name is not None:
         return numbers[name]
     assert isinstance(node, ast.Constant)
+    assert isinstance(node.value, int | float)
     return node.value
 
 

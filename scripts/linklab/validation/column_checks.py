@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,8 +37,8 @@ class Cells:
     texts: pa.Array | Sequence[str] | Callable[[int], str]  # or what reads a cell again from the file's bytes
     ok: np.ndarray
     n_missing: int = 0
-    values: np.ndarray | None = None
-    offsets: np.ndarray | None = None
+    values: Any = None  # an array, None for texts
+    offsets: Any = None  # an array, None for what is no list
     lists: dict[int, list[str]] | None = None  # lists of texts, by row
     extremes: tuple[float, float] | None = None  # least and largest of `values`, where the range check met them
 
@@ -148,7 +149,7 @@ def _check_exactly(column: Column, texts: pa.Array | Sequence[str], lenient: boo
     n = len(texts)
     cells = Cells(column, texts, np.zeros(n, bool))
     faults: Faults = []
-    verdicts = []
+    verdicts: list[Any] = []  # number, text or list by the column's kind; None where faulty or missing
     for row in range(n):
         verdict = check_cell(column, cells.text(row), lenient=lenient)
         cells.ok[row] = verdict.value is not None

@@ -40,9 +40,10 @@ def bin_counts(reference: np.ndarray, current: np.ndarray) -> tuple[np.ndarray, 
     else:
         edges = np.unique(np.quantile(reference, np.linspace(0, 1, N_BINS + 1)[1:-1]))
     n_bins = len(edges) + 1
-    return tuple(
+    old, new = (
         np.bincount(np.searchsorted(edges, part, side="left"), minlength=n_bins) for part in (reference, current)
     )
+    return old, new
 
 
 def compare_numbers(reference: np.ndarray, current: np.ndarray) -> dict:

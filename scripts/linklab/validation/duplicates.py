@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -33,7 +34,7 @@ class KeyStore:
     """Remembers entries and afterwards gives those whose key was there before."""
 
     def __init__(self) -> None:
-        self._held: list[np.ndarray] = []
+        self._held: list[Any] = []  # arrays; Any because NumPy does not declare them as buffers
         self._n_held = 0
         self._shares: list = []
 

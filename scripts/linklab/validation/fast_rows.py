@@ -28,8 +28,9 @@ def line_pattern(columns: Sequence[Column | None], *, crlf: bool) -> str | None:
     """Return the RE2 grammar of a block of sound lines, or None where the schema has none."""
     if len(columns) > MAX_COLUMNS:
         return None
-    cells = [_cell_pattern(column) for column in columns]
-    if None in cells:
+    found = [_cell_pattern(column) for column in columns]
+    cells = [pattern for pattern in found if pattern is not None]
+    if len(cells) < len(found):
         return None
     pattern = "^(?:" + ",".join(cells) + (r"\r\n" if crlf else r"\n") + r")+\z"
     try:

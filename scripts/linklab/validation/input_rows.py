@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from linklab.links.links import CANDIDATES, LINK_SCHEMA
 from linklab.tables.schema import Schema
-from linklab.validation.column_checks import check_column
+from linklab.validation.column_checks import Cells, check_column
 from linklab.validation.row_checks import find_input_faults
 
 
@@ -18,7 +18,8 @@ def check_link_rows(schema: Schema, rows: Sequence[Mapping[str, str]], shown: Se
     """
     if CANDIDATES not in schema.names or schema[CANDIDATES] != LINK_SCHEMA[CANDIDATES]:
         return [""] * len(rows)
-    table, found = {}, [[] for _ in rows]
+    table: dict[str, Cells] = {}
+    found: list[list[str]] = [[] for _ in rows]
     for name in shown:
         cells, faults = check_column(schema[name], [row[name] for row in rows], lenient=False)
         table[name] = cells

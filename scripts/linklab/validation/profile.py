@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow.compute as pc
@@ -133,7 +133,9 @@ def profile_cells(cells: Cells) -> Profile:
 def _count(cells: Cells) -> Counter | None:
     if isinstance(cells.texts, list):
         return Counter(text for text, ok in zip(cells.texts, cells.ok.tolist(), strict=True) if ok)
-    texts = cells.texts if cells.ok.all() else cells.texts.filter(cells.ok)
+    texts: Any = cells.texts
+    if not cells.ok.all():
+        texts = texts.filter(cells.ok)
     counted = pc.value_counts(texts)
     if len(counted) > MAX_CLASSES:
         return None

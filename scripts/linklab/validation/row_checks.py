@@ -7,6 +7,7 @@ The first four hold for any schema that says how its columns belong together (`a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -104,15 +105,20 @@ class _Lists:
         return self.rows[np.logical_and.reduceat(bad, self.starts)]
 
 
+def _say_always(words: str, row: int) -> str:
+    """Return what is expected of every row alike."""
+    return words
+
+
 def _list_lengths(table: Table, schema: Schema) -> Iterator[Finding]:
     for column in schema.columns:
         partner = column.aligned_with
-        if column.name not in table or partner not in table or table[column.name].offsets is None:
+        if column.name not in table or partner is None or partner not in table or table[column.name].offsets is None:
             continue
         mine, other = table[column.name], table[partner]
         rows = np.flatnonzero(mine.ok & other.ok & (mine.lengths != other.lengths))
 
-        def expected(row: int, mine=mine, other=other, partner=partner) -> str:
+        def expected(row: int, mine: Cells = mine, other: Cells = other, partner: str = partner) -> str:
             return f"{other.lengths[row]} elements, one for each of {partner}; found {mine.lengths[row]}"
 
         yield Finding(rows, column.name, "list_length", expected)
@@ -122,17 +128,18 @@ def _answers_among_candidates(table: Table, schema: Schema) -> Iterator[Finding]
     for column in schema.columns:
         source = column.choices_from
         rows = _sound(table, column.name, source) if source else None
-        if rows is None:
+        if source is None or rows is None:
             continue
         candidates = table[source]
         if candidates.values is None or table[column.name].values is None:  # texts
-            lists, answer = candidates.lists or {}, table[column.name]
-            bad = np.array([row for row in rows.tolist() if answer.text(row) not in lists.get(row, ())], np.int64)
+            texts, answer = candidates.lists or {}, table[column.name]
+            bad = np.array([row for row in rows.tolist() if answer.text(row) not in texts.get(row, ())], np.int64)
         else:
             rows = rows[candidates.lengths[rows] > 0]
             lists = _Lists(table, rows, source)
             bad = lists.all(lists.flat(source) != lists.spread(column.name)) if len(rows) else rows
-        yield Finding(bad, column.name, "target_not_candidate", lambda row, s=source: f"one of the row's {s}")
+        words = f"one of the row's {source}"
+        yield Finding(bad, column.name, "target_not_candidate", partial(_say_always, words))
 
 
 def _answers_of_highest_utility(table: Table, schema: Schema) -> Iterator[Finding]:
@@ -149,7 +156,7 @@ def _answers_of_highest_utility(table: Table, schema: Schema) -> Iterator[Findin
         chosen = choices == lists.spread(column.name)
         bad = lists.any(chosen & (values != best))
 
-        def expected(row: int, s=source, u=utility) -> str:
+        def expected(row: int, s: str = source, u: str = utility) -> str:
             cells, worth = table[s], table[u]
             here = slice(cells.offsets[row], cells.offsets[row + 1])
             top = worth.values[worth.offsets[row] : worth.offsets[row + 1]]
@@ -217,7 +224,7 @@ def _distances(table: Table, schema: Schema) -> Iterator[Finding]:
     if rows is None:
         return
     *ends, stated_m = (table[name].values[rows] for name in names)
-    true_m = 1000.0 * propagation.haversine_km(*ends)
+    true_m = np.asarray(1000.0 * propagation.haversine_km(*ends))
     bad = np.abs(stated_m - true_m) > DISTANCE_TOLERANCE_M + DISTANCE_TOLERANCE_SHARE * true_m
     words = dict(zip(rows[bad].tolist(), true_m[bad].tolist(), strict=True))
     yield Finding(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,9 @@ def _read_schema(path: str) -> Schema:
         raise UserError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
 
 
-def _split_column(names: list[str], schema_names, split_field: str | None, *, inferred: bool) -> int | None:
+def _split_column(
+    names: list[str], schema_names: Container[str], split_field: str | None, *, inferred: bool
+) -> int | None:
     if split_field is not None:
         if split_field not in names:
             raise UserError(f"--split-field: no column '{split_field}'; the columns are: {', '.join(names)}")
@@ -149,7 +151,9 @@ def _split_column(names: list[str], schema_names, split_field: str | None, *, in
     return found[0] if found and (inferred or names[found[0]] not in schema_names) else None
 
 
-def _header_faults(header: csv_stream.Header, schema: Schema, *, strict_file: bool, notes: list[str]):
+def _header_faults(
+    header: csv_stream.Header, schema: Schema, *, strict_file: bool, notes: list[str]
+) -> list[Violation]:
     violations = []
     if header.bom:
         violations.append(Violation(1, "", "bom", "\\xef\\xbb\\xbf", "UTF-8 without a byte order mark"))

@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -108,7 +109,9 @@ def _take(found: Findings, outcome: Outcome, stores: dict, sample: Sample, line:
         sample.add(hashes, places + offset)
 
 
-def _repeated_rows(found: Findings, handle, plan: Plan, stores: dict, allow_copies: bool) -> Iterator[Violation]:
+def _repeated_rows(
+    found: Findings, handle: BinaryIO, plan: Plan, stores: dict, allow_copies: bool
+) -> Iterator[Violation]:
     """Yield rows whose content or id was there before, and groups on two sides of a split."""
     line_of = found.start.line_of
     id_name = "" if plan.id_at is None else plan.names[plan.id_at]
@@ -139,7 +142,7 @@ def _repeated_rows(found: Findings, handle, plan: Plan, stores: dict, allow_copi
             )  # fmt: skip
 
 
-def _cell(handle, plan: Plan, entry: np.void, at: int | None) -> str:
+def _cell(handle: BinaryIO, plan: Plan, entry: np.void, at: int | None) -> str:
     """Read one cell of a row again; without `at`, the row itself."""
     size = 1 << 13
     while True:
@@ -231,11 +234,11 @@ def compare(reference: Findings, current: Findings) -> dict:
             continue
         old, new = reference.profiles[column.name], current.profiles[column.name]
         figures = {"missing_share": [round(p.missing / max(p.n, 1), 6) for p in (old, new)]}
-        samples = [found.sample.get(column.name) for found in (reference, current)]
+        earlier, later = (found.sample.get(column.name) for found in (reference, current))
         if old.classes and new.classes:
             columns[column.name] = drift.compare_classes(old.classes, new.classes) | figures
-        elif all(sample is not None and len(sample) for sample in samples):
-            columns[column.name] = drift.compare_numbers(*samples) | figures
+        elif earlier is not None and later is not None and len(earlier) and len(later):
+            columns[column.name] = drift.compare_numbers(earlier, later) | figures
     worst = sorted(columns, key=lambda name: -columns[name]["psi"])
     return {
         "rows": [reference.n_rows, current.n_rows],

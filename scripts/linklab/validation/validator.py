@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, SupportsInt
 
 import numpy as np
 import pyarrow as pa
@@ -175,7 +175,8 @@ def _read_exactly(plan: Plan, data: bytes, at: int, end: int, final: bool, outco
         if at >= end:
             break
     columns = [list(column) for column in zip(*cells, strict=True)]
-    return Piece(columns, *(np.array(part, np.int64) for part in (lines, offsets, ends))), at
+    starts, places, behind = (np.array(part, np.int64) for part in (lines, offsets, ends))
+    return Piece(columns, starts, places, behind), at
 
 
 def check_cells(plan: Plan, piece: Piece, data: bytes) -> Iterator[tuple[Cells, Faults]]:
@@ -190,7 +191,7 @@ def check_cells(plan: Plan, piece: Piece, data: bytes) -> Iterator[tuple[Cells, 
 
 
 def _check_piece(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, sample_limit: int) -> None:
-    table = {}
+    table: dict[str, Cells] = {}
 
     def blame(row: int, name: str, code: str, expected: str) -> None:
         value = show(table[name].text(row))
@@ -214,12 +215,13 @@ def _read_cell(data: bytes, piece: Piece, n_columns: int, place: int, row: int) 
     """Read one cell of a piece again from the block's bytes."""
     at = int(piece.offsets[row])
     record = next(csv_stream.scan_records(data, at=at, line=0, n_columns=n_columns, final=True))
+    assert record.cells is not None, "it was read before"
     return record.cells[place]
 
 
 def _remember_keys(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, sample_limit: int) -> None:
     lines, offsets = piece.lines, piece.offsets
-    ids = 0 if plan.id_at is None else _hash_columns([piece.columns[plan.id_at]])
+    ids: Any = 0 if plan.id_at is None else _hash_columns([piece.columns[plan.id_at]])
     if plan.hashes_raw_rows:
         rows = hash_texts(_raw_contents(plan, piece, data))
     else:
@@ -239,10 +241,11 @@ def _raw_contents(plan: Plan, piece: Piece, data: bytes) -> list[bytes]:
     """Return the bytes of each row behind its id, line end included (that of the header)."""
     starts = piece.offsets
     if piece.exact:
+        contents = starts.tolist()
         if plan.id_at is not None:
-            starts = [csv_stream.cell_end(data, at) for at in starts.tolist()]
+            contents = [csv_stream.cell_end(data, at) for at in contents]
         line_end = b"\r\n" if plan.crlf else b"\n"
-        rows = [data[at:end] for at, end in zip(starts, piece.ends, strict=True)]
+        rows = [data[at:end] for at, end in zip(contents, piece.ends, strict=True)]
         return [row.removesuffix(b"\n").removesuffix(b"\r") + line_end for row in rows]
     behind = starts
     if plan.id_at is not None:
@@ -272,13 +275,16 @@ class _Part(NamedTuple):
     sample_limit: int
 
 
-def check_file(path: str | Path, plan: Plan, start: int, sample_limit) -> Iterator[tuple[int, Outcome]]:
+def check_file(
+    path: str | Path, plan: Plan, start: int, sample_limit: Callable[[], SupportsInt]
+) -> Iterator[tuple[int, Outcome]]:
     """Yield (byte offset, outcome) of the blocks of a file in order, the first row at byte `start`.
 
     `sample_limit()` gives the largest content hash still of use for a sample. Constant memory: a few blocks.
     """
     plan.line_pattern  # noqa: B018 (found once, here: what is cached goes to the workers with the plan)
-    at, workers = start, 1
+    at: int | None = start
+    workers = 1
     if os.path.getsize(path) - start >= PARALLEL_BYTES:
         workers = min(N_PROCESSES, usable_cores())
     while at is not None:
@@ -286,7 +292,9 @@ def check_file(path: str | Path, plan: Plan, start: int, sample_limit) -> Iterat
         workers = 1  # rows of several lines: where a block starts is known only when the one before has been read
 
 
-def _check_from(path, plan: Plan, at: int, sample_limit, workers: int) -> Iterator[tuple[int, Outcome]]:
+def _check_from(
+    path: str | Path, plan: Plan, at: int, sample_limit: Callable[[], SupportsInt], workers: int
+) -> Generator[tuple[int, Outcome], None, int | None]:
     """Check blocks from byte `at` on; returns where to go on when one has ended inside a row."""
     outcomes = map_in_order(partial(_check_part, path, plan), _cut_parts(path, at, sample_limit), workers)
     with contextlib.closing(outcomes):
@@ -297,7 +305,7 @@ def _check_from(path, plan: Plan, at: int, sample_limit, workers: int) -> Iterat
     return None
 
 
-def _cut_parts(path, at: int, sample_limit) -> Iterator[_Part]:
+def _cut_parts(path: str | Path, at: int, sample_limit: Callable[[], SupportsInt]) -> Iterator[_Part]:
     with open(path, "rb") as handle:
         final = False
         while not final:
@@ -310,7 +318,7 @@ def _cut_parts(path, at: int, sample_limit) -> Iterator[_Part]:
             at += size
 
 
-def _check_part(path, plan: Plan, part: _Part) -> tuple[_Part, Outcome]:
+def _check_part(path: str | Path, plan: Plan, part: _Part) -> tuple[_Part, Outcome]:
     with open(path, "rb") as handle:
         handle.seek(part.at)
         data = handle.read(part.size)
