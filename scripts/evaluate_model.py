@@ -14,7 +14,7 @@ import argparse
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from linklab import cli, files, manifest
 from linklab.cli import UserError, say
@@ -196,7 +196,7 @@ def ask_model(args: argparse.Namespace, task: Task, examples: list[Example]) -> 
     }  # fmt: skip
 
 
-def asked_settings(args, task: Task) -> dict[str, str | bool | None]:
+def asked_settings(args: argparse.Namespace, task: Task) -> dict[str, str | bool | None]:
     """Return what metrics.json says of how the model was asked; `rank_by` is None where no class was ranked by it."""
     from linklab.inference.row_answers import is_ranked, is_written
 
@@ -204,7 +204,7 @@ def asked_settings(args, task: Task) -> dict[str, str | bool | None]:
     return {"model": args.model, "free": args.free or is_written(task), "rank_by": rank_by}
 
 
-def how_asked(asked: Mapping[str, str | bool | None]) -> str:
+def how_asked(asked: Mapping[str, Any]) -> str:
     """Return how a model's answers come about, for tables."""
     if asked["free"]:
         return "free greedy writing"
