@@ -31,6 +31,7 @@ from linklab import cli  # noqa: E402
 from linklab.manifest import MANIFEST, find_changed, read_manifest  # noqa: E402
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+NOBODY = 65534
 TINY = ["--base-model", "tiny"]
 
 
@@ -62,6 +63,14 @@ COMMANDS = {
     "compare": Command("compare_results.py", "in/baselines --seed {n} --out-dir out --force", "out"),
     "predict": Command("predict.py", "--csv in/links.csv --model in/run/model --max-rows {n} --out out/a.csv --force",
                        "out"),
+    "survey": Command("import_survey.py", "--survey in/scan.json --signal-dbm -60 --current-channel-mhz 5180 "
+                      "--noise-dbm -9{n} --regulatory-domain FCC --radio-standard ac --channel-bandwidth-mhz 40 "
+                      "--link-distance-m 4980 --antenna-gain-dbi 23 --tx-power-dbm 25 --out out/s.csv --force", "out"),
+    "curve": Command("run_learning_curve.py", "--data in/jsonl --base-model tiny --sizes 16 --seeds {n} --test-rows 8 "
+                     "--no-baselines --retry-failed --out-dir out -- --max-steps 2", "out"),
+    "sweep": Command("run_sweep.py", "--data in/jsonl --base-model tiny --max-rows 16 --validation-rows 8 --trials {n} "
+                     "--space learning_rate=log:1e-4:1e-2 --retry-failed --out-dir out -- --max-steps 2", "out"),
+    "hub": Command("push_to_hub.py", "in/jsonl --repo me/it{n} --license cc-by-4.0 --dry-run", "out"),
     "demo": Command("run_demo.py", "--base-model tiny --max-rows 24 --test-rows 8 --seed {n} --out-dir out --force",
                     "out"),
 }  # fmt: skip
@@ -80,6 +89,10 @@ def prepare(place: Path) -> None:
          "--out-dir", "in/baselines")  # fmt: skip
     call("finetune_gemma_from_csv.py", "--data", "in/jsonl", *TINY, "--max-steps", "1", "--max-rows", "32",
          "--report-to", "none", "--out-dir", "in/run")  # fmt: skip
+
+    (place / "in" / "scan.json").write_text(
+        '[{"channel": 36, "utilization": 12, "interference": -93}, {"channel": 40, "utilization": 4}]'
+    )
 
 
 def bytes_of(folder: Path) -> dict[str, str]:
@@ -101,12 +114,14 @@ def faults(place: Path, before: dict[str, str]) -> list[str]:
     return found + [name for name in before if now.get(name) != before[name]]
 
 
-def run(command: Command, place: Path, n: int, *, limit: int | None = None) -> subprocess.Popen:
-    """Start run `n`; `limit` is the most bytes a file may have, as on a full disk."""
+def run(
+    command: Command, place: Path, n: int, *, limit: int | None = None, user: int | None = None
+) -> subprocess.Popen:  # fmt: skip
+    """Start run `n`; `limit` is the most bytes a file may have, as on a full disk; `user` whom it runs as."""
     ready = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command.argv(n), cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                            start_new_session=True, preexec_fn=ready, env=environment)  # fmt: skip
+                            start_new_session=True, preexec_fn=ready, env=environment, user=user)  # fmt: skip
 
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
@@ -144,10 +159,18 @@ def attack(name: str, command: Command, place: Path, kills: int, chance: random.
     wrong += [f"the next run failed: {said}"] * (code not in (0, 1)) + faults(place, before)
     kept = bytes_of(place / "out")
     code, full = finish(run(command, place, 7, limit=300))
-    wrong += [f"full disk: {full}"] * (code in (0, 1)) + faults(place, before)
+    wrong += ["full disk: exit code 0"] * (code == 0 and name != "hub") + faults(place, before)
     wrong += ["full disk: the old result is gone"] * any(
         p not in bytes_of(place / "out") for p in kept if "/." not in p
     )
+    kept, refused = bytes_of(place / "out"), ""
+    try:  # everything here is root's: whoever else runs it has folders that can only be read
+        code, said = finish(run(command, place, 8, user=NOBODY))
+        refused = f"exit code {code}"
+        wrong += [f"read-only: {refused}: {said[:80]}"] * (code != 2 and name != "hub")
+        wrong += ["read-only: something changed"] * (bytes_of(place / "out") != kept) + faults(place, before)
+    except PermissionError:
+        refused = "not tried: needs root, and a Python that everybody may run"
     pair = [run(command, place, 8), run(command, place, 8)]  # two writers at once: both may succeed, or one is refused
     codes = sorted(finish(process)[0] for process in pair)
     wrong += [f"two writers: exit codes {codes}"] * (codes[0] not in (0, 1)) + faults(place, before)
@@ -156,6 +179,7 @@ def attack(name: str, command: Command, place: Path, kills: int, chance: random.
         "hit": hit,
         "wrong": wrong,
         "full disk": full[:60],
+        "read-only": refused,
         "two writers": codes,
         "seconds": whole_s,
     }
@@ -186,9 +210,10 @@ def build_parser() -> argparse.ArgumentParser:
 def campaign(args: argparse.Namespace) -> int:
     """Attack the scripts one by one and print a line for each; exit code 1 when anything was lost."""
     chance, lost = random.Random(args.seed), 0
-    print("| script | seconds | kills | hit it at work | two writers at once | two PID namespaces | faults |")
-    print("|---|---:|---:|---:|---|---|---|")
+    print("| script | seconds | kills | hit it at work | two writers | two PID namespaces | read-only | faults |")
+    print("|---|---:|---:|---:|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
+        os.chmod(scratch, 0o755)
         prepare(Path(scratch))
         for name in args.only or COMMANDS:
             place = Path(scratch) / f"place-{name}"
@@ -198,7 +223,16 @@ def campaign(args: argparse.Namespace) -> int:
             spaces = attack_in_namespaces(COMMANDS[name], place)
             lost += len(found["wrong"])
             told = "; ".join(map(str, found["wrong"][:3])) or "none"
-            cells = [name, f"{found['seconds']:.1f}", found["kills"], found["hit"], found["two writers"], spaces, told]
+            cells = [
+                name,
+                f"{found['seconds']:.1f}",
+                found["kills"],
+                found["hit"],
+                found["two writers"],
+                spaces,
+                found["read-only"],
+                told,
+            ]
             print(f"| {' | '.join(map(str, cells))} |", flush=True)
     return 1 if lost else 0
 

@@ -51,6 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
+    from linklab.tables.dialect import sniff
+    from linklab.tables.raw_rows import first_damage
     from linklab.tables.table import TableOptions
     from linklab.tables.understand import lines_of_record
     from linklab.validation import validation_plan
@@ -58,6 +60,9 @@ def run(args: argparse.Namespace) -> int:
 
     check_outputs(args)
     options = TableOptions.from_args(args)
+    dialect = sniff(Path(args.csv), delimiter=options.delimiter, encoding=options.encoding)
+    if early := first_damage(Path(args.csv), dialect):
+        cli.say(f"{args.csv}:{early[0]}: {early[1]}; reading on to name every violation")
     plan = partial(validation_plan.make_plan, schema=args.schema, options=options, allow_missing=args.allow_missing)
     with files.FileSet(force=args.force) as together, tempfile.TemporaryDirectory(prefix="linklab-table-") as scratch:
         with violations_writer(args.violations, together) as sink:

@@ -1,8 +1,11 @@
 """Hostile and broken input ends in one line and exit code 2; nothing of it is run, shown as code, or believed."""
 
+import builtins
+import contextlib
 import csv
 import hashlib
 import importlib
+import io
 import json
 import os
 import shutil
@@ -158,6 +161,56 @@ def test_a_cell_nested_deep_is_a_violation_like_any_other(place, tmp_path):
     put_cell(DEEP)(here)
     assert validate_dataset.main([str(here / "links.csv"), "--violations", str(here / "v.csv")]) == 1
     assert "rssi_dbm" in (here / "v.csv").read_text()
+
+
+class Enough(BaseException):
+    """The line looked for was said: what comes later is not asked."""
+
+
+class CountingFile(io.FileIO):
+    """A file that counts what is read of it."""
+
+    n_read = 0
+
+    def readinto(self, buffer):
+        n = super().readinto(buffer)
+        CountingFile.n_read += n
+        return n
+
+    def readall(self):
+        data = super().readall()
+        CountingFile.n_read += len(data)
+        return data
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["another quote far below", "no other quote"])
+@pytest.mark.parametrize("script", ["convert_csv_to_jsonl", "run_baselines", "validate_dataset"])
+def test_a_quote_left_open_in_line_2_is_named_before_the_file_is_read(tmp_path, monkeypatch, capfd, script, closed):
+    path, end = tmp_path / "a.csv", 'x,"y",z\n' if closed else ""
+    path.write_text('size,note,label\n1,"open,a\n' + "2,some text,b\n" * 1_000_000 + end)
+    real, said = open, []
+    assert path.stat().st_size > 12 << 20
+
+    def counting(name, mode="r", *args, **options):
+        if not isinstance(name, int) and Path(name) == path and "w" not in mode:
+            raw = io.BufferedReader(CountingFile(name))
+            return raw if "b" in mode else io.TextIOWrapper(raw, options["encoding"], newline=options.get("newline"))
+        return real(name, mode, *args, **options)
+
+    def say(text):
+        said.append((CountingFile.n_read, text))
+        raise Enough
+
+    monkeypatch.setattr(builtins, "open", counting)
+    monkeypatch.setattr(CountingFile, "n_read", 0)
+    monkeypatch.setattr(validate_dataset.cli, "say", say)
+    own = [str(path)] if script == "validate_dataset" else ["--csv", str(path), "--target-field", "label"]
+    out = [] if script == "validate_dataset" else ["--out-dir", str(tmp_path / "out")]
+    with contextlib.suppress(Enough):
+        importlib.import_module(script).main([*own, *out])
+    at, text = said[0] if said else (CountingFile.n_read, capfd.readouterr().err.splitlines()[-1])
+    assert "a.csv:2: " in text and "quote" in text
+    assert 0 < at < 6 << 20  # the same for a file of any length
 
 
 # Options: one parser per kind of number names the option that is wrong

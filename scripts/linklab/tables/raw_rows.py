@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import datetime
+import itertools
 import json
 import math
 import zipfile
@@ -17,6 +19,7 @@ from linklab.tables import csv_stream
 from linklab.tables.csv_stream import OnDamage
 from linklab.tables.dialect import Dialect
 
+FIRST_ROWS = 1000
 Row = tuple[int, list[str]]  # line in the file (row number where the kind has no lines), cells
 
 
@@ -59,6 +62,22 @@ def _csv_rows(path: Path, dialect: Dialect, on_damage: OnDamage) -> Iterator[Row
                 yield line, cells
         except UnicodeError:
             raise encoding_error(path, dialect.encoding) from None
+
+
+def first_damage(path: Path, dialect: Dialect) -> tuple[int, str] | None:
+    """Return (line, message) of the first row of a CSV's first thousand whose quotes do not fit; None where all do.
+
+    Reads at most a few MB, so that a lost quote at the beginning can be told before a large file is read.
+    """
+    if dialect.kind != "csv" or dialect.encoding.startswith("utf-16"):
+        return None
+    found: list[tuple[int, str]] = []
+    # Any bytes are Latin-1 text, and quotes and line ends are the same: what is not UTF-8 is named elsewhere.
+    dialect = dataclasses.replace(dialect, encoding="latin-1")
+    for _ in itertools.islice(_csv_rows(path, dialect, lambda line, _, said: found.append((line, said))), FIRST_ROWS):
+        if found:
+            break
+    return found[0] if found and found[0][0] > 1 else None  # of a broken header nothing is read on
 
 
 def encoding_error(path: Path, encoding: str) -> UserError:
