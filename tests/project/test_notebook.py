@@ -367,7 +367,7 @@ def test_the_notebook_runs_from_top_to_bottom_and_shows_its_results(finished):
     repository, notebook = finished
     assert executed_cells(notebook) == list(code_cells(notebook))
     shown = shown_by(notebook)
-    assert "Bayes ceiling" in shown["generate"]
+    assert "Ceiling of these rows" in shown["generate"]
     assert "--- assistant" in shown["convert"]
     assert "boosting" in shown["baselines"]
     assert "image/png" in shown["train"] and "image/png" in shown["after"]
