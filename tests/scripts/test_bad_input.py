@@ -77,7 +77,7 @@ CASES = [
     *both("finetune_gemma_from_csv", COMMON_OUT, f"{LINKS} --base-model tiny"),
     ("finetune_gemma_from_csv", "missing folder", f"--data gone {OUT}", "gone: no such folder"),
     ("finetune_gemma_from_csv", "wrong folder", f"--data old {OUT}", "old: no task.json here"),
-    ("finetune_gemma_from_csv", "a file for a folder", f"--data links.csv {OUT}", "links.csv: no such folder"),
+    ("finetune_gemma_from_csv", "a table for conversations", f"--data links.csv {OUT}", "links.csv:1: not JSON"),
     ("finetune_gemma_from_csv", "empty task", f"--data broken {OUT}", "task.json: the file is empty"),
     *both("evaluate_model", COMMON_CSV, f"{OUT} --model tiny"),
     *both("evaluate_model", COMMON_OUT, f"{LINKS} --model tiny"),
