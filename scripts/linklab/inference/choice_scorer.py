@@ -8,12 +8,15 @@ position is its depth. The head is applied to inner nodes alone, and only for di
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
+from typing import Any
 
 from linklab.inference.tries import Trie, build_trie, inner_part
 from linklab.models.architecture import attention_masks, cap_logits, decoder_of, head_of, text_config
 from linklab.models.chat import end_token
 from linklab.models.load import device_name
+from linklab.tasks.examples import Example
+from linklab.tasks.task import Task
 
 # In place of a token: any of the row's `next_tokens`, those that the next part of the answer may begin with
 ANY_NEXT = -1
@@ -34,7 +37,7 @@ class PromptCache:
         self.valid = torch.zeros((rows, 0), dtype=torch.bool)  # (row, key)
         self.positions = torch.zeros((rows, 0), dtype=torch.long)  # (row, key)
         self.lengths = [0] * rows  # tokens of each row
-        self.last = None  # (row, hidden): the state after each row's last token
+        self.last: Any = None  # (row, hidden): the state after each row's last token
 
     def select(self, rows: list[int]) -> PromptCache:
         """Return a cache whose rows are copies of these: what was read once may go on in several ways."""
@@ -47,10 +50,15 @@ class PromptCache:
         return chosen
 
 
+def _sorted_places(answers: Any) -> list[int]:
+    """Return the places of token sequences in the order of their tokens."""
+    return sorted(range(len(answers)), key=answers.__getitem__)
+
+
 class ChoiceScorer:
     """A model and its tokenizer, ready to be asked in batches."""
 
-    def __init__(self, model, tokenizer, *, batch_tokens: int | None = None) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, batch_tokens: int | None = None) -> None:
         """`batch_tokens` bounds a batch's padded size (default: what keeps a GPU busy, or a CPU's padding small)."""
 
         self.device = device_name()
@@ -79,7 +87,7 @@ class ChoiceScorer:
         if batch:
             yield batch
 
-    def count_trie_tokens(self, example) -> int:
+    def count_trie_tokens(self, example: Example) -> int:
         """Return how many tokens the largest trie of a row's legal choices has: what scoring them reads at once."""
 
         def count(choices: Sequence[str]) -> int:
@@ -98,14 +106,14 @@ class ChoiceScorer:
             cache.lengths[i] += len(row)
         cache.last = hidden[:, -1]
 
-    def rewind(self, cache: PromptCache, keys: int, lengths: Sequence[int], last) -> None:
+    def rewind(self, cache: PromptCache, keys: int, lengths: Sequence[int], last: Any) -> None:
         """Take `cache` back to where it held `keys` keys."""
         if extra := cache.valid.shape[1] - keys:
             cache.key_values.crop(-extra)
         cache.valid, cache.positions = cache.valid[:, :keys], cache.positions[:, :keys]
         cache.lengths, cache.last = list(lengths), last
 
-    def forward(self, cache: PromptCache, tries: Sequence[Trie], *, keep: bool):
+    def forward(self, cache: PromptCache, tries: Sequence[Trie], *, keep: bool) -> Any:
         """Return the hidden states (rows, longest, hidden) of tries read after `cache`, each at the right end.
 
         With `keep` they become part of what was read, which only makes sense for tries that are chains.
@@ -149,7 +157,7 @@ class ChoiceScorer:
             cache.key_values.crop(-longest)
         return hidden
 
-    def head(self, hidden, tokens=None):
+    def head(self, hidden: Any, tokens: Any = None) -> Any:
         """Return the logits (…, vocab) of hidden states, or those of `tokens` alone."""
         import torch.nn.functional as functional
 
@@ -186,12 +194,13 @@ class ChoiceScorer:
         longest = max(len(trie.tokens) for trie in inner)
         if len(tries) * longest * (longest + cache.valid.shape[1]) > ATTENTION_CELLS and max(map(len, choices)) > 1:
             return self._score_in_halves(cache, starts, choices, next_tokens)
-        hidden = self.forward(cache, inner, keep=False) if any(trie.tokens for trie in inner) else None
-        states, asked = [], []  # the states the head is applied to; of each row, (state, token) of its nodes
+        hidden: Any = self.forward(cache, inner, keep=False) if any(trie.tokens for trie in inner) else None
+        states: list[Any] = []  # those the head is applied to
+        asked: list[list[tuple[int, int, int]]] = []  # of each row, (state, token, row) of its nodes
         for r, (trie, start) in enumerate(zip(tries, starts, strict=True)):
             first = 0 if hidden is None else hidden.shape[1] - len(inner[r].tokens)
             skip = len(start)
-            at = {}
+            at: dict[int, int] = {}
             for parent in dict.fromkeys(trie.parents[skip:]):
                 at[parent] = len(states)
                 states.append(cache.last[r] if parent < 0 else hidden[r, first + places[r][parent]])
@@ -209,7 +218,7 @@ class ChoiceScorer:
         next_tokens: Sequence[Sequence[int]] | None,
     ) -> list[list[list[float]]]:  # fmt: skip
         """Return what `score_tokens` does, from two calls of it; choices with tokens in common stay together."""
-        orders = [sorted(range(len(answers)), key=answers.__getitem__) for answers in choices]
+        orders = [_sorted_places(answers) for answers in choices]
         found: list[list[list[float]]] = [[[]] * len(answers) for answers in choices]
         for half in (0, 1):
             parts = [order[: -(len(order) // -2)] if half == 0 else order[-(len(order) // -2) :] for order in orders]
@@ -221,7 +230,9 @@ class ChoiceScorer:
                     row[i] = score
         return found
 
-    def _log_probabilities(self, states, asked: Sequence[tuple[int, int, int]], next_tokens) -> list[float]:
+    def _log_probabilities(
+        self, states: Any, asked: Sequence[tuple[int, int, int]], next_tokens: Sequence[Sequence[int]] | None
+    ) -> list[float]:
         """Return log P(token | state) of every (state, token, row) asked; the states are headed HEAD_ROWS at a time."""
         import torch
 
@@ -233,6 +244,7 @@ class ChoiceScorer:
             normal = torch.logsumexp(scores, dim=-1)
             found[here] = scores[state[here] - start, token[here]] - normal[state[here] - start]
             for i in (here & (token == ANY_NEXT)).nonzero()[:, 0].tolist():
+                assert next_tokens is not None, "a choice with ANY_NEXT needs them"
                 at = state[i] - start
                 found[i] = torch.logsumexp(scores[at, list(next_tokens[row[i]])], dim=-1) - normal[at]
         return found.tolist()
@@ -268,8 +280,9 @@ class ChoiceScorer:
         return [text.split()[0][:characters] if text.split() else "" for text in texts]
 
     def _write_greedily(
-        self, cache: PromptCache, limit: int, stop: set[int], *, allowed=None, foreign=None, lead=frozenset()
-    ):
+        self, cache: PromptCache, limit: int, stop: set[int], *,
+        allowed: Any = None, foreign: Any = None, lead: Set[int] = frozenset(),
+    ) -> list[list[int]]:  # fmt: skip
         """Return the tokens every row goes on with, the likeliest (among `allowed`) at each step, up to one in `stop`.
 
         `foreign` (rows, allowed) marks what is allowed to other rows only. A row cannot stop while it has written
@@ -295,7 +308,7 @@ class ChoiceScorer:
                 break
         return written
 
-    def first_tokens(self, task, position: int, row) -> list[int]:
+    def first_tokens(self, task: Task, position: int, row: Example) -> list[int]:
         """Return the tokens the target at `position` of a row's answer may begin with; none behind the last target."""
         if position >= len(task.targets):
             return []

@@ -10,8 +10,13 @@ import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from linklab.inference.tries import build_trie
+from linklab.tables.schema import Column
+
+if TYPE_CHECKING:
+    from linklab.inference.choice_scorer import ChoiceScorer, PromptCache
 
 MAX_CHARACTERS = 12  # of a number whose column has no range
 # How far a distribution is followed. Of the beginnings of one length the likeliest are read on, and none much less
@@ -21,13 +26,13 @@ MOST, SMALLEST, READ_AT_MOST = 32, 1 / 256, 128
 _BEGINNING = re.compile(r"(-?)(0|[1-9][0-9]*|)(?:(\.)([0-9]*))?")
 
 
-def longest_number(column) -> int:
+def longest_number(column: Column) -> int:
     """Return the characters the longest number of a column's range has: 5..1000 -> 4."""
     ends = [end for end in (column.low, column.high) if end is not None]
     return max((len(f"{end:.{column.decimals or 0}f}") for end in ends), default=MAX_CHARACTERS)
 
 
-def can_begin(text: str, column) -> bool:
+def can_begin(text: str, column: Column) -> bool:
     """Say whether a legal number of the column begins with `text`: `9` begins none of 10..85, `1.` no whole number."""
     found = _BEGINNING.fullmatch(text)
     if not found or len(text) > longest_number(column):
@@ -48,7 +53,7 @@ def can_begin(text: str, column) -> bool:
     return any(least * 10**k <= high and (least + unit) * 10**k > low for k in scales)
 
 
-def is_legal(text: str, column) -> bool:
+def is_legal(text: str, column: Column) -> bool:
     """Say whether `text` is a number of the column, in its range, as a CSV writes it."""
     if not re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", text) or not can_begin(text, column):
         return False
@@ -56,11 +61,11 @@ def is_legal(text: str, column) -> bool:
     return low <= float(text) <= high and not (text.startswith("-") and float(text) == 0)
 
 
-def _range(column) -> tuple[float, float]:
+def _range(column: Column) -> tuple[float, float]:
     return -math.inf if column.low is None else column.low, math.inf if column.high is None else column.high
 
 
-def _is_whole(column) -> bool:
+def _is_whole(column: Column) -> bool:
     return column.kind == "int" or column.decimals == 0
 
 
@@ -75,8 +80,9 @@ def weighted_median(probabilities: Mapping[str, float]) -> str:
 
 
 def distributions(
-    scorer, cache, starts: Sequence[Sequence[int]], before: str, next_tokens: Sequence[Sequence[int]], column,
-    *, most: int = MOST, smallest: float = SMALLEST, read_at_most: int = READ_AT_MOST,
+    scorer: ChoiceScorer, cache: PromptCache, starts: Sequence[Sequence[int]], before: str,
+    next_tokens: Sequence[Sequence[int]], column: Column, *,
+    most: int = MOST, smallest: float = SMALLEST, read_at_most: int = READ_AT_MOST,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Return, for every row, the probability of each number text its answer may go on with; they sum to 1.
 
@@ -97,7 +103,7 @@ def distributions(
     stops = [[columns[token] for token in sorted(ends.union(own))] for own in next_tokens]
     found: list[dict[str, float]] = [{} for _ in starts]
     seen: list[list[tuple[int, ...]]] = [[] for _ in starts]  # beginnings the model has read, of each row
-    live = [[((), writer.start, 1.0)] for _ in starts]  # (tokens, text, probability) to be followed
+    live: list[list[tuple]] = [[((), writer.start, 1.0)] for _ in starts]  # (tokens, text, probability) to be followed
     states = cache.last
     while True:
         scores = torch.log_softmax(scorer.head(states, headed).double(), dim=-1).exp().tolist()
@@ -122,7 +128,7 @@ def distributions(
     return [{text: p / sum(row.values()) for text, p in row.items()} if sum(row.values()) else {} for row in found]
 
 
-def _to_follow(writer: _Writer, beginnings, found: dict[str, float], may_read: bool) -> list:
+def _to_follow(writer: _Writer, beginnings: list[tuple], found: dict[str, float], may_read: bool) -> list[tuple]:
     """Return the beginnings to read on, likeliest first, and add the numbers among the others to `found`."""
     open_ones = []
     for beginning in beginnings:
@@ -139,7 +145,9 @@ def _add(found: dict[str, float], text: str, probability: float) -> None:
         found[text] = found.get(text, 0.0) + probability
 
 
-def _read_beginnings(scorer, cache, seen: list[list[tuple[int, ...]]], live):
+def _read_beginnings(
+    scorer: ChoiceScorer, cache: PromptCache, seen: list[list[tuple[int, ...]]], live: list[list[tuple]]
+) -> Any:
     """Return the states (all live beginnings, hidden) after the last token of each row's live beginnings."""
     import torch
 
@@ -161,7 +169,7 @@ class _Writer:
     Texts here hold `before` too, for a tokenizer may write it and the first digit in one token.
     """
 
-    def __init__(self, scorer, before: str, column) -> None:
+    def __init__(self, scorer: ChoiceScorer, before: str, column: Column) -> None:
         self.before, self.column = before, column
         tokens = scorer.tokens_of_numbers(before)
         self.pieces = {token: scorer.tokenizer.decode([token]) for token in sorted(tokens)}

@@ -11,7 +11,7 @@ from linklab.inference.choice_scorer import ANY_NEXT, ChoiceScorer, PromptCache
 from linklab.inference.tries import needs_end, written_scores
 from linklab.models.chat import encode_prompt
 from linklab.tasks.examples import Example
-from linklab.tasks.task import Task
+from linklab.tasks.task import Target, Task
 
 TEXT_TOKENS, ANSWER_TOKENS = 256, 32  # written at most: of a free text, of any other answer
 
@@ -61,7 +61,9 @@ def answer_exactly(
         cache = PromptCache(len(batch))
         scorer.read(cache, [prompts[i] for i in batch])
         rows = [examples[i] for i in batch]
-        raw, starts, rankings = [""] * len(rows), [[] for _ in rows], [{} for _ in rows]
+        raw = [""] * len(rows)
+        starts: list[list[int]] = [[] for _ in rows]
+        rankings: list[dict] = [{} for _ in rows]
         for position, target in enumerate(task.targets):
             before = task.separator if position else ""
             next_tokens = [scorer.first_tokens(task, position + 1, row) for row in rows]
@@ -86,8 +88,9 @@ def answer_exactly(
 
 
 def _choose(
-    scorer, cache, rows, target, starts, before: str, next_tokens, rankings: list[dict], rank_by: str
-) -> list[str]:
+    scorer: ChoiceScorer, cache: PromptCache, rows: Sequence[Example], target: Target, starts: list[list[int]],
+    before: str, next_tokens: Sequence[Sequence[int]], rankings: list[dict], rank_by: str,
+) -> list[str]:  # fmt: skip
     """Rank the legal choices of every row, and return the best of each.
 
     A choice counts with the end of the turn behind the last target, and where one begins another (1 and 10) with what

@@ -22,7 +22,8 @@ def build_trie(answers: Sequence[Sequence[int]]) -> Trie:
     trie = Trie([], [], [], [])
     known: dict[tuple[int, int], int] = {}
     for answer in answers:
-        path, parent = [], -1
+        path: list[int] = []
+        parent = -1
         for token in answer:
             node = known.get((parent, token))
             if node is None:

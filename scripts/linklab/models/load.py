@@ -200,7 +200,7 @@ class quiet_transformers:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
 
-    def __exit__(self, *exception) -> None:
+    def __exit__(self, *exception: object) -> None:
         from transformers.utils import logging
 
         self.warnings.__exit__(None, None, None)
@@ -231,7 +231,7 @@ def _find(name: str) -> str:
     return found
 
 
-def load_tokenizer(name: str):
+def load_tokenizer(name: str) -> Any:
     """Return the tokenizer of `--base-model NAME`, with a chat template and a padding token."""
     from transformers import AutoTokenizer
 
@@ -310,7 +310,7 @@ class _explained:
     def __enter__(self) -> None:
         pass
 
-    def __exit__(self, kind, error, trace) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         text = str(error)
         short = isinstance(error, MemoryError) or "out of memory" in text
         if not isinstance(error, Exception) or isinstance(error, UserError) or short:
@@ -320,7 +320,7 @@ class _explained:
                 f"{self.name}: the Hub asks for a token that accepted the model's terms; set HF_TOKEN, "
                 f"or use --base-model embedded, which needs none"
             ) from error
-        first = text.strip().splitlines()[0] if text.strip() else kind.__name__
+        first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         raise UserError(
             f"{self.name}: cannot load this model ({first[:200]}); give a folder, a Hub id that can be reached, "
             f"or --base-model embedded"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 TINY = {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": 48, "sliding_window": 512}  # fmt: skip
@@ -18,7 +19,7 @@ def fingerprint() -> str:
     return hashlib.sha256(Path(__file__).read_bytes() + transformers.__version__.encode()).hexdigest()[:12]
 
 
-def build_tokenizer():
+def build_tokenizer() -> Any:
     """Return a byte-level tokenizer with Gemma's special tokens: one token a byte, so any text round-trips."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -41,12 +42,14 @@ def build_tokenizer():
     return tokenizer
 
 
-def build_model(tokenizer, **overrides):
+def build_model(tokenizer: Any, **overrides: Any) -> Any:
     """Return an untrained Gemma3ForCausalLM, the same weights at every call."""
     import torch
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-    settings = TINY | {"vocab_size": len(tokenizer), "query_pre_attn_scalar": TINY["head_dim"]} | overrides
+    settings: dict[str, Any] = (
+        TINY | {"vocab_size": len(tokenizer), "query_pre_attn_scalar": TINY["head_dim"]} | overrides
+    )
     config = Gemma3TextConfig(
         **settings, max_position_embeddings=4096, tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,

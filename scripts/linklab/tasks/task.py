@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ class Task:
         """Return the answer text: {"channel": "5775", "throughput": "594"} -> `5775 594`."""
         return self.separator.join(target[t.name] for t in self.targets)
 
-    def read_answer(self, text: str, choices: dict[str, Sequence[str]]) -> tuple[dict[str, str | None], str | None]:
+    def read_answer(self, text: str, choices: Mapping[str, Sequence[str]]) -> tuple[dict[str, str | None], str | None]:
         """Return (text of each target or None, what is wrong or None) of an answer a model wrote.
 
         A class must be one of `choices[target]`; a number must be written as a decimal number; a free text is any text

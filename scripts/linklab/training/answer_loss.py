@@ -7,7 +7,7 @@ more than the rest of the model, and on a CPU a head applied to a batch of seque
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from linklab.models.architecture import attention_masks, cap_logits, decoder_of, head_of, text_config
@@ -54,7 +54,7 @@ class AnswerCollator:
                 "branches": branches, "labels": labels}  # fmt: skip
 
 
-def use_answer_only_loss(causal_model) -> None:
+def use_answer_only_loss(causal_model: Any) -> None:
     """Make `causal_model(input_ids, labels)` return the answer-only loss; calls without labels are as before.
 
     Works below PEFT, DDP and autocast, because they all end in the causal model's own `forward`. On a CPU the rows are
@@ -64,9 +64,9 @@ def use_answer_only_loss(causal_model) -> None:
     plain_forward = causal_model.forward
 
     def forward(
-        self, input_ids=None, labels=None, attention_mask=None, position_ids=None, branches=None,
-        num_items_in_batch=None, **kwargs,
-    ):  # fmt: skip
+        self: Any, input_ids: Any = None, labels: Any = None, attention_mask: Any = None, position_ids: Any = None,
+        branches: Any = None, num_items_in_batch: Any = None, **kwargs: Any,
+    ) -> Any:  # fmt: skip
         if labels is None:
             return plain_forward(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
@@ -167,6 +167,7 @@ def encode_question(tokenizer: Any, question: Question) -> tuple[list[int], list
     """Return the tokens of a question's prompt, up to where the model starts to answer, and those of its answer."""
     from linklab.models.chat import encode_answer, encode_prompt
 
+    assert question.answer is not None, "training learns from answered questions alone"
     return encode_prompt(tokenizer, question.prompt, question.history), encode_answer(tokenizer, question.answer)
 
 
@@ -206,7 +207,7 @@ class StepSampler:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[int]:
         import numpy as np
 
         rng = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch]))

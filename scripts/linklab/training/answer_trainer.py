@@ -87,7 +87,7 @@ class AnswerTrainer(Trainer):
         best = Path(self.args.output_dir) / f"{checkpoints.PREFIX}{state.best_global_step}"
         if best == self.continued or checkpoints.is_whole(best):
             state.best_model_checkpoint = str(best)
-        elif self.continued.name == best.name:
+        elif self.continued and self.continued.name == best.name:
             state.best_model_checkpoint = str(self.continued)
         else:
             say(f"{best}: the best checkpoint so far is not there any more; the best of those to come is kept")

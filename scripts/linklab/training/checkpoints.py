@@ -79,7 +79,7 @@ def list_all(folder: Path) -> list[Path]:
 
 def find_last_whole(folder: Path) -> tuple[Path | None, list[Path]]:
     """Return the newest whole checkpoint below `folder`, or None, and the torn ones that are newer."""
-    torn = []
+    torn: list[Path] = []
     for path in reversed(list_all(folder)):
         if is_whole(path):
             return path, torn

@@ -6,11 +6,14 @@ import dataclasses
 import os
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from linklab import cli, files
 from linklab.cli import say
 from linklab.training import checkpoints, options, training
+from linklab.training.answer_loss import EncodedExamples
 from linklab.training.options import TrainingSettings
 
 TIMED_STEPS = 2
@@ -30,7 +33,9 @@ class Cost:
     tokens: int  # in that step
 
 
-def report(train, validation, settings: TrainingSettings, steps: int, model) -> None:
+def report(
+    train: EncodedExamples, validation: EncodedExamples, settings: TrainingSettings, steps: int, model: Any
+) -> None:
     """Say what will be trained on what."""
     lengths = sorted(train.lengths)
     trained, everything = training.count_parameters(model)
@@ -46,8 +51,9 @@ def report(train, validation, settings: TrainingSettings, steps: int, model) -> 
 
 
 def report_cost(
-    trainer, train, validation, settings: TrainingSettings, steps: int, why_precision: str, folder: Path
-) -> None:
+    trainer: Any, train: EncodedExamples, validation: EncodedExamples, settings: TrainingSettings, steps: int,
+    why_precision: str, folder: Path,
+) -> None:  # fmt: skip
     """Measure a step and say what the run will take: seconds, memory, disk; and what was set and what chosen."""
     cost = measure(trainer, train, validation, folder)
     evaluations = len({*range(settings.eval_steps, steps + 1, settings.eval_steps), steps})
@@ -82,7 +88,7 @@ def report_cost(
     say("dry run: stopped before training")
 
 
-def measure(trainer, train, validation, folder: Path) -> Cost:
+def measure(trainer: Any, train: EncodedExamples, validation: EncodedExamples, folder: Path) -> Cost:
     """Run steps as the training would, with its rows and its optimizer, and time them.
 
     The first step is the one of the first pass with the most tokens: it shows the most memory, and pays for what is
@@ -107,7 +113,7 @@ def measure(trainer, train, validation, folder: Path) -> Cost:
                 training.peak_memory_mb(), seconds / n_steps, tokens // n_steps)  # fmt: skip
 
 
-def heaviest_step(order: list[int], lengths, batch_size: int, step_rows: int, padded: bool) -> list[int]:
+def heaviest_step(order: list[int], lengths: Sequence[int], batch_size: int, step_rows: int, padded: bool) -> list[int]:
     """Return the rows of the step that holds the batch with the most tokens, counted with its padding if `padded`."""
 
     def batch_tokens(rows: list[int]) -> int:
@@ -120,7 +126,7 @@ def heaviest_step(order: list[int], lengths, batch_size: int, step_rows: int, pa
     return max((order[at : at + step_rows] for at in range(0, len(order), step_rows)), key=step_tokens)
 
 
-def prepare_steps(trainer, train):
+def prepare_steps(trainer: Any, train: EncodedExamples) -> Callable[[list[int]], None]:
     """Return a function that takes one optimizer step on the rows it is given, as the Trainer's own loop does."""
     import torch
 
@@ -146,7 +152,7 @@ def prepare_steps(trainer, train):
     return take_step
 
 
-def evaluate(trainer, items: list[dict]) -> None:
+def evaluate(trainer: Any, items: list[dict]) -> None:
     """Take the validation loss of one batch."""
     import torch
 
@@ -163,7 +169,7 @@ def probe_disk(folder: Path) -> None:
     path.unlink()
 
 
-def timed(run) -> float:
+def timed(run: Callable[[], object]) -> float:
     """Return the seconds a call takes."""
     started = time.perf_counter()
     run()

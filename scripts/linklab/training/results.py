@@ -13,6 +13,7 @@ from linklab.reports import plots
 from linklab.tasks.examples import Example
 from linklab.tasks.input_checks import INPUTS_FILE
 from linklab.tasks.jsonl import TASK_FILE
+from linklab.tasks.task import Task
 from linklab.tasks.training_record import read_record, write_record
 from linklab.training import out_dir, training
 from linklab.training.options import TrainingSettings
@@ -21,8 +22,8 @@ UNSEEN_LATER = "Scores on unseen rows, with intervals, come from `evaluate_model
 
 
 def finish(
-    settings: TrainingSettings, work: Path, task, trainer, tokenizer, fingerprint: dict, n_items: int, *,
-    inputs: dict, seen: dict | None, train: list[Example], base: list[dict], script: str,
+    settings: TrainingSettings, work: Path, task: Task, trainer: Any, tokenizer: Any, fingerprint: dict, n_items: int,
+    *, inputs: dict, seen: dict | None, train: list[Example], base: list[dict], script: str,
 ) -> None:  # fmt: skip
     """Write the model, its scores, log, plot and card, and the manifest last.
 
@@ -72,13 +73,13 @@ def finish(
         f"at step {best.get('step')}")  # fmt: skip
 
 
-def best_validation(state) -> dict:
+def best_validation(state: Any) -> dict:
     """Return what was logged at the step whose weights are delivered, {} where none was judged."""
     entries = [entry for entry in state.log_history if "eval_loss" in entry and entry["step"] == state.best_global_step]
     return entries[-1] if entries else {}
 
 
-def add_papers(made: Path, task, card: str, seen: dict | None) -> None:
+def add_papers(made: Path, task: Task, card: str, seen: dict | None) -> None:
     """Write what goes with a model wherever it goes: how it is asked, what it was trained on, and its card.
 
     PEFT has left an empty form of a card.

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from linklab import cli
 from linklab.cli import say
@@ -20,6 +21,7 @@ from linklab.training import (
     safeguards,
     validation_scores,
 )
+from linklab.training.answer_loss import EncodedExamples
 from linklab.training.options import TrainingSettings
 
 # AdamW's memory of squared gradients, 100 steps instead of torch's 1,000: a run here has 50 to 500 steps, and a memory
@@ -27,7 +29,7 @@ from linklab.training.options import TrainingSettings
 ADAM_BETA2 = 0.99
 
 
-def build_model(settings: TrainingSettings):
+def build_model(settings: TrainingSettings) -> Any:
     """Return the model ready to train: whole, with LoRA adapters, or NF4-quantized with LoRA adapters.
 
     Trained weights are float32 in every mode; the frozen ones of LoRA are bfloat16 where products are.
@@ -38,6 +40,7 @@ def build_model(settings: TrainingSettings):
 
     keep_freed_memory()
     torch.manual_seed(settings.seed)  # adapters start from random numbers
+    assert settings.precision, "chosen before the model is built"
     compute = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision]
     frozen = torch.float32 if settings.mode == "full" else compute
     if settings.mode == "full":
@@ -65,14 +68,17 @@ def build_model(settings: TrainingSettings):
     return adapted
 
 
-def count_parameters(model) -> tuple[int, int]:
+def count_parameters(model: Any) -> tuple[int, int]:
     """Return (trained, all) parameters; a 4-bit weight counts as the numbers it stands for."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     everything = sum(p.numel() * (2 if p.__class__.__name__ == "Params4bit" else 1) for p in model.parameters())
     return trained, everything
 
 
-def make_trainer(model, tokenizer, train, validation, settings: TrainingSettings, fingerprint: dict, folder: Path):
+def make_trainer(
+    model: Any, tokenizer: Any, train: EncodedExamples, validation: EncodedExamples, settings: TrainingSettings,
+    fingerprint: dict, folder: Path,
+) -> Any:  # fmt: skip
     """Return a Trainer that writes complete checkpoints below `folder`/checkpoints, marked with `fingerprint`."""
     import torch
     from transformers import PrinterCallback, TrainingArguments
@@ -153,11 +159,11 @@ def make_callbacks(steps: int, settings: TrainingSettings) -> list:
     from transformers import EarlyStoppingCallback, TrainerCallback
 
     class Progress(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.bar = cli.Progress("train", steps, unit="steps", every_s=15)
             self.first, self.note = state.global_step, ""
 
-        def on_log(self, args, state, control, logs=None, **kwargs):
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict | None = None, **kwargs: Any) -> None:
             logs = logs or {}
             if "loss" in logs:
                 self.note = f"loss {float(logs['loss']):.3f}"
@@ -165,7 +171,7 @@ def make_callbacks(steps: int, settings: TrainingSettings) -> list:
                 accuracy = f", accuracy {100 * logs['eval_accuracy']:.1f} %" if "eval_accuracy" in logs else ""
                 say(f"step {state.global_step} of {steps}: validation loss {logs['eval_loss']:.4f}{accuracy}")
 
-        def on_step_end(self, args, state, control, **kwargs):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             done = state.global_step - self.first
             now = time.monotonic()
             if done and now - self.bar.last >= self.bar.every_s:
@@ -176,10 +182,10 @@ def make_callbacks(steps: int, settings: TrainingSettings) -> list:
     class StopOnSignal(TrainerCallback):
         """Finish the step, write a checkpoint, then leave with 128 + signal."""
 
-        received = 0
+        received: int = 0
 
-        def on_train_begin(self, args, state, control, **kwargs):
-            def note(number, frame):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            def note(number: int, frame: object) -> None:
                 if self.received == number == signal.SIGINT:
                     raise KeyboardInterrupt  # the second Ctrl-C does not wait
                 self.received = number
@@ -187,13 +193,13 @@ def make_callbacks(steps: int, settings: TrainingSettings) -> list:
 
             self.before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
 
-        def on_step_end(self, args, state, control, **kwargs):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if args.world_size > 1:  # all stop at one step, or those that go on would wait for the others for ever
                 self.received = int(agree_on_largest(self.received, args.device))
             if self.received:  # a validation loss that is due is still taken: the run that continues would lack it
                 control.should_save = control.should_training_stop = True
 
-        def on_train_end(self, args, state, control, **kwargs):
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             for number, handler in self.before.items():
                 signal.signal(number, handler)
 
@@ -203,7 +209,7 @@ def make_callbacks(steps: int, settings: TrainingSettings) -> list:
     return made
 
 
-def agree_on_largest(number: int, device) -> int:
+def agree_on_largest(number: int, device: Any) -> int:
     """Return the largest of the numbers that all processes hold."""
     import torch
 
@@ -212,7 +218,7 @@ def agree_on_largest(number: int, device) -> int:
     return held.item()
 
 
-def received_signal(trainer) -> int:
+def received_signal(trainer: Any) -> int:
     """Return the signal that stopped a training, or 0."""
     return next((c.received for c in trainer.callback_handler.callbacks if hasattr(c, "received")), 0)
 

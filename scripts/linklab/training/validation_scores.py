@@ -7,11 +7,15 @@ from the very logits the loss needs, without writing anything.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
-from linklab.training.answer_loss import IGNORED, AnswerCollator
+from linklab.tasks.examples import Example
+from linklab.tasks.task import Task
+from linklab.training.answer_loss import IGNORED, AnswerCollator, EncodedExamples
 
 
-def mark_judged(encoded, examples, task, tokenizer) -> bool:
+def mark_judged(encoded: EncodedExamples, examples: Sequence[Example], task: Task, tokenizer: Any) -> bool:
     """Note in each encoded row how many answer tokens decide whether it is right; returns False where none can.
 
     These are the tokens of the classes the answer begins with (and the separator or end behind them): a number is
@@ -57,7 +61,7 @@ class EvenRows:
     Several processes take the same number of batches each; without these, some rows would be counted twice.
     """
 
-    def __init__(self, encoded, multiple: int) -> None:
+    def __init__(self, encoded: EncodedExamples, multiple: int) -> None:
         self.encoded, self.n = encoded, math.ceil(len(encoded) / multiple) * multiple
 
     def __len__(self) -> int:
@@ -71,7 +75,7 @@ class EvenRows:
         return empty | ({"judged": 0} if "judged" in first else {})
 
 
-def count_right(logits, labels, judged):
+def count_right(logits: Any, labels: Any, judged: Any) -> Any:
     """Return in how many rows every judged answer token is the one the model would write next.
 
     `logits` (answer tokens, vocab), `labels` (batch, tokens), `judged` (batch,): answer tokens that count, 0 for a row
