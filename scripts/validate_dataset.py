@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
 
     check_outputs(args)
     options = TableOptions.from_args(args)
+    if not os.path.isdir(args.csv):
+        files.require_file(args.csv)
     dialect = sniff(Path(args.csv), delimiter=options.delimiter, encoding=options.encoding)
     if early := first_damage(Path(args.csv), dialect):
         cli.say(f"{args.csv}:{early[0]}: {early[1]}; reading on to name every violation")
