@@ -55,6 +55,11 @@ def ledger(place):
     return Counter(tuple(line.split()) for line in (place / "ledger").read_text().splitlines())
 
 
+def count_starts(place):
+    path = place / "ledger"
+    return sum(n for (word, *_), n in ledger(place).items() if word == "start") if path.exists() else 0
+
+
 def only_study(place):
     found = list((place / "out").glob("study-*"))
     assert len(found) == 1
@@ -189,11 +194,17 @@ def processes_naming(text):
     return found
 
 
-def kill_at_random(start, kills, pause, seed, n_workers=2):
-    """Keep two workers running, kill one `kills` times at random moments, and let the last two end."""
+def kill_at_random(start, kills, pause, seed, n_workers=2, count_starts=None):
+    """Keep two workers running, kill one `kills` times at random moments, and let the last two end.
+
+    Where `count_starts` counts the trainings begun, the first kill waits for one: on a busy machine all kills could
+    fall into the workers' own start otherwise, and would hit no trial.
+    """
     rng = random.Random(seed)
     workers = [start() for _ in range(n_workers)]
-    done = 0
+    done, deadline = 0, time.monotonic() + 60
+    while count_starts is not None and count_starts() == 0 and time.monotonic() < deadline:
+        time.sleep(0.02)
     while done < kills:
         time.sleep(rng.uniform(*pause))
         k = rng.randrange(n_workers)
@@ -229,7 +240,8 @@ def assert_each_trial_ended_once(place, n):
 def test_two_workers_killed_at_random_moments_end_every_trial_once(rule_table, place, monkeypatch):
     monkeypatch.setenv("STUB_STEP", "0.05")
     arguments = words(rule_table, place, "--no-prune", trials=6)
-    kills = kill_at_random(lambda: start_worker(arguments), 6, (0.05, 0.25), seed=1)
+    kills = kill_at_random(lambda: start_worker(arguments), 6, (0.05, 0.25), seed=1,
+                           count_starts=lambda: count_starts(place))  # fmt: skip
     assert kills == 6
     lines = assert_each_trial_ended_once(place, 6)
     assert len({(line["learning_rate"], line["lora_rank"]) for line in lines}) == 6
