@@ -162,7 +162,7 @@ def check_no_model_options(args: argparse.Namespace) -> None:
     for name in ("free", "numbers", "rank_by", "batch_tokens", "max_new_tokens", "base_model", "precision"):
         if getattr(args, name):
             option = f"--{args.precision}" if name == "precision" else f"--{name.replace('_', '-')}"
-            raise UserError(f"{option}: says how a model is asked, and --predictions are answers already; leave it out")
+            raise UserError(f"{option}: cannot be combined with --predictions, which are answers already; leave it out")
 
 
 def ask_model(args: argparse.Namespace, task: Task, examples: list[Example]) -> tuple[list[dict], dict]:

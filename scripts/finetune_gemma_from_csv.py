@@ -67,14 +67,14 @@ def run(args: argparse.Namespace) -> int:
     reads = [args.csv, args.data, args.prompt_template, settings.base_model]
     owner: dict[str, Any] = {"script": __file__, "force": settings.force, "resume": settings.resume, "reads": reads}
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":  # accelerate drops it in silence on CPUs
-        raise UserError("FSDP splits the model, and its parts are not put together here; launch without FSDP: "
+        raise UserError("FSDP is not supported: its shards are not merged here; launch without FSDP: "
                         "270M parameters with their optimizer take 5 GB and fit a GPU whole")  # fmt: skip
     if settings.merge and settings.mode == "full":
         say(f"--merge: --mode full trains the whole model; {folder / 'model'} is complete, and no merged/ is written")
     if settings.resume == "auto" and not settings.force:
         out_dir.recover(folder)
         if stale_reason(folder / MANIFEST, script=__file__, argv=list(settings.argv)) is None:
-            say(f"{folder}: finished already; nothing to do")
+            say(f"{folder}: already finished; nothing to do")
             return 0
     first = cli.process_rank() == 0  # of several processes, one looks after the folders
     if not settings.dry_run and first:
@@ -106,7 +106,7 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
         precision = load.choose_precision(settings.precision, load.root_model(settings.base_model))
         say(f"precision: {precision.name} on {load.device_name()}, {precision.reason}")
         if precision.name == "fp16":
-            say("warning: Gemma 3's activations exceed float16's 65,504; stops at the first loss that is no number")
+            say("warning: Gemma 3's activations exceed float16's 65,504; training stops at the first non-finite loss")
         tokenizer = load.load_tokenizer(settings.base_model)
         train = encode(rows.train, tokenizer, settings.max_length, "training", settings.batch_of)
         validation = encode(rows.validation, tokenizer, settings.max_length, "validation")

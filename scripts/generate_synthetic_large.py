@@ -29,7 +29,7 @@ def domain_mix(text: str) -> tuple[tuple[str, float], ...]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"'{part}': the share is not a number") from None
         if not 0 < mix[name] < float("inf"):
-            raise argparse.ArgumentTypeError(f"'{part}': a share is above 0")
+            raise argparse.ArgumentTypeError(f"'{part}': a share must be above 0")
     total = sum(mix.values())
     return tuple((name, mix[name] / total) for name in DOMAIN_SHARES if name in mix)
 

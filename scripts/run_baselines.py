@@ -98,7 +98,7 @@ def choose(found: dict[str, Baseline], only: list[str] | None) -> dict[str, Base
     """Return the baselines asked for; a UserError lists the names."""
     for name in only or []:
         if name not in found:
-            raise cli.UserError(f"--only {name}: no such baseline for this task; there are: {', '.join(found)}")
+            raise cli.UserError(f"--only {name}: no such baseline for this task; available: {', '.join(found)}")
     return {name: baseline for name, baseline in found.items() if only is None or name in only}
 
 

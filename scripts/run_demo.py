@@ -128,13 +128,13 @@ def run(args: argparse.Namespace) -> int:
         reason = stale_reason(stage)
         head = f"[{number}/{len(stages)}] {stage.name}: {stage.shows}"
         if reason is None:
-            say(f"{head} - done already")
+            say(f"{head} - already done")
             continue
         command = command_of(stage)
         say(f"\n{head}{f' (again: {reason})' if stage.manifest.exists() else ''}\n$ python {shlex.join(command)}")
         begun = time.monotonic()
         if code := call([sys.executable, *command]):
-            say(f"error: stage {stage.name} ended with exit code {code}; mend it and run this command again: "
+            say(f"error: stage {stage.name} ended with exit code {code}; fix it and run this command again: "
                 f"what is finished is kept")  # fmt: skip
             return code
         say(f"{stage.name}: {cli.format_seconds(time.monotonic() - begun)}")

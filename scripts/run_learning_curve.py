@@ -200,7 +200,7 @@ def estimate_cost(settings: CurveSettings, n_test: int, baselines: tuple[list[st
         total += each * seeds + beside[rows]
         say(f"{rows:,} rows: {seeds} x {cli.format_seconds(each)} ({found.steps(rows):,} steps of "
             f"{found.step:.2f} s), baselines {cli.format_seconds(beside[rows])}")  # fmt: skip
-    say(f"the whole study: {len(sizes) * seeds} models, about {cli.format_seconds(total)} one after the other; about "
+    say(f"the study in total: {len(sizes) * seeds} models, about {cli.format_seconds(total)} one by one; about "
         f"{found.memory_mb:,.0f} MB of memory per run")  # fmt: skip
     say("dry run: stopped before the study")
 

@@ -115,7 +115,7 @@ def test_an_existing_file_is_replaced_only_with_force_and_keeps_its_mode(tmp_pat
     path = tmp_path / "a.txt"
     path.write_text("old")
     path.chmod(0o640)
-    with pytest.raises(UserError, match="exists already; pass --force"), files.atomic_write(path):
+    with pytest.raises(UserError, match="already exists; pass --force"), files.atomic_write(path):
         pass
     assert path.read_text() == "old"
     files.write_text(path, "new", force=True)
@@ -195,7 +195,7 @@ def test_an_empty_folder_may_be_filled_and_a_full_one_only_replaced_with_force(t
     out = tmp_path / "set"
     out.mkdir()
     write_set(out, "one", force=False)
-    with pytest.raises(UserError, match="holds files already; pass --force"):
+    with pytest.raises(UserError, match="already holds files; pass --force"):
         write_set(out, "two", force=False)
     assert whole_set(out) == "one"
     write_set(out, "two")
@@ -229,7 +229,7 @@ def test_a_folder_with_somebody_elses_manifest_is_not_deleted(tmp_path):
     out.mkdir()
     for value in ({"name": "app"}, {"script": "s", "argv": [], "inputs": [], "outputs": ["a.txt"]}):
         (out / "manifest.json").write_text(json.dumps(value))
-        with pytest.raises(UserError, match="no manifest of this toolkit"):
+        with pytest.raises(UserError, match="not a manifest of this toolkit"):
             write_set(out, "two")
     assert os.listdir(out) == ["manifest.json"]
 
@@ -406,9 +406,9 @@ def edit_manifest(**changes):
         ("out/manifest.json", os.unlink, ["--csv", "in.csv"], "make.py", "not run yet"),
         ("out/manifest.json", put('{"script":'), ["--csv", "in.csv"], "make.py", "out/manifest.json:1: not JSON"),
         ("out/manifest.json", put(""), ["--csv", "in.csv"], "make.py", "out/manifest.json: the file is empty"),
-        ("out/manifest.json", put("{}"), ["--csv", "in.csv"], "make.py", "no manifest of this toolkit"),
+        ("out/manifest.json", put("{}"), ["--csv", "in.csv"], "make.py", "not a manifest of this toolkit"),
         ("out/manifest.json", edit_manifest(outputs=[{"path": "result.txt"}]), ["--csv", "in.csv"], "make.py",
-         "no manifest of this toolkit"),
+         "not a manifest of this toolkit"),
     ],
 )  # fmt: skip
 def test_a_stage_is_stale_for_every_kind_of_change_and_says_which(stage, path, change, words, script, reason):

@@ -94,7 +94,7 @@ def test_a_folder_is_not_empty_with_what_is_no_file(tmp_path, what):
 
 def test_what_the_same_script_wrote_is_replaced_with_force_and_only_then(tmp_path):
     make(tmp_path / "out")
-    with pytest.raises(UserError, match="holds files already; pass --force"):
+    with pytest.raises(UserError, match="already holds files; pass --force"):
         make(tmp_path / "out", "new")
     (tmp_path / "out" / "a.txt").unlink()  # nothing is lost with it
     make(tmp_path / "out", "new", force=True)

@@ -106,9 +106,9 @@ def check_out_file(path: str | os.PathLike, *, force: bool) -> Path:
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file")
     if os.path.lexists(path) and not force:
-        raise UserError(f"{path}: exists already; pass --force to replace it or choose another name")
+        raise UserError(f"{path}: already exists; pass --force to replace it or choose another name")
     if os.path.lexists(path) and not path.is_file():
-        raise UserError(f"{path}: is no regular file; choose another name")
+        raise UserError(f"{path}: is not a regular file; choose another name")
     require_writable(path.parent)
     return path
 

@@ -33,7 +33,7 @@ def send(
     try:
         api.create_repo(repo, repo_type=kind, private=not public, exist_ok=True)
         if public is False and not api.repo_info(repo, repo_type=kind).private:
-            raise UserError(f"{asked_by}: {repo} is there already, and everybody sees it; nothing was sent")
+            raise UserError(f"{asked_by}: {repo} already exists and is public; nothing was sent")
         operations = [huggingface_hub.CommitOperationAdd(name, source) for name, source in parcel.items()]
         api.create_commit(repo, operations, commit_message=message, repo_type=kind)
     except HfHubHTTPError as error:

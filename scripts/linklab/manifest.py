@@ -151,15 +151,15 @@ def read_manifest(path: str | os.PathLike) -> dict:
     value = read_json(path, file_names=True)
     missing = {"script", "argv", "inputs", "outputs"} - value.keys()
     if missing:
-        raise UserError(f"{path}: no manifest of this toolkit (no '{sorted(missing)[0]}')")
+        raise UserError(f"{path}: not a manifest of this toolkit (no '{sorted(missing)[0]}')")
     for group in ("inputs", "outputs"):
         entries = value[group] if isinstance(value[group], list) else [None]
         if not all(map(is_entry, entries)):
             raise UserError(
-                f"{path}: no manifest of this toolkit ('{group}' lists no files with path, sha256 and bytes)"
+                f"{path}: not a manifest of this toolkit ('{group}' lists no files with path, sha256 and bytes)"
             )
     if not isinstance(value["script"], str) or not _are_texts(value["argv"]):
-        raise UserError(f"{path}: no manifest of this toolkit ('script' or 'argv' hold no text)")
+        raise UserError(f"{path}: not a manifest of this toolkit ('script' or 'argv' hold no text)")
     for entry in value["outputs"]:
         if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
             raise UserError(f"{path}: names {entry['path']!r}, which is outside of its folder")
@@ -226,7 +226,7 @@ def skip_finished(
             manifest_path = Path(find(args))
             stale = stale_reason(manifest_path, script=script, argv=args.argv)
             if stale is None:
-                say(f"{manifest_path.parent}: finished already; nothing to do")
+                say(f"{manifest_path.parent}: already finished; nothing to do")
                 return 0
             say(f"{manifest_path.parent}: {stale}")
         return run(args)
@@ -342,7 +342,7 @@ def check_out_dir(
             raise UserError(f"{out_dir}: holds {foreign}; it is never replaced, not even with --force: move it away or "
                             f"choose another --out-dir")  # fmt: skip
         if full and not force:
-            raise UserError(f"{out_dir}: holds files already; pass --force to replace them or choose another --out-dir")
+            raise UserError(f"{out_dir}: already holds files; pass --force to replace them or choose another --out-dir")
     require_writable(there if must_stay(there) else there.parent)
     return out_dir
 
@@ -460,10 +460,10 @@ def check_out_files(
     named = [os.path.realpath(path) for path in (*paths, manifest_path, *(read for read in reads if read))]
     for path in paths:
         if named.count(os.path.realpath(path)) > 1:
-            raise UserError(f"{path}: is named twice; outputs need names of their own")
+            raise UserError(f"{path}: is given twice; each output needs its own name")
     if os.path.realpath(manifest_path) in [os.path.realpath(path) for path in reads if path]:
         raise UserError(
-            f"{manifest_path}: is what this run reads, and the manifest's place; choose another output name"
+            f"{manifest_path}: this run reads this file, and its manifest would replace it; choose another output name"
         )
     known: dict[str, Any] = {}
     script = Path(script).name

@@ -48,14 +48,14 @@ def pack(
     if manifest["script"] == "finetune_gemma_from_csv.py":
         return _pack_model(folder, manifest, licence, evaluation, "merged" if merged else "model", base)
     if evaluation or merged or base:
-        raise UserError(f"{folder}: holds no training; --evaluation, --merged and --base-model belong to one")
+        raise UserError(f"{folder}: is not a training; --evaluation, --merged and --base-model apply to trainings only")
     if manifest["script"] == "convert_csv_to_jsonl.py":
         return _pack_data(folder, manifest, licence, _check_conversations)
     if manifest["script"].startswith("generate_synthetic"):
         return _pack_data(folder, manifest, licence, _check_links)
     raise UserError(
-        f"{folder}: was written by {manifest['script']}; what goes to the Hub is a training, conversations or a "
-        f"generated set"
+        f"{folder}: was written by {manifest['script']}; only a training, conversations or a generated "
+        f"set can be uploaded"
     )
 
 

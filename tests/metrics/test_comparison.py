@@ -214,7 +214,7 @@ def test_broken_run_folders_are_one_clear_error(tmp_path):
     with pytest.raises(UserError, match="4 rows, but metrics.json says 5"):
         comparison.read_runs([folder])
     (folder / "metrics.json").write_text('{"role": "tuned"}')
-    with pytest.raises(UserError, match="no metrics of this toolkit"):
+    with pytest.raises(UserError, match="not a metrics file of this toolkit"):
         comparison.read_runs([folder])
 
 

@@ -423,7 +423,7 @@ def test_a_second_run_skips_every_finished_stage(finished):
     assert error is None
     for cell in notebook.cells:
         if cell.id in SKIPPED:
-            assert "finished already; nothing to do" in str(cell.outputs), cell.id
+            assert "already finished; nothing to do" in str(cell.outputs), cell.id
 
 
 @pytest.mark.slow

@@ -245,7 +245,9 @@ def test_a_line_that_is_not_about_one_of_its_choices_is_refused(asked, tmp_path)
     line = json.loads(next(asked.glob("train-*")).read_text().splitlines()[0]) | {"choice": "5"}
     path = tmp_path / "train-00000-of-00001.jsonl"
     path.write_text(json.dumps(line) + "\n")
-    with pytest.raises(files.UserError, match=r"train-00000-of-00001.jsonl:1: not a line of this toolkit"):
+    with pytest.raises(
+        files.UserError, match=r"train-00000-of-00001.jsonl:1: not a line that convert_csv_to_jsonl.py wrote"
+    ):
         list(jsonl.read_shard(path, jsonl.read_task(asked), "train"))
 
 

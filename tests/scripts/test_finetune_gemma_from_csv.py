@@ -183,7 +183,7 @@ REFUSED = [
     (["--target-field", "colour"], "no column 'colour'; the columns are: animal, code, kind"),
     (["--csv", "nowhere.csv"], "nowhere.csv: no such file"),
     (["--seed", "-1"], "--seed"),
-    (["--resume", "nowhere"], "nowhere: no whole checkpoint"),
+    (["--resume", "nowhere"], "nowhere: incomplete checkpoint"),
 ]
 
 

@@ -207,7 +207,7 @@ def test_data_need_a_licence_as_the_hub_spells_it(small_links, api, capfd, licen
 def test_a_place_that_everybody_sees_must_be_asked_for(small_links, api, capfd):
     api.return_value.repo_info.return_value.private = False
     assert push(small_links / "jsonl", "--license", "cc-by-4.0") == 2
-    assert "me/it is there already, and everybody sees it; nothing was sent" in said(capfd)
+    assert "me/it already exists and is public; nothing was sent" in said(capfd)
     assert not api().create_commit.called
     assert push(small_links / "jsonl", "--license", "cc-by-4.0", "--public") == 0
     assert api().create_repo.call_args.kwargs["private"] is False and api().create_commit.called

@@ -129,7 +129,7 @@ def test_any_csv_works_and_the_same_seed_gives_the_same_bytes(tmp_path):
             ["--target-field", "kind", "--group-by", "price,kind"],
             "--group-by kind: a target column the prompt does not show",
         ),
-        (["--target-field", "kind", "--only", "formula"], "no such baseline for this task; there are: random"),
+        (["--target-field", "kind", "--only", "formula"], "no such baseline for this task; available: random"),
         (["--target-field", "kind", "--only", "mean"], "--only mean"),
     ],
 )

@@ -92,7 +92,7 @@ def test_the_demo_runs_its_stages_in_order_and_ends_with_the_report_and_the_verd
     assert run_demo.main([*SMALL, "--out-dir", str(out)]) == 0
     told = capfd.readouterr()
     assert told.out.splitlines() == [f"report: {out}/report/report.html", *verdict.splitlines()]
-    assert again == [] and told.err.count("done already") == len(NAMES)  # and a second run does nothing
+    assert again == [] and told.err.count("already done") == len(NAMES)  # and a second run does nothing
 
 
 def explained_files(script):
@@ -270,5 +270,5 @@ def test_a_demo_killed_during_training_continues_from_the_last_checkpoint(tmp_pa
     assert not (out / "finetune" / "manifest.json").exists()
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "continuing from" in done.stderr and done.stderr.count("done already") == 5
+    assert "continuing from" in done.stderr and done.stderr.count("already done") == 5
     assert (out / "report" / "report.html").exists()

@@ -323,7 +323,7 @@ def test_a_dry_run_prices_the_study_and_leaves_nothing_behind(rule_table, place,
     assert run_learning_curve.main([*asked, "--", "--epochs", "2", "--validation-rows", "16"]) == 0
     told = capfd.readouterr().err
     assert "32 rows: 2 x " in told and "(8 steps of 0.50 s)" in told and "64 rows: 2 x" in told
-    assert "the whole study: 4 models, about " in told
+    assert "the study in total: 4 models, about " in told
     assert not (place / "out").exists()
 
 

@@ -56,7 +56,7 @@ def test_a_finished_command_does_nothing_again(inside, capsys, script, words):
     assert call(script, f"{words} --skip-finished") == 0
     assert call(script, f"{words} --skip-finished --force") == 0
     assert stamps(inside) == before
-    assert capsys.readouterr().err.count("finished already; nothing to do") == 2
+    assert capsys.readouterr().err.count("already finished; nothing to do") == 2
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_a_finished_training_and_evaluation_do_nothing_again(inside, capsys):
     for _ in range(2):
         for script, words in OF_A_MODEL:
             assert call(script, f"{words} --skip-finished") == 0
-    assert capsys.readouterr().err.count("finished already; nothing to do") == 2
+    assert capsys.readouterr().err.count("already finished; nothing to do") == 2
 
 
 def test_other_words_make_it_run_again(inside, capsys):

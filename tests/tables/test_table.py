@@ -110,7 +110,7 @@ OTHERS = [
     (b'{"a": {"b": 1}}\n', "column 'a' holds dict values"),
     (b'{"messages": []}\n', "holds conversations .*--data"),
     (b'{"a": 1}\nno json\n', "not JSON Lines"),
-    (b"a,b,a\n1,2,3\n", "column 'a' stands in the header 2 times"),
+    (b"a,b,a\n1,2,3\n", "column 'a' appears in the header 2 times"),
     (b"a,,c\n1,2,3\n", "the header has no name for column 2"),
     (b"a,b,\n1,2,3\n", ":2: a value in column 3, for which the header has no name"),
 ]

@@ -62,10 +62,12 @@ def make_unmarked(folder, step):
 OTHERS = SETTINGS | {"labels": "cd34"}
 KEPT = {  # what lies on the drive: (how it came there, what is said without --force, with --force)
     "no training's": (lambda folder: make_unmarked(folder, 500), "json is missing", "json is missing"),
-    "another training's": (lambda folder: make_checkpoint(folder, 500, OTHERS), "was made with labels = 'cd34'", None),
+    "another training's": (
+        lambda folder: make_checkpoint(folder, 500, OTHERS), "was trained with labels = 'cd34'", None,
+    ),
     "another's, edited": (
         lambda folder: flip_byte(make_checkpoint(folder, 500, OTHERS)),
-        "was made with labels = 'cd34'", "was changed after it was copied",
+        "was trained with labels = 'cd34'", "was changed after it was copied",
     ),
     "this training's": (lambda folder: make_checkpoint(folder, 500), None, None),
 }  # fmt: skip
@@ -147,7 +149,7 @@ def test_a_drive_of_another_run_is_refused(places, here):
     make_checkpoint(remote, 4, SETTINGS | {"labels": "cd34"})
     if here:
         make_checkpoint(local, here)
-    with pytest.raises(UserError, match="was made with labels = 'cd34'"):
+    with pytest.raises(UserError, match="was trained with labels = 'cd34'"):
         checkpoint_mirror.fetch(remote, local, SETTINGS)
     assert names(remote) == ["checkpoint-4"]
 

@@ -82,7 +82,7 @@ def test_a_checkpoint_of_other_data_model_or_settings_is_refused_and_the_differe
     made = make_checkpoint(tmp_path, 5)
     checkpoints.refuse_other_settings(made, dict(SETTINGS))
     with pytest.raises(
-        UserError, match=re.escape(f"was made with {name} = {SETTINGS[name]!r}, and now it is {other!r}")
+        UserError, match=re.escape(f"was trained with {name} = {SETTINGS[name]!r}, and now it is {other!r}")
     ):
         checkpoints.refuse_other_settings(made, SETTINGS | {name: other})
 

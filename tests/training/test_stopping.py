@@ -214,7 +214,7 @@ def test_a_finished_run_is_not_run_again(rule_table, tmp_path, capfd):
     assert finetune.main(command) == 0
     before = tree(tmp_path / "out")
     assert finetune.main(command) == 0
-    assert "finished already; nothing to do" in capfd.readouterr().err
+    assert "already finished; nothing to do" in capfd.readouterr().err
     assert tree(tmp_path / "out") == before
 
 
@@ -267,7 +267,7 @@ def test_a_checkpoint_is_not_continued_with_something_else(
     command = words(rule_table, out, *STOPPABLE, "--resume", "auto", steps=STEPS, save=3)
     assert finetune.main([*command, *difference]) == 2
     told = capfd.readouterr().err
-    assert named in told and "start afresh with --force" in told
+    assert named in told and "start over with --force" in told
     assert {name: value for name, value in tree(out).items() if name != ".lock"} == {
         name: value for name, value in before.items() if name != ".lock"
     }

@@ -101,7 +101,7 @@ def read_run(folder: Path) -> Run:
     missing = {"role", "n", "metrics", "hashes", "targets"} - metrics.keys()
     if missing or metrics["role"] not in ROLES:
         found = f"no '{sorted(missing)[0]}'" if missing else f"role '{metrics['role']}' is none of {', '.join(ROLES)}"
-        raise UserError(f"{folder / METRICS_FILE}: no metrics of this toolkit ({found})")
+        raise UserError(f"{folder / METRICS_FILE}: not a metrics file of this toolkit ({found})")
     path = files.require_file(folder / ROWS_FILE)
     with open(path, encoding="utf-8", newline="") as handle:
         table = sorted(csv.DictReader(handle), key=lambda line: line["id"])
@@ -298,7 +298,7 @@ class Gate(NamedTuple):
 def gate(candidate: Run, rival: Run, metric: str, *, seed: int = 0) -> Gate:
     """Say whether the candidate is better than the rival: in its favour, with p below 5 % in one planned test."""
     if candidate is rival:
-        raise UserError(f"run '{rival.name}' is the candidate itself; name another run to be better than")
+        raise UserError(f"run '{rival.name}' is the candidate itself; give another run to --require-better-than")
     for run in (candidate, rival):
         if metric not in run.columns:
             raise UserError(f"run '{run.name}' has no '{metric}'; it answers {', '.join(run.metrics['targets'])} only")

@@ -31,7 +31,7 @@ def check_study_dir(out_dir: str | Path) -> Path:
         raise UserError(f"{out_dir}: is a file; --out-dir needs a folder")
     for path in sorted(out_dir.iterdir()) if out_dir.exists() else ():
         if not path.name.startswith((PREFIX, ".")):
-            raise UserError(f"{out_dir}: holds '{path.name}', which no study wrote; choose another --out-dir")
+            raise UserError(f"{out_dir}: holds '{path.name}', not written by a study; choose another --out-dir")
     files.require_writable(out_dir)
     return out_dir
 

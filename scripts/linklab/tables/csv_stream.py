@@ -170,7 +170,7 @@ def header_problem(names: list[str]) -> tuple[str, str] | None:
     if any(not name.strip() for name in names):
         return "bad_header", f"the header has no name for column {[bool(n.strip()) for n in names].index(False) + 1}"
     if repeated:
-        return "bad_header", f"column '{repeated[0]}' stands in the header {names.count(repeated[0])} times"
+        return "bad_header", f"column '{repeated[0]}' appears in the header {names.count(repeated[0])} times"
     for name in names:
         if name != name.strip() or _damage(name) or not name.isprintable():
             return "bad_header", f"column name {name!r} holds outer spaces or characters that are not text"

@@ -226,8 +226,8 @@ class Table:
             names.append(name)
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
-            raise UserError(f"{self.path}:1: column '{repeated[0]}' stands in the header {names.count(repeated[0])} "
-                            f"times; give each column a name of its own")  # fmt: skip
+            raise UserError(f"{self.path}:1: column '{repeated[0]}' appears in the header {names.count(repeated[0])} "
+                            f"times; give each column its own name")  # fmt: skip
         if self._blank:
             self.notes.append(f"{len(self._blank)} empty columns at the end left out")
         return names

@@ -220,7 +220,7 @@ def _find_roles(options: TableOptions, table: Table) -> _Roles:
     twice = [name for name, count in Counter(asked).items() if count > 1]
     if twice:
         raise UserError(
-            f"column '{twice[0]}' is asked to be two things: a column is target, id, group, split or dropped"
+            f"column '{twice[0]}' is given two roles; a column is either target, id, group, split or dropped"
         )
     if table.row_name is not None and table.row_name not in asked:
         hidden.append(table.row_name)
@@ -458,7 +458,8 @@ def _refuse_bad_targets(table: Table, found: BadCells, n_rows: int, is_number: d
         held = f" ({', '.join(map(repr, words))})" if words else ""
         raise UserError(
             f"{table.path}:{cells[0][0]}: column '{name}' is missing{held} in {len(cells):,} of {n_rows:,} rows "
-            f"({_lines(line for line, _ in cells)}); a row without its target cannot be learnt or scored: leave such "
+            f"({_lines(line for line, _ in cells)}); a row without a target cannot be used for training "
+            f"or scoring: leave such "
             f"rows out with --drop-missing-target{kept}"
         )
     if found["odd"] and not table.options.drop_bad_rows:

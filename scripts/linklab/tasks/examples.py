@@ -94,11 +94,13 @@ class ExampleMaker:
         target = {t.name: row[t.name] for t in self.task.targets}
         for name, text in target.items():
             if not text.strip():
-                raise UserError(f"column '{name}' is empty; a row without its target cannot be learnt or scored")
+                raise UserError(
+                    f"column '{name}' is empty; a row without a target cannot be used for training or scoring"
+                )
         for name in self.numbers:
             if math.isnan(read_number(target[name])):
                 raise UserError(
-                    f"column '{name}' = {target[name][:80]!r} is no number, as the column's other cells are; a row "
+                    f"column '{name}' = {target[name][:80]!r} is not a number, unlike the column's other cells; a row "
                     f"without its target cannot be learnt or scored: leave it out"
                 )
         choices, values = self._choices(row, target)

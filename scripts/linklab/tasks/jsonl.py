@@ -243,7 +243,7 @@ def read_shard(path: Path, task: Task, split: str) -> Iterator[Example]:
                 if task.ask == "choices":
                     line["choices"][task.choice_target.name].index(question.choice)
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}:{number}: not a line of this toolkit ({error})") from error
+                raise UserError(f"{path}:{number}: not a line that convert_csv_to_jsonl.py wrote ({error})") from error
             asked = [one["question"].choice for one in lines]
             if lines and (line["id"] != lines[0]["id"] or task.ask == "row" or question.choice in asked):
                 yield _join(lines, task, split)

@@ -214,7 +214,7 @@ def make_task(
     understood = understand(table, known=known.with_targets(names) if known else None)
     schema = understood.schema
     if not schema.by_role("input"):
-        raise UserError(f"{table}: no column is left as input beside {', '.join(names)}")
+        raise UserError(f"{table}: no input column is left besides {', '.join(names)}")
     targets = tuple(_target(schema, name) for name in names)
     reason = why_not_choices(schema, targets)
     if ask == "choices" and reason:

@@ -90,7 +90,7 @@ class AnswerTrainer(Trainer):
         elif self.continued and self.continued.name == best.name:
             state.best_model_checkpoint = str(self.continued)
         else:
-            say(f"{best}: the best checkpoint so far is not there any more; the best of those to come is kept")
+            say(f"{best}: the best checkpoint so far is missing; the best of the remaining run is kept")
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def prediction_step(self, model: Any, inputs: dict, prediction_loss_only: bool, ignore_keys: Any = None) -> tuple:

@@ -18,7 +18,7 @@ def prepare(folder: Path, *, force: bool, resume: str | None) -> None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; --drive-dir needs a folder")
     if checkpoints.list_all(folder) and not force and resume is None:
-        raise UserError(f"{folder}: holds checkpoints of a training already; continue it with --resume auto, replace "
+        raise UserError(f"{folder}: already holds checkpoints of a training; continue it with --resume auto, replace "
                         f"them with --force or choose another --drive-dir")  # fmt: skip
     files.require_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def _copy(source: Path, target: Path) -> None:
         with staged_folder(target) as stage:
             shutil.copytree(source, stage, dirs_exist_ok=True)
             if not checkpoints.is_whole(stage):
-                raise UserError(f"{target}: the copy is not what was copied; is that disk sound? {source} is whole")
+                raise UserError(f"{target}: the copy differs from the original; check that disk; {source} is complete")
     except (OSError, shutil.Error) as error:
-        raise UserError(f"{target.parent}: cannot copy {source.name} there ({str(error)[:200]}); {source} is whole: "
+        raise UserError(f"{target.parent}: cannot copy {source.name} there ({str(error)[:200]}); {source} is complete: "
                         f"free some space, then run again with --resume auto") from error  # fmt: skip

@@ -91,12 +91,13 @@ def refuse_other_settings(folder: Path, settings: dict) -> None:
     """Raise a UserError naming the first difference when a checkpoint was made from other data, model or settings."""
     if difference := find_difference(folder, settings):
         raise UserError(
-            f"{folder}: was made with {difference}; go back to that, or start afresh with --force or another --out-dir"
+            f"{folder}: was trained with {difference}; use the same settings, or start over with --force or "
+            f"another --out-dir"
         )
 
 
 def find_difference(folder: Path, settings: dict) -> str | None:
-    """Return the first setting a checkpoint was made with that is another one now, None where all are equal."""
+    """Return the first setting a checkpoint was trained with that is another one now, None where all are equal."""
     made_from = files.read_json(folder / COMPLETE).get("settings")
     made_from = made_from if isinstance(made_from, dict) else {}
     for name in sorted(settings.keys() | made_from.keys()):
@@ -112,14 +113,14 @@ def choose(folder: Path, resume: str | None, settings: dict, *, remove_torn: boo
     if resume == "auto":
         found, torn = find_last_whole(folder)
         if torn and (foreign := find_foreign(folder)):
-            raise UserError(f"{folder.parent / foreign}: no training wrote this; move it away")
+            raise UserError(f"{folder.parent / foreign}: not created by a training run; move it away")
         for path in torn if remove_torn else ():
             say(f"{path}: incomplete checkpoint (the machine stopped while it was written), skipped")
             shutil.rmtree(path)
     else:
         found = Path(resume)
         if not is_whole(found):
-            raise UserError(f"{found}: no whole checkpoint; --resume auto finds the last whole one")
+            raise UserError(f"{found}: incomplete checkpoint; --resume auto finds the last complete one")
     if found:
         refuse_other_settings(found, settings)
         say(f"continuing from {found}")

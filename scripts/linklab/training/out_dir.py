@@ -56,7 +56,7 @@ def check(folder: Path, *, script: str, force: bool, resume: str | None, reads: 
                             f"choose another --out-dir")  # fmt: skip
         if list_content(folder, _HIDDEN) and not force and resume is None:
             raise UserError(
-                f"{folder}: holds a training already; continue it with --resume auto or replace it with --force"
+                f"{folder}: already holds a training; continue it with --resume auto or replace it with --force"
             )
     files.require_writable(folder)
 
