@@ -241,9 +241,9 @@ FILE_CASES = {
     "its own report": ("rep.json", "v.csv", None),
     "somebody's manifest": ("new.json", None, "new.manifest.json: was not written by validate_dataset.py"),
     "somebody's file": ("mine.json", None, "mine.json: was not written by"),
-    "a file it reads": ("d/links.csv", None, "named twice"),
-    "a pipe": ("pipe", None, "no regular file"),
-    "a dangling link": ("link", None, "no regular file"),
+    "a file it reads": ("d/links.csv", None, "given twice"),
+    "a pipe": ("pipe", None, "is not a regular file"),
+    "a dangling link": ("link", None, "is not a regular file"),
     "an edited report": ("edited.json", None, "edited.json: was changed after"),
 }
 

@@ -200,9 +200,9 @@ def stale_reason(manifest_path: str | os.PathLike, *, script: str, argv: list[st
         return str(error)
     if value["script"] != Path(script).name or _deciding(value["argv"]) != _deciding(argv):
         return "its command changed"
-    if value.get("extra", {}).get("check_failed"):
-        return "its check failed"
-    return find_changed(value["inputs"], Path()) or find_changed(value["outputs"], manifest_path.parent)
+    if changed := find_changed(value["inputs"], Path()) or find_changed(value["outputs"], manifest_path.parent):
+        return changed
+    return "its check failed" if value.get("extra", {}).get("check_failed") else None
 
 
 def add_skip_finished_option(group: argparse._ArgumentGroup) -> None:

@@ -22,7 +22,7 @@ def start(folder: Path, minutes: float, *more: str) -> subprocess.Popen:
     ("words", "expected"),
     [
         (["--only", "sped-lora-ours"], "--only sped-lora-ours: no such task; the tasks are: speed-lora-ours"),
-        (["--wheels", "nowhere"], "--wheels nowhere: no such folder"),
+        (["--wheels", "nowhere"], "--wheels nowhere: no wheels there"),
     ],
 )
 def test_a_slip_is_one_line(tmp_path, words, expected):

@@ -35,7 +35,7 @@ def script_blocks(document: str) -> list[str]:
 
 
 def test_there_are_blocks_to_follow():
-    assert len(script_blocks("README.md")) == 2 and len(script_blocks("docs/quickstart.md")) == 3
+    assert len(script_blocks("README.md")) == 2 and len(script_blocks("docs/quickstart.md")) == 4
 
 
 @pytest.mark.slow

@@ -17,6 +17,10 @@ SCRIPTS = sorted(path.stem for path in Path(convert_csv_to_jsonl.__file__).paren
 HEAVY = ("torch", "transformers", "datasets", "peft", "trl", "bitsandbytes")
 
 OUT = "--out-dir out"
+LINK = (
+    "--signal-dbm -60 --regulatory-domain FCC --radio-standard ac --channel-bandwidth-mhz 80 --link-distance-m 900 "
+    "--antenna-gain-dbi 19 --tx-power-dbm 25"
+)
 LINKS = "--csv links.csv"
 HUB = "--repo me/it --license cc-by-4.0 --dry-run"
 METRICS = {
@@ -78,7 +82,7 @@ CASES = [
     ("finetune_gemma_from_csv", "missing folder", f"--data gone {OUT}", "gone: no such folder"),
     ("finetune_gemma_from_csv", "wrong folder", f"--data old {OUT}", "old: no task.json here"),
     ("finetune_gemma_from_csv", "a table for conversations", f"--data links.csv {OUT}", "links.csv:1: not JSON"),
-    ("finetune_gemma_from_csv", "empty task", f"--data broken {OUT}", "task.json: the file is empty"),
+    ("finetune_gemma_from_csv", "empty task", f"--data broken {OUT}", "broken/manifest.json: the file is empty"),
     *both("evaluate_model", COMMON_CSV, f"{OUT} --model tiny"),
     *both("evaluate_model", COMMON_OUT, f"{LINKS} --model tiny"),
     ("evaluate_model", "missing folder", f"--model tiny --data gone {OUT}", "gone: no such folder"),
@@ -104,7 +108,7 @@ CASES = [
     ("predict", "missing model", f"{LINKS} --model gone --out new.csv", "gone"),
     ("predict", "wrong model folder", f"{LINKS} --model old --out new.csv", "old: not a fine-tuned model folder"),
     ("predict", "unwritable folder", f"{LINKS} --model model --out file/new.csv", "file"),
-    ("predict", "existing output", f"{LINKS} --model model --out old.json", "old.json: exists already"),
+    ("predict", "existing output", f"{LINKS} --model model --out old.json", "old.json: already exists"),
     ("predict", "a folder for a file", f"{LINKS} --model model --out old", "old: "),
     *(
         (script, *case)
@@ -119,6 +123,11 @@ CASES = [
         "--stratify-by noise_dbm: choose from",
     ),
     ("generate_synthetic_large", "no column", f"{OUT} --balance oversample", "needs --stratify-by"),
+    ("export_model", "missing folder", f"--model gone {OUT}", "gone: no such folder"),
+    ("export_model", "existing output", "--model model --out-dir old", "old: holds"),
+    ("import_survey", "missing file", f"--survey gone.txt {LINK} --out new.csv", "gone.txt: no such file"),
+    ("import_survey", "existing output", f"--survey links.csv {LINK} --out old.json", "old.json: already exists"),
+    ("import_survey", "wrong file", f"--survey links.csv {LINK} --out new.csv", "not a survey this script knows"),
     ("validate_dataset", "missing file", "gone.csv", "gone.csv: no such file"),
     ("validate_dataset", "empty file", "empty.csv", "empty.csv: the file is empty"),
     ("validate_dataset", "binary file", "set.zip", "set.zip:1: the file is compressed"),
@@ -133,9 +142,9 @@ CASES = [
     ),
     ("validate_dataset", "unwritable folder", "links.csv --report file/new.json", "file"),
     ("validate_dataset", "unwritable folder", "links.csv --violations file/new.csv", "file"),
-    ("validate_dataset", "existing output", "links.csv --report old.json", "old.json: exists already"),
-    ("validate_dataset", "existing output", "links.csv --violations old.json", "old.json: exists already"),
-    ("validate_dataset", "output over input", "links.csv --report links.csv --force", "links.csv: is named twice"),
+    ("validate_dataset", "existing output", "links.csv --report old.json", "old.json: already exists"),
+    ("validate_dataset", "existing output", "links.csv --violations old.json", "old.json: already exists"),
+    ("validate_dataset", "output over input", "links.csv --report links.csv --force", "links.csv: is given twice"),
     ("compare_results", "missing folder", f"gone {OUT}", "gone: no such folder"),
     ("compare_results", "a file for a folder", f"links.csv {OUT}", "links.csv: no such folder"),
     ("compare_results", "wrong folder", f"jsonl {OUT}", "jsonl: holds no metrics.json"),
@@ -151,7 +160,7 @@ CASES = [
     ("push_to_hub", "empty file", f"broken {HUB}", "broken/manifest.json: the file is empty"),
     ("push_to_hub", "wrong file", f"wrongrun {HUB}", "wrongrun/manifest.json: not a manifest of this toolkit"),
     ("push_to_hub", "missing evaluation", f"jsonl {HUB} --evaluation gone", "gone/manifest.json: no such file"),
-    ("push_to_hub", "evaluation of data", f"jsonl {HUB} --evaluation jsonl", "jsonl: holds no training"),
+    ("push_to_hub", "evaluation of data", f"jsonl {HUB} --evaluation jsonl", "jsonl: is not a training"),
     ("fix_notebook_widgets", "missing file", "gone.ipynb", "gone.ipynb"),
     ("fix_notebook_widgets", "empty file", "empty.csv", "empty.csv"),
     ("fix_notebook_widgets", "wrong file", "links.csv", "links.csv:1:1: not JSON"),

@@ -415,7 +415,7 @@ def test_outputs_that_cannot_be_written_are_refused_before_any_work(rows, tmp_pa
     assert validate_dataset.main([path, "--report", str(tmp_path / "r"), "--violations", str(tmp_path / "r")]) == 2
     mixed = ["--report", str(tmp_path / "r.json"), "--violations", str(tmp_path / "r.manifest.json")]
     assert validate_dataset.main([path, *mixed]) == 2
-    assert "named twice" in capsys.readouterr().err
+    assert "given twice" in capsys.readouterr().err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "links.csv"]
 
 

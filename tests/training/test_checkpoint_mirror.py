@@ -107,7 +107,7 @@ def test_a_copy_with_wrong_bytes_is_refused_and_the_old_ones_stay(places, monkey
         flip_byte(target)
 
     monkeypatch.setattr(shutil, "copytree", copy_badly)
-    with pytest.raises(UserError, match="the copy is not what was copied"):
+    with pytest.raises(UserError, match="the copy differs from the original"):
         checkpoint_mirror.mirror(local, remote)
     assert names(remote) == ["checkpoint-2"] and checkpoints.is_whole(remote / "checkpoint-2")
     assert checkpoints.is_whole(made)

@@ -108,7 +108,7 @@ def test_a_forced_training_runs_beside_the_finished_one_and_is_continued_there(
     assert json.loads((out / "metrics.json").read_text())["steps"] == 6
     assert sorted(path.name for path in (out / "checkpoints").glob("checkpoint-*"))[-1] == "checkpoint-6"
     assert finetune.main([*command, "--resume", "auto"]) == 0
-    assert "finished already" in capfd.readouterr().err
+    assert "already finished" in capfd.readouterr().err
 
 
 def test_a_forced_training_with_resume_begins_anew_where_the_interrupted_one_had_other_settings(
