@@ -42,7 +42,7 @@ def require_file(path: str | os.PathLike) -> Path:
     if not path.exists():
         raise UserError(f"{path}: no such file")
     if not path.is_file():
-        raise UserError(f"{path}: is no regular file; copy its content to one")
+        raise UserError(f"{path}: is not a regular file; copy its content to one")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
     return path

@@ -159,7 +159,7 @@ def test_a_drive_with_checkpoints_is_used_with_resume_or_force_only(places):
     make_checkpoint(remote, 4)
     (remote / ".checkpoint-6.abcdefgh.tmp").mkdir()  # a kill left it
     (remote / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds checkpoints of a training already"):
+    with pytest.raises(UserError, match="already holds checkpoints of a training"):
         checkpoint_mirror.prepare(remote, force=False, resume=None)
     checkpoint_mirror.prepare(remote, force=False, resume="auto")
     assert names(remote) == ["checkpoint-4", "notes.txt"]

@@ -32,7 +32,7 @@ def test_an_earlier_training_is_replaced_with_force_only_and_strange_files_never
     out = tmp_path / "out"
     assert finetune.main(words(rule_table, out, steps=2, save=1)) == 0
     assert finetune.main(words(rule_table, out)) == 2
-    assert "holds a training already" in capfd.readouterr().err
+    assert "already holds a training" in capfd.readouterr().err
     (out / "thesis.txt").write_text("three years")
     for more in ([], ["--force"], ["--resume", "auto"]):
         assert finetune.main(words(rule_table, out, *more)) == 2

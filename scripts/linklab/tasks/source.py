@@ -125,9 +125,8 @@ def refuse_table_options(args: argparse.Namespace) -> None:
     given += [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
     if given:
         raise UserError(
-            f"{', '.join(given)} belong{'s' * (len(given) == 1)} to --csv; the folder of --data has them in it already: "
-            f"leave them out, or "
-            f"convert the table again"
+            f"{', '.join(given)} belong{'s' * (len(given) == 1)} to --csv; the folder of --data has them in it: leave "
+            f"them out, or convert the table again"
         )
 
 
