@@ -11,6 +11,8 @@ The same command with `--model embedded` scores the base model before any traini
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -196,12 +198,18 @@ def ask_model(args: argparse.Namespace, task: Task, examples: list[Example]) -> 
     }  # fmt: skip
 
 
+def model_mark(name: str) -> str:
+    """Return 16 hex digits that are equal for equal models: results name no path of this machine."""
+    where = os.path.realpath(name) if os.path.exists(name) else name
+    return hashlib.sha256(where.encode()).hexdigest()[:16]
+
+
 def asked_settings(args: argparse.Namespace, task: Task) -> dict[str, str | bool | None]:
     """Return what metrics.json says of how the model was asked; `rank_by` is None where no class was ranked by it."""
     from linklab.inference.row_answers import is_ranked, is_written
 
     rank_by = (args.rank_by or "written") if is_ranked(task, args.free) else None
-    return {"model": args.model, "free": args.free or is_written(task), "rank_by": rank_by}
+    return {"model": model_mark(args.model), "free": args.free or is_written(task), "rank_by": rank_by}
 
 
 def how_asked(asked: Mapping[str, Any]) -> str:

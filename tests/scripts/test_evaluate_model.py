@@ -108,7 +108,7 @@ def test_how_classes_were_ranked_is_recorded_and_a_way_that_does_not_apply_is_re
     for words, rank_by in ([], "written"), (["--rank-by", "summed"], "summed"):
         code, found = evaluate(tmp_path / rank_by, "--model", "tiny", *few, *words)
         assert code == 0
-        assert found["asked"] == {"model": "tiny", "free": False, "rank_by": rank_by}
+        assert found["asked"] == {"model": evaluate_model.model_mark("tiny"), "free": False, "rank_by": rank_by}
         assert {"written": "what the model would write", "summed": "summed probability"}[rank_by] in found[
             "description"
         ]
@@ -130,10 +130,10 @@ def test_an_untrained_model_that_writes_freely_is_invalid_and_stays_in_the_denom
     [
         (["--model", "tiny", "--free", "--numbers", "median"], "not allowed with argument"),
         (["--model", "tiny", "--free", "--numbers", "greedy"], "not allowed with argument"),
-        (["--predictions", "p.jsonl", "--free"], "--free: says how a model is asked"),
-        (["--predictions", "p.jsonl", "--numbers", "greedy"], "--numbers: says how a model is asked"),
-        (["--predictions", "p.jsonl", "--batch-tokens", "9"], "--batch-tokens: says how a model is asked"),
-        (["--predictions", "p.jsonl", "--bf16"], "--bf16: says how a model is asked"),
+        (["--predictions", "p.jsonl", "--free"], "--free: cannot be combined with --predictions"),
+        (["--predictions", "p.jsonl", "--numbers", "greedy"], "--numbers: cannot be combined with --predictions"),
+        (["--predictions", "p.jsonl", "--batch-tokens", "9"], "--batch-tokens: cannot be combined with --predictions"),
+        (["--predictions", "p.jsonl", "--bf16"], "--bf16: cannot be combined with --predictions"),
     ],
 )
 def test_an_option_that_would_do_nothing_is_refused(data, tmp_path, capfd, words, said):
