@@ -316,3 +316,10 @@ def test_write_run_writes_rows_whose_means_are_the_metrics(tmp_path):
     assert [s["id"] for s in samples] == sorted(e.id for e in examples)[:3]
     with pytest.raises(UserError, match="--force"):
         metrics.write_run(tmp_path / "run", examples, predictions, TASK)
+
+
+@pytest.mark.parametrize("n", range(2, 21))
+def test_a_confidence_keeps_its_bin_when_it_is_written_and_read_again(n):
+    exact, logged = 1 / n, float(np.exp(np.log(1 / n)))
+    read = float(f"{logged:.12g}")
+    assert len(set(metric_table.confidence_bins(np.array([exact, logged, read])).tolist())) == 1

@@ -408,7 +408,7 @@ def test_a_template_decides_what_is_shown(houses, tmp_path):
         (["--target-field", "name"], None),
         (["--target-field", "price", "--id-field", "nam"], "no column 'nam'; the columns are:"),
         (["--target-field", "price", "--group-field", "stret"], "no column 'stret'; the columns are:"),
-        (["--target-field", "price", "--id-field", "price"], "column 'price' is asked to be two things"),
+        (["--target-field", "price", "--id-field", "price"], "column 'price' is given two roles"),
     ],
 )
 def test_an_unknown_column_is_refused_and_nothing_is_written(houses, tmp_path, capsys, words, said):

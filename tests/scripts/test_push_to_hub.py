@@ -252,7 +252,7 @@ def test_what_cannot_go_is_said(trained, small_links, tmp_path, capfd):
     assert push(trained / "test", *TERMS, "--dry-run") == 2
     assert "was written by evaluate_model.py" in said(capfd)
     assert push(small_links / "jsonl", "--license", "mit", "--merged", "--dry-run") == 2
-    assert "holds no training" in said(capfd)
+    assert "is not a training" in said(capfd)
     assert push_model(trained, "--base-model", "base", "--dry-run") == 2
     assert "a name on the Hub is OWNER/NAME" in said(capfd)
     assert push(tmp_path / "none", *TERMS, "--dry-run") == 2

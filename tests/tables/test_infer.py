@@ -88,7 +88,7 @@ REFUSED = [
     ([f"text {i}" for i in range(1001)], {}, "too many different texts to be a class .*--target-kind text"),
     (["a", "b"], {"id_field": "none"}, "--id-field: .*no column 'none'; the columns are: row, v"),
     (["a", "b"], {"drop_columns": ("none",)}, "no column 'none'"),
-    (["a", "b"], {"group_field": "v"}, "'v' is asked to be two things"),
+    (["a", "b"], {"group_field": "v"}, "'v' is given two roles"),
     (["a", "b"], {"split_field": "row"}, "each cell must be train, validation or test"),
 ]
 

@@ -74,7 +74,7 @@ def test_a_link_row_becomes_prompt_answer_choices_and_their_worth(links):
             {"recommended_channel_mhz": " ", "available_channels_mhz": '[" ","5530","5775"]'},
             "column 'recommended_channel_mhz' is empty",
         ),
-        ({"expected_throughput_mbps": "NA"}, "column 'expected_throughput_mbps' = 'NA' is no number"),
+        ({"expected_throughput_mbps": "NA"}, "column 'expected_throughput_mbps' = 'NA' is not a number"),
         ({"recommended_channel_mhz": "5180"}, "'5180' is not among 'available_channels_mhz'"),
         ({"channel_throughput_mbps": "[1.0,2.0]"}, "has 2 values for 3 choices"),
         ({"noise_dbm": "[-91,-90]"}, "differ in length"),

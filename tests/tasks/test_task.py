@@ -67,7 +67,7 @@ def test_any_csv_gets_classes_from_texts_and_numbers_from_numbers(boxes):
     [
         (None, "not a links.csv, so --target-field is needed; the columns are: color, size, weight, label"),
         (["colour"], "no column 'colour'; the columns are: color, size, weight, label"),
-        (["color", "size", "weight", "label"], "no column is left as input"),
+        (["color", "size", "weight", "label"], "no input column is left"),
     ],
 )
 def test_what_cannot_be_asked_of_a_csv_is_refused_by_name(boxes, targets, said):

@@ -134,7 +134,7 @@ def test_the_best_checkpoint_is_found_where_the_folder_was_moved_to_and_missed_a
         shutil.rmtree(out / "checkpoints" / f"checkpoint-{best}")
     command[command.index(str(tmp_path / "before"))] = str(out)
     assert finetune.main([*command, "--resume", "auto"]) == 0
-    told = "the best checkpoint so far is not there any more" in capfd.readouterr().err
+    told = "the best checkpoint so far is missing" in capfd.readouterr().err
     assert told == best_is_gone
     kept = 8 if best_is_gone else best  # losses fall, so the last of those to come is the best of them
     assert same(weights_of(out / "model"), weights_of(out / "checkpoints" / f"checkpoint-{kept}"))

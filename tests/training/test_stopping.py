@@ -172,7 +172,7 @@ def test_a_run_whose_machine_is_gone_continues_from_its_drive(rule_table, tmp_pa
     command.remove("auto")
     command[command.index(str(out))] = str(tmp_path / "another")
     assert finetune.main(command) == 2
-    assert f"{drive}: holds checkpoints of a training already" in capfd.readouterr().err
+    assert f"{drive}: already holds checkpoints of a training" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("room", [200_000, 400_000])  # none for the adapter, none for the optimizer

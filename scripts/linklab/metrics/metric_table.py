@@ -37,8 +37,11 @@ def label_order(text: str) -> tuple[int, float, str]:
 
 
 def confidence_bins(confidences: np.ndarray) -> np.ndarray:
-    """Return each confidence's bin, 0 to BINS - 1; a bin holds its upper end."""
-    return np.clip(np.ceil(np.asarray(confidences) * BINS).astype(int) - 1, 0, BINS - 1)
+    """Return each confidence's bin, 0 to BINS - 1; a bin holds its upper end.
+
+    Rounded to 1e-9 first: 1/10 written to a file and read again must not change its bin.
+    """
+    return np.clip(np.ceil(np.round(np.asarray(confidences) * BINS, 9)).astype(int) - 1, 0, BINS - 1)
 
 
 def macro_f1(rows: JudgedRows) -> Statistic:
