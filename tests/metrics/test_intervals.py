@@ -179,6 +179,25 @@ def test_clusters_widen_the_interval_of_a_difference():
     assert alone == intervals.tango(100, 50, 200) and grouped[0] < alone[0] < alone[1] < grouped[1]
 
 
+@pytest.mark.parametrize("n", [2, 3, 4, 5])
+def test_however_few_rows_in_however_few_groups_an_interval_holds_its_mean(n):
+    """Every set of n rows in every number of groups: with two groups Student's t is 12.7, beyond any level below 1."""
+    for clusters in (np.array([0] * (n - k) + list(range(1, k + 1))) for k in range(n)):
+        for values in map(np.array, itertools.product((-1, 0, 1), repeat=n)):
+            low, high = intervals.share_difference_interval(values, clusters)
+            assert -1 <= low <= values.mean() + 1e-12 and values.mean() - 1e-12 <= high <= 1
+            if values.min() >= 0:
+                low, high = intervals.share_interval(values, clusters)
+                assert 0 <= low <= values.mean() + 1e-12 and values.mean() - 1e-12 <= high <= 1
+
+
+def test_two_groups_of_equal_rows_say_nearly_nothing_of_a_difference():
+    """Wilson's half width at a half is z / (2 sqrt(n + z^2)); n here is 1: two groups and their sample variance."""
+    low, high = intervals.share_interval(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]))
+    z = 12.7062
+    assert (high - low) / 2 == pytest.approx(z / (2 * math.sqrt(1 + z * z)), abs=1e-6)
+
+
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (5, 5), (2, 9), (40, 61)])
 def test_mcnemar_is_the_exact_binomial_sum(first, second):
     n = first + second

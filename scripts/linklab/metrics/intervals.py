@@ -21,9 +21,17 @@ def wilson(successes: float, n: float, level: float = LEVEL) -> tuple[float, flo
     Of the simple intervals it keeps nearest to its level for small n and shares near 0 or 1, where the bootstrap and
     the normal interval collapse to a point.
     """
+    return _wilson(successes, n, _normal_quantile(level))
+
+
+def _normal_quantile(level: float) -> float:
+    """Return how many standard deviations to both sides hold `level` of a normal: .95 -> 1.96."""
     from scipy.special import ndtri
 
-    z = float(ndtri(0.5 + level / 2))
+    return float(ndtri(0.5 + level / 2))
+
+
+def _wilson(successes: float, n: float, z: float) -> tuple[float, float]:
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -55,10 +63,13 @@ def tango(only_first: float, only_second: float, n: float, level: float = LEVEL)
     `only_first` and `only_second` count the rows that one of the two has and the other has not; all may be effective
     numbers. Where they never differ, the interval is not a point: n rows without a difference allow z^2 / (n + z^2).
     """
-    from scipy.optimize import brentq
-    from scipy.special import ndtri
+    return _tango(only_first, only_second, n, _normal_quantile(level))
 
-    z, found = float(ndtri(0.5 + level / 2)), (only_first - only_second) / n
+
+def _tango(only_first: float, only_second: float, n: float, z: float) -> tuple[float, float]:
+    from scipy.optimize import brentq
+
+    found = (only_first - only_second) / n
 
     def beyond(difference: float, sign: int) -> float:
         """Return how far the rows lie outside what a true `difference` lets expect, on the side of `sign`."""
@@ -90,24 +101,25 @@ def effective_n(values: np.ndarray, clusters: np.ndarray) -> float:
 
 
 def _count_clusters(values: np.ndarray, clusters: np.ndarray | None, level: float) -> tuple[float, float]:
-    """Return the effective n, and the level for which the normal gives what `level` needs with so few clusters.
+    """Return the effective n, and the standard deviations that hold `level` with so few clusters.
 
     How alike a cluster's rows are is guessed from the clusters, so Student's t with one degree of freedom less than
-    their number takes the normal's place (Korn and Graubard 1998).
+    their number takes the normal's place (Korn and Graubard 1998). For two clusters that is 12.7: given as a level it
+    would be 1, and the interval NaN.
     """
-    from scipy.special import ndtr, stdtrit
+    from scipy.special import stdtrit
 
     n = len(values) if clusters is None else effective_n(values, clusters)
     if clusters is not None and n < len(values):
-        level = float(2 * ndtr(stdtrit(int(clusters.max()), 0.5 + level / 2)) - 1)
-    return n, level
+        return n, float(stdtrit(int(clusters.max()), 0.5 + level / 2))
+    return n, _normal_quantile(level)
 
 
 def share_interval(hits: np.ndarray, clusters: np.ndarray | None = None, level: float = LEVEL) -> tuple[float, float]:
     """Return Wilson's interval of the share of ones in `hits`, widened where rows come in clusters."""
     hits = np.asarray(hits, dtype=float)
-    n, level = _count_clusters(hits, clusters, level)
-    return wilson(float(hits.mean()) * n, n, level)
+    n, z = _count_clusters(hits, clusters, level)
+    return _wilson(float(hits.mean()) * n, n, z)
 
 
 def share_difference_interval(
@@ -118,8 +130,8 @@ def share_difference_interval(
     A difference is 1 where only the first of two runs has the row (is right, say), -1 where only the second has it.
     """
     differences = np.asarray(differences, dtype=float)
-    n, level = _count_clusters(differences, clusters, level)
-    return tango(float((differences > 0).mean()) * n, float((differences < 0).mean()) * n, n, level)
+    n, z = _count_clusters(differences, clusters, level)
+    return _tango(float((differences > 0).mean()) * n, float((differences < 0).mean()) * n, n, z)
 
 
 def resample_counts(clusters: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:
@@ -233,5 +245,5 @@ def smallest_detectable_difference(low: float, high: float, *, level: float = LE
     """
     from scipy.special import ndtri
 
-    z = ndtri(0.5 + level / 2)
+    z = _normal_quantile(level)
     return float((z + ndtri(power)) / z * (high - low) / 2) if high > low else math.nan
