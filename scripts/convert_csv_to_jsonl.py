@@ -216,21 +216,24 @@ def write_card(
     for split, shards in names.items():
         if shards:  # load_dataset fails on a split without rows
             lines += [f"  - split: {split}", "    path:", *(f"    - {name}" for name in shards)]
-    targets = ", ".join(f"`{t.name}` ({t.kind}{t.unit and ', ' + t.unit})" for t in task.targets)
-    shown = ", ".join(f"`{name}`" for name in task.template.columns)
+    from linklab.reports.markdown import code, escape, fence, row
+
+    targets = ", ".join(f"{code(t.name)} ({t.kind}{escape(t.unit and ', ' + t.unit)})" for t in task.targets)
+    shown = ", ".join(map(code, task.template.columns))
     holds = f"Each line holds one row: the prompt shows {shown}; the answer holds {targets}."
     if task.ask == "choices":
         unit = f"{task.answer_unit:g} {task.answer_column.unit}".strip()
         holds = (
-            f"Each row is a conversation per choice of `{task.choice_target.name}`, one per line: the prompt shows "
-            f"{shown}; the answer is what this choice is worth, `{task.answer_column.name}` in units of {unit}."
+            f"Each row is a conversation per choice of {code(task.choice_target.name)}, one per line: the prompt shows "
+            f"{shown}; the answer is what this choice is worth, {code(task.answer_column.name)} in units of "
+            f"{escape(unit)}."
         )
     lines += [
-        "task_categories:", "- text-generation", "---", "", f"# Conversations made from {csv_path.name}", "",
+        "task_categories:", "- text-generation", "---", "", f"# Conversations made from {escape(csv_path.name)}", "",
         holds, "",
-        "| split | rows |", "|---|---|", *(f"| {split} | {n:,} |" for split, n in rows.items()), "",
+        "| split | rows |", "|---|---|", *(row((split, f"{n:,}")) for split, n in rows.items()), "",
         "Rows of one group (a site, or equal prompts where there are no groups) are never on two sides.", "",
-        "Prompt template:", "", "```text", task.template.text, "```", "",
+        "Prompt template:", "", fence(task.template.text), "",
     ]  # fmt: skip
     return "\n".join(lines)
 

@@ -254,10 +254,10 @@ def draw_plots(folder: Path, judged: Iterable[JudgedRows]) -> None:
 
 def write_summary(result: dict, pictures: list[str]) -> str:
     """Return the experiment's scores as a markdown table, and its plots."""
-    from linklab.reports.markdown import escape
+    from linklab.reports.markdown import escape, row
 
     n = result["n"]
-    warnings = [line for text in result.get("warnings", ()) for line in (f"**Warning:** {text}.", "")]
+    warnings = [line for text in result.get("warnings", ()) for line in (f"**Warning:** {escape(text)}.", "")]
     lines = [
         f"# {escape(result['model'])} on the {result['split']} split", "",
         f"{n['expected']} rows, {n['answered']} answered, {n['invalid']} invalid (they count as wrong).", "", *warnings,
@@ -267,7 +267,7 @@ def write_summary(result: dict, pictures: list[str]) -> str:
         low, high = ("–" if entry[end] is None else f"{entry[end]:.4g}" for end in ("low", "high"))
         value = "–" if entry["value"] is None else f"{entry['value']:.4g}"
         better = "higher" if entry["higher_is_better"] else "lower"
-        lines.append(f"| {escape(key)} | {value} | {low} to {high} | {entry['unit']} | {better} |")
+        lines.append(row((key, value, f"{low} to {high}", entry["unit"], better)))
     return "\n".join([*lines, "", *(f"![{name}]({name})\n" for name in pictures)])
 
 

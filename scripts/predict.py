@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import dataclasses
 import io
 import json
@@ -273,12 +272,12 @@ def write_answers(handle: TextIO, task: Task, header: Sequence[str], answered: S
     id_column = task.schema.one_of_role("id")
     if id_column:
         own.pop(id_column.name, None)  # it is the id
-    writer = csv.DictWriter(files.CsvLines(handle), [*columns, *own.values()])
-    writer.writeheader()
+    writer = files.SheetWriter(handle)
+    writer.writerow(header := [*columns, *own.values()])
     for one in answered:
         cells = {shown: one.example.row[name] for name, shown in own.items()}
         row = to_row(one, task) | {"warning": one.finding.warning} | cells
-        writer.writerow({name: files.spreadsheet_cell(cell) for name, cell in row.items()})
+        writer.writerow(row.get(name, "") for name in header)
 
 
 def answer_columns(task: Task, target: Target) -> list[str]:

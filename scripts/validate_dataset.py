@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import os
 import sys
 import tempfile
@@ -116,9 +115,9 @@ def violations_writer(path: str | None, together: files.FileSet) -> Iterator[Cal
         yield None
         return
     with together.open(path) as handle:
-        writer = csv.writer(files.CsvLines(handle))
+        writer = files.SheetWriter(handle)
         writer.writerow(("line", "column", "code", "value", "expected"))
-        yield lambda violation: writer.writerow(map(files.spreadsheet_cell, violation))
+        yield writer.writerow
 
 
 def tell(args: argparse.Namespace, report: dict) -> None:

@@ -1,5 +1,6 @@
 """Hostile and broken input ends in one line and exit code 2; nothing of it is run, shown as code, or believed."""
 
+import ast
 import builtins
 import contextlib
 import csv
@@ -8,16 +9,22 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from html import escape
 from pathlib import Path
 
+import compare_results
 import convert_csv_to_jsonl
 import pytest
+import run_baselines
 import validate_dataset
+import yaml
 from linklab import files
 from linklab.reports import markdown
+from markdown_it import MarkdownIt
 
 DEEP = "[" * 100_000 + "]" * 100_000
 DIGITS = "7" * 5_000
@@ -254,6 +261,76 @@ def test_the_smoke_generator_takes_any_seed(tmp_path):
 )  # fmt: skip
 def test_no_cell_is_a_formula(cell, safe):
     assert files.spreadsheet_cell(cell) == safe
+
+
+@pytest.mark.parametrize("text", ["=1+1", "'=1+1", "''@x", "-95", "'-95", "- 95", "+", "it's", "'tis", "", "'", "\t1"])
+def test_a_cell_made_safe_is_read_back_as_it_was(text):
+    safe = str(files.spreadsheet_cell(text))
+    assert files.plain_cell(safe) == text and not files.spreadsheet_cell(safe[:1] + "1+1").startswith("=")
+
+
+TARGET = "=kind|<b>`x`"
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory):
+    """Baselines, comparison and conversations of a table whose names, ids and classes are formulas and tags."""
+    place = tmp_path_factory.mktemp("marked")
+    with open(place / "a.csv", "w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["key", "size|<i>", TARGET])
+        writer.writerows([f"=1+{n}", n % 7, ("@a", "<img src=x>|", "-b")[n % 3]] for n in range(90))
+    words = ["--csv", str(place / "a.csv"), "--target-field", TARGET, "--id-field", "key"]
+    runs = [*words, "--max-rows", "8", "--only", "random,most_frequent", "--out-dir", str(place / "runs")]
+    assert run_baselines.main(runs) == 0
+    assert compare_results.main([str(place / "runs"), "--out-dir", str(place / "report")]) == 0
+    assert convert_csv_to_jsonl.main([*words, "--out-dir", str(place / "jsonl")]) == 0
+    return place
+
+
+SHEETS = ["runs/summary.csv", "runs/random/row_scores.csv", "report/comparison.csv"]
+PAGES = ["runs/summary.md", "report/report.md", "report/comparison.md", "jsonl/README.md"]
+
+
+@pytest.mark.parametrize("name", SHEETS)
+def test_no_name_id_or_class_of_a_table_is_a_formula_in_what_is_made_of_it(marked, name):
+    cells = [cell for line in csv.reader(open(marked / name, newline="")) for cell in line]  # noqa: SIM115
+    assert any(TARGET in cell for cell in cells)
+    assert not [cell for cell in cells if cell.startswith(("=", "@", "-b"))]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_name_id_or_class_of_a_table_is_a_tag_or_a_cell_in_what_is_made_of_it(marked, name):
+    """Judged by a reader of markdown: its page holds the whole name and no tag, and tables keep their width."""
+    text = (marked / name).read_text()
+    if text.startswith("---\n"):
+        head, text = text.removeprefix("---\n").split("\n---\n", 1)
+        assert yaml.safe_load(head)
+    html = MarkdownIt("commonmark").enable("table").render(text)
+    assert escape(TARGET, quote=False) in html and not re.search(r"<(b|i|img)\b(?! src=\"plots/)", html), html
+    for table in re.findall(r"<table>.*?</table>", html, flags=re.S):
+        rows = [re.findall(r"<t[hd]", row) for row in re.findall(r"<tr>.*?</tr>", table, flags=re.S)]
+        assert len(set(map(len, rows))) == 1
+
+
+BY_HAND = {  # modules that write tables for machines, or of our own words alone
+    "csv": {"files.py", "table.py", "row_cells.py", "answer_trainer.py", "import_survey.py"},
+    "markdown": {"markdown.py", "data_card.py"},
+}
+
+
+def test_every_table_for_people_is_written_by_what_makes_its_cells_safe():
+    """A csv.writer, or a row of a markdown table put together by hand, would forget it one day."""
+    found = {"csv": set(), "markdown": set()}
+    for path in Path(convert_csv_to_jsonl.__file__).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Attribute) and node.attr in ("writer", "DictWriter"):
+                found["csv"].add(path.name)
+            first = node.values[0] if isinstance(node, ast.JoinedStr) else None
+            if isinstance(first, ast.Constant) and str(first.value).startswith("| "):
+                found["markdown"].add(path.name)
+    assert found == BY_HAND
 
 
 def test_violations_hold_no_formula(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import ctypes
 import glob
 import hashlib
@@ -12,7 +13,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -49,16 +50,22 @@ def require_file(path: str | os.PathLike) -> Path:
 
 
 _NUMBER = re.compile(r"[-+]?[0-9]*[.]?[0-9]*(?:[eE][-+]?[0-9]+)?")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def spreadsheet_cell(value: object) -> object:
     """Return a cell for a CSV that people open in a spreadsheet: a text that it would run as a formula gets a quote.
 
-    `=1+1` -> `'=1+1`; numbers stay as they are.
+    `=1+1` -> `'=1+1`; numbers stay as they are. `plain_cell` takes the quote away again.
     """
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") and not _NUMBER.fullmatch(value):
+    if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         return f"'{value}"
     return value
+
+
+def plain_cell(text: str) -> str:
+    """Return the text that `spreadsheet_cell` wrote: `'=1+1` -> `=1+1`."""
+    return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def size_of(path: str | os.PathLike) -> int:
@@ -193,6 +200,17 @@ class CsvLines:
     def write(self, row: str) -> None:
         """Write one row, which ends in CR LF as the csv module ends it by default."""
         self._handle.write(f"{row.removesuffix(chr(13) + chr(10))}\n")
+
+
+class SheetWriter:
+    """Writes a CSV that people open in a spreadsheet: no cell is a formula (`spreadsheet_cell`), rows end in LF."""
+
+    def __init__(self, handle: TextIO) -> None:
+        self._writer = csv.writer(CsvLines(handle))
+
+    def writerow(self, cells: Iterable[object]) -> None:
+        """Write one row."""
+        self._writer.writerow(map(spreadsheet_cell, cells))
 
 
 def write_text(path: str | os.PathLike, text: str, *, force: bool = False) -> None:

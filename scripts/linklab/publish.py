@@ -191,15 +191,16 @@ def _read_scores(evaluation: Path | None, entries: list[dict]) -> tuple[dict, st
 
 
 def _score_table(scores: dict) -> str:
-    from linklab.reports import tables
+    from linklab.reports import markdown, tables
 
-    lines = [f"{scores['n']['expected']:,} rows of the test split, 95 % intervals; {scores['description']}.", "",
+    described = markdown.escape(scores["description"])
+    lines = [f"{scores['n']['expected']:,} rows of the test split, 95 % intervals; {described}.", "",
              "| target | metric | value | interval |", "|---|---|---:|---|"]  # fmt: skip
     for name, entry in scores["metrics"].items():
         target, metric = name.rsplit("/", 1)
         value = f"{tables.format_value(metric, entry['value'])} {entry['unit']}".rstrip()
         ends = tables.format_interval(metric, entry["low"], entry["high"])
-        lines.append(f"| {target} | {tables.label(metric)} | {value} | {ends} |")
+        lines.append(markdown.row((target, tables.label(metric), value, ends)))
     return "\n".join(lines)
 
 

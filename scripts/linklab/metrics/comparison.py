@@ -104,7 +104,10 @@ def read_run(folder: Path) -> Run:
         raise UserError(f"{folder / METRICS_FILE}: not a metrics file of this toolkit ({found})")
     path = files.require_file(folder / ROWS_FILE)
     with open(path, encoding="utf-8", newline="") as handle:
-        table = sorted(csv.DictReader(handle), key=lambda line: line["id"])
+        reader = csv.reader(handle)
+        header = [files.plain_cell(name) for name in next(reader)]
+        lines = (dict(zip(header, map(files.plain_cell, cells), strict=False)) for cells in reader)
+        table = sorted(lines, key=lambda line: line["id"])
     if len(table) != metrics["n"]["expected"]:
         raise UserError(f"{path}: {len(table)} rows, but {METRICS_FILE} says {metrics['n']['expected']}; score again")
     names = [name for name in table[0] if name not in ("id", "group")]
@@ -314,7 +317,7 @@ def write_comparison(path: Path, runs: Sequence[Run], differences: Sequence[Diff
     by_key = {(result.run, result.metric): result for result in differences}
     lines = 0
     with files.atomic_write(path, force=force) as handle:
-        writer = csv.writer(files.CsvLines(handle))
+        writer = files.SheetWriter(handle)
         writer.writerow(COMPARISON_COLUMNS)
         for run in runs:
             for metric, entry in run.metrics["metrics"].items():
@@ -327,7 +330,7 @@ def write_comparison(path: Path, runs: Sequence[Run], differences: Sequence[Diff
                     row += [result.reference, *map(_cell, (result.difference, result.low, result.high)), result.test]
                     row += [_cell(result.p), _cell(result.p_holm), _cell(result.p_mcnemar)]
                     row += [_cell(result.detectable), result.verdict]
-                writer.writerow(map(files.spreadsheet_cell, row))
+                writer.writerow(row)
                 lines += 1
     return lines
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -199,6 +198,7 @@ def _is_missing(answer: str | float) -> bool:
 
 def _write_csv(path: Path, table: list[dict], force: bool) -> None:
     with files.atomic_write(path, force=force) as handle:
-        writer = csv.DictWriter(files.CsvLines(handle), fieldnames=list(table[0]))
-        writer.writeheader()
-        writer.writerows({name: files.spreadsheet_cell(cell) for name, cell in row.items()} for row in table)
+        writer = files.SheetWriter(handle)
+        writer.writerow(table[0])
+        for row in table:
+            writer.writerow(row.values())

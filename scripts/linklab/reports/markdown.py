@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
@@ -14,6 +15,18 @@ def escape(text: str) -> str:
     text = _TAG.sub("&lt;", _ENTITY.sub("&amp;", text))
     text = text.replace("`", "\\`").replace("|", "\\|").replace("](", "]\\(")
     return _LINE_ENDS.sub(" ", text)
+
+
+def row(cells: Iterable[str]) -> str:
+    """Return a row of a table, each cell escaped: ["a|b", "1"] -> `| a\\|b | 1 |`."""
+    return f"| {' | '.join(map(escape, cells))} |"
+
+
+def code(text: str) -> str:
+    """Return a text as code within a line, between more backticks than it holds; line ends become spaces."""
+    text = _LINE_ENDS.sub(" ", text)
+    marks = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    return f"{marks} {text} {marks}" if "`" in text else f"{marks}{text}{marks}"
 
 
 def fence(text: str, language: str = "text") -> str:

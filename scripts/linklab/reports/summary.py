@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from linklab import files
 from linklab.metrics import comparison
 from linklab.metrics.comparison import Run
 from linklab.metrics.metric_table import PRIMARY
-from linklab.reports import tables
+from linklab.reports import markdown, tables
 
 
 def describe(result: Mapping) -> str:
@@ -31,7 +30,7 @@ def write_summary(folder: Path, runs: Sequence[Run], *, train_rows: int) -> list
     primary = comparison.primary_metric(runs)
     ordered = tables.order_runs(runs, primary)
     with files.atomic_write(folder / "summary.csv") as handle:
-        writer = csv.writer(files.CsvLines(handle))
+        writer = files.SheetWriter(handle)
         writer.writerow(["baseline", "role", "metric", "unit", "value", "low", "high", "n", "seconds"])
         for run in ordered:
             seconds = run.metrics["cost"]["seconds"]
@@ -47,13 +46,14 @@ def write_summary(folder: Path, runs: Sequence[Run], *, train_rows: int) -> list
         f"{n:,} rows of the {runs[0].metrics['split']} split in {groups:,} groups; learnt from {train_rows:,} rows. "
         f"95 % intervals in brackets; ↑ higher is better, ↓ lower is better, – no opinion.",
         "",
-        f"| {' | '.join(head)} |",
+        markdown.row(head),
         f"|---|{'---:|' * (len(head) - 1)}",
     ]
     for line in table["lines"]:
         cells = [f"{cell['value']} {cell['interval']}".strip() for cell in line["cells"]]
-        lines.append(f"| {line['name']} | {' | '.join(cells)} |")
-    lines += ["", *(f"- `{line['name']}` ({line['role']}): {line['about']}" for line in table["lines"]), ""]
+        lines.append(markdown.row([line["name"], *cells]))
+    about = ((markdown.code(line["name"]), line["role"], markdown.escape(line["about"])) for line in table["lines"])
+    lines += ["", *(f"- {name} ({role}): {text}" for name, role, text in about), ""]
     files.write_text(folder / "summary.md", "\n".join(lines))
     return [folder / "summary.csv", folder / "summary.md"]
 

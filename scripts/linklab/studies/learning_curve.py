@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from linklab.manifest import MANIFEST, read_manifest
 from linklab.metrics import comparison, intervals
 from linklab.metrics.metric_table import find_metric
 from linklab.pipeline import Stage
-from linklab.reports import tables
+from linklab.reports import markdown, tables
 from linklab.studies import power_law
 from linklab.studies.options import MEASURED, CurveSettings, data_words
 from linklab.studies.runs import StudyRun
@@ -244,7 +243,7 @@ def write_csv(
 ) -> None:  # fmt: skip
     """Add one line a predictor, size, seed and metric; the model's mean over seeds has the seed `mean`."""
     with together.open(path) as handle:
-        writer = csv.writer(handle, lineterminator="\n")
+        writer = files.SheetWriter(handle)
         writer.writerow(COLUMNS)
         for point in points:
             for metric, entry in point.run.metrics["metrics"].items():
@@ -274,7 +273,7 @@ def write_summary(
     trained = [run for run in runs if run.kind == "model"]
     lines = [
         "# Learning curve", "",
-        f"`{settings.describe()}`: "
+        f"{markdown.code(settings.describe())}: "
         f"{len(settings.sizes)} sizes, seeds {', '.join(map(str, settings.seeds))}; every model scored on the same "
         f"{n_test:,} unseen rows.", "",
         f"{_count('run', sum(r.seconds() is not None for r in trained))} of {len(trained)} done, "
@@ -288,11 +287,12 @@ def write_summary(
         "intervals." + (" One seed says nothing about seeds." if len(settings.seeds) == 1 else ""), "",
     ]  # fmt: skip
     if beside_missing:
-        lines += [f"Baselines are left out: {beside_missing}.", ""]
+        lines += [f"Baselines are left out: {markdown.escape(beside_missing)}.", ""]
     failed = [run for run in runs if run.error()]
     if failed:
         lines += ["## Failed", ""]
-        lines += [*(f"- {run.name}: {run.error()} (`points/{run.name}/log.txt`)" for run in failed), ""]
+        told = ((run.name, markdown.escape(str(run.error()))) for run in failed)
+        lines += [*(f"- {name}: {error} (`points/{name}/log.txt`)" for name, error in told), ""]
     return "\n".join(lines)
 
 
@@ -305,7 +305,7 @@ def format_curve(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list
     name = curve.metric.rsplit("/", 1)[1]
     names = sorted(curve.beside, key=lambda b: -curve.beside[b][-1][1] if curve.is_share else curve.beside[b][-1][1])
     title = f"## {curve.metric.replace('/', ' ')}{', ' if curve.unit else ''}{curve.unit}"
-    lines = [title, "", f"| rows | model | its seeds | {' | '.join(names)} |".replace("|  |", "|")]
+    lines = [markdown.escape(title), "", markdown.row(["rows", "model", "its seeds", *names])]
     lines.append(f"|---:|---:|---|{'---:|' * len(names)}")
     tables_by_name = {beside: dict(found) for beside, found in curve.beside.items()}
     for rows, mean, ends, seeds in zip(curve.sizes, curve.means, curve.ends, curve.seeds, strict=True):
@@ -313,10 +313,10 @@ def format_curve(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list
         cells = ["–" if value is None else tables.format_value(name, value) for value in beside]
         shown = ", ".join(tables.format_value(name, value) for value in seeds)
         cells = [f"{rows:,}", f"{tables.format_value(name, mean)} {tables.format_interval(name, *ends)}", shown, *cells]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(markdown.row(cells))
     lines.append("")
     if curve.ceiling is not None:
-        lines += [f"Ceiling: {curve.show(curve.ceiling)}.", ""]
+        lines += [f"Ceiling: {markdown.escape(curve.show(curve.ceiling))}.", ""]
     return lines + format_law(curve, asked)
 
 
@@ -334,7 +334,7 @@ def format_law(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[s
              f"{_short(law.slope)} [{parts['slope']}].", ""]  # fmt: skip
     for what, value in goals_of(curve, asked):
         needed = power_law.rows_needed(fitted, curve.value(value))
-        lines.append(f"- {curve.show(value)} ({what}): {power_law.format_rows_needed(needed)}")
+        lines.append(f"- {markdown.escape(f'{curve.show(value)} ({what})')}: {power_law.format_rows_needed(needed)}")
     return [*lines, ""]
 
 

@@ -17,6 +17,7 @@ from linklab.cli import UserError, say
 from linklab.manifest import MANIFEST
 from linklab.metrics.metric_table import find_metric
 from linklab.pipeline import Stage
+from linklab.reports import markdown
 from linklab.studies import runs
 from linklab.studies.options import SweepSettings, data_words
 from linklab.studies.runs import StudyRun
@@ -209,7 +210,7 @@ def write_csv(together: files.FileSet, path: Path, trials: Trials, metric: str) 
     """Add trials.csv to a set of files: one line a place, in order."""
     names = [axis.name for axis in trials.axes]
     with together.open(path) as handle:
-        writer = csv.writer(handle, lineterminator="\n")
+        writer = files.SheetWriter(handle)
         writer.writerow(["trial", "state", metric, *names, "seconds", "attempts", "error"])
         for place, found in enumerate(trials.by_place()):
             own = [trial for trial in found if "twin" not in trial.user_attrs]
@@ -256,26 +257,25 @@ def write_summary(study: SweepSettings, trials: Trials, shares: dict[str, float]
     count = {name: sum(t is not None and STATES[t.state] == name for t in results) for name in STATES.values()}
     best = best_of(results, study.metric)
     rows = f"{study.max_rows:,} rows" if study.max_rows else "all rows"
+    judge = "validation loss" if study.metric == LOSS else markdown.escape(study.metric)
     lines = [
         "# Sweep", "",
-        f"`{study.describe()}`, {rows}, seed {study.seed}; "
+        f"{markdown.code(study.describe())}, {rows}, seed {study.seed}; "
         f"{study.sampler}, {len(results)} trials: {count['complete']} complete, {count['stopped early']} stopped "
-        f"early, {count['failed']} failed. Judged by {'validation loss' if study.metric == LOSS else study.metric} on "
+        f"early, {count['failed']} failed. Judged by {judge} on "
         f"at most {study.validation_rows} validation rows; test rows were not used.", "",
     ]  # fmt: skip
     if best:
         command = best_command(study, {axis.name: best.params[axis.name] for axis in trials.axes})
         lines += [
-            f"Best: trial {best.user_attrs['place']}, {study.metric} {best.value:.4g}.",
+            f"Best: trial {best.user_attrs['place']}, {markdown.escape(study.metric)} {best.value:.4g}.",
             "",
-            "```bash",
-            command,
-            "```",
+            markdown.fence(command, "bash"),
             "",
         ]
     names = [axis.name for axis in trials.axes]
     lines += [
-        f"| trial | {study.metric} | {' | '.join(names)} | took | |",
+        markdown.row(["trial", study.metric, *names, "took", ""]),
         f"|---:|---:|{'---:|' * len(names)}---:|---|",
     ]
     shown = [trial for trial in results if trial and trial.state != TrialState.FAIL]
@@ -284,7 +284,7 @@ def write_summary(study: SweepSettings, trials: Trials, shares: dict[str, float]
         took = cli.format_seconds(trial.user_attrs["seconds"]) if "seconds" in trial.user_attrs else "–"
         note = f"stopped at {trial.last_step} %" if trial.state == TrialState.PRUNED else ""
         cells = [write_value(trial.params[name]) for name in names]
-        lines.append(f"| {trial.user_attrs['place']} | {trial.value:.4g} | {' | '.join(cells)} | {took} | {note} |")
+        lines.append(markdown.row([str(trial.user_attrs["place"]), f"{trial.value:.4g}", *cells, took, note]))
     lines.append("")
     if shares:
         parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
@@ -301,5 +301,6 @@ def write_summary(study: SweepSettings, trials: Trials, shares: dict[str, float]
     lines += ["One seed a setting: between the first few the order may be luck.", ""]
     failed = [(place, trial) for place, trial in enumerate(results) if trial and trial.state == TrialState.FAIL]
     if failed:
-        lines += ["## Failed", "", *(f"- trial {place}: {trial.user_attrs['error']}" for place, trial in failed), ""]
+        told = (f"- trial {place}: {markdown.escape(trial.user_attrs['error'])}" for place, trial in failed)
+        lines += ["## Failed", "", *told, ""]
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from linklab import cli, files
 from linklab.cli import say
 from linklab.manifest import describe_files, write_manifest
 from linklab.models import license, load, save
-from linklab.reports import plots
+from linklab.reports import markdown, plots
 from linklab.tasks.examples import Example
 from linklab.tasks.input_checks import INPUTS_FILE
 from linklab.tasks.jsonl import TASK_FILE
@@ -101,9 +101,9 @@ def write_card(
     """
     import huggingface_hub
 
-    settings = "\n".join(f"| {name} | {value} |" for name, value in scores["settings"].items())
-    data = "\n".join(f"| {Path(entry['path']).name} | {entry['sha256']} |" for entry in inputs)
-    targets = ", ".join(f"`{t.name}`" for t in task.targets)
+    settings = "\n".join(markdown.row((name, str(value))) for name, value in scores["settings"].items())
+    data = "\n".join(markdown.row((Path(entry["path"]).name, entry["sha256"])) for entry in inputs)
+    targets = ", ".join(markdown.code(t.name) for t in task.targets)
     base = load.hub_name(scores["model"]) or load.root_model(scores["model"])
     library = "transformers" if merged or scores["mode"] == "full" else "peft"
     judged = [f"validation loss {scores['best_validation_loss']:.4f}"] if scores["best_validation_loss"] else []
@@ -118,13 +118,13 @@ def write_card(
     )  # fmt: skip
     return (
         f"---\n{head.to_yaml()}\n---\n\n"
-        f"# {base}, fine-tuned ({scores['mode']}) to answer {targets}\n\n"
+        f"# {markdown.escape(base)}, fine-tuned ({scores['mode']}) to answer {targets}\n\n"
         f"{scores['rows']:,} rows, {scores['steps']:,} steps, {scores['seconds']:,.0f} s, "
         f"{scores['peak_memory_mb']:,.0f} MB at the peak.\n\n"
         f"## Scores\n\nThe weights are those of step {scores['best_step']}, the best by validation "
         f"{scores['best_by']}: {', '.join(judged) or 'none was taken'}. {unseen}\n\n"
         f"## Use\n\n```python\n{_loading_code(library)}\n```\n\n"
-        f"## Prompt\n\nAs the user's turn of the chat template:\n\n```text\n{task.template.text}\n```\n\n"
+        f"## Prompt\n\nAs the user's turn of the chat template:\n\n{markdown.fence(task.template.text)}\n\n"
         f"## Data\n\n| file | SHA-256 |\n|---|---|\n{data}\n"
         f"| the {scores['rows']:,} prompts | {scores['hashes']['prompts']} |\n"
         f"| their answers | {scores['hashes']['labels']} |\n\n"
