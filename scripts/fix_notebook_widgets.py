@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Mend what stops a notebook from rendering on GitHub and in nbconvert, and leave every other byte as it is.
+"""Fix what stops a notebook from rendering on GitHub and in nbconvert, and leave every other byte as it is.
 
 *.ipynb -> the same files; `-` reads stdin and writes stdout, as a git filter
     python scripts/fix_notebook_widgets.py notebooks
@@ -9,9 +9,9 @@ KeyError 'model_id'; nbformat calls such notebooks valid. --widgets says what ha
   keep     they stay, beside an empty `state` (the form Colab writes today): every viewer shows the text of the outputs
   text     the same, and views with text beside them go, so that text is shown where Jupyter saved working widgets, too
   remove   all widget metadata goes
---repair also mends what nbformat 4 refuses ("Invalid Notebook"): keys that are missing, superfluous or null.
-Exit code: 0 nothing to do, 1 a notebook was mended (with --check or --report: would be), 2 one could not be read or
-written. A notebook from stdin that was mended is no failure: 0.
+--repair also fixes what nbformat 4 refuses ("Invalid Notebook"): keys that are missing, superfluous or null.
+Exit code: 0 nothing to do, 1 a notebook was fixed (with --check or --report: would be), 2 one could not be read or
+written. A notebook from stdin that was fixed is no failure: 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linklab import cli
-from linklab.notebooks.mending import Outcome, UnreadableNotebook, decode, mend
+from linklab.notebooks.fixing import Outcome, UnreadableNotebook, decode, fix
 from linklab.notebooks.search import find_notebooks
 from linklab.notebooks.widgets import TREATMENTS
 
@@ -60,33 +60,33 @@ def replace_bytes(path: Path, data: bytes) -> None:
         raise
 
 
-def mend_file(path: Path, settings: Settings) -> Outcome:
-    """Mend one notebook in place, or from stdin to stdout; raise UserError when it cannot be read."""
+def fix_file(path: Path, settings: Settings) -> Outcome:
+    """Fix one notebook in place, or from stdin to stdout; raise UserError when it cannot be read."""
     name = "<stdin>" if path == STDIN else str(path)
     data = sys.stdin.buffer.read() if path == STDIN else path.read_bytes()
     try:
         text = decode(data)
     except UnreadableNotebook as error:
         raise cli.UserError(f"{name}{error.at}: {error}") from error
-    outcome = mend(text, widgets=settings.widgets, repair=settings.repair)
+    outcome = fix(text, widgets=settings.widgets, repair=settings.repair)
     if path == STDIN:
         if settings.write:
             sys.stdout.buffer.write(outcome.text.encode("utf-8"))
             sys.stdout.buffer.flush()
-    elif outcome.mended and settings.write:
+    elif outcome.fixed and settings.write:
         replace_bytes(path.resolve(), outcome.text.encode("utf-8"))  # a link stays a link
     return outcome
 
 
 def say_outcome(path: Path, outcome: Outcome, settings: Settings) -> None:
-    """Print a line for each fault: with --report of every one, without it of those that are mended now."""
+    """Print a line for each fault: with --report of every one, without it of those that are fixed now."""
     name = "<stdin>" if path == STDIN else path
-    done = "mended" if settings.write else "would mend"
-    lines = [(said.line, f"{done}: {said.fault}: {said.mend}") for said in outcome.mended]
+    done = "fixed" if settings.write else "would fix"
+    lines = [(said.line, f"{done}: {said.fault}: {said.fix}") for said in outcome.fixed]
     if settings.report:
-        lines += [(said.line, f"{said.fault} (--repair: {said.mend})") for said in outcome.repairable]
+        lines += [(said.line, f"{said.fault} (--repair: {said.fix})") for said in outcome.repairable]
     if settings.report or settings.repair:
-        lines += [(said.line, f"not mended: {said.fault}: {said.mend}") for said in outcome.unmended]
+        lines += [(said.line, f"not fixed: {said.fault}: {said.fix}") for said in outcome.unfixed]
     for line, what in sorted(lines):
         cli.say(f"{name}:{line}: {what}")
 
@@ -99,24 +99,24 @@ def build_parser() -> argparse.ArgumentParser:
         "paths", nargs="+", type=Path, metavar="PATH",
         help="notebook, folder to search for *.ipynb, or - for stdin to stdout",
     )  # fmt: skip
-    group = parser.add_argument_group("What is mended")
+    group = parser.add_argument_group("What is fixed")
     group.add_argument("--widgets", choices=TREATMENTS, default="keep", help="what happens to widget models")
-    group.add_argument("--repair", action="store_true", help="also mend what nbformat 4 refuses, where nothing is lost")
+    group.add_argument("--repair", action="store_true", help="also fix what nbformat 4 refuses, where nothing is lost")
     group = parser.add_argument_group("Output")
-    group.add_argument("--check", action="store_true", help="say what would be mended and write nothing")
+    group.add_argument("--check", action="store_true", help="say what would be fixed and write nothing")
     group.add_argument(
         "--report", action="store_true",
-        help="name every fault by line, also what only --repair mends, or nobody can without loss; "
+        help="name every fault by line, also what only --repair fixes, or what cannot be fixed without loss; "
         "writes nothing unless --repair is given",
     )  # fmt: skip
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Mend every notebook named, and return the exit code."""
+    """Fix every notebook named, and return the exit code."""
     write = not args.check and (args.repair or not args.report)
     settings = Settings(args.widgets, args.repair, args.report, write)
-    n_seen = n_mended = n_failed = n_faulty = 0
+    n_seen = n_fixed = n_failed = n_faulty = 0
     for path in args.paths:
         try:
             found = list(find_notebooks(path))
@@ -126,24 +126,24 @@ def run(args: argparse.Namespace) -> int:
         for notebook in found:
             n_seen += 1
             try:
-                outcome = mend_file(notebook, settings)
+                outcome = fix_file(notebook, settings)
             except (cli.UserError, OSError) as error:
                 n_failed += 1
                 reason = f"{notebook}: {(error.strerror or '').lower()}" if isinstance(error, OSError) else error
                 cli.say(f"error: {reason}")
                 continue
-            n_mended += bool(outcome.mended)
-            n_faulty += bool(outcome.repairable or outcome.unmended)
+            n_fixed += bool(outcome.fixed)
+            n_faulty += bool(outcome.repairable or outcome.unfixed)
             say_outcome(notebook, outcome, settings)
     notes = f", {n_failed} failed" if n_failed else ""
     if n_faulty:
         notes += f", {n_faulty} with faults left{'' if settings.report else ' (--report names them)'}"
-    cli.say(f"{n_mended} of {n_seen} notebooks {'' if write else 'would be '}mended{notes}")
+    cli.say(f"{n_fixed} of {n_seen} notebooks {'' if write else 'would be '}fixed{notes}")
     if n_failed:
         return 2
     if args.paths == [STDIN] and write:
         return 0
-    return int(n_mended > 0 or (n_faulty > 0 and (settings.report or settings.repair)))
+    return int(n_fixed > 0 or (n_faulty > 0 and (settings.report or settings.repair)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -364,8 +364,8 @@ def staged_folder(
     """Yield a temporary folder that takes the place of `out_dir` at once when the block ends; see `check_out_dir`.
 
     Whatever moment the process is killed at, `out_dir` holds the complete old set or the complete new one; where only
-    its content may be replaced (`must_stay`), a kill in that moment is mended by the next run. One process writes at a
-    time. What a killed run has left behind is removed by the next one.
+    its content may be replaced (`must_stay`), the next run repairs what a kill in that moment left. One process writes
+    at a time. What a killed run has left behind is removed by the next one.
     """
     reads = list(reads)
     check_out_dir(out_dir, script=script, force=force, reads=reads)

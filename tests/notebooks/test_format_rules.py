@@ -1,4 +1,4 @@
-"""What nbformat 4 refuses and --repair mends, judged by nbformat's own schemas and by nbconvert."""
+"""What nbformat 4 refuses and --repair fixes, judged by nbformat's own schemas and by nbconvert."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import fix_notebook_widgets as fixer
 import nbformat
 import pytest
+from linklab.notebooks.fixing import fix
 from linklab.notebooks.format_rules import find_format_faults
-from linklab.notebooks.mending import mend
 from nbformat.validator import get_validator
 
 NOTHING = object()
@@ -152,8 +152,8 @@ FAULTS: dict[str, tuple] = {
     "id too long": (5, put(TEXT, "id", "x" * 65), "ids"),
     "id twice": (5, put(TEXT, "id", "cell-0"), "ids"),
 }  # fmt: skip
-# Mending these would lose something, or take a guess: reported, and left as they are.
-UNMENDED: dict[str, tuple] = {
+# Fixing these would lose something, or take a guess: reported, and left as they are.
+UNFIXED: dict[str, tuple] = {
     "a cell of an unknown type": (4, put(TEXT, "cell_type", "heading"), 'cell 2 has the type \'heading\''),
     "an output of nbformat 3": (4, put(RESULT, "output_type", "pyout"), "output 3 of cell 1 has the type 'pyout'"),
     "metadata of a stream with content": (4, put(STREAM, "metadata", {"a": 1}), "'metadata' is not allowed in"),
@@ -219,11 +219,11 @@ def test_a_repaired_notebook_is_valid_and_differs_in_nothing_but_the_fault(name,
         differs(expected)
     for line_end in ("\n", "\r\n"):
         text = write(broken, style, line_end)
-        assert mend(text).text == text, "without --repair, only widget data is mended"
-        mended = mend(text, repair=True)
-        notebook = json.loads(mended.text)
+        assert fix(text).text == text, "without --repair, only widget data is fixed"
+        fixed = fix(text, repair=True)
+        notebook = json.loads(fixed.text)
         assert not schema_errors(copy.deepcopy(notebook))
-        assert not mended.unmended and mended.mended
+        assert not fixed.unfixed and fixed.fixed
         if differs == "ids":
             assert without_ids(notebook) == without_ids(sound)
         elif name == "tags repeated":
@@ -231,14 +231,14 @@ def test_a_repaired_notebook_is_valid_and_differs_in_nothing_but_the_fault(name,
         elif name.endswith("null") and notebook != expected:  # "" and [] both say nothing
             assert notebook == json.loads(json.dumps(expected).replace('"source": null', '"source": []'))
         else:
-            assert mended.text == write(reordered(expected, broken), style, line_end)
-        again = mend(mended.text, repair=True)
-        assert (again.text, again.mended) == (mended.text, [])
+            assert fixed.text == write(reordered(expected, broken), style, line_end)
+        again = fix(fixed.text, repair=True)
+        assert (again.text, again.fixed) == (fixed.text, [])
 
 
-@pytest.mark.parametrize("name", UNMENDED)
+@pytest.mark.parametrize("name", UNFIXED)
 def test_what_cannot_be_mended_without_loss_is_reported_and_left(name, tmp_path, capsys):
-    _, broken = break_notebook(name, UNMENDED)
+    _, broken = break_notebook(name, UNFIXED)
     assert schema_errors(copy.deepcopy(broken))
     path = tmp_path / "n.ipynb"
     path.write_text(write(broken, {"indent": 1}))
@@ -246,8 +246,8 @@ def test_what_cannot_be_mended_without_loss_is_reported_and_left(name, tmp_path,
     assert fixer.main(["--repair", str(path)]) == 1
     said = capsys.readouterr().err
     assert path.read_bytes() == old
-    line, fault = re.search(rf"^{re.escape(str(path))}:(\d+): not mended: (.*)$", said, flags=re.M).groups()
-    assert UNMENDED[name][2] in fault
+    line, fault = re.search(rf"^{re.escape(str(path))}:(\d+): not fixed: (.*)$", said, flags=re.M).groups()
+    assert UNFIXED[name][2] in fault
     assert 1 < int(line) <= old.count(b"\n") or name == "worksheets"
 
 
@@ -262,7 +262,7 @@ def test_a_report_names_each_fault_by_its_line_and_writes_nothing(name, tmp_path
     assert path.read_text() == text
     found = [re.fullmatch(rf"{re.escape(str(path))}:(\d+): (.*) \(--repair: .*\)", line) for line in said[:-1]]
     assert all(found) and found
-    assert said[-1] == "0 of 1 notebooks would be mended, 1 with faults left"
+    assert said[-1] == "0 of 1 notebooks would be fixed, 1 with faults left"
     if name in ("id before 4.5", "attachments null", "metadata of a stream"):
         key = name.split()[0]
         assert f'"{key}":' in text.splitlines()[int(found[0][1]) - 1], "the line is that of the superfluous key"
@@ -272,7 +272,7 @@ def test_report_and_repair_together_mend_and_name_what_was_mended(tmp_path, caps
     path = tmp_path / "n.ipynb"
     path.write_text(write(break_notebook("no outputs", FAULTS)[1], {"indent": 1}))
     assert fixer.main(["--report", "--repair", str(path)]) == 1
-    assert "mended: cell 4 (code) has no 'outputs': set to []" in capsys.readouterr().err
+    assert "fixed: cell 4 (code) has no 'outputs': set to []" in capsys.readouterr().err
     assert fixer.main(["--report", "--repair", str(path)]) == 0
 
 
@@ -280,9 +280,9 @@ def test_ids_follow_content_and_not_place():
     notebook = make_notebook()
     drop_ids(notebook)
     notebook["cells"].append(copy.deepcopy(notebook["cells"][0]))  # two cells of one content
-    first = json.loads(mend(json.dumps(notebook), repair=True).text)["cells"]
+    first = json.loads(fix(json.dumps(notebook), repair=True).text)["cells"]
     notebook["cells"].insert(0, {"cell_type": "markdown", "metadata": {}, "source": "new"})
-    second = json.loads(mend(json.dumps(notebook), repair=True).text)["cells"]
+    second = json.loads(fix(json.dumps(notebook), repair=True).text)["cells"]
     assert [cell["id"] for cell in first] == [cell["id"] for cell in second[1:]]
     assert len({cell["id"] for cell in second}) == 6
 
@@ -299,8 +299,8 @@ def test_a_fault_on_top_of_each_other_fault_is_mended_too():
                 FAULTS[name][1](notebook)
             except (KeyError, TypeError, AttributeError):  # the fault before it took its place away
                 continue
-        mended = mend(json.dumps(notebook, indent=1), repair=True)
-        assert not schema_errors(json.loads(mended.text)) or mended.unmended, names
+        fixed = fix(json.dumps(notebook, indent=1), repair=True)
+        assert not schema_errors(json.loads(fixed.text)) or fixed.unfixed, names
 
 
 @pytest.mark.parametrize("minor", range(6))
@@ -349,9 +349,9 @@ def test_other_major_versions_are_not_judged():
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_repaired_notebook_converts_and_shows_what_it_holds(name, html_exporter):
     _, broken = break_notebook(name, FAULTS)
-    text = mend(json.dumps(broken), repair=True).text
+    text = fix(json.dumps(broken), repair=True).text
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # nbformat warns where it has to mend something itself
+        warnings.simplefilter("error")  # nbformat warns where it has to fix something itself
         warnings.filterwarnings("ignore", message=".*(ipython|lexer|alternative text|able to be represented).*")
         page, _ = html_exporter.from_notebook_node(nbformat.reads(text, as_version=4))
     for n in range(1, 7):

@@ -2,14 +2,20 @@
 
 import csv
 import importlib
+import json
 import random
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from test_contracts import ROOT, fenced_blocks
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+import save_results  # noqa: E402
 
 # What is changed in a documented command so that it takes seconds.
 SMALLER = {"--base-model embedded": "--base-model tiny", "--model embedded": "--model tiny",
@@ -65,3 +71,15 @@ def test_the_address_is_filled_in_everywhere_by_the_documented_command(tmp_path)
         assert "your-name/your-repository" in (tmp_path / name).read_text()
     left = [path for path in ROOT.glob("docs/*.md") if "OWNER/REPOSITORY" in path.read_text()]
     assert not left and "OWNER/REPOSITORY" not in (ROOT / "environment.md").read_text()
+
+
+def test_the_result_pages_are_what_the_saved_figures_give(tmp_path):
+    """Figures are changed by saving a demo (benchmarks/save_results.py), never in a page by hand."""
+    shutil.copytree(ROOT / "docs" / "results", tmp_path / "docs" / "results")
+    shutil.copy(ROOT / "README.md", tmp_path)
+    assert save_results.write_pages(tmp_path) == []
+    shown = [figures for path in (ROOT / "docs" / "results").glob("*.json")
+             if (figures := json.loads(path.read_text()))["in_readme"]]  # fmt: skip
+    assert len(shown) == 1
+    for name in re.findall(r"\]\(([\w.-]+\.png)\)", (ROOT / "docs" / "results" / "README.md").read_text()):
+        assert (ROOT / "docs" / "results" / name).exists()

@@ -69,7 +69,7 @@ def test_another_repository_installs_the_fixer_by_address_and_its_commit_is_refu
     call(env, theirs, "git", "add", ".")
     refused = call(env, theirs, "git", "commit", "-m", "notebook")
     assert refused.returncode != 0
-    assert "colab.ipynb:1: mended: 1 widget model without 'state': kept" in refused.stdout
+    assert "colab.ipynb:1: fixed: 1 widget model without 'state': kept" in refused.stdout
     assert notebook.read_text() == FIXED
     assert call(env, theirs, "git", "log", "--oneline").stdout.count("\n") == 1, "the broken notebook was committed"
 
@@ -138,7 +138,7 @@ def test_each_of_our_own_hooks_goes_red_for_its_canary_and_green_without_it(tmp_
 
 @pytest.mark.slow
 def test_this_repository_passes_its_own_hooks(tmp_path, env):
-    """Over a copy of all files git would take from here, so that nothing here is mended by a test."""
+    """Over a copy of all files git would take from here, so that nothing here is fixed by a test."""
     folder = tmp_path / "copy"
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout.split("\0"):

@@ -1,4 +1,4 @@
-"""fix_notebook_widgets.py, judged by nbconvert itself: what it mends converts, and nothing else moves by a byte."""
+"""fix_notebook_widgets.py, judged by nbconvert itself: what it fixes converts, and nothing else moves by a byte."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import fix_notebook_widgets as fixer
 import pytest
-from linklab.notebooks.mending import mend
+from linklab.notebooks.fixing import fix
 
 SCRIPT = Path(fixer.__file__)
 STATE = "application/vnd.jupyter.widget-state+json"
@@ -127,7 +127,7 @@ def fuzz(n: int, seed: int = 7):
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "colab": {"provenance": ["ü"]}}
     for number in range(n):
         form = list(FORMS)[number % len(FORMS)]
-        widgets, mended = FORMS[form]
+        widgets, fixed = FORMS[form]
         before, after = ({key: kernel[key] for key in kernel if rng.random() < 0.5} for _ in range(2))
         notebook = make_notebook(widgets, minor=rng.randrange(6), before=before, after=after)
         if rng.random() < 0.5:  # Colab writes nbformat and metadata before the cells
@@ -138,7 +138,7 @@ def fuzz(n: int, seed: int = 7):
         def write(document, style=style, line_end=line_end, last=last):
             return (json.dumps(document, **style) + last).replace("\n", line_end).encode()
 
-        yield form, write(notebook), write(replaced(notebook, mended))
+        yield form, write(notebook), write(replaced(notebook, fixed))
 
 
 def visible_text(page: str) -> str:
@@ -197,9 +197,9 @@ def test_five_hundred_fuzzed_notebooks_convert_after_the_fixer(tmp_path, convert
 
 def test_models_without_state_stay_byte_for_byte_where_they_are(tmp_path):
     text = json.dumps(make_notebook({STATE: MODELS}), indent=1)
-    mended = mend(text).text
+    fixed = fix(text).text
     models = json.dumps(MODELS, indent=1).strip("{}").strip().replace("\n", "\n   ")
-    assert models in text and models in mended
+    assert models in text and models in fixed
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -238,7 +238,7 @@ def test_a_view_that_names_no_model_goes_and_its_text_is_shown(tmp_path, convert
 @pytest.mark.parametrize("after", [{}, {"z": {"y": []}}], ids=["nothing after", "a key after"])
 def test_a_removed_key_takes_its_comma_and_its_line_along(style, before, after):
     text = json.dumps(make_notebook({}, before=before, after=after), **style)
-    assert mend(text).text == json.dumps(make_notebook(ABSENT, before=before, after=after), **style)
+    assert fix(text).text == json.dumps(make_notebook(ABSENT, before=before, after=after), **style)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_check_says_what_would_be_mended_and_writes_nothing(tmp_path, capsys):
     old = path.read_bytes()
     assert fixer.main(["--check", str(path)]) == 1
     assert path.read_bytes() == old
-    assert f"{path}:1: would mend: 2 widget models without 'state': kept" in capsys.readouterr().err
+    assert f"{path}:1: would fix: 2 widget models without 'state': kept" in capsys.readouterr().err
     assert fixer.main([str(path)]) == 1
     assert fixer.main(["--check", str(path)]) == 0
 
@@ -373,7 +373,7 @@ def call_as_filter(data: bytes, *words: str) -> subprocess.CompletedProcess:
 def test_as_a_git_filter_it_reads_stdin_and_writes_stdout(tmp_path):
     text = json.dumps(make_notebook({STATE: MODELS}), indent=1, ensure_ascii=False).replace("\n", "\r\n")
     done = call_as_filter(text.encode())
-    assert (done.returncode, done.stdout.decode()) == (0, mend(text).text)
+    assert (done.returncode, done.stdout.decode()) == (0, fix(text).text)
     assert b"<stdin>:" in done.stderr
     again = call_as_filter(done.stdout)
     assert (again.returncode, again.stdout) == (0, done.stdout)
@@ -396,7 +396,7 @@ def test_git_itself_stores_what_the_filter_mends(tmp_path):
     text = json.dumps(make_notebook({STATE: MODELS}))
     (tmp_path / "n.ipynb").write_text(text)
     git("add", ".")
-    assert git("show", ":n.ipynb") == mend(text).text
+    assert git("show", ":n.ipynb") == fix(text).text
     assert (tmp_path / "n.ipynb").read_text() == text, "the working copy stays"
 
 

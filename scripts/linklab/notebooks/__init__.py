@@ -1,1 +1,1 @@
-"""Notebooks as text: find what stops viewers from showing them, and mend it without touching any other byte."""
+"""Notebooks as text: find what stops viewers from showing them, and fix it without touching any other byte."""

@@ -1,4 +1,4 @@
-"""What was found wrong with a notebook, and the changes that mend it."""
+"""What was found wrong with a notebook, and the changes that fix it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from linklab.notebooks.json_text import Change, Path
 
 
 class Finding(NamedTuple):
-    """One fault: of `key` of the object at `path` (or of that object), in words, with what mends it.
+    """One fault: of `key` of the object at `path` (or of that object), in words, with what fixes it.
 
-    `mend` completes a sentence ("'metadata' is not allowed: removed"). Without changes, mending would lose something.
+    `fix` completes a sentence ("'metadata' is not allowed: removed"). Without changes, fixing would lose something.
     """
 
     path: Path
     key: str | None
     fault: str
-    mend: str
+    fix: str
     changes: tuple[Change, ...]
 
 

@@ -23,7 +23,7 @@ _VERSIONS = {"version_major": "2", "version_minor": "0"}  # of the format ipywid
 
 
 def find_widget_faults(notebook: dict, treatment: str = "keep") -> list[Finding]:
-    """Return what is wrong with the widget data of a parsed notebook, mended the way `treatment` says.
+    """Return what is wrong with the widget data of a parsed notebook, fixed the way `treatment` says.
 
     keep: models stay, text is shown. text: as keep, and views that have text beside them are taken out, so that text is
     shown even where Jupyter saved working widgets. remove: `metadata.widgets` is removed.
@@ -126,8 +126,8 @@ def _say_models(n: int, where: str) -> str:
     return f"{n} widget model{'s'[: n != 1]} {where}"
 
 
-def _fault(fault: str, mend: str, changes: list[Change]) -> Finding:
-    return Finding(("metadata",), "widgets", fault, mend, tuple(changes))
+def _fault(fault: str, fix: str, changes: list[Change]) -> Finding:
+    return Finding(("metadata",), "widgets", fault, fix, tuple(changes))
 
 
 def _new_state(entries: Mapping[str, Value]) -> Members:

@@ -4,7 +4,7 @@ A place is a setting still to be found, numbered from 0: exactly one of its tria
 places are waiting trials from the start, which the storage hands out one by one. A trial whose worker was killed is
 marked as failed, and its place gets another one with the same setting, whose training goes on from its checkpoint. All
 of this is worked out anew from the storage's trials each time one is taken, so a kill at any moment leaves nothing to
-mend by hand.
+repair by hand.
 
 Who is alive: with the journal file, whoever holds the place's lock, which goes with its process. With a storage on a
 server, whoever recorded a heartbeat in the last minutes.
@@ -141,7 +141,7 @@ class Trials:
     def take(self) -> Iterator[tuple[Trial, int, int] | None]:
         """Take a waiting trial for the length of the block: (trial, its place, the claim's file); None when none waits.
 
-        Before that, what killed workers left behind is mended.
+        Before that, what killed workers left behind is cleaned up.
         """
         with contextlib.ExitStack() as kept:
             taken = None
@@ -188,7 +188,7 @@ class Trials:
         return True
 
     def _section(self) -> contextlib.AbstractContextManager:
-        """Only one process at a time mends and takes; a server's storage has no such lock, and twins are refused."""
+        """One process at a time cleans up and takes; a server's storage has no such lock, and twins are refused."""
         return hold(self.folder / ".queue") if self.shared_by_file else contextlib.nullcontext()
 
     def _mend(self) -> None:
@@ -237,7 +237,7 @@ class Trials:
                 trial = self.study.ask(distributions)
             place = trial.user_attrs.get("place")
             if place is None or place >= len(self.settings) or self._has_elder(trial, place):
-                # Another machine was faster, or mended the same place.
+                # Another machine was faster, or cleaned up the same place.
                 trial.set_user_attr("twin", True)
                 self.study.tell(trial, state=TrialState.FAIL)
                 continue

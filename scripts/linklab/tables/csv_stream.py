@@ -258,7 +258,7 @@ def _cut_blocks(path: str | Path, header: Header, on_damage: OnDamage | None) ->
 
 def damage_error(path: object, line: int, message: str) -> UserError:
     """Return the error for a row that cannot be read."""
-    advice = "" if "--encoding" in message else "; mend the line, or leave such rows out with --drop-bad-rows"
+    advice = "" if "--encoding" in message else "; fix the line, or leave such rows out with --drop-bad-rows"
     return UserError(f"{path}:{line}: {message}{advice}")
 
 

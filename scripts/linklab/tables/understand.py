@@ -547,7 +547,7 @@ def _say_kind(column: Column, scan: ColumnScan, target_kind: str | None, number_
     return said + (f", {scan.empty:,} empty" if scan.empty else "")
 
 
-# Warnings: each once, with the option that mends it.
+# Warnings: each once, with the option that fixes it.
 
 
 def _warn_of_columns(table: Table, schema: Schema, scan: Scan) -> list[str]:

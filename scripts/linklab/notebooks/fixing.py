@@ -1,4 +1,4 @@
-"""From the bytes of a notebook file to its mended text: what cannot be read is named as what it is."""
+"""From the bytes of a notebook file to its fixed text: what cannot be read is named as what it is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NOT_NOTEBOOKS = (  # first bytes -> what such a file is, and what to do
 
 
 class UnreadableNotebook(ValueError):
-    """What a file is that cannot be mended; `at` is `:line:column` where that is known."""
+    """What a file is that cannot be fixed; `at` is `:line:column` where that is known."""
 
     def __init__(self, what: str, at: str = "") -> None:
         super().__init__(what)
@@ -34,16 +34,16 @@ class Said(NamedTuple):
 
     line: int
     fault: str
-    mend: str
+    fix: str
 
 
 class Outcome(NamedTuple):
-    """The mended text, what was mended, what `repair` would mend, and what nothing here can mend without loss."""
+    """The fixed text, what was fixed, what `repair` would fix, and what nothing here can fix without loss."""
 
     text: str
-    mended: list[Said]
+    fixed: list[Said]
     repairable: list[Said]
-    unmended: list[Said]
+    unfixed: list[Said]
 
 
 def decode(data: bytes) -> str:
@@ -98,26 +98,24 @@ def _judge_text(text: str, error: json.JSONDecodeError) -> UnreadableNotebook:
     return UnreadableNotebook(f"not JSON: {error.msg}", at)
 
 
-def mend(text: str, *, widgets: str = "keep", repair: bool = False) -> Outcome:
+def fix(text: str, *, widgets: str = "keep", repair: bool = False) -> Outcome:
     """Return a notebook's text with its widget data treated (see `widgets.find_widget_faults`), and what was done.
 
     With `repair`, also with what nbformat 4 asks for, wherever that loses nothing. Done twice is done once.
     """
-    mended: list[Said] = []
-    for _ in range(
-        _MOST_PASSES
-    ):  # mending may uncover a fault: of a key written twice, or of what was put in its place
+    fixed: list[Said] = []
+    for _ in range(_MOST_PASSES):  # fixing may uncover a fault: of a key written twice, or of what was put in its place
         notebook, source = json.loads(text.removeprefix(BOM)), JsonText(text)
         of_widgets, of_format = find_widget_faults(notebook, widgets), find_format_faults(notebook)
         mendable = [found for found in of_format if found.changes]
         now = of_widgets + (mendable if repair else [])
         if not now:
             rest = [] if repair else [_say(source, found) for found in mendable]
-            return Outcome(text, mended, rest, [_say(source, found) for found in of_format if not found.changes])
-        mended += sorted(_say(source, found) for found in now)
+            return Outcome(text, fixed, rest, [_say(source, found) for found in of_format if not found.changes])
+        fixed += sorted(_say(source, found) for found in now)
         text = source.apply(change for found in now for change in found.changes)
-    raise AssertionError(f"not mended after {_MOST_PASSES} passes: {mended[-1]}")
+    raise AssertionError(f"not fixed after {_MOST_PASSES} passes: {fixed[-1]}")
 
 
 def _say(source: JsonText, found: Finding) -> Said:
-    return Said(source.line(found.path, found.key), found.fault, found.mend)
+    return Said(source.line(found.path, found.key), found.fault, found.fix)
