@@ -101,8 +101,8 @@ def generate(scorer, examples, size: int) -> dict[str, str]:
 def brute_force(scorer, examples, size: int, separator: str) -> dict[str, dict[str, float]]:
     """Return each row's log-probability of every legal channel from a forward pass over prompt + channel."""
     import torch
-    from linklab.inference.tries import needs_end
     from linklab.models.chat import encode_prompt
+    from linklab.models.tries import needs_end
 
     asked = []
     for example in examples:

@@ -81,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
         out_dir.check(folder, **owner)
     task, read = open_source(args)
     rows = read_rows(settings, task, read, source_files(args))
+    settings = settings.fit_batch(len(rows.train), sum(len(row.answered) for row in rows.train))
     say_table(task)
     if settings.dry_run:  # leaves nothing behind
         with tempfile.TemporaryDirectory() as scratch:
@@ -149,16 +150,12 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
 
 
 def read_rows(settings: TrainingSettings, task: Task, read: Reader, inputs: dict) -> Rows:
-    """Return the rows to train and judge on; raises a UserError where they do not fill a batch."""
+    """Return the rows to train and judge on."""
     from linklab.metrics.row_scores import hash_rows
     from linklab.tasks.input_checks import describe_inputs
 
     train = read("train", settings.max_rows)
     validation = read("validation", settings.validation_rows or min(100, max(40, len(train) // 10)))
-    questions = sum(len(row.answered) for row in train) if settings.batch_of == "questions" else len(train)
-    if questions < settings.per_device_batch_size:
-        raise UserError(f"{questions} training rows for a batch of {settings.per_device_batch_size}: "
-                        f"get more rows or lower --per-device-batch-size")  # fmt: skip
     if settings.dry_run:
         say(f"rows in all: {len(read('train', None)):,} training, {len(read('validation', None)):,} validation, "
             f"{len(read('test', None)):,} test (never seen in training)")  # fmt: skip

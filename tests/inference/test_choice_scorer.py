@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from linklab.inference import choice_scorer, number_distributions, row_answers, tries
-from linklab.models import tiny
+from linklab.inference import choice_scorer, number_distributions, row_answers
+from linklab.models import tiny, tries
 from linklab.models.chat import encode_answer, encode_prompt
 from linklab.tasks.examples import read_examples
 from linklab.tasks.task import make_task

@@ -54,7 +54,8 @@ def stand_in(ledger, fails=lambda args: 0, pause_s=0.0):
         time.sleep(pause_s)
         if stem == "finetune_gemma_from_csv":
             files.write_text(folder / "model" / "rows", f"{args.max_rows} {args.seed}", force=True)
-            settings = {name: getattr(args, name) for name in ("per_device_batch_size", "gradient_accumulation_steps")}
+            settings = {"per_device_batch_size": args.per_device_batch_size or 8,
+                        "gradient_accumulation_steps": args.gradient_accumulation_steps}  # fmt: skip
             facts = {"seconds": 3.0 + 0.5 * (args.max_steps or 0), "peak_memory_mb": 900.0, "settings": settings,
                      "rows": 1, "items": 1}  # fmt: skip
             files.write_json(folder / "metrics.json", facts, force=True)

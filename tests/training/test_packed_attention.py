@@ -20,18 +20,28 @@ def make_items(lengths, vocab, seed=0):
 
 
 def hidden_of_rows(model, items):
-    """Return the last hidden states of packed rows, (all tokens, hidden)."""
+    """Return the last hidden states of packed rows, (all tokens, hidden), row by row."""
     batch = answer_loss.AnswerCollator(0)(items)
-    ids, positions, rows = packed_attention.pack(batch["input_ids"], batch["attention_mask"])
+    ids, positions, rows, places = packed_attention.pack(batch["input_ids"], batch["attention_mask"])
     return model.model(
         input_ids=ids, position_ids=positions, packed_rows=rows, use_cache=False,
         attention_mask={"full_attention": None, "sliding_attention": None},
-    ).last_hidden_state[0]  # fmt: skip
+    ).last_hidden_state[0][places]  # fmt: skip
 
 
+def with_common_beginnings(items):
+    """Let rows begin alike: two with all they have in common, one with some of it, one twice."""
+    first = items[0]["input_ids"]
+    for item, shared in zip(items[1:], (5, 12, 30, 0), strict=True):
+        item["input_ids"][:shared] = first[:shared]
+    return [*items, items[2]]
+
+
+@pytest.mark.parametrize("block", [1, 60, 10_000])  # each row alone; some rows together; all of them
 @pytest.mark.parametrize("window", [512, 16, 5])
-def test_packed_rows_are_what_transformers_computes_on_each_alone(window, tokenizer):
-    items = make_items([40, 7, 16, 17, 61], len(tokenizer))
+def test_packed_rows_are_what_transformers_computes_on_each_alone(window, block, tokenizer, monkeypatch):
+    monkeypatch.setattr(packed_attention, "BLOCK", block)
+    items = with_common_beginnings(make_items([40, 7, 16, 37, 61], len(tokenizer)))
     plain = tiny.build_model(tokenizer, sliding_window=window).eval()
     packed = tiny.build_model(tokenizer, sliding_window=window).eval()
     packed_attention.use_row_attention(packed)
@@ -62,10 +72,25 @@ def test_padding_on_either_side_gives_the_loss_of_the_unpadded_row(tokenizer):
     assert losses[1:] == [losses[0]] * 3
 
 
-def test_pack_drops_the_padding_and_counts_positions_from_each_rows_start():
-    ids = torch.tensor([[0, 0, 7, 8], [4, 5, 6, 9], [3, 0, 0, 0]])
-    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]])
-    packed, positions, rows = packed_attention.pack(ids, mask)
-    assert packed.tolist() == [[7, 8, 4, 5, 6, 9, 3]]
-    assert positions.tolist() == [[0, 1, 0, 1, 2, 3, 0]]
-    assert rows.lengths == [2, 4, 1]
+def test_pack_drops_the_padding_and_keeps_once_what_rows_begin_with():
+    ids = torch.tensor([[0, 0, 7, 8], [7, 8, 6, 9], [3, 0, 0, 0], [7, 5, 8, 0]])
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0]])
+    packed, positions, rows, places = packed_attention.pack(ids, mask)
+    assert packed.tolist() == [[7, 8, 6, 9, 3, 5, 8]]
+    assert positions.tolist() == [[0, 1, 2, 3, 0, 1, 2]]
+    assert places.tolist() == [0, 1, 0, 1, 2, 3, 4, 0, 5, 6]
+    assert rows.lengths == [7]
+
+
+def test_a_branch_goes_on_from_the_header_and_rows_of_one_header_share_it(monkeypatch):
+    ids, branches = torch.tensor([[1, 2, 3, 4, 3], [1, 2, 3, 5, 6]]), torch.tensor([[0, 0, 1, 1, 2], [0, 0, 1, 2, 2]])
+    packed, positions, rows, places = packed_attention.pack(ids, torch.ones_like(ids), branches)
+    assert packed.tolist() == [[1, 2, 3, 4, 5, 6]]
+    assert positions.tolist() == [[0, 1, 2, 3, 2, 3]]
+    assert places.tolist() == [0, 1, 2, 3, 2, 0, 1, 2, 4, 5]
+    assert packed_attention.seen_nodes(rows.blocks[0], None).int().tolist() == [
+        [1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0],
+        [1, 1, 0, 0, 1, 0], [1, 1, 0, 0, 1, 1],
+    ]  # fmt: skip
+    monkeypatch.setattr(packed_attention, "BLOCK", 9)
+    assert packed_attention.pack(ids, torch.ones_like(ids), branches)[2].lengths == [4, 5]

@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
-from linklab.inference.tries import Trie, build_trie, inner_part
 from linklab.models.architecture import attention_masks, cap_logits, decoder_of, head_of, text_config
 from linklab.models.chat import end_token
 from linklab.models.load import device_name
+from linklab.models.tries import Trie, build_trie, inner_part
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Task
 
@@ -113,10 +113,35 @@ class ChoiceScorer:
         cache.valid, cache.positions = cache.valid[:, :keys], cache.positions[:, :keys]
         cache.lengths, cache.last = list(lengths), last
 
-    def forward(self, cache: PromptCache, tries: Sequence[Trie], *, keep: bool) -> Any:
+    def read_side_by_side(
+        self, cache: PromptCache, tokens: Sequence[Sequence[int]], ancestors: Sequence[Sequence[Sequence[int]]]
+    ) -> tuple[Any, list[list[int]]]:
+        """Read one further token of each of a row's beginnings; return their states and their keys' columns.
+
+        A token sees what was read by all, itself and its beginning, whose keys stand in `cache` in the columns
+        `ancestors`, as many for all. The states are (all tokens, hidden). Nothing else will see the new keys.
+        """
+        import torch
+
+        depth = next(len(own) for row in ancestors for own in row) + 1
+        tries = [Trie(list(row), [-1] * len(row), [depth] * len(row), []) for row in tokens]
+        before = cache.valid
+        hidden = self.forward(cache, tries, keep=True, ancestors=ancestors)
+        cache.valid = torch.cat([before, torch.zeros(hidden.shape[:2], dtype=torch.bool)], dim=1)
+        firsts = [hidden.shape[1] - len(row) for row in tokens]
+        columns = [
+            [before.shape[1] + first + i for i in range(len(row))] for first, row in zip(firsts, tokens, strict=True)
+        ]
+        return torch.cat([hidden[r, first:] for r, first in enumerate(firsts)]), columns
+
+    def forward(
+        self, cache: PromptCache, tries: Sequence[Trie], *, keep: bool,
+        ancestors: Sequence[Sequence[Sequence[int]]] | None = None,
+    ) -> Any:  # fmt: skip
         """Return the hidden states (rows, longest, hidden) of tries read after `cache`, each at the right end.
 
-        With `keep` they become part of what was read, which only makes sense for tries that are chains.
+        With `keep` they become part of what was read, which only makes sense for tries that are chains. `ancestors`
+        are columns of `cache` that a trie's token (rows, tokens) sees beside what the whole row sees.
         """
         import torch
 
@@ -139,6 +164,9 @@ class ChoiceScorer:
                     among[r, first + node, first + node] = True
         padding = ~valid
         seen = cache.valid[:, None, :] & valid[:, :, None]
+        for r, row in enumerate(ancestors or ()):
+            for at, columns in enumerate(row, start=longest - len(row)):
+                seen[r, at, columns] = True
         # A query that may see nothing gives no number, so padding sees itself.
         among |= torch.diag_embed(padding)
         allowed = torch.cat([seen, among], dim=2)

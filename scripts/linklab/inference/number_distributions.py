@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from linklab.inference.tries import build_trie
 from linklab.tables.schema import Column
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def distributions(
     headed = torch.tensor(list(columns), device=scorer.device)
     stops = [[columns[token] for token in sorted(ends.union(own))] for own in next_tokens]
     found: list[dict[str, float]] = [{} for _ in starts]
-    seen: list[list[tuple[int, ...]]] = [[] for _ in starts]  # beginnings the model has read, of each row
+    keys: list[dict[tuple[int, ...], list[int]]] = [{(): []} for _ in starts]  # where a beginning's keys are cached
     live: list[list[tuple]] = [[((), writer.start, 1.0)] for _ in starts]  # (tokens, text, probability) to be followed
     states = cache.last
     while True:
@@ -119,11 +118,11 @@ def distributions(
                 _add(found[r], writer.number(text), probability * end / total)
                 shares = [probability * row[columns[token]] / total for token, _ in nexts]
                 longer += [((*tokens, token), more, share) for (token, more), share in zip(nexts, shares, strict=True)]
-            live[r] = _to_follow(writer, longer, found[r], len(seen[r]) < read_at_most)[:most]
+            live[r] = _to_follow(writer, longer, found[r], len(keys[r]) <= read_at_most)[:most]
             live[r] = [one for one in live[r] if one[2] > live[r][0][2] * smallest]
         if not any(live):
             break
-        states = _read_beginnings(scorer, cache, seen, live)
+        states = _read_beginnings(scorer, cache, keys, live)
     scorer.rewind(cache, *back_to)
     return [{text: p / sum(row.values()) for text, p in row.items()} if sum(row.values()) else {} for row in found]
 
@@ -146,21 +145,18 @@ def _add(found: dict[str, float], text: str, probability: float) -> None:
 
 
 def _read_beginnings(
-    scorer: ChoiceScorer, cache: PromptCache, seen: list[list[tuple[int, ...]]], live: list[list[tuple]]
+    scorer: ChoiceScorer, cache: PromptCache, keys: list[dict[tuple[int, ...], list[int]]], live: list[list[tuple]]
 ) -> Any:
-    """Return the states (all live beginnings, hidden) after the last token of each row's live beginnings."""
-    import torch
+    """Return the states (all live beginnings, hidden) after the last token of each row's live beginnings.
 
-    for own, beginnings in zip(seen, live, strict=True):
-        own += [tokens for tokens, _, _ in beginnings]
-    tries = [build_trie(own if beginnings else []) for own, beginnings in zip(seen, live, strict=True)]
-    hidden = scorer.forward(cache, tries, keep=False)
-    states = []
-    for r, (trie, beginnings) in enumerate(zip(tries, live, strict=True)):
-        first = hidden.shape[1] - len(trie.tokens)
-        last = trie.leaves[len(trie.leaves) - len(beginnings) :]
-        states += [hidden[r, first + path[-1]] for path in last]
-    return torch.stack(states)
+    All but that token was read before. `keys` holds the columns of each read beginning's tokens in `cache`.
+    """
+    own = [[tokens for tokens, _, _ in beginnings] for beginnings in live]
+    ancestors = [[read[tokens[:-1]] for tokens in row] for read, row in zip(keys, own, strict=True)]
+    states, columns = scorer.read_side_by_side(cache, [[tokens[-1] for tokens in row] for row in own], ancestors)
+    for read, row, before, new in zip(keys, own, ancestors, columns, strict=True):
+        read.update((tokens, [*old, column]) for tokens, old, column in zip(row, before, new, strict=True))
+    return states
 
 
 class _Writer:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from linklab.cli import UserError, say
 from linklab.inference import choice_answers, number_distributions
 from linklab.inference.choice_scorer import ANY_NEXT, ChoiceScorer, PromptCache
-from linklab.inference.tries import needs_end, written_scores
 from linklab.models.chat import encode_prompt
+from linklab.models.tries import needs_end, written_scores
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Target, Task
 

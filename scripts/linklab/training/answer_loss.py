@@ -91,14 +91,14 @@ def _answer_only(
         hidden = _read_padded(model, input_ids, attention_mask, position_ids, branches)
     else:
         read = real.bool() & (wanted | (labels == IGNORED))  # nothing is read from an answer's last token
-        packed, positions, rows = packed_attention.pack(input_ids, read, position_ids, branches)
+        packed, positions, rows, places = packed_attention.pack(input_ids, read, branches)
         no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool)  # never looked at: each row has its own
         hidden = decoder_of(model)(
             input_ids=packed, position_ids=positions, packed_rows=rows, use_cache=False,
             attention_mask=attention_masks(model, no_mask, no_mask),
         ).last_hidden_state  # fmt: skip
-        wanted = wanted[read][None]
-    count = wanted.sum() if num_items_in_batch is None else num_items_in_batch
+        hidden, wanted = hidden[0], places[wanted[read]]
+    count = len(answers) if num_items_in_batch is None else num_items_in_batch
     if model.training and head_loss.can_fuse(model, input_ids):
         return CausalLMOutput(loss=head_loss.total(hidden[wanted], head_of(model).weight, answers) / count)
     logits = head_of(model)(hidden[wanted])  # (answer tokens, vocab): two axes, so no weight is copied

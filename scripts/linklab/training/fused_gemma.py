@@ -67,14 +67,14 @@ def _run_layer(layer: Any, x: Tensor, position_embeddings: tuple[Tensor, Tensor]
     n_tokens, head_dim = x.shape[1], attention.head_dim
     half = head_dim // 2  # cosines and sines come twice, once per half of the pairs
     cos, sin = (part[0, :, None, :half].float() for part in position_embeddings)
-    lengths, biases = rows.blocks(attention.sliding_window)
+    biases = rows.biases(attention.sliding_window)
     compute = attention.q_proj.get_base_layer().weight.dtype
 
     h = norm(x[0], layer.input_layernorm, compute)
     q, k, v = fused_lora.multiply(h, attention.q_proj, attention.k_proj, attention.v_proj)
     q = norm(q.view(n_tokens, -1, head_dim), attention.q_norm, compute)
     k = norm(k.view(n_tokens, -1, head_dim), attention.k_norm, compute)
-    o = attend(q, k, v.view(n_tokens, -1, head_dim), cos, sin, biases, lengths, attention.scaling)
+    o = attend(q, k, v.view(n_tokens, -1, head_dim), cos, sin, biases, rows.lengths, attention.scaling)
     (o,) = fused_lora.multiply(o.reshape(n_tokens, -1), attention.o_proj)
     x = x[0] + norm(o, layer.post_attention_layernorm, torch.float32)
 

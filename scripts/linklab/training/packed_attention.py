@@ -1,11 +1,12 @@
-"""Padding-free batches: the rows of a batch end to end in one sequence, each attending to itself alone.
+"""Batches without padding, in which what rows have in common is read once.
 
 Rows of links have 60 to 300 tokens, so a batch of 8 is 30 % padding, and a CPU pays for every padded token. Packed, the
-linear layers see real tokens only and attention runs row by row. A GPU keeps the padded batch: one launch for all rows
-is worth more there than the padding costs.
+linear layers see real tokens only and attention runs block by block. The rows of a block form a tree: tokens that begin
+several of them stand there once (of 16 short questions a third), and a token sees itself and those it goes on from. A
+GPU keeps the padded batch: one launch for all rows is worth more there than the padding costs.
 
-A row may have branches, one per choice asked about: each sees the header all share and itself, so the header is
-computed once. `branches` says where each token belongs: 0 for the header, 1, 2, ... for the branches.
+A row may have branches, one per choice asked about: each sees the header all share and itself. `branches` says where
+each token belongs: 0 for the header, 1, 2, ... for the branches.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
+from linklab.models.tries import Trie, build_trie
+
 if TYPE_CHECKING:
     from torch import Tensor
 
 ATTENTION = "rows_sdpa"
-BLOCK = 256  # tokens of rows that share one product of scores
+BLOCK = 384  # tokens of rows that share one product of scores, unless a row alone has more
 
 
 def use_row_attention(model: Any) -> None:
@@ -32,49 +35,47 @@ def use_row_attention(model: Any) -> None:
 
 
 class PackedRows:
-    """Rows end to end in one sequence: how long each is, and which of its tokens each token sees."""
+    """Blocks of rows end to end in one sequence: how long each is, and which of its tokens each token sees."""
 
-    def __init__(self, positions: list[Tensor], branches: list[Tensor]) -> None:
-        """`positions` and `branches` hold a tensor (tokens,) per row."""
-        self.positions, self.branches = positions, branches
-        self.lengths = [len(row) for row in positions]
+    def __init__(self, blocks: list[Trie]) -> None:
+        self.blocks = blocks
+        self.lengths = [len(block.tokens) for block in blocks]
         self.masks = functools.cache(self._masks)  # all layers of one kind share them
-        self.blocks = functools.cache(self._blocks)
+        self.biases = functools.cache(self._biases)
 
     def _masks(self, window: int | None) -> list[Tensor | None]:
-        """Return per row its mask (tokens, tokens), True where seen; None where a token sees all before it."""
+        """Return per block its mask (tokens, tokens), True where seen; None where a token sees all before it."""
         return [
-            seen_tokens(branches[None], positions[None], window)[0]
-            if _needs_mask(branches, positions, window)
-            else None
-            for branches, positions in zip(self.branches, self.positions, strict=True)
+            None if is_chain(block) and (window is None or len(block.tokens) <= window) else seen_nodes(block, window)
+            for block in self.blocks
         ]
 
-    def _blocks(self, window: int | None) -> tuple[list[int], list[Tensor]]:
-        """Return blocks of neighbouring rows: the tokens of each, and what is added to its scores (tokens, tokens).
-
-        That is 0 where a token is seen, else minus infinity. A block holds a long row, or short ones up to BLOCK
-        tokens: what their scores waste is less than a call per row.
-        """
+    def _biases(self, window: int | None) -> list[Tensor]:
+        """Return what is added to each block's scores (tokens, tokens): 0 where a token is seen, else -infinity."""
         import torch
 
-        blocks: list[list[int]] = []
-        for row, length in enumerate(self.lengths):
-            if blocks and sum(self.lengths[i] for i in blocks[-1]) + length <= BLOCK:
-                blocks[-1].append(row)
-            else:
-                blocks.append([row])
-        biases = []
-        for rows in blocks:
-            branches, positions = (torch.cat([part[i] for i in rows]) for part in (self.branches, self.positions))
-            owner = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([self.lengths[i] for i in rows]))
-            seen = seen_tokens(branches[None], positions[None], window)[0] & (owner[:, None] == owner)
-            biases.append(torch.zeros(seen.shape).masked_fill_(~seen, -math.inf))
-        return [len(bias) for bias in biases], biases
+        masks = (seen_nodes(block, window) for block in self.blocks)
+        return [torch.zeros(mask.shape).masked_fill_(~mask, -math.inf) for mask in masks]
 
 
-def _needs_mask(branches: Tensor, positions: Tensor, window: int | None) -> bool:
-    return bool(branches.any()) or (window is not None and len(positions) > window)
+def is_chain(trie: Trie) -> bool:
+    """Say whether every token goes on from the one before it."""
+    return trie.parents == list(range(-1, len(trie.parents) - 1))
+
+
+def seen_nodes(trie: Trie, window: int | None) -> Tensor:
+    """Return (tokens, tokens), True where a token is another or goes on from it, no further back than `window`."""
+    import numpy as np
+    import torch
+
+    seen = np.eye(len(trie.tokens), dtype=bool)
+    for node, parent in enumerate(trie.parents):
+        if parent >= 0:
+            seen[node] |= seen[parent]
+    if window is not None:
+        depths = np.array(trie.depths)
+        seen &= depths[:, None] - depths < window
+    return torch.from_numpy(seen)
 
 
 def seen_tokens(branches: Tensor, positions: Tensor, window: int | None) -> Tensor:
@@ -105,20 +106,51 @@ def padded_masks(
 
 
 def pack(
-    input_ids: Tensor, attention_mask: Tensor, positions: Tensor | None = None, branches: Tensor | None = None
-) -> tuple[Tensor, Tensor, PackedRows]:
-    """Return (input_ids (1, all tokens), position_ids (1, all tokens), rows) without the padding.
+    input_ids: Tensor, attention_mask: Tensor, branches: Tensor | None = None
+) -> tuple[Tensor, Tensor, PackedRows, Tensor]:
+    """Return (input_ids (1, tokens), position_ids (1, tokens), rows, places) without the padding.
 
-    All arguments are (rows, tokens); padding may be on either side. Without `positions` tokens count up from 0.
+    `places` (all real tokens) says where each stands in the sequence, row by row. The arguments are (rows, tokens);
+    padding may be on either side.
     """
     import torch
 
     real = attention_mask.bool()
-    positions = real.cumsum(1) - 1 if positions is None else positions
     branches = torch.zeros_like(input_ids) if branches is None else branches
-    lengths = real.sum(1).tolist()
-    packed = PackedRows(list(positions[real].split(lengths)), list(branches[real].split(lengths)))
-    return input_ids[real][None], positions[real][None], packed
+    blocks: list[list[tuple[list[int], list[int]]]] = []  # rows as (tokens, branches)
+    room = 0
+    for tokens, own, mask in zip(input_ids, branches, real, strict=True):
+        row = tokens[mask].tolist(), own[mask].tolist()
+        if len(row[0]) > room:
+            blocks.append([])
+            room = BLOCK
+        room -= len(row[0])
+        blocks[-1].append(row)
+    tries, places, start = [], [], 0
+    for rows in blocks:
+        questions = [_questions_of(*row) for row in rows]
+        trie = build_trie([question for own in questions for question in own])
+        paths = iter(trie.leaves)
+        for own, (_, branch) in zip(questions, rows, strict=True):
+            shared = branch.count(0) if len(own) > 1 else 0
+            for number in range(len(own)):
+                path = next(paths)
+                places += [start + node for node in (path if number == 0 else path[shared:])]
+        tries.append(trie)
+        start += len(trie.tokens)
+    ids = [token for trie in tries for token in trie.tokens]
+    positions = [depth - 1 for trie in tries for depth in trie.depths]
+    return torch.tensor([ids]), torch.tensor([positions]), PackedRows(tries), torch.tensor(places)
+
+
+def _questions_of(tokens: list[int], branches: list[int]) -> list[list[int]]:
+    """Return every branch behind the header: 1 2 | 3 | 4 5 -> [1, 2, 3], [1, 2, 4, 5]."""
+    shared = branches.count(0)
+    if shared == len(tokens):
+        return [tokens]
+    ends = [i for i in range(shared + 1, len(tokens)) if branches[i] != branches[i - 1]]
+    starts = [shared, *ends]
+    return [tokens[:shared] + tokens[start:end] for start, end in zip(starts, [*ends, len(tokens)], strict=True)]
 
 
 def _attend(

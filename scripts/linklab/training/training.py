@@ -91,7 +91,7 @@ def make_trainer(
         num_train_epochs=settings.epochs,
         max_steps=settings.max_steps or -1,
         per_device_train_batch_size=settings.per_device_batch_size,
-        per_device_eval_batch_size=settings.per_device_batch_size * 2,
+        per_device_eval_batch_size=settings.per_device_batch_size * (1 if len(train) > train.n_rows else 2),  # in rows
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.lr_schedule,
