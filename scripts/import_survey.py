@@ -22,7 +22,7 @@ from pathlib import Path
 from linklab import cli, files
 from linklab.cli import UserError, say
 from linklab.links import field_rows
-from linklab.manifest import add_manifest, check_out_files, manifest_beside
+from linklab.manifest import check_out_files, manifest_beside, write_manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,8 +103,8 @@ def run(args: argparse.Namespace) -> None:
             writer = csv.DictWriter(handle, list(row), lineterminator="\n")
             writer.writeheader()
             writer.writerow(row)
-        add_manifest(
-            together, manifest_beside(settings.out), script=__file__, argv=args.argv, seed=None,
+        write_manifest(
+            manifest_beside(settings.out), together=together, script=__file__, argv=args.argv, seed=None,
             inputs=dict.fromkeys(filter(None, reads)), outputs={settings.out: 1},
         )  # fmt: skip
     say(f"wrote {settings.out}: one link with channels {row['available_channels_mhz']}")

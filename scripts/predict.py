@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from linklab import cli, files
 from linklab.cli import UserError, say
-from linklab.manifest import add_manifest, check_out_files, manifest_beside
+from linklab.manifest import check_out_files, manifest_beside, write_manifest
 
 if TYPE_CHECKING:
     from linklab.inference.choice_answers import RowScores
@@ -252,8 +252,8 @@ def save_answers(args: argparse.Namespace, task: Task, header: Sequence[str], an
         with files.FileSet(force=args.force) as together:
             with together.open(args.out) as handle:
                 write_answers(handle, task, header, answered)
-            add_manifest(
-                together, manifest_beside(args.out), script=__file__, argv=args.argv, seed=None, inputs=inputs,
+            write_manifest(
+                manifest_beside(args.out), together=together, script=__file__, argv=args.argv, seed=None, inputs=inputs,
                 outputs={args.out: len(answered)},
             )  # fmt: skip
     failed = sum(one.prediction["error"] is not None for one in answered)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from linklab import cli, files
 from linklab.cli import UserError, say
-from linklab.manifest import MANIFEST, add_manifest
+from linklab.manifest import MANIFEST, write_manifest
 
 if TYPE_CHECKING:
     from linklab.studies.options import CurveSettings
@@ -170,9 +170,9 @@ def write_results(
             with together.open(folder / name, binary=True) as handle:
                 handle.write(png)
         outputs = [folder / "study.json", *together.aside]
-        add_manifest(
-            together, folder / MANIFEST, script=__file__, argv=argv, seed=None, inputs=source_files(settings.source),
-            outputs=dict.fromkeys(outputs),
+        write_manifest(
+            folder / MANIFEST, together=together, script=__file__, argv=argv, seed=None,
+            inputs=source_files(settings.source), outputs=dict.fromkeys(outputs),
             extra={"runs": len(planned), "points": len(points), "findings": findings},
         )  # fmt: skip
     for found in curves:

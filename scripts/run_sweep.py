@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from linklab import cli
 from linklab.cli import UserError, say
-from linklab.manifest import MANIFEST, add_manifest
+from linklab.manifest import MANIFEST, write_manifest
 
 if TYPE_CHECKING:
     from linklab.studies.options import SweepSettings
@@ -186,9 +186,9 @@ def write_results(study: SweepSettings, argv: list[str], folder: Path, trials: T
             with together.open(folder / name, binary=True) as handle:
                 handle.write(png)
         outputs = [folder / "study.json", *together.aside]
-        add_manifest(
-            together, folder / MANIFEST, script=__file__, argv=argv, seed=study.seed, inputs=source_files(study.source),
-            outputs=dict.fromkeys(outputs), extra={"trials": len(trials.settings)},
+        write_manifest(
+            folder / MANIFEST, together=together, script=__file__, argv=argv, seed=study.seed,
+            inputs=source_files(study.source), outputs=dict.fromkeys(outputs), extra={"trials": len(trials.settings)},
         )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from linklab import cli, files, manifest
-from linklab.manifest import add_manifest, check_out_files, manifest_beside
+from linklab.manifest import check_out_files, manifest_beside, write_manifest
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,8 +83,8 @@ def run(args: argparse.Namespace) -> int:
                 handle.write(files.json_text(report))
         outputs = {args.report: None, args.violations: report["violations"]}
         if outputs := {Path(path): rows for path, rows in outputs.items() if path}:
-            add_manifest(
-                together, manifest_beside(next(iter(outputs))), script=__file__, argv=args.argv, seed=None,
+            write_manifest(
+                manifest_beside(next(iter(outputs))), together=together, script=__file__, argv=args.argv, seed=None,
                 inputs=inputs, outputs=outputs,
                 extra={"verdict": report["verdict"], "check_failed": not report["clean"]},
             )  # fmt: skip

@@ -65,6 +65,9 @@ def test_a_fault_nobody_foresaw_is_one_line_too_and_a_traceback_on_demand(capsys
 @pytest.mark.parametrize(
     ("text", "masked"),
     [
+        ("https:/me:sec/ret@host/in.csv: no such file", "https:/me:***@host/in.csv: no such file"),
+        ("git clone https://ghp_0123@github.com/a/b", "git clone https://***@github.com/a/b"),
+        ("see https://github.com/a/b, ask me@host", "see https://github.com/a/b, ask me@host"),
         ("postgresql://me:pa55@db/x", "postgresql://me:***@db/x"),
         ("mysql+pymysql://me:p:a/5@db", "mysql+pymysql://me:***@db"),
         ("db?password=pa55&x=1", "db?password=***&x=1"),

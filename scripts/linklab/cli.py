@@ -93,7 +93,9 @@ def make_parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 _SECRETS = (
-    (re.compile(r"(\w[\w+.-]*://[^\s/:@]*:)[^\s@]+@"), r"\1***@"),  # scheme://user:password@host
+    # scheme://user:password@host; a path made of it has one slash less
+    (re.compile(r"(\w[\w+.-]*:/{1,2}[^\s/:@]*:)[^\s@]+@"), r"\1***@"),
+    (re.compile(r"(\w[\w+.-]*://)[^\s/:@]+@"), r"\1***@"),  # scheme://token@host
     (re.compile(r"(?i)\b((?:[\w-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key)|pwd)=)[^\s&;,'\"]+"),
      r"\1***"),
     (re.compile(r"\bhf_[A-Za-z0-9_]{6,}"), "hf_***"),

@@ -20,6 +20,7 @@ from typing import Any
 from linklab.cli import UserError, mask_secrets, say
 from linklab.files import (
     FileSet,
+    atomic_write,
     check_out_file,
     fsync_file,
     fsync_folder,
@@ -32,7 +33,6 @@ from linklab.files import (
     sha256_file,
     swap,
     umask,
-    write_json,
 )
 from linklab.locks import only_writer
 
@@ -68,20 +68,19 @@ def commit() -> str | None:
 
 
 def describe_files(
-    paths: PathRows,
-    base: Path | None = None,
-    aside: Mapping[Path, Path] = MappingProxyType({}),
+    paths: PathRows, base: Path | None = None, aside: Mapping[Path, Path] = MappingProxyType({})
 ) -> list[dict]:
     """Return path, SHA-256, size in bytes and rows of each file; a folder stands for every file below it.
 
-    `aside` says where the bytes of a file are that has not appeared yet (`FileSet.aside`).
+    Paths are named relative to `base`. `aside` says where the bytes of a file are that has not appeared yet
+    (`FileSet.aside`).
     """
     entries = []
     for path, rows in paths.items():
         path = Path(path)
         members = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for member in members:
-            name = member.relative_to(base) if base else member
+            name = Path(os.path.relpath(member, base)) if base else member
             there = aside.get(member, member)
             entry = {"path": name.as_posix(), "sha256": sha256_file(there), "bytes": there.stat().st_size}
             entries.append(entry | ({"rows": rows} if rows is not None and member == path else {}))
@@ -89,7 +88,7 @@ def describe_files(
 
 
 def write_manifest(
-    folder: str | os.PathLike,
+    place: str | os.PathLike,
     *,
     script: str,
     argv: list[str],
@@ -97,34 +96,21 @@ def write_manifest(
     inputs: PathRows,
     outputs: PathRows,
     extra: Mapping | None = None,
+    together: FileSet | None = None,
 ) -> Path:
-    """Write the manifest of a finished stage into its folder: see `make_manifest`.
+    """Write what was asked, what was read, what came out, and when; returns the manifest's path.
 
-    Written last, so that a folder with a manifest is a complete one.
+    `place` is the manifest, or the folder of a finished stage. Written last, so that a folder with a manifest is a
+    complete one. `inputs` and `outputs` map a path to its rows (None where rows mean nothing). Outputs are named
+    relative to the manifest's folder. With `together` it is the last file of that set: outputs may lie elsewhere, and
+    stand in `extra` then; one that the set does not hold was there before.
     """
-    value = make_manifest(folder, script=script, argv=argv, seed=seed, inputs=inputs, outputs=outputs, extra=extra)
-    write_json(Path(folder) / MANIFEST, value, force=True)
-    return Path(folder) / MANIFEST
-
-
-def make_manifest(
-    folder: str | os.PathLike,
-    *,
-    script: str,
-    argv: list[str],
-    seed: int | None,
-    inputs: PathRows,
-    outputs: PathRows,
-    extra: Mapping | None = None,
-    aside: Mapping[Path, Path] = MappingProxyType({}),
-) -> dict:
-    """Return what a manifest says: what was asked, what was read, what came out, and when.
-
-    `inputs` and `outputs` map a path to its rows (None where rows mean nothing). Outputs lie below `folder`, and are
-    named relative to it.
-    """
-    folder = Path(folder)
-    return {
+    path = Path(place) / MANIFEST if Path(place).is_dir() else Path(place)
+    folder, real = path.parent, os.path.realpath(path.parent)
+    aside = together.aside if together else {}
+    below = {output: rows for output, rows in outputs.items() if Path(os.path.realpath(output)).is_relative_to(real)}
+    elsewhere = describe_files({output: rows for output, rows in outputs.items() if output not in below}, aside=aside)
+    value = {
         "script": Path(script).name,
         "argv": [mask_secrets(word) for word in argv],
         "seed": seed,
@@ -132,9 +118,12 @@ def make_manifest(
         "commit": commit(),
         "versions": versions(),
         "inputs": describe_files(inputs),
-        "outputs": describe_files(outputs, folder, aside),
-        "extra": dict(extra or {}),
+        "outputs": describe_files(below, folder, aside),
+        "extra": dict(extra or {}) | ({"elsewhere": elsewhere} if elsewhere else {}),
     }
+    with together.open(path, force=True) if together else atomic_write(path, force=True) as handle:
+        handle.write(json_text(value))
+    return path
 
 
 def read_preset(folder: Path) -> dict[str, str]:
@@ -491,40 +480,7 @@ def check_out_files(
 
 
 def _elsewhere(value: dict) -> list[dict]:
-    """Return the outputs of `add_manifest` that lie outside the manifest's folder, named as they were given."""
+    """Return the outputs that lie outside the manifest's folder, named as they were given."""
     extra = value.get("extra")
     entries = extra.get("elsewhere", []) if isinstance(extra, dict) else []
     return list(filter(is_entry, entries))
-
-
-def add_manifest(
-    together: FileSet,
-    path: Path,
-    *,
-    script: str,
-    argv: list[str],
-    seed: int | None,
-    inputs: PathRows,
-    outputs: PathRows,
-    extra: Mapping | None = None,
-) -> None:
-    """Add the manifest of a set of files to it, as the last one. Outputs outside its folder stand in `elsewhere`.
-
-    An output that the set does not hold was there before.
-    """
-    folder = path.parent
-    real = os.path.realpath(folder)
-    below, elsewhere, aside = {}, {}, {}
-    for output, rows in outputs.items():
-        output = Path(output)
-        if Path(os.path.realpath(output)).is_relative_to(real):
-            name = folder / os.path.relpath(output, folder)
-            below[name], aside[name] = rows, together.aside.get(output, output)
-        else:
-            elsewhere[output] = rows
-    value = make_manifest(
-        folder, script=script, argv=argv, seed=seed, inputs=inputs, outputs=below, aside=aside,
-        extra=dict(extra or {}) | {"elsewhere": describe_files(elsewhere, aside=together.aside)},
-    )  # fmt: skip
-    with together.open(path, force=True) as handle:
-        handle.write(json_text(value))
