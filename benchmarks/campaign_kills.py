@@ -1,246 +1,444 @@
-"""Kill every script that writes, at random moments; fill the disk; let two write at once. What is lost?
+"""Attack every script that writes: kill it at random moments, fill its disk, lock its folders, run it twice at once.
 
-nothing -> a table on stdout: per script the kills, what they left, and whether the next run succeeded
+nothing -> a table on stdout: per script what was tried, what was lost, and whether a planted secret was found
 
-    python benchmarks/campaign_kills.py --kills 20 --only convert,validate
+    python benchmarks/campaign_kills.py --only convert,validate
 
-Each attack is followed by the same checks: every manifest holds, no file beside the outputs has changed, and after all
-kills the same command succeeds. Not part of the tests: 20 kills of every script take most of an hour on two idle cores.
+Each attack is followed by the same checks: every manifest holds, no file of anybody else has changed, no old result is
+gone, and in the end the same command succeeds. A token and a password are in the environment of every run, and in the
+words of some that fail; all outputs and everything said are then searched for them. Uploads go to a stand-in of the Hub
+on this machine. Not part of the tests: all scripts take over half an hour of one core, so --only makes a part of them.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
+import contextlib
+import ctypes
 import dataclasses
 import hashlib
+import importlib
+import math
 import os
+import pkgutil
 import random
-import resource
+import runpy
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
+from attacked_scripts import COMMANDS, LIGHT, ROOT, SCRIPTS, Command, damage_notebooks, prepare, prepare_place
 
+sys.path[:0] = [str(SCRIPTS), str(ROOT / "tests")]
+
+import hub_stand_in  # noqa: E402
 from linklab import cli  # noqa: E402
 from linklab.manifest import MANIFEST, find_changed, read_manifest  # noqa: E402
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-NOBODY = 65534
-TINY = ["--base-model", "tiny"]
+TOKEN, PASSWORD = "hf_" + "plantedtoken42", "planted-pa55word"
+URL = f"postgresql://me:{PASSWORD}@127.0.0.1:9/db"
+DISK = "2g"  # of memory; holds every place of one script
+CLONE_NEWPID = 0x20000000  # linux/sched.h
+ALONE = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "HF_HUB_DISABLE_XET": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
+HEAVY = ("torch", "transformers", "transformers.trainer", "transformers.models.gemma3.modeling_gemma3", "peft.auto",
+         "safetensors.torch", "sklearn.ensemble", "scipy.stats", "matplotlib.pyplot", "optuna.importance", "gguf",
+         "jinja2")  # fmt: skip
+CAPABILITIES = (1, 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: with them root may write where nobody may
 
 
-@dataclasses.dataclass(frozen=True)
-class Command:
-    """One script with its words; `{n}` changes from run to run, so that each run makes something else."""
+class Run:
+    """A script that runs in a process of its own, forked from this one: what takes seconds to import is there already.
 
-    script: str
-    words: str
-    out: str  # what it writes, a folder or a file
+    So most kills hit work, and few hit imports. `locked` takes root's right to write where modes forbid it; `apart`
+    makes the process the first of a PID namespace.
+    """
 
-    def argv(self, n: int) -> list[str]:
-        """Return the command of run `n`."""
-        return [sys.executable, str(ROOT / "scripts" / self.script), *self.words.format(n=n).split()]
+    def __init__(self, argv: list[str], place: Path, log: Path, more: dict[str, str], *, locked: bool, apart: bool):
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            try:
+                code = _become(argv, place, log, more, locked=locked, apart=apart)
+            except BaseException:
+                traceback.print_exc()
+                code = 70
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        with contextlib.suppress(ProcessLookupError):
+            while os.getpgid(self.pid) != self.pid:  # until it leads a group of its own, which can be killed
+                time.sleep(0.001)
 
+    def wait(self, seconds: float = math.inf) -> int | None:
+        """Wait for the end, at most so long; returns the exit code, None where there is none yet."""
+        until = time.monotonic() + seconds
+        while self.returncode is None:
+            pid, status = os.waitpid(self.pid, 0 if seconds == math.inf else os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > until:
+                break
+            else:
+                time.sleep(0.02)
+        return self.returncode
 
-COMMANDS = {
-    "generate": Command("generate_synthetic_large.py", "--n-samples 400 --seed {n} --out-dir out --force", "out"),
-    "smoke": Command("generate_synthetic_smoke.py", "--seed {n} --out-dir out --force", "out"),
-    "validate": Command("validate_dataset.py", "in/links.csv --max-examples {n} --report out/r.json "
-                        "--violations out/v.csv --force", "out"),
-    "convert": Command("convert_csv_to_jsonl.py", "--csv in/links.csv --split-seed {n} --out-dir out --force", "out"),
-    "baselines": Command("run_baselines.py", "--csv in/links.csv --max-rows 10 --seed {n} --only random,most_frequent "
-                         "--out-dir out --force", "out"),
-    "finetune": Command("finetune_gemma_from_csv.py", "--data in/jsonl --base-model tiny --max-steps 6 --save-steps 2 "
-                        "--max-rows 32 --seed {n} --report-to none --out-dir out --force --resume auto", "out"),
-    "evaluate": Command("evaluate_model.py", "--data in/jsonl --model in/run/model --max-rows {n} --out-dir out "
-                        "--force", "out"),
-    "compare": Command("compare_results.py", "in/baselines --seed {n} --out-dir out --force", "out"),
-    "predict": Command("predict.py", "--csv in/links.csv --model in/run/model --max-rows {n} --out out/a.csv --force",
-                       "out"),
-    "survey": Command("import_survey.py", "--survey in/scan.json --signal-dbm -60 --current-channel-mhz 5180 "
-                      "--noise-dbm -9{n} --regulatory-domain FCC --radio-standard ac --channel-bandwidth-mhz 40 "
-                      "--link-distance-m 4980 --antenna-gain-dbi 23 --tx-power-dbm 25 --out out/s.csv --force", "out"),
-    "curve": Command("run_learning_curve.py", "--data in/jsonl --base-model tiny --sizes 16 --seeds {n} --test-rows 8 "
-                     "--no-baselines --retry-failed --out-dir out -- --max-steps 2", "out"),
-    "sweep": Command("run_sweep.py", "--data in/jsonl --base-model tiny --max-rows 16 --validation-rows 8 --trials {n} "
-                     "--space learning_rate=log:1e-4:1e-2 --retry-failed --out-dir out -- --max-steps 2", "out"),
-    "hub": Command("push_to_hub.py", "in/jsonl --repo me/it{n} --license cc-by-4.0 --dry-run", "out"),
-    "demo": Command("run_demo.py", "--base-model tiny --max-rows 24 --test-rows 8 --seed {n} --out-dir out --force",
-                    "out"),
-}  # fmt: skip
-
-
-def prepare(place: Path) -> None:
-    """Make what the scripts read, in `place`/in."""
-
-    def call(script: str, *words: str) -> None:
-        subprocess.run([sys.executable, str(ROOT / "scripts" / script), *words], cwd=place, check=True,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
-
-    call("generate_synthetic_large.py", "--n-samples", "400", "--seed", "1", "--out-dir", "in")
-    call("convert_csv_to_jsonl.py", "--csv", "in/links.csv", "--out-dir", "in/jsonl")
-    call("run_baselines.py", "--csv", "in/links.csv", "--max-rows", "10", "--only", "random,most_frequent",
-         "--out-dir", "in/baselines")  # fmt: skip
-    call("finetune_gemma_from_csv.py", "--data", "in/jsonl", *TINY, "--max-steps", "1", "--max-rows", "32",
-         "--report-to", "none", "--out-dir", "in/run")  # fmt: skip
-
-    (place / "in" / "scan.json").write_text(
-        '[{"channel": 36, "utilization": 12, "interference": -93}, {"channel": 40, "utilization": 4}]'
-    )
+    def end(self, seconds: float) -> bool:
+        """Wait for the end of it and of all it has started; False when that had to be forced."""
+        until = time.monotonic() + seconds
+        self.wait(seconds)
+        while time.monotonic() < until:
+            try:
+                os.killpg(self.pid, 0)
+            except ProcessLookupError:
+                return True
+            time.sleep(0.02)
+        os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+        return False
 
 
-def bytes_of(folder: Path) -> dict[str, str]:
-    """Return the hash of each file below a folder."""
-    return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob("*")) if p.is_file()}
+def _become(argv: list[str], place: Path, log: Path, more: dict[str, str], *, locked: bool, apart: bool) -> int:
+    """Be a script from now on; returns its exit code."""
+    os.setsid()
+    libc = ctypes.CDLL(None)
+    if apart and libc.unshare(CLONE_NEWPID) == 0 and (child := os.fork()):
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255
+    for capability in CAPABILITIES if locked else ():
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP, linux/prctl.h: what it starts may not either
+    if locked and os.geteuid() == 0:
+        drop_capabilities(libc)
+    with open(log, "ab") as handle:
+        os.dup2(handle.fileno(), 1)
+        os.dup2(handle.fileno(), 2)
+    os.chdir(place)
+    os.environ.update(more)
+    sys.argv = argv
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+    return 0
 
 
-def faults(place: Path, before: dict[str, str]) -> list[str]:
-    """Return what is wrong after an attack: a manifest that does not hold, a foreign file that changed."""
-    found = []
-    for path in (place / "out").rglob(f"*{MANIFEST}"):
-        if any(part.startswith(".") for part in path.relative_to(place).parts):
-            continue  # a place of work that is not finished
-        if fault := find_changed(read_manifest(path)["outputs"], path.parent):
-            found.append(fault)
-    now = bytes_of(place / "in") | {
-        str(place / "notes.txt"): hashlib.sha256((place / "notes.txt").read_bytes()).hexdigest()
-    }
-    return found + [name for name in before if now.get(name) != before[name]]
+def drop_capabilities(libc: Any) -> None:
+    """Give up what lets root write everywhere, in this process (capset(2), version 3)."""
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    data = (ctypes.c_uint32 * 6)()
+    libc.capget(header, data)
+    for word in (0, 1):  # effective and permitted, of the first 32
+        for capability in CAPABILITIES:
+            data[word] &= ~(1 << capability)
+    if libc.capset(header, data):
+        raise OSError("cannot give up capabilities")
 
 
-def run(
-    command: Command, place: Path, n: int, *, limit: int | None = None, user: int | None = None
-) -> subprocess.Popen:  # fmt: skip
-    """Start run `n`; `limit` is the most bytes a file may have, as on a full disk; `user` whom it runs as."""
-    ready = None if limit is None else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command.argv(n), cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                            start_new_session=True, preexec_fn=ready, env=environment, user=user)  # fmt: skip
+def preload(everything: bool) -> None:
+    """Import what the scripts import, so that a forked run begins at its work."""
+    import linklab
+
+    for name in ("numpy", "pandas", "pyarrow.csv", "scipy.special", "filelock", "huggingface_hub.errors"):
+        importlib.import_module(name)
+    for module in pkgutil.walk_packages(linklab.__path__, "linklab."):
+        if everything and not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in HEAVY if everything else ():
+        importlib.import_module(name)
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str]:
-    """Wait for a run; returns its exit code and the last line it said."""
-    _, said = process.communicate()
-    return process.returncode, said.strip().splitlines()[-1] if said.strip() else ""
+@dataclasses.dataclass
+class Attack:
+    """One script under attack: where, with what, and what was found."""
+
+    command: Command
+    place: Path
+    hub: Any
+    log: Path
+    before: dict[str, str] = dataclasses.field(default_factory=dict)
+    wrong: list[str] = dataclasses.field(default_factory=list)
+    finished: bool = False
+
+    def start(self, argv: list[str], *, locked: bool = False, apart: bool = False) -> Run:
+        """Start a run."""
+        more = {"HF_TOKEN": TOKEN}
+        if self.command.script != "run_sweep.py":  # which would open that database
+            more["LINKLAB_STORAGE"] = URL
+        return Run(argv, self.place, self.log, more, locked=locked, apart=apart)
+
+    def run(self, argv: list[str], *, locked: bool = False) -> tuple[int, str]:
+        """Run to the end; returns the exit code and the last line said."""
+        begins = self.log.stat().st_size if self.log.exists() else 0
+        code = self.start(argv, locked=locked).wait()
+        with open(self.log, "rb") as log:
+            log.seek(begins)
+            lines = log.read().decode(errors="replace").strip().splitlines()
+        if any(line.startswith("Traceback") for line in lines):
+            self.wrong.append("a traceback")
+        return -1 if code is None else code, lines[-1] if lines else ""
+
+    def check(self, what: str) -> None:
+        """Note what is wrong now."""
+        self.wrong += [f"{what}: {fault}" for fault in self.faults()]
+
+    def faults(self) -> Iterator[str]:
+        """Yield what is wrong: a manifest that does not hold, a foreign file that changed, a result that is gone."""
+        for folder in self.command.own:
+            for path in (self.place / folder).rglob(f"*{MANIFEST}"):
+                if any(part.startswith(".") for part in path.relative_to(self.place).parts) or self.is_foreign(path):
+                    continue  # a place of work that is not finished
+                if fault := find_changed(read_manifest(path)["outputs"], path.parent):
+                    yield fault
+        now = self.foreign_files()
+        yield from (
+            f"{name}, which is not its own, changed" for name in self.before if now.get(name) != self.before[name]
+        )
+        out = self.place / "out"
+        if self.finished and self.command.stays and not (self.place / self.command.stays).exists():
+            if not any((out / f".linklab-{name}").exists() for name in ("ready", "placing")):  # the next run ends it
+                yield "the old result is gone"
+        if self.command.check:
+            yield from self.command.check(self.place, self.hub)
+
+    def is_foreign(self, path: Path) -> bool:
+        """Say whether a file is none of the script's."""
+        name = path.relative_to(self.place)
+        return str(name) in self.command.foreign or name.parts[0] not in self.command.own
+
+    def foreign_files(self) -> dict[str, str]:
+        """Return the hash of each file that the script may not touch."""
+        return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(self.place.rglob("*"))
+                if p.is_file() and self.is_foreign(p)}  # fmt: skip
 
 
-def attack(name: str, command: Command, place: Path, kills: int, chance: random.Random) -> dict[str, object]:
-    """Attack one script in every way and return the figures."""
-    (place / "notes.txt").write_text("a person's own file beside the outputs")
-    (place / "out").mkdir(exist_ok=True)
-    before = bytes_of(place / "in") | {
-        str(place / "notes.txt"): hashlib.sha256((place / "notes.txt").read_bytes()).hexdigest()
-    }
+def kill_often(attack: Attack, n_kills: int, chance: random.Random) -> tuple[Counter[str], float]:
+    """Kill runs at random moments and check after each; returns how many signals of each kind, and a run's seconds."""
     started = time.monotonic()
-    code, said = finish(run(command, place, 3))
-    assert code in (0, 1), f"{name}: the first run failed: {said}"
-    whole_s, wrong, hit = time.monotonic() - started, [], 0
-    for k in range(kills):
-        process = run(command, place, 4 + k % 2)
-        time.sleep(whole_s * chance.uniform(0.05, 1.05))
-        if process.poll() is None:
-            hit += 1
-            number = chance.choice(SIGNALS)
-            os.killpg(process.pid, number) if number == signal.SIGKILL else process.send_signal(number)
-        try:
-            process.communicate(timeout=10 * whole_s + 30)
-        except subprocess.TimeoutExpired:
-            wrong.append("did not end after a signal")
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-        wrong += faults(place, before)
-    code, said = finish(run(command, place, 6))
-    wrong += [f"the next run failed: {said}"] * (code not in (0, 1)) + faults(place, before)
-    kept = bytes_of(place / "out")
-    code, full = finish(run(command, place, 7, limit=300))
-    wrong += ["full disk: exit code 0"] * (code == 0 and name != "hub") + faults(place, before)
-    wrong += ["full disk: the old result is gone"] * any(
-        p not in bytes_of(place / "out") for p in kept if "/." not in p
-    )
-    kept, refused = bytes_of(place / "out"), ""
-    try:  # everything here is root's: whoever else runs it has folders that can only be read
-        code, said = finish(run(command, place, 8, user=NOBODY))
-        refused = f"exit code {code}"
-        wrong += [f"read-only: {refused}: {said[:80]}"] * (code != 2 and name != "hub")
-        wrong += ["read-only: something changed"] * (bytes_of(place / "out") != kept) + faults(place, before)
-    except PermissionError:
-        refused = "not tried: needs root, and a Python that everybody may run"
-    pair = [run(command, place, 8), run(command, place, 8)]  # two writers at once: both may succeed, or one is refused
-    codes = sorted(finish(process)[0] for process in pair)
-    wrong += [f"two writers: exit codes {codes}"] * (codes[0] not in (0, 1)) + faults(place, before)
-    return {
-        "kills": kills,
-        "hit": hit,
-        "wrong": wrong,
-        "full disk": full[:60],
-        "read-only": refused,
-        "two writers": codes,
-        "seconds": whole_s,
-    }
+    code, said = attack.run(attack.command.argv(3))
+    whole_s, hits, n = time.monotonic() - started, Counter[str](), 4
+    if code not in (0, 1):
+        attack.wrong.append(f"the first run failed: {said}")
+        return hits, whole_s
+    attack.finished = True
+    moments_s = whole_s / 4 if attack.command.resumes else whole_s  # what is continued has its end before it, too
+    tries = 0
+    while sum(hits.values()) < n_kills and tries < 3 * n_kills:  # a run that was over before its kill does not count
+        tries += 1
+        damage_notebooks(attack.place)
+        process = attack.start(attack.command.argv(n))
+        time.sleep(moments_s * chance.uniform(0.05, 1.0))
+        number = chance.choice(SIGNALS)
+        if process.wait(0) is None:
+            hits[number.name] += 1
+            # A kill of all processes is a power cut, one of the first alone what a person or a full memory does.
+            with contextlib.suppress(ProcessLookupError):
+                (os.killpg if chance.random() < 0.5 else os.kill)(process.pid, number)
+        if not process.end(10 * whole_s + 60):
+            attack.wrong.append(f"did not end after {number.name}")
+        if process.returncode in (0, 1) or not attack.command.resumes:
+            n = n + 1 if attack.command.resumes else 4 + tries % 2
+        attack.check(number.name)
+    damage_notebooks(attack.place)
+    code, said = attack.run(attack.command.argv(n))
+    if code not in (0, 1):
+        attack.wrong.append(f"the run after the kills failed: {said}")
+    attack.check("the run after the kills")
+    return hits, whole_s
 
 
-def attack_in_namespaces(command: Command, place: Path) -> str:
-    """Let two writers run, each as process 1 of its own PID namespace, as in two containers on one disk."""
-    if not shutil.which("unshare") or subprocess.run(["unshare", "-pf", "true"], capture_output=True).returncode:
-        return "not allowed here"
-    pair = [subprocess.Popen(["unshare", "-pf", "--mount-proc", *command.argv(9)], cwd=place, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.DEVNULL) for _ in range(2)]  # fmt: skip
-    codes = sorted(process.wait() for process in pair)
-    fault = next(
-        (find_changed(read_manifest(path)["outputs"], path.parent) for path in (place / "out").rglob(MANIFEST)), None
-    )
-    return f"exit codes {codes}, {fault or 'every hash right'}"
+def fill_disk(attack: Attack) -> str:
+    """Run on a disk with no space, and with half of what the outputs need; returns the exit codes."""
+    if not os.path.ismount(attack.place):
+        return "no disk of its own"
+    out = {p: p.read_bytes() for p in (attack.place / "out").rglob("*") if p.is_file() and "/." not in str(p)}
+    size, codes = sum(map(len, out.values())), []
+    for n, free in ((31, 0),) if attack.command.resumes else ((31, 0), (32, size // 2)):
+        damage_notebooks(attack.place)
+        with filled(attack.place, free):
+            code, said = attack.run(attack.command.argv(n))
+            attack.check("full disk")
+        codes.append(code)
+        if code not in (1, 2) and free == 0:
+            attack.wrong.append(f"full disk: exit code {code}: {said[:80]}")
+        attack.wrong += [f"full disk: {p} is gone" for p in out if not p.exists() and attack.command.stays]
+    return f"exit codes {codes}"
+
+
+@contextlib.contextmanager
+def filled(place: Path, free: int) -> Iterator[None]:
+    """Fill the disk of `place` but for `free` bytes for the length of the block."""
+    filler = place.parent / f"{place.name}-disk" / "filler"  # the same disk, outside of what is checked
+    with open(filler, "wb") as handle, contextlib.suppress(OSError):
+        os.posix_fallocate(handle.fileno(), 0, max(1, shutil.disk_usage(place).free - free))
+        handle.flush()
+    with open(filler, "ab", buffering=0) as handle, contextlib.suppress(OSError):
+        while free == 0:
+            handle.write(b"\0" * 4096)
+    try:
+        yield
+    finally:
+        filler.unlink()
+
+
+def lock_folders(attack: Attack) -> str:
+    """Run where every folder can only be read; returns the exit code."""
+    damage_notebooks(attack.place)
+    folders = [attack.place, *(p for p in attack.place.rglob("*") if p.is_dir() and not p.is_symlink())]
+    kept = {p: p.read_bytes() for p in attack.place.rglob("*") if p.is_file()}
+    for folder in folders:
+        folder.chmod(0o555)
+    code, said = attack.run(attack.command.argv(33), locked=True)
+    for folder in folders:
+        folder.chmod(0o755)
+    if code != 2 or "error" not in said and "failed" not in said:
+        attack.wrong.append(f"read-only: exit code {code}: {said[:80]}")
+    if kept != {p: p.read_bytes() for p in attack.place.rglob("*") if p.is_file()}:
+        attack.wrong.append("read-only: something changed")
+    attack.check("read-only")
+    return f"exit code {code}"
+
+
+def write_twice(attack: Attack) -> str:
+    """Let two writers run at once, each as process 1 of its own PID namespace, as in two containers on one disk."""
+    damage_notebooks(attack.place)
+    allowed = shutil.which("unshare") and not subprocess.run(["unshare", "-pf", "true"], capture_output=True).returncode
+    pair = [attack.start(attack.command.argv(34), apart=bool(allowed)) for _ in range(2)]
+    codes = sorted(process.wait() or 0 for process in pair)
+    attack.check("two writers")
+    if codes[0] not in (0, 1):
+        attack.wrong.append(f"two writers: exit codes {codes}")
+    return f"exit codes {codes}{'' if allowed else ', one namespace'}"
+
+
+def fail_with_secrets(attack: Attack) -> None:
+    """Give the script secrets in every kind of word: in runs that fail and, where any text is taken, in one more."""
+    script, *words = attack.command.argv(34)
+    url = f"https://me:{PASSWORD}@host"
+    failing = [
+        [f"--nonsense={url}/x", *words],
+        ["--nonsense", f"token={TOKEN}", *words],
+        ["--config", f"{url}/c.yaml", *words],
+        [f"{url}/{word}" if word.startswith("in/") else word for word in words],
+    ]
+    if attack.command.script == "run_sweep.py":
+        failing.append(["--storage", URL, *words])
+    for argv in failing:
+        code, said = attack.run([script, *argv]) if argv != words else (2, "")
+        if code != 2:
+            attack.wrong.append(f"a run that must fail: exit code {code}: {said[:80]}")
+    if attack.command.text:
+        code, said = attack.run([script, *words, *attack.command.text.format(text=f"{url}/{TOKEN}").split()])
+        attack.wrong += [f"a run with secrets failed: {said}"] * (code not in (0, 1))
+
+
+def find_secrets(attack: Attack) -> tuple[int, list[str]]:
+    """Search every output and everything said for the secrets, plain and in base 64; returns the files searched."""
+    wanted = [secret.encode() for secret in (TOKEN, PASSWORD)]
+    wanted += [base64.b64encode(secret) for secret in wanted]
+    paths = [attack.log, *(path for path in attack.place.rglob("*") if path.is_file())]
+    return len(paths), [f"a secret is in {path}" for path in paths if any(w in path.read_bytes() for w in wanted)]
+
+
+def attack_script(name: str, place: Path, hub: Any, kills: int, seed: int) -> tuple[list[str], list[str]]:
+    """Attack one script in every way; returns the cells of its row and what went wrong."""
+    command = COMMANDS[name]
+    prepare_place(place, command)
+    attack = Attack(command, place, hub, place.parent / f"{place.name}.log")
+    attack.before = attack.foreign_files()
+    hits, whole_s = kill_often(attack, kills, random.Random(f"{seed} {name}"))
+    writes = command.script != "push_to_hub.py"  # it reads here and writes elsewhere
+    full = fill_disk(attack) if writes else "–"
+    locked = lock_folders(attack) if writes else "–"
+    twice = write_twice(attack)
+    fail_with_secrets(attack)
+    damage_notebooks(place)
+    code, said = attack.run(command.argv(34))
+    attack.wrong += [f"the last run failed: {said}"] * (code not in (0, 1))
+    attack.check("the last run")
+    attack.wrong += [f"left over: {path}" for pattern in ("*.tmp", ".linklab-*") for path in place.rglob(pattern)]
+    n_searched, secrets = find_secrets(attack)
+    kinds = ", ".join(f"{n} {kind.removeprefix('SIG')}" for kind, n in sorted(hits.items()))
+    cells = [name, f"{whole_s:.1f}", f"{sum(hits.values())} ({kinds})", full, locked, twice, f"{n_searched:,}"]
+    return cells, [*attack.wrong, *secrets]
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = cli.make_parser(__doc__)
     parser.add_argument("--kills", type=cli.positive_int, default=20, metavar="N", help="kills of each script")
-    parser.add_argument("--only", type=cli.comma_list, metavar="NAME[,NAME]", help=f"of {', '.join(COMMANDS)}")
+    parser.add_argument("--only", metavar="NAME[;NAME]", help=f"of {'; '.join(COMMANDS)} (default: all)")
     parser.add_argument("--seed", type=cli.seed_number, default=1, metavar="N", help="seed of moments and signals")
+    parser.add_argument("--keep", metavar="DIR", help="copy what each script said there")
     return parser
 
 
 def campaign(args: argparse.Namespace) -> int:
     """Attack the scripts one by one and print a line for each; exit code 1 when anything was lost."""
-    chance, lost = random.Random(args.seed), 0
-    print("| script | seconds | kills | hit it at work | two writers | two PID namespaces | read-only | faults |")
-    print("|---|---:|---:|---:|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as scratch:
-        os.chmod(scratch, 0o755)
-        prepare(Path(scratch))
-        for name in args.only or COMMANDS:
-            place = Path(scratch) / f"place-{name}"
-            place.mkdir()
-            shutil.copytree(Path(scratch) / "in", place / "in")
-            found = attack(name, COMMANDS[name], place, args.kills, chance)
-            spaces = attack_in_namespaces(COMMANDS[name], place)
-            lost += len(found["wrong"])
-            told = "; ".join(map(str, found["wrong"][:3])) or "none"
-            cells = [
-                name,
-                f"{found['seconds']:.1f}",
-                found["kills"],
-                found["hit"],
-                found["two writers"],
-                spaces,
-                found["read-only"],
-                told,
-            ]
-            print(f"| {' | '.join(map(str, cells))} |", flush=True)
+    names = [name.strip() for name in args.only.split(";")] if args.only else list(COMMANDS)
+    if unknown := [name for name in names if name not in COMMANDS]:
+        raise cli.UserError(f"--only {unknown[0]}: there are: {'; '.join(COMMANDS)}")
+    lost = 0
+    print("| script | seconds | killed | full disk | read-only | two PID namespaces | searched for secrets | faults |")
+    print("|---|---:|---|---|---|---|---:|---|", flush=True)
+    with tempfile.TemporaryDirectory() as folder, hub_stand_in.serve() as hub:
+        os.environ["HF_ENDPOINT"] = hub.url  # read where the Hub's client is imported
+        preload(any(COMMANDS[name].script not in LIGHT for name in names))
+        scratch = Path(folder)
+        prepare(scratch, names)
+        for number, name in enumerate(names):
+            with disk(scratch / f"place-{number}") as place:
+                shutil.copytree(scratch / "in", place / "in")
+                cells, wrong = attack_script(name, place, hub, args.kills, args.seed)
+                log = place.parent / f"{place.name}.log"
+                if args.keep:
+                    shutil.copy(log, Path(args.keep) / f"{name.replace(', ', '-')}.log")
+            lost += len(wrong)
+            print(f"| {' | '.join([*cells, '; '.join(wrong[:4]) or 'none'])} |", flush=True)
+            hub.repos.clear()
     return 1 if lost else 0
 
 
+@contextlib.contextmanager
+def disk(place: Path) -> Iterator[Path]:
+    """Yield a folder on a small disk of its own, where the machine allows it."""
+    whole = place.parent / f"{place.name}-disk"
+    whole.mkdir()
+    place.mkdir()
+    mounted = not subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "none", whole], capture_output=True
+    ).returncode
+    try:
+        if mounted:
+            (whole / "place").mkdir()
+            subprocess.run(["mount", "--bind", whole / "place", place], check=True)
+        yield place
+    finally:
+        for path in (place, whole) if mounted else ():
+            subprocess.run(["umount", path], check=True)
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run the script and return its exit code."""
+    """Run the script, with mounts of its own where the machine allows them, and return its exit code."""
     return cli.main(build_parser(), campaign, argv)
 
 
 if __name__ == "__main__":
+    if not ALONE.items() <= os.environ.items():  # a fork with threads would hang
+        os.environ.update(ALONE)
+        apart = not subprocess.run("unshare -m true", shell=True, capture_output=True).returncode
+        command = [*(["unshare", "-m"] if apart else []), sys.executable, *sys.argv]
+        os.execvp(command[0], command)
     raise SystemExit(main())

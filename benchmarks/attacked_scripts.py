@@ -1,0 +1,181 @@
+"""Every script that writes, with words under which it is quick, and what it may touch; for campaign_kills.py."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ROOT / "scripts"
+FORMATS = ("f32", "f16", "q8_0")
+FAULTY = {  # a notebook as Colab saves it, which fix_notebook_widgets.py mends
+    "cells": [{"cell_type": "markdown", "metadata": {}, "source": ["a"]}] * 2000,
+    "metadata": {"widgets": {"application/vnd.jupyter.widget-state+json": {"1": {"model_name": "A"}}}},
+    "nbformat": 4, "nbformat_minor": 0,
+}  # fmt: skip
+BOOKS = 12
+LINK = ("--signal-dbm -60 --current-channel-mhz 5180 --noise-dbm -9{n} --regulatory-domain FCC --radio-standard ac "
+        "--channel-bandwidth-mhz 40 --link-distance-m 4980 --antenna-gain-dbi 23 --tx-power-dbm 25")  # fmt: skip
+
+
+def torn_checkpoints(place: Path, hub: object) -> list[str]:
+    """Return which checkpoints on the drive are not whole: there, nothing may appear before every byte is."""
+    from linklab.training import checkpoints
+
+    return [f"{path} is torn" for path in checkpoints.list_all(place / "drive") if not checkpoints.is_whole(path)]
+
+
+def half_mended_notebooks(place: Path, hub: object) -> list[str]:
+    """Return which notebooks are neither as they were nor as they are when mended."""
+    from linklab.notebooks.mending import mend
+
+    whole = {faulty_notebook(), mend(faulty_notebook(), widgets="keep", repair=True).text}
+    return [f"{path} is half mended" for path in (place / "books").glob("*.ipynb") if path.read_text() not in whole]
+
+
+def part_of_an_upload(place: Path, hub: object) -> list[str]:
+    """Return what is wrong with the repositories of the stand-in: each must be empty or hold one whole set."""
+    found = []
+    for name, repo in hub.repos.items():  # type: ignore[attr-defined]
+        kept = {path: value if isinstance(value, str) else hashlib.sha256(value).hexdigest()
+                for path, value in repo["files"].items()}  # fmt: skip
+        if not kept:
+            continue
+        manifest = repo["files"].get("manifest.json") or (place / "in" / "jsonl" / "manifest.json").read_bytes()
+        for entry in json.loads(manifest)["outputs"]:
+            if entry["path"] != "README.md" and kept.get(entry["path"]) != entry["sha256"]:
+                found.append(f"{name}: {entry['path']} is missing or another set's")
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One script with its words; `{n}` changes from run to run, so that each run makes something else.
+
+    `own` are the folders it may write, `foreign` files of a person within them, `stays` what is there after every kill
+    once a run has finished, `resumes` says that a killed run is continued by the next one, `text` are words that take
+    any text, for a planted secret, and `check` looks at what hashes do not cover.
+    """
+
+    script: str
+    words: str
+    own: tuple[str, ...] = ("out",)
+    foreign: tuple[str, ...] = ()
+    stays: str = "out/manifest.json"
+    resumes: bool = False
+    text: str = ""
+    check: Callable[[Path, object], list[str]] | None = None
+
+    def argv(self, n: int) -> list[str]:
+        """Return the script and words of run `n`."""
+        words = self.words.format(n=n, digit=n % 10, format=FORMATS[n % 3]).split()
+        return [str(SCRIPTS / self.script), *words]
+
+
+COMMANDS = {
+    "generate": Command("generate_synthetic_large.py", "--n-samples 400 --seed {n} --out-dir out --force"),
+    "generate, drive": Command("generate_synthetic_large.py", "--n-samples 200 --seed {n} --out-dir out "
+                               "--upload-to-drive drive/set --force", own=("out", "drive"),
+                               foreign=("drive/notes.txt", "drive/other/manifest.json")),
+    "generate, Hub": Command("generate_synthetic_large.py", "--n-samples 200 --seed {n} --out-dir out --upload-to-hf "
+                             "me/made --force", check=part_of_an_upload),
+    "smoke": Command("generate_synthetic_smoke.py", "--seed {n} --out-dir out --force"),
+    "validate": Command("validate_dataset.py", "in/links.csv --max-examples {n} --report out/r.json --violations "
+                        "out/v.csv --force", foreign=("out/notes.txt", "out/.r.json.mine"),
+                        stays="out/r.manifest.json"),
+    "convert": Command("convert_csv_to_jsonl.py", "--csv in/links.csv --split-seed {n} --out-dir out --force"),
+    "baselines": Command("run_baselines.py", "--csv in/links.csv --max-rows 10 --seed {n} --only random,most_frequent "
+                         "--out-dir out --force"),
+    "finetune": Command("finetune_gemma_from_csv.py", "--data in/jsonl --base-model tiny --max-steps 6 --save-steps 2 "
+                        "--max-rows 32 --seed {n} --report-to none --out-dir out --force --resume auto", resumes=True),
+    "finetune, drive": Command("finetune_gemma_from_csv.py", "--data in/jsonl --base-model tiny --max-steps 6 "
+                               "--save-steps 2 --max-rows 32 --seed {n} --report-to none --out-dir out --drive-dir "
+                               "drive --force --resume auto", own=("out", "drive"), resumes=True,
+                               foreign=("drive/notes.txt", "drive/other/model.bin"), check=torn_checkpoints),
+    "evaluate": Command("evaluate_model.py", "--data in/jsonl --model in/run/model --max-rows {digit} --out-dir out "
+                        "--force", text="--name {text}"),
+    "compare": Command("compare_results.py", "in/baselines --seed {n} --out-dir out --force"),
+    "predict": Command("predict.py", "--csv in/links.csv --model in/run/model --max-rows {digit} --out out/a.csv "
+                       "--force", foreign=("out/notes.txt",), stays="out/a.manifest.json"),
+    "survey": Command("import_survey.py", f"--survey in/scan.json {LINK} --out out/s.csv --force".replace(
+                      "9{n}", "9{digit}"), foreign=("out/notes.txt",), stays="out/s.manifest.json"),
+    "curve": Command("run_learning_curve.py", "--data in/jsonl --base-model tiny --sizes 16 --seeds {n} --test-rows 8 "
+                     "--no-baselines --retry-failed --out-dir out -- --max-steps 2", stays="", resumes=True),
+    "sweep": Command("run_sweep.py", "--data in/jsonl --base-model tiny --max-rows 16 --validation-rows 8 --trials {n} "
+                     "--space learning_rate=log:1e-4:1e-2 --retry-failed --out-dir out -- --max-steps 2", stays="",
+                     resumes=True),
+    "export": Command("export_model.py", "--model in/small --format {format} --out-dir out --force"),
+    "notebooks": Command("fix_notebook_widgets.py", "books --repair", own=("books",), foreign=("books/notes.txt",),
+                         stays="", check=half_mended_notebooks),
+    "push": Command("push_to_hub.py", "in/jsonl --repo me/it{n} --license cc-by-4.0", stays="",
+                    check=part_of_an_upload),
+    "demo": Command("run_demo.py", "--base-model tiny --max-rows 24 --test-rows 8 --seed {n} --out-dir out --force",
+                    stays="", resumes=True),
+}  # fmt: skip
+
+
+def faulty_notebook() -> str:
+    """Return a notebook that has to be mended."""
+    return json.dumps(FAULTY, indent=1)
+
+
+PARTS = {  # what the scripts read, in the order in which it is made: folder or file, and the command
+    "in/links.csv": "generate_synthetic_large.py --n-samples 400 --seed 1 --out-dir in",
+    "in/jsonl": "convert_csv_to_jsonl.py --csv in/links.csv --out-dir in/jsonl",
+    "in/baselines": "run_baselines.py --csv in/links.csv --max-rows 10 --only random,most_frequent "
+                    "--out-dir in/baselines",
+    "in/run": "finetune_gemma_from_csv.py --data in/jsonl --base-model tiny --max-steps 1 --max-rows 32 "
+              "--report-to none --out-dir in/run",
+}  # fmt: skip
+MADE_FROM = {"in/jsonl": ("in/links.csv",), "in/baselines": ("in/links.csv",), "in/run": ("in/links.csv", "in/jsonl")}
+LIGHT = ("generate_synthetic_large.py", "generate_synthetic_smoke.py", "validate_dataset.py", "convert_csv_to_jsonl.py",
+         "import_survey.py", "fix_notebook_widgets.py", "push_to_hub.py")  # need no PyTorch  # fmt: skip
+
+
+def prepare(place: Path, names: Iterable[str]) -> None:
+    """Make what these commands read, in `place`/in."""
+    (place / "in").mkdir()
+    needed = {part for name in names for part in PARTS if part in COMMANDS[name].words.split()}
+    needed |= {"in/run"} if any("in/run/model" in COMMANDS[name].words for name in names) else set()
+    needed |= {other for part in needed for other in MADE_FROM.get(part, ())}
+    for part, command in PARTS.items():
+        if part in needed:
+            script, *words = command.split()
+            subprocess.run([sys.executable, str(SCRIPTS / script), *words], cwd=place, check=True, capture_output=True)
+    (place / "in" / "scan.json").write_text(
+        '[{"channel": 36, "utilization": 12, "interference": -93}, {"channel": 40, "utilization": 4}]'
+    )
+    if "export" in names:
+        prepare_export(place / "in" / "small")
+
+
+def prepare_export(folder: Path) -> None:
+    """Make a Gemma 3 of random weights with the real vocabulary, which a GGUF file needs: 8 million parameters."""
+    from linklab.models import load, tiny
+
+    tokenizer = load.load_tokenizer("embedded")
+    model = tiny.build_model(tokenizer, vocab_size=262144, hidden_size=32, intermediate_size=32, num_hidden_layers=1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def damage_notebooks(place: Path) -> None:
+    """Put the notebooks that a run mends back into the state in which it has to."""
+    if (place / "books").exists():
+        for number in range(BOOKS):
+            (place / "books" / f"{number}.ipynb").write_text(faulty_notebook())
+
+
+def prepare_place(place: Path, command: Command) -> None:
+    """Make the folders and a person's own files of one attack."""
+    for name in ("notes.txt", ".out.mine", "out.old/kept.txt", *command.foreign):
+        (place / name).parent.mkdir(exist_ok=True, parents=True)
+        (place / name).write_text("a person's own file beside the outputs")
+    for name in command.own:
+        (place / name).mkdir(exist_ok=True)
+    damage_notebooks(place)
