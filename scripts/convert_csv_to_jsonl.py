@@ -43,6 +43,19 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="convert at most N rows, the same in every script (default: all)",
     )
+    data.add_argument(
+        "--base-model",
+        metavar="NAME",
+        help="the model that will be trained on these rows: a Hub id, a folder, `embedded` or `tiny`; rows too long "
+        "for it are then an error here instead of in training (default: not checked)",
+    )
+    data.add_argument(
+        "--max-length",
+        type=cli.positive_int,
+        default=512,
+        metavar="N",
+        help="maximum tokens per row for --base-model, as in finetune_gemma_from_csv.py",
+    )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
     output.add_argument("--shard-size", type=cli.positive_int, default=SHARD_SIZE, metavar="N", help="rows a shard")
@@ -100,6 +113,8 @@ def run(args: argparse.Namespace) -> None:
                 writer.write(lines[split])
         task, rows = count.finish(table), count.rows
         names = {split: writer.finish() for split, writer in writers.items()}
+        if args.base_model:
+            check_lengths([folder / name for own in names.values() for name in own], args.base_model, args.max_length)
         files.write_json(folder / jsonl.TASK_FILE, task.to_dict())
         files.write_text(folder / "README.md", write_card(task, features, names, rows, table.path))
         exported = exports.write_exports(folder, args.export_for, {split: list(names[split]) for split in SPLITS})
@@ -152,6 +167,29 @@ def numbered_blocks(table: Table) -> Iterator[tuple[int, Block]]:
     for block in table.blocks():
         yield number, block
         number += block.n_rows
+
+
+def check_lengths(shards: Sequence[Path], base_model: str, max_length: int) -> None:
+    """Raise CheckFailed where a conversation has more than `max_length` tokens of the base model's tokenizer."""
+    from linklab.models import load
+    from linklab.tasks.jsonl import read_lines
+    from linklab.training.answer_loss import encode_question
+
+    tokenizer = load.load_tokenizer(base_model)
+    lines = too_long = longest = 0
+    first = ""
+    for path in shards:
+        for value, question in read_lines(path):
+            length = sum(map(len, encode_question(tokenizer, question)))
+            lines, longest = lines + 1, max(longest, length)
+            if length > max_length:
+                too_long, first = too_long + 1, first or value["id"]
+    if too_long:
+        raise cli.CheckFailed(
+            f"{too_long:,} of {lines:,} conversations have more than --max-length {max_length} tokens of {base_model} "
+            f"(first: {first}; longest: {longest}); raise it here and in training, or shorten the template"
+        )
+    cli.say(f"tokens of {base_model}: at most {longest} per conversation, {max_length} allowed")
 
 
 class SeenTexts:

@@ -65,13 +65,17 @@ def build_parser() -> argparse.ArgumentParser:
     chosen.add_argument(
         "--free", action="store_true", help="free greedy writing; an answer that is not legal is invalid"
     )
+    model.add_argument(
+        "--general-questions", action="store_true",
+        help="also ask a dozen general questions, so that the report shows what training made the model forget",
+    )  # fmt: skip
     model.add_argument("--top-k", type=cli.positive_int, default=3, metavar="K", help="k of the top-k accuracy")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
     from linklab.inference.row_answers import check_rank_by
-    from linklab.metrics import metrics
+    from linklab.metrics import general, metrics
     from linklab.metrics.predictions import Prediction, read_predictions
     from linklab.tasks.source import open_source, source_files
 
@@ -92,9 +96,10 @@ def run(args: argparse.Namespace) -> None:
     if args.predictions:
         predictions = read_predictions(args.predictions, [example.id for example in examples])
         cost: dict[str, float] = {}
+        asked_generally = None
         name, role = args.name or Path(args.predictions).parent.name, args.role or "baseline"
     else:
-        answers, cost = ask_model(args, task, examples)
+        answers, cost, asked_generally = ask_model(args, task, examples)
         predictions = {answer["id"]: Prediction(**answer) for answer in answers}
         name, role = args.name or describe_model(args.model, args.free), args.role or role_of(args.model)
     judged = metrics.judge(examples, predictions, task, top_k=args.top_k)
@@ -103,6 +108,8 @@ def run(args: argparse.Namespace) -> None:
             folder, examples, predictions, task, model=name, role=role, cost=cost, top_k=args.top_k, judged=judged,
             description=how_asked(asked) if asked else "", asked=asked, warnings=warnings,
         )  # fmt: skip
+        if asked_generally:
+            files.write_json(folder / general.FILE, asked_generally)
         draw_plots(folder, judged)
         files.write_text(
             folder / "report.md", write_summary(result, sorted(path.name for path in folder.glob("*.png")))
@@ -161,15 +168,25 @@ def check_against_training(
 
 def check_no_model_options(args: argparse.Namespace) -> None:
     """Raise a UserError for an option that says how a model is asked, where none is."""
-    for name in ("free", "numbers", "rank_by", "batch_tokens", "max_new_tokens", "base_model", "precision"):
+    for name in (
+        "free",
+        "general_questions",
+        "numbers",
+        "rank_by",
+        "batch_tokens",
+        "max_new_tokens",
+        "base_model",
+        "precision",
+    ):
         if getattr(args, name):
             option = f"--{args.precision}" if name == "precision" else f"--{name.replace('_', '-')}"
             raise UserError(f"{option}: cannot be combined with --predictions, which are answers already; leave it out")
 
 
-def ask_model(args: argparse.Namespace, task: Task, examples: list[Example]) -> tuple[list[dict], dict]:
-    """Return (a prediction of every example, what it cost)."""
+def ask_model(args: argparse.Namespace, task: Task, examples: list[Example]) -> tuple[list[dict], dict, dict | None]:
+    """Return (a prediction of every example, what it cost, what it answered to general questions if it was asked)."""
     from linklab.inference import row_answers
+    from linklab.metrics import general
     from linklab.models import load
     from linklab.training.training import count_parameters, peak_memory_mb
 
@@ -191,11 +208,13 @@ def ask_model(args: argparse.Namespace, task: Task, examples: list[Example]) -> 
                 max_new_tokens=args.max_new_tokens,
                 progress=progress.at,
             )
-    seconds = time.monotonic() - started
-    return answers, {
+        seconds = time.monotonic() - started
+        asked_generally = general.judge(*row_answers.answer_general(scorer)) if args.general_questions else None
+    cost = {
         "seconds": round(seconds, 2), "rows_per_second": round(len(examples) / seconds, 2),
         "parameters": count_parameters(scorer.model)[1], "peak_memory_mb": round(peak_memory_mb(), 1),
     }  # fmt: skip
+    return answers, cost, asked_generally
 
 
 def model_mark(name: str) -> str:

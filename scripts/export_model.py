@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,16 +105,12 @@ def _model_folder(folder: Path) -> Path:
 
 def read_prompts(folder: Path, n_rows: int) -> list[str]:
     """Return the user's words of up to `n_rows` test conversations of a converted folder."""
-    prompts = []
-    for path in sorted(folder.glob("test-*.jsonl")):
-        with open(path, encoding="utf-8") as handle:
-            for number, line in enumerate(handle, start=1):
-                try:
-                    prompts.append(str(files.parse_json(line)["messages"][0]["content"]))
-                except (ValueError, TypeError, LookupError) as error:
-                    raise UserError(f"{path}:{number}: no conversation ({error})") from error
-                if len(prompts) == n_rows:
-                    return prompts
+    from linklab.tasks import jsonl
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; give a folder convert_csv_to_jsonl.py wrote")
+    lines = itertools.chain.from_iterable(map(jsonl.read_lines, jsonl.shards(folder, "test")))
+    prompts = [question.prompt for _, question in itertools.islice(lines, n_rows)]
     if not prompts:
         raise UserError(f"{folder}: no test conversations; give a folder convert_csv_to_jsonl.py wrote")
     return prompts

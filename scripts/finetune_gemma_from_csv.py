@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from linklab.tasks.task import Task
     from linklab.training.answer_loss import EncodedExamples
 
-# What a full disk is called by the system and safetensors, and by torch.save, which passes no reason on
-NO_SPACE = ("No space left", "File too large", "Disk quota", "inline_container.cc", "iostream error")
-
 
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
@@ -100,7 +97,15 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
     """Build, train in `folder`, and write the results to `--out-dir`; returns the exit code."""
     from linklab.models import load
     from linklab.models.base_weights import describe_weights
-    from linklab.training import adapters, cost_estimate, results, training, validation_scores
+    from linklab.training import (
+        adapters,
+        class_weights,
+        cost_estimate,
+        results,
+        safeguards,
+        training,
+        validation_scores,
+    )
 
     with load.quiet_transformers():
         settings = adapters.adopt_settings(settings)
@@ -117,6 +122,8 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
         if settings.best_by == "accuracy" and not judged:
             first = rows.task.targets[0]
             raise UserError(f"--best-by accuracy needs a class as first target; '{first.name}' is a {first.kind}")
+        if settings.class_weights == "balanced":
+            class_weights.weigh(train, validation, rows.train, rows.validation, rows.task)
         model = training.build_model(settings)
         load.fit_threads(training.count_parameters(model)[1])
         processes = {"processes": training.world_size()} if training.world_size() > 1 else {}
@@ -127,7 +134,7 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
         trainer = training.make_trainer(model, tokenizer, train, validation, settings, fingerprint, folder)
         cost_estimate.report(train, validation, settings, steps, trainer.model)
         if settings.dry_run:
-            with explained_failures(settings):
+            with safeguards.explained_failures(settings):
                 cost_estimate.report_cost(trainer, train, validation, settings, steps, precision.reason, folder)
             return 0
         with trainer.accelerator.main_process_first():  # it removes torn ones and fetches; the others find them so
@@ -136,7 +143,7 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
                 drive=Path(settings.drive_dir) if settings.drive_dir else None, fingerprint=fingerprint,
                 first=trainer.is_world_process_zero(),
             )  # fmt: skip
-        with explained_failures(settings):
+        with safeguards.explained_failures(settings):
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if stopped := training.received_signal(trainer):
             say(f"stopped at step {trainer.state.global_step}; continue with the same command and --resume auto")
@@ -166,19 +173,6 @@ def read_rows(settings: TrainingSettings, task: Task, read: Reader, inputs: dict
     return Rows(task, train, validation, identity, inputs, seen)
 
 
-def lower_memory(settings: TrainingSettings) -> str:
-    """Return what to lower, by how much, so that the same rows train in less memory."""
-    batch, accumulation = settings.per_device_batch_size, settings.gradient_accumulation_steps
-    ways = []
-    if batch > 1:
-        ways.append(f"--per-device-batch-size {batch // 2} --gradient-accumulation-steps {accumulation * 2}")
-    if not settings.gradient_checkpointing:
-        ways.append("--gradient-checkpointing")
-    if settings.mode == "full":
-        ways.append("--mode lora")
-    return "use " + ", then ".join(ways or [f"shorter rows and --max-length {settings.max_length // 2}"])
-
-
 def encode(
     examples: list[Example], tokenizer: Any, max_length: int, name: str, batch_of: str = "rows"
 ) -> EncodedExamples:
@@ -192,28 +186,6 @@ def encode(
             f"(first: {encoded.too_long[0]}; longest: {encoded.longest}); raise it or shorten the template"
         )
     return encoded
-
-
-class explained_failures:
-    """Turn out-of-memory and a full disk into one line that says what to lower."""
-
-    def __init__(self, settings: TrainingSettings) -> None:
-        self.settings = settings
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, UserError):
-            return
-        text = str(error)
-        if "out of memory" in text or "can't allocate memory" in text or isinstance(error, MemoryError):
-            raise UserError(f"out of memory; {lower_memory(self.settings)}; checkpoints so far are kept") from error
-        if any(said in text for said in NO_SPACE):
-            raise UserError(
-                f"{self.settings.out_dir}: no space left on the disk; free some or choose another --out-dir, "
-                f"then run again with --resume auto"
-            ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ def test_another_vocabulary_is_one_line(tmp_path, capsys):
     ("words", "expected"),
     [
         (["--model", "nowhere"], "nowhere: no such folder"),
-        (["--model", ".", "--check", "nowhere"], "nowhere: no test conversations"),
+        (["--model", ".", "--check", "nowhere"], "nowhere: no such folder; give a folder convert_csv"),
     ],
 )
 def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, words, expected):

@@ -119,6 +119,33 @@ def test_the_chat_template_is_given_once_and_never_replaced():
     assert tokenizer.chat_template == "{{ 'my own' }}"
 
 
+@pytest.mark.parametrize(("template", "fixed"), [
+    # as Llama 3.2, SmolLM3 and Mistral Small 3 ask for the day
+    ("{%- if strftime_now is defined %}{%- set date_string = strftime_now(\"%d %b %Y\") %}{%- endif %}"
+     "{{ 'Today Date: ' + date_string }}", "Today Date: 26 Jul 2024"),
+    ("{%- set today = strftime_now('%d %B %Y') -%}{{ 'Today Date: ' ~ today }}", "Today Date: 26 July 2024"),
+    ("{{ strftime_now( '%Y-%m-%d' ) }}", "2024-07-26"),
+])  # fmt: skip
+def test_a_template_that_prints_todays_date_gives_the_same_prompt_every_day(template, fixed, tmp_path, monkeypatch):
+    """Also in a program that knows nothing of this toolkit and loads the tokenizer that was saved with the model."""
+    from datetime import datetime
+
+    from transformers import AutoTokenizer
+    from transformers.utils import chat_template_utils
+
+    tokenizer = tiny.build_tokenizer()
+    tokenizer.chat_template = template
+    tokenizer.save_pretrained(tmp_path / "base")
+    load.load_tokenizer(str(tmp_path / "base")).save_pretrained(tmp_path / "trained")
+    turns, told = [{"role": "user", "content": "x"}], {"base": set(), "trained": set()}
+    for day in (3, 4):
+        clock = types.SimpleNamespace(now=lambda day=day: datetime(2031, 5, day))
+        monkeypatch.setattr(chat_template_utils, "datetime", clock)
+        for folder, said in told.items():
+            said.add(AutoTokenizer.from_pretrained(tmp_path / folder).apply_chat_template(turns, tokenize=False))
+    assert len(told["base"]) == 2 and told["trained"] == {fixed}
+
+
 def test_a_tokenizer_that_is_not_gemmas_and_has_no_template_is_refused():
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast

@@ -661,3 +661,25 @@ def test_lines_are_json_any_reader_splits_alike(converted, tmp_path):
     for shard in folder.glob("*.jsonl"):
         text = shard.read_bytes().decode("utf-8")
         assert len(text.splitlines()) == text.count("\n") == len(list(io.StringIO(text)))
+
+
+def test_rows_too_long_for_the_base_model_are_found_at_conversion(small_links, tmp_path, capsys):
+    """Counted by the tokenizer itself over the messages as they stand in the folder."""
+    from linklab.models import load
+
+    links, tokenizer = small_links / "links.csv", load.load_tokenizer("tiny")
+    folder = convert(links, tmp_path / "fits", "--base-model", "tiny", "--max-length", 10_000)
+    lines = [line for rows in lines_of(folder).values() for line in rows]
+    turns = [tokenizer.apply_chat_template(line["messages"], tokenize=False).removesuffix("\n") for line in lines]
+    lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in turns]
+    assert f"tokens of tiny: at most {max(lengths)} per conversation" in capsys.readouterr().err
+    limit = sorted(lengths)[len(lengths) // 2]
+    n = sum(length > limit for length in lengths)
+    assert 0 < n < len(lengths)
+    convert(links, tmp_path / "long", "--base-model", "tiny", "--max-length", limit, code=1)
+    said = capsys.readouterr().err
+    assert (
+        f"{n:,} of {len(lengths):,} conversations have more than --max-length {limit} tokens of tiny (first: " in said
+    )
+    assert f"longest: {max(lengths)})" in said and not (tmp_path / "long").exists()
+    convert(links, tmp_path / "exact", "--base-model", "tiny", "--max-length", max(lengths))

@@ -10,7 +10,7 @@ from conftest import train_on_rule
 from linklab import files
 from linklab.manifest import read_manifest
 from linklab.models import load
-from linklab.training import results
+from linklab.training import results, safeguards
 from training_runs import MODES, PROMPT, WEIGHTS, settings_of, words
 
 pytestmark = pytest.mark.usefixtures("imported_things_are_not_garbage")
@@ -209,12 +209,12 @@ def test_out_of_memory_says_what_to_lower_and_by_how_much():
         ["--csv", "a", "--out-dir", "b", "--per-device-batch-size", "8", "--gradient-accumulation-steps", "2"]
     )
     lower = "--per-device-batch-size 4 --gradient-accumulation-steps 4,"
-    with pytest.raises(finetune.UserError, match=lower), finetune.explained_failures(settings):
+    with pytest.raises(finetune.UserError, match=lower), safeguards.explained_failures(settings):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
     least = ["--csv", "a", "--out-dir", "b", "--per-device-batch-size", "1", "--gradient-checkpointing"]
     for more, lower in (["--mode", "full"], "use --mode lora;"), ([], "use shorter rows and --max-length 256;"):
         settings = settings_of([*least, *more])
-        with pytest.raises(finetune.UserError, match=lower), finetune.explained_failures(settings):
+        with pytest.raises(finetune.UserError, match=lower), safeguards.explained_failures(settings):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
-    with pytest.raises(finetune.UserError, match="no space left on the disk"), finetune.explained_failures(settings):
+    with pytest.raises(finetune.UserError, match="no space left on the disk"), safeguards.explained_failures(settings):
         raise OSError(28, "No space left on device")

@@ -8,12 +8,14 @@ from collections.abc import Callable, Sequence
 from linklab.cli import UserError, say
 from linklab.inference import choice_answers, number_distributions
 from linklab.inference.choice_scorer import ANY_NEXT, ChoiceScorer, PromptCache
-from linklab.models.chat import encode_prompt
+from linklab.metrics.general import QUESTIONS
+from linklab.models.chat import encode_answer, encode_prompt
 from linklab.models.tries import needs_end, written_scores
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Target, Task
 
 TEXT_TOKENS, ANSWER_TOKENS = 256, 32  # written at most: of a free text, of any other answer
+GENERAL_TOKENS = 16  # of an answer to a general question, which asks for a word
 
 
 def load_scorer(
@@ -154,6 +156,20 @@ def answer_freely(
     most = max_new_tokens or (TEXT_TOKENS if is_written(task) else ANSWER_TOKENS)
     raw = scorer.write(heads, max_new_tokens=most, progress=progress)
     return [finish_prediction(example, text, {}, task) for example, text in zip(examples, raw, strict=True)]
+
+
+def answer_general(scorer: ChoiceScorer) -> tuple[list[str], list[float]]:
+    """Return (what the model writes to each of `metrics.general.QUESTIONS`, the loss of its first right answer).
+
+    A loss is in nats per token, the end of the turn among them.
+    """
+    heads = [encode_prompt(scorer.tokenizer, question) for question, _ in QUESTIONS]
+    answers = [encode_answer(scorer.tokenizer, right[0]) for _, right in QUESTIONS]
+    cache = PromptCache(len(heads))
+    scorer.read(cache, heads)
+    scores = scorer.score_choices(cache, [[]] * len(heads), [[answer] for answer in answers])
+    losses = [-score / len(answer) for (score,), answer in zip(scores, answers, strict=True)]
+    return scorer.write(heads, max_new_tokens=GENERAL_TOKENS), losses
 
 
 def finish_prediction(example: Example, raw: str, ranking: dict, task: Task) -> dict:

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from datetime import date
 from typing import Any
 
 from linklab.cli import UserError
@@ -63,6 +64,8 @@ GEMMA_CHAT_TEMPLATE = """{{ bos_token }}
 """
 END_OF_TURN = "<end_of_turn>"
 _ANSWER = "ANSWER"  # stands for an answer where the end of a turn is looked for
+# Templates of Llama 3, SmolLM3 and others print today's date. They are given the day that Llama's own falls back to.
+TEMPLATE_DATE = date(2024, 7, 26)
 TEMPLATE_S = 10.0  # a template takes milliseconds; one that loops for ever comes with a model nobody should trust
 
 
@@ -86,11 +89,16 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
 
 
 def ensure_chat_template(tokenizer: Any) -> bool:
-    """Give a Gemma tokenizer without chat template Gemma's; returns whether it was added.
+    """Give a Gemma tokenizer without chat template Gemma's, and let no template print today's date.
 
-    Raises a UserError for any other tokenizer without one: guessing a format would train a model nobody can call.
+    Returns whether a template was added. Raises a UserError for any other tokenizer without one: guessing a format
+    would train a model nobody can call.
     """
-    if tokenizer.chat_template:
+    if template := tokenizer.chat_template:  # a text, or several by name
+        named = isinstance(template, dict)
+        tokenizer.chat_template = (
+            {name: with_fixed_date(text) for name, text in template.items()} if named else with_fixed_date(template)
+        )
         return False
     if END_OF_TURN not in tokenizer.get_vocab():
         raise UserError(
@@ -98,6 +106,17 @@ def ensure_chat_template(tokenizer: Any) -> bool:
         )
     tokenizer.chat_template = GEMMA_CHAT_TEMPLATE
     return True
+
+
+def with_fixed_date(template: str) -> str:
+    """Return a chat template that prints TEMPLATE_DATE where it printed today's date.
+
+    A prompt would otherwise differ from day to day, and from the one the model was trained on. The template is saved
+    with the model, so every program prints the same.
+    """
+    return re.sub(
+        r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""", lambda found: f'"{TEMPLATE_DATE.strftime(found[2])}"', template
+    )
 
 
 def without_generation_marks(template: str) -> str:

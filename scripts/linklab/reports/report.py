@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from linklab import files
-from linklab.metrics import comparison
+from linklab.metrics import comparison, general
 from linklab.metrics.comparison import Run
 from linklab.metrics.metrics import SAMPLES_FILE
 from linklab.metrics.predictions import FILE as PREDICTIONS_FILE
@@ -127,6 +127,24 @@ def build_commands(experiment: Experiment) -> list[str]:
     ]
 
 
+def build_general(experiment: Experiment) -> dict | None:
+    """Return the answers to general questions of the runs that were asked, base models first; None where none was."""
+    asked = [(run, found) for run in experiment.runs if (found := general.read(run.folder))]
+    asked.sort(key=lambda pair: pair[0].role != "base")
+    if not asked:
+        return None
+    return {
+        "names": [run.name for run, _ in asked],
+        "right": [f"{found['right']} of {found['n']}" for _, found in asked],
+        "losses": [f"{found['loss']:.2f}" for _, found in asked],
+        "lines": [
+            {"question": lines[0]["question"], "expected": lines[0]["expected"],
+             "answers": [{"text": line["answer"], "right": line["right"]} for line in lines]}
+            for lines in zip(*(found["questions"] for _, found in asked), strict=True)
+        ],
+    }  # fmt: skip
+
+
 def build_notes(experiment: Experiment) -> list[str]:
     """Return what a reader must know before believing the figures, for the runs at hand."""
     reference, n = experiment.reference, experiment.reference.n
@@ -239,6 +257,7 @@ def write_report(out_dir: str | Path, experiment: Experiment, *, force: bool = F
         "plots": plots,
         "samples": build_samples(experiment),
         "prompt_template": read_prompt_template(experiment),
+        "general": build_general(experiment),
         "data_card": build_data_card(experiment),
         "commands": build_commands(experiment),
         "notes": build_notes(experiment),

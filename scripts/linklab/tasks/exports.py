@@ -9,12 +9,14 @@ fine-tuning" (chat format).
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from linklab import files
+from linklab.tasks.jsonl import read_lines
 
 FOLDER = "exports"
 EXAMPLE_BASE = "google/gemma-3-270m-it"  # what the settings files name; any instruction-tuned model does
@@ -36,13 +38,6 @@ def write_exports(folder: Path, programs: Sequence[str], shards: Mapping[str, Se
     return written
 
 
-def _conversations(paths: Sequence[Path]) -> Iterator[list[dict[str, str]]]:
-    for path in paths:
-        with open(path, encoding="utf-8") as handle:
-            for line in handle:
-                yield json.loads(line)["messages"]
-
-
 def _write_lines(
     target: Path,
     shards: Mapping[str, Sequence[Path]],
@@ -55,8 +50,8 @@ def _write_lines(
         if split in names and paths:
             written.append(target / f"{names[split]}.jsonl")
             with files.atomic_write(written[-1]) as handle:
-                for messages in _conversations(paths):
-                    handle.write(json.dumps(make(messages), ensure_ascii=False) + "\n")
+                for value, _ in itertools.chain.from_iterable(map(read_lines, paths)):
+                    handle.write(json.dumps(make(value["messages"]), ensure_ascii=False) + "\n")
     return written
 
 

@@ -227,28 +227,40 @@ def read_examples(folder: str | Path, split: str, max_rows: int | None = None) -
     return found
 
 
-def read_shard(path: Path, task: Task, split: str) -> Iterator[Example]:
-    """Yield the examples of one shard; a UserError names the line that is none."""
-    shared = {t.name: list(t.choices or ()) for t in task.targets if t.kind == "class" and not t.choices_from}
-    lines: list[dict] = []  # of one row so far
+def read_lines(path: Path) -> Iterator[tuple[dict[str, Any], Question]]:
+    """Yield (value, its question) of each line of a shard; a UserError names the line that is none."""
     with open(path, encoding="utf-8", newline="\n") as handle:
         for number, text in enumerate(handle, start=1):
             try:
                 value = files.parse_json(text)
                 user, assistant = value["messages"]
-                question = Question(value.get("choice"), user["content"], assistant["content"])
-                row = value["row"] if task.ask == "choices" else value["id"]
-                line = {key: value[key] for key in ("group", "target", "values")}
-                line |= {"id": row, "choices": value["choices"] | shared, "question": question}
-                if task.ask == "choices":
-                    line["choices"][task.choice_target.name].index(question.choice)
+                yield value, Question(value.get("choice"), user["content"], assistant["content"])
             except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}:{number}: not a line that convert_csv_to_jsonl.py wrote ({error})") from error
-            asked = [one["question"].choice for one in lines]
-            if lines and (line["id"] != lines[0]["id"] or task.ask == "row" or question.choice in asked):
-                yield _join(lines, task, split)
-                lines = []
-            lines.append(line)
+                raise _no_line(path, number, error) from error
+
+
+def _no_line(path: Path, number: int, error: Exception) -> UserError:
+    return UserError(f"{path}:{number}: not a line that convert_csv_to_jsonl.py wrote ({error})")
+
+
+def read_shard(path: Path, task: Task, split: str) -> Iterator[Example]:
+    """Yield the examples of one shard; a UserError names the line that is none."""
+    shared = {t.name: list(t.choices or ()) for t in task.targets if t.kind == "class" and not t.choices_from}
+    lines: list[dict] = []  # of one row so far
+    for number, (value, question) in enumerate(read_lines(path), start=1):
+        try:
+            row = value["row"] if task.ask == "choices" else value["id"]
+            line = {key: value[key] for key in ("group", "target", "values")}
+            line |= {"id": row, "choices": value["choices"] | shared, "question": question}
+            if task.ask == "choices":
+                line["choices"][task.choice_target.name].index(question.choice)
+        except (ValueError, KeyError, TypeError) as error:
+            raise _no_line(path, number, error) from error
+        asked = [one["question"].choice for one in lines]
+        if lines and (line["id"] != lines[0]["id"] or task.ask == "row" or question.choice in asked):
+            yield _join(lines, task, split)
+            lines = []
+        lines.append(line)
     if lines:
         yield _join(lines, task, split)
 

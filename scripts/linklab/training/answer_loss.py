@@ -31,7 +31,8 @@ class AnswerCollator:
         """Return `input_ids`, `attention_mask`, `position_ids`, `branches` and `labels`, all (batch, tokens).
 
         Labels are IGNORED outside the answers. `branches` is 0 in what all questions of a row share, else the
-        question's number from 1; positions go on from the shared part in every branch.
+        question's number from 1; positions go on from the shared part in every branch. Rows that have a weight add
+        `row_weights`, (batch,).
         """
         import torch
 
@@ -50,8 +51,11 @@ class AnswerCollator:
                 branches[i, start:end] = number if len(item["answers"]) > 1 else 0
                 labels[i, answer_start:end] = tokens[answer_start:end]
                 start = end
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids,
-                "branches": branches, "labels": labels}  # fmt: skip
+        batch = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids,
+                 "branches": branches, "labels": labels}  # fmt: skip
+        if any("weight" in item for item in items):
+            batch["row_weights"] = torch.tensor([item.get("weight", 1.0) for item in items])
+        return batch
 
 
 def use_answer_only_loss(causal_model: Any) -> None:
@@ -65,27 +69,31 @@ def use_answer_only_loss(causal_model: Any) -> None:
 
     def forward(
         self: Any, input_ids: Any = None, labels: Any = None, attention_mask: Any = None, position_ids: Any = None,
-        branches: Any = None, num_items_in_batch: Any = None, **kwargs: Any,
+        branches: Any = None, row_weights: Any = None, num_items_in_batch: Any = None, **kwargs: Any,
     ) -> Any:  # fmt: skip
         if labels is None:
             return plain_forward(
                 input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids, **kwargs
             )
-        return _answer_only(self, input_ids, labels, attention_mask, position_ids, branches, num_items_in_batch)
+        return _answer_only(
+            self, input_ids, labels, attention_mask, position_ids, branches, row_weights, num_items_in_batch
+        )
 
     causal_model.forward = types.MethodType(forward, causal_model)
 
 
 def _answer_only(
     model: Any, input_ids: Tensor, labels: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None,
-    branches: Tensor | None, num_items_in_batch: Any,
+    branches: Tensor | None, row_weights: Tensor | None, num_items_in_batch: Any,
 ) -> Any:  # fmt: skip
+    """Return the sum of the answer tokens' losses, each times its row's weight, divided by their number."""
     import torch
     import torch.nn.functional as functional
     from transformers.modeling_outputs import CausalLMOutput
 
     wanted = functional.pad(labels[:, 1:] != IGNORED, (0, 1))  # (batch, tokens): the position before each answer token
     answers = labels[:, 1:][wanted[:, :-1]]
+    weights = None if row_weights is None else row_weights[:, None].expand(wanted.shape)[wanted]
     real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     if input_ids.is_cuda:
         hidden = _read_padded(model, input_ids, attention_mask, position_ids, branches)
@@ -100,10 +108,11 @@ def _answer_only(
         hidden, wanted = hidden[0], places[wanted[read]]
     count = len(answers) if num_items_in_batch is None else num_items_in_batch
     if model.training and head_loss.can_fuse(model, input_ids):
-        return CausalLMOutput(loss=head_loss.total(hidden[wanted], head_of(model).weight, answers) / count)
+        return CausalLMOutput(loss=head_loss.total(hidden[wanted], head_of(model).weight, answers, weights) / count)
     logits = head_of(model)(hidden[wanted])  # (answer tokens, vocab): two axes, so no weight is copied
     logits = cap_logits(logits, text_config(model))
-    total = functional.cross_entropy(logits.float(), answers, reduction="sum")
+    losses = functional.cross_entropy(logits.float(), answers, reduction="none")
+    total = losses.sum() if weights is None else losses @ weights
     return CausalLMOutput(loss=total / count, logits=None if model.training else logits)  # (answer tokens, vocab)
 
 

@@ -26,9 +26,12 @@ def can_fuse(model: Any, input_ids: Tensor) -> bool:
     )  # fmt: skip
 
 
-def total(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Return the sum of the cross-entropies of `hidden` (answer tokens, hidden) against `weight` (vocab, hidden)."""
-    return _function().apply(hidden.to(weight.dtype), weight, targets)
+def total(hidden: Tensor, weight: Tensor, targets: Tensor, token_weights: Tensor | None = None) -> Tensor:
+    """Return the sum of the cross-entropies of `hidden` (answer tokens, hidden) against `weight` (vocab, hidden).
+
+    Each counts `token_weights` (answer tokens,) times, where they are given.
+    """
+    return _function().apply(hidden.to(weight.dtype), weight, targets, token_weights)
 
 
 @functools.cache
@@ -38,7 +41,9 @@ def _function() -> Any:
 
     class HeadLoss(torch.autograd.Function):
         @staticmethod
-        def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        def forward(
+            ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, token_weights: Tensor | None
+        ) -> Tensor:  # fmt: skip
             logits = hidden @ weight.T
             losses = torch.empty(len(hidden))
             for i, target in enumerate(targets):
@@ -48,12 +53,15 @@ def _function() -> Any:
                 row.sub_(normal).exp_()  # in float32 this is the row of `logits` itself
                 row[target] -= 1
                 logits[i] = row
+            if token_weights is not None:
+                losses *= token_weights
+                logits *= token_weights[:, None].to(logits.dtype)
             ctx.save_for_backward(logits @ weight)
             return losses.sum()
 
         @staticmethod
-        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
             (hidden_grad,) = ctx.saved_tensors
-            return hidden_grad * grad.to(hidden_grad.dtype), None, None
+            return hidden_grad * grad.to(hidden_grad.dtype), None, None, None
 
     return HeadLoss

@@ -196,6 +196,11 @@ class TrainingSettings:
         "tensorboard", "where the log goes beside trainer_log.csv: TensorBoard's files in DIR/tensorboard",
         group="Training",
     )  # fmt: skip
+    class_weights: Literal["none", "balanced"] = option(
+        "none", "balanced: rows of rare classes count for more in training and validation loss, rows / (classes * rows "
+        "of the class)", group="Training", decides=True,
+        source="weights make rare answers more probable than they are; set it where every class matters alike",
+    )  # fmt: skip
     seed: int = option(
         0, "seed of the adapters' first values and of the row order", group="Reproducibility", metavar="N",
         limits=cli.Limits(int, 0, 2**32 - 1), decides=True,

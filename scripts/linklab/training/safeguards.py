@@ -1,4 +1,4 @@
-"""What keeps a training from going wrong unseen: numbers that are no longer finite, several GPUs, missing loggers."""
+"""What keeps a training from going wrong unseen: numbers that are not finite, several GPUs, memory, disk, loggers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ INSTALL = {  # --report-to NAME: what pip installs for it
     "neptune": "neptune", "swanlab": "swanlab", "tensorboard": "tensorboard==2.21.0", "trackio": "trackio",
     "wandb": "wandb",
 }  # fmt: skip
+# What a full disk is called by the system and safetensors, and by torch.save, which passes no reason on
+NO_SPACE = ("No space left", "File too large", "Disk quota", "inline_container.cc", "iostream error")
 
 
 def finite_numbers_callback(settings: TrainingSettings) -> Any:
@@ -80,3 +82,38 @@ def report_callback(name: str, folder: Path) -> Any:
     if name == "tensorboard":
         made.logging_dir = str(folder / "tensorboard")
     return made
+
+
+def lower_memory(settings: TrainingSettings) -> str:
+    """Return what to lower, by how much, so that the same rows train in less memory."""
+    batch, accumulation = settings.per_device_batch_size, settings.gradient_accumulation_steps
+    ways = []
+    if batch > 1:
+        ways.append(f"--per-device-batch-size {batch // 2} --gradient-accumulation-steps {accumulation * 2}")
+    if not settings.gradient_checkpointing:
+        ways.append("--gradient-checkpointing")
+    if settings.mode == "full":
+        ways.append("--mode lora")
+    return "use " + ", then ".join(ways or [f"shorter rows and --max-length {settings.max_length // 2}"])
+
+
+class explained_failures:
+    """Turn out-of-memory and a full disk into one line that says what to lower."""
+
+    def __init__(self, settings: TrainingSettings) -> None:
+        self.settings = settings
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is None or isinstance(error, UserError):
+            return
+        text = str(error)
+        if "out of memory" in text or "can't allocate memory" in text or isinstance(error, MemoryError):
+            raise UserError(f"out of memory; {lower_memory(self.settings)}; checkpoints so far are kept") from error
+        if any(said in text for said in NO_SPACE):
+            raise UserError(
+                f"{self.settings.out_dir}: no space left on the disk; free some or choose another --out-dir, "
+                f"then run again with --resume auto"
+            ) from error
