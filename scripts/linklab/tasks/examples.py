@@ -15,7 +15,7 @@ from linklab.cli import UserError
 from linklab.tables.schema import read_number
 from linklab.tables.table import Table
 from linklab.tables.understand import reopen_table, side_of
-from linklab.tasks.splits import FRACTIONS, SPLITS, rank_key, split_of
+from linklab.tasks.splits import FRACTIONS, SPLITS, SplitRule, rank_key, settle_rule, split_of
 from linklab.tasks.task import Target, Task
 from linklab.tasks.templates import read_list
 
@@ -125,15 +125,32 @@ class ExampleMaker:
         The side is what the table's own split column says. A side it never names (often validation) is cut from its
         training rows, as any table is divided.
         """
-        if self.group_column:
-            group = row[self.group_column.name]
-        else:  # what looks the same to a model must stay together, whatever its answer: the shown cells are the group
-            group = _hash(row[name] for name in self.shown)
+        group = self.group_of(row)
         split = split_of(group, self.seed, self.fractions)
         if self.split_column is None:
             return group, split
         own = side_of(row[self.split_column.name])
         return group, split if own == "train" and split in self.unnamed_sides else own
+
+    def group_of(self, row: Mapping[str, str]) -> str:
+        """Return the group of a row: the cell of the group column.
+
+        Without one, what looks the same to a model must stay together, whatever its answer: the shown cells.
+        """
+        if self.group_column:
+            return row[self.group_column.name]
+        return _hash(row[name] for name in self.shown)
+
+    def settle_rule(self, rows: Iterable[list[str]]) -> SplitRule:
+        """Return how a table's rows are divided, so that no side stays empty where there are enough groups."""
+        by_name = (dict(zip(self.names, cells, strict=True)) for cells in rows)
+        if self.split_column is None:
+            return settle_rule(self.seed, map(self.group_of, by_name))
+        if not self.unnamed_sides:
+            return SplitRule(self.seed)
+        name = self.split_column.name  # the sides it never names are cut from its training rows
+        divided = (self.group_of(row) for row in by_name if side_of(row[name]) == "train")
+        return settle_rule(self.seed, divided, {"train", *self.unnamed_sides})
 
     def _choices(self, row: dict, target: dict) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
         choices: dict[str, list[str]] = {}

@@ -38,27 +38,32 @@ def open_source(
     rule = _split_rule(args, trained, allow_other_split)
     if args.csv:
         table, task = _table_task(args, trained, allow_other_prompt)
-        task = dataclasses.replace(divide(table, task, rule.seed), split=rule)
+        if trained is None or trained.split is None:
+            rule = ExampleMaker(task, seed=rule.seed).settle_rule(cells for _, cells in table.rows())
+        task = divide(table, task, rule)
         return task, lambda split, n: examples.read_examples(
             table, task, split, n, seed=rule.seed, fractions=rule.fractions
         )
     refuse_table_options(args)
-    task, read = open_folder(args.data, rule.seed)
+    task, read = open_folder(args.data, rule.seed, trained.split if trained else None)
     if trained and not allow_other_prompt and (difference := find_difference(task, trained)):
         raise UserError(f"{args.data}: {difference}; convert the rows as those the model was trained on, or pass "
                         f"--allow-other-prompt, and the report will say so")  # fmt: skip
     return task, read
 
 
-def open_folder(data: str | Path, split_seed: int | None = 0) -> tuple[Task, Reader]:
+def open_folder(
+    data: str | Path, split_seed: int | None = 0, trained_split: SplitRule | None = None
+) -> tuple[Task, Reader]:
     """Return the task and the reader of `--data`: a converted folder, or conversations somebody else wrote.
 
-    `split_seed` divides the latter; a converted folder is divided already.
+    The latter are divided as the model was trained with, else by `split_seed`; a converted folder is divided already.
     """
-    seed = split_seed or 0
     if conversations.conversation_files(data):
-        task = dataclasses.replace(conversations.make_task(), split=SplitRule(seed))
-        return task, lambda split, n: conversations.read_conversations(data, split, n, seed)
+        rule = trained_split or conversations.settle_rule(data, split_seed or 0)
+        rule = dataclasses.replace(rule, seed=split_seed or 0)
+        task = dataclasses.replace(conversations.make_task(), split=rule)
+        return task, lambda split, n: conversations.read_conversations(data, split, n, rule)
     task = jsonl.read_task(data)
     return task, lambda split, n: read_with_cells(data, task, split, n)
 
@@ -150,12 +155,13 @@ def open_table_task(args: argparse.Namespace) -> tuple[Table, Task]:
     return table, task
 
 
-def divide(table: Table, task: Task, seed: int = 0) -> Task:
+def divide(table: Table, task: Task, rule: SplitRule) -> Task:
     """Return the task with how its rows divide in its record: rows and training classes of each side, groups.
 
     Reads the table once more.
     """
-    maker = ExampleMaker(task, seed=seed)
+    task = dataclasses.replace(task, split=rule)
+    maker = ExampleMaker(task, seed=rule.seed, fractions=rule.fractions)
     count = SplitCount(task)
     for _, cells in table.rows():
         row = dict(zip(task.schema.names, cells, strict=True))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from linklab.cli import UserError
 from linklab.tables.table import Table
 from linklab.tables.understand import warn_of_split
-from linklab.tasks.splits import SPLITS
+from linklab.tasks.splits import FRACTIONS, SPLITS
 from linklab.tasks.task import Task
 
 
@@ -58,6 +58,9 @@ class SplitCount:
         if need_training and not self.rows["train"]:
             raise UserError(f"{table}: no row fell into the training split; more rows, or other groups, are needed")
         record = self.task.table
+        if self.task.split and self.task.split.fractions != FRACTIONS:
+            note = "so few groups that a side would be empty: each side gets its share of them, by the order of a hash"
+            record = record | {"notes": [*record.get("notes", []), note]}
         record = record | {
             "rows": sum(self.rows.values()),
             "splits": self.rows,

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import heapq
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from linklab.cli import UserError
 
@@ -39,6 +39,34 @@ class SplitRule:
         raise UserError("the task's 'split' does not say seed and three fractions")
 
 
+def settle_rule(seed: int, groups: Iterable[str], wanted: Collection[str] = SPLITS) -> SplitRule:
+    """Return how `groups` are divided at a seed: at FRACTIONS, unless one of the `wanted` sides stays without a group.
+
+    Then, where there are enough groups, the fractions are set between the groups' hashes so that each side has its
+    share of the groups, one at least. Groups are read only until every side has one, so a large table costs nothing.
+    """
+    empty, hashes = set(wanted), set()
+    for group in groups:
+        side = split_of(group, seed)
+        empty.discard(side if side in wanted else "train")
+        if not empty:
+            return SplitRule(seed)
+        hashes.add(_split_hash(group, seed))
+    ordered = sorted(hashes)
+    if len(ordered) < len(wanted):
+        return SplitRule(seed)
+    n_validation, n_test = (
+        max(1, round(share * len(ordered))) if side in wanted else 0
+        for side, share in zip(SPLITS[1:], FRACTIONS[1:], strict=True)
+    )
+
+    def cut(n: int) -> float:
+        return sum(ordered[n - 1 : n + 1]) / 2 if n < len(ordered) else 1.0
+
+    train, test = cut(len(ordered) - n_validation - n_test), 1.0 - cut(len(ordered) - n_test)
+    return SplitRule(seed, (train, max(0.0, 1.0 - test - train), test))
+
+
 def unit_hash(text: str) -> float:
     """Return a number in [0, 1) that depends on `text` alone: the first 53 bits of its SHA-256."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:7]) / 2**56
@@ -50,8 +78,12 @@ def split_of(group: str, seed: int = 0, fractions: tuple[float, float, float] = 
 
     Another `seed` gives another, independent division.
     """
-    at = unit_hash(f"split:{seed}:{group}")
+    at = _split_hash(group, seed)
     return "train" if at < fractions[0] else "validation" if at < fractions[0] + fractions[1] else "test"
+
+
+def _split_hash(group: str, seed: int) -> float:
+    return unit_hash(f"split:{seed}:{group}")
 
 
 def rank_key(row_id: str) -> tuple[float, str]:

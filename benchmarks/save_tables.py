@@ -1,0 +1,152 @@
+"""Save what the real model made of tables of packages, beside its rivals: docs/results/tables-embedded.md.
+
+    python benchmarks/save_tables.py runs/tables
+
+Reads what `bench_tables.py --keep DIR` left of every table: outcome.json, the training's metrics.json, the scored runs
+and the report's comparison; says of each table in plain words who wins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from bench_tables import OUTCOME_FILE, Case  # noqa: E402
+from linklab import cli  # noqa: E402
+from linklab.metrics import comparison  # noqa: E402
+from linklab.metrics.comparison import Run  # noqa: E402
+from linklab.reports import tables  # noqa: E402
+from linklab.reports.summary import column_title  # noqa: E402
+from save_results import describe_machine  # noqa: E402
+
+
+class Tried(NamedTuple):
+    """One table as the real model and its rivals answered it."""
+
+    case: Case
+    columns: int
+    outcome: dict[str, Any]
+    training: dict[str, Any]
+    manifest: dict[str, Any]  # of the report
+    runs: list[Run]
+
+    @property
+    def metric(self) -> str:
+        """The "target/metric" that ranks the runs."""
+        return comparison.primary_metric(self.runs)
+
+    @property
+    def minutes(self) -> float:
+        """Minutes of the whole chain; a chain that was killed and went on counts its training's at least."""
+        return max(self.outcome["seconds"], self.training["seconds"]) / 60
+
+    def show(self, run: Run) -> str:
+        """Return a run's score: "88.2 % [84.1, 91.4]"."""
+        short, entry = self.metric.rsplit("/", 1)[1], run.entry(self.metric)
+        if entry is None:
+            return "–"
+        ends = tables.format_interval(short, entry["low"], entry["high"])
+        return f"{tables.format_value(short, entry['value'])} {ends}".strip()
+
+
+def read_tried(folder: Path) -> Tried:
+    """Return what a table's folder holds."""
+    outcome = json.loads((folder / OUTCOME_FILE).read_text())
+    training = json.loads((folder / "trained" / "metrics.json").read_text())
+    report = json.loads((folder / "report" / "manifest.json").read_text())
+    runs = comparison.read_runs([p for name in ("rivals", "base", "tuned") if (p := folder / name).exists()])
+    return Tried(Case(*outcome["case"]), outcome["columns"], outcome, training, report, runs)
+
+
+def say_winner(tried: Tried) -> str:
+    """Return who is better on a table, the tuned model or its best baseline, as a paired test says."""
+    metric, short = tried.metric, tried.metric.rsplit("/", 1)[1]
+    tuned = comparison.first_of_role(tried.runs, "tuned")
+    rival = comparison.best_run(tried.runs, metric, "baseline")
+    assert tuned and rival, "the chain ended with a report"
+    found = comparison.gate(tuned, rival, metric).difference
+    size = tables.format_difference(short, found.difference, tuned.unit(metric))
+    ends = tables.format_interval(short, found.low, found.high, signed=True)
+    p = tables.format_p(found.p)
+    said = f"difference {size} {ends}, p {p if p.startswith('<') else f'= {p}'}"
+    if found.p is None or found.p >= comparison.ALPHA:
+        return f"no difference between the model and {rival.name} shown ({said})"
+    winner = "the model" if comparison.is_better(metric, found.difference) else rival.name
+    return f"{winner} wins ({said})"
+
+
+def write_page(tried: Sequence[Tried], machine: str) -> str:
+    """Return the page: one line a table, then each table's runs."""
+    lines = [
+        "# Three tables on Gemma 3 270M", "",
+        "Each table went through the whole chain (`benchmarks/bench_tables.py`, whose docstring holds the commands) "
+        "with `--target-field` and no other option about the table. All were scored on the same unseen rows, "
+        f"95 % intervals in brackets, on {machine}, one core, beside other work. Minutes are those of the whole chain, "
+        "training included.", "",
+        "| table | target | rows: training, scored | most frequent | best baseline | untrained | trained | minutes |",
+        "|---|---|---:|---:|---:|---:|---:|---:|",
+    ]  # fmt: skip
+    for one in tried:
+        short = one.metric.rsplit("/", 1)[1]
+        rival = comparison.best_run(one.runs, one.metric, "baseline")
+        frequent = comparison.find_run(one.runs, "most_frequent")
+        base, tuned = (comparison.first_of_role(one.runs, role) for role in ("base", "tuned"))
+        assert rival and tuned, "the chain ended with a report"
+        lines.append(
+            f"| {one.case.name} ({one.case.package}) | `{one.case.target}`, {tables.label(short)} "
+            f"| {one.training['rows']:,}, {tuned.n:,} | {one.show(frequent)} | {rival.name} {one.show(rival)} "
+            f"| {one.show(base) if base else '–'} | **{one.show(tuned)}** | {one.minutes:.1f} |"
+        )
+    lines += ["", "Who wins, by a paired test on the same rows:", ""]
+    lines += [f"- **{one.case.name}**: {say_winner(one)}." for one in tried]
+    for one in tried:
+        training = one.training
+        lines += [
+            "", f"## {one.case.name}: `{one.case.target}`", "",
+            f"{one.outcome['rows']:,} rows x {one.columns} columns of {one.case.package}, of which "
+            f"{one.outcome['settings']['rows']:,} at most were converted; {training['mode']} on {training['rows']:,} "
+            f"rows ({training['steps']:,} steps, {cli.format_seconds(training['seconds'])}, "
+            f"{training['peak_memory_mb'] / 1024:.1f} GiB at the peak), {training['settings']['precision']}.", "",
+            *(f"{line}\n" for line in one.manifest["extra"]["verdict"].splitlines()),
+            *runs_table(one),
+        ]  # fmt: skip
+    commits = sorted({one.manifest["commit"] for one in tried})
+    return "\n".join([*lines, "", f"Commit {', '.join(commits)}, {tried[-1].manifest['created']}.", ""])
+
+
+def runs_table(one: Tried) -> list[str]:
+    """Return every run with its figures as a markdown table, best first."""
+    table = tables.build_table(one.runs, one.metric)
+    head = ["run", *(column_title(column) for column in table["columns"])]
+    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    for line in table["lines"]:
+        name = f"**{line['name']}**" if line["role"] in ("tuned", "base") else line["name"]
+        cells = [f"{cell['value']} {cell['interval']}".strip() for cell in line["cells"]]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what bench_tables.py --keep was given")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "tables-embedded.md")
+    args = parser.parse_args(argv)
+    folders = sorted(path.parent for path in args.folder.glob(f"*/{OUTCOME_FILE}"))
+    tried = [read_tried(folder) for folder in folders if (folder / "report" / "manifest.json").exists()]
+    if not tried:
+        raise SystemExit(f"error: {args.folder}: no table has ended with a report; run bench_tables.py --keep first")
+    args.out.write_text(write_page(tried, describe_machine()), encoding="utf-8")
+    print(f"wrote {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
