@@ -7,10 +7,12 @@ packages (requirements-bench.txt) -> a markdown table: rows, target, best baseli
 Three tables on the real Gemma 3 270M (a text class, a class, a number), at most 15 minutes each on two cores:
 
     pip download vaderSentiment==0.5 --no-deps --no-binary :all: --dest runs/archives
-    python benchmarks/bench_tables.py --only tweets --base-model embedded --rows 3000 --epochs 1 --keep runs/tables
-    python benchmarks/bench_tables.py --only diamonds --base-model embedded --rows 1500 --epochs 1 --keep runs/tables
-    python benchmarks/bench_tables.py --only Housing --base-model embedded --rows 546 --epochs 3 --keep runs/tables
+    python benchmarks/bench_tables.py --only tweets --rows 3500 --epochs 1 OPTIONS
+    python benchmarks/bench_tables.py --only diamonds --rows 1500 --epochs 1 OPTIONS
+    python benchmarks/bench_tables.py --only Housing --rows 546 --epochs 3 OPTIONS
     python benchmarks/save_tables.py runs/tables
+
+OPTIONS: --base-model embedded --test-rows 300 --keep runs/tables
 
 Each table goes through validate, convert, baselines, finetune (the tiny untrained model, a few steps), evaluate,
 compare and predict, with --target-field and no other option. It must end with a report, or be refused with one true

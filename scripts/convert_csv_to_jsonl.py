@@ -279,7 +279,8 @@ def write_card(
 
     targets = ", ".join(f"{code(t.name)} ({t.kind}{escape(t.unit and ', ' + t.unit)})" for t in task.targets)
     shown = ", ".join(map(code, task.template.columns))
-    holds = f"Each line holds one row: the prompt shows {shown}; the answer holds {targets}."
+    form = " as a JSON object" if task.answer_format == "json" else ""
+    holds = f"Each line holds one row: the prompt shows {shown}; the answer holds {targets}{form}."
     if task.ask == "choices":
         unit = f"{task.answer_unit:g} {task.answer_column.unit}".strip()
         holds = (

@@ -168,6 +168,7 @@ def read_rows(settings: TrainingSettings, task: Task, read: Reader, inputs: dict
             f"{len(read('test', None)):,} test (never seen in training)")  # fmt: skip
     hashes = hash_rows(train)
     identity = {"rows": len(train), "prompts": hashes["prompts"], "labels": hashes["labels"]}
+    identity |= {"answer_format": task.answer_format} if task.answer_format != "plain" else {}
     identity["validation"] = hash_rows(validation)["labels"]  # they decide which weights are the best
     seen = describe_inputs(train, task) if train[0].row else None
     return Rows(task, train, validation, identity, inputs, seen)

@@ -39,7 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     data = parser.add_argument_group("Input")
     source = data.add_mutually_exclusive_group(required=True)
-    source.add_argument("--csv", metavar="FILE", help="rows to answer; `-` reads standard input")
+    source.add_argument(
+        "--csv", metavar="FILE", help="rows to answer: any table that convert reads; `-` reads standard input"
+    )
     source.add_argument(
         "--set",
         nargs="+",
@@ -52,6 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="N",
         help="answer at most N rows, the same in every script (default: all)",
     )
+    cli.add_table_options(data, "with --csv: ", only=("--delimiter", "--decimal", "--encoding", "--drop-bad-rows"))
     output = parser.add_argument_group("Output")
     output.add_argument("--out", metavar="FILE", help="CSV to write; `-` writes standard output (optional with --set)")
     output.add_argument("--force", action="store_true", help="replace an existing file")
@@ -106,15 +109,16 @@ def needed_columns(task: Task) -> list[str]:
 
 def read_rows(args: argparse.Namespace, task: Task) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     """Return the header and (place, cells by column) of every row; raises a UserError for a missing column."""
+    from linklab.tables.table import TableOptions
     from linklab.tables.understand import open_new_rows
 
     if args.set:
         row = read_set(args.set, task)
         return list(row), [("--set", row)]
     with contextlib.ExitStack() as stack:
-        path = files.require_file(args.csv) if args.csv != "-" else stack.enter_context(standard_input())
+        path = Path(args.csv) if args.csv != "-" else stack.enter_context(standard_input())
         name = "standard input" if args.csv == "-" else args.csv
-        table = open_new_rows(path, task.schema, task.table)
+        table = open_new_rows(path, task.schema, task.table, TableOptions.from_args(args))
         header = table.names
         for column in needed_columns(task):
             if column not in header:
@@ -128,6 +132,8 @@ def read_rows(args: argparse.Namespace, task: Task) -> tuple[list[str], list[tup
     say(f"{Path(name).name}: {len(rows):,} rows, {len(header)} columns; {table.dialect.describe()}")
     for note in table.notes:
         say(f"  note: {note}")
+    for why, lines in table.left_out.items():
+        say(f"  left out: {len(lines):,} {why}")
     return header, rows
 
 

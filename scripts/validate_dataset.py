@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     table.add_argument("csv", nargs="?", default=argparse.SUPPRESS, metavar="CSV", help="file to check")
     table.add_argument("--csv", metavar="FILE", help="the same, named as in every other script")
     inputs.add_argument("--schema", metavar="FILE", help="schema to check against: a JSON file, `links` or `infer`")
-    cli.add_table_options(inputs, leave_out=("--drop-bad-rows", "--drop-missing-target"))
+    cli.add_table_options(inputs)
     inputs.add_argument(
         "--allow-missing",
         type=cli.share,
@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
             )  # fmt: skip
     for line in lines_of_record(start.record) if start.record else ():
         cli.say(line)
+    for note in found.notes[len(start.notes) :]:
+        cli.say(f"  note: {note}")
     tell(args, report)
     return 0 if report["clean"] else 1
 

@@ -280,10 +280,10 @@ TABLE_OPTIONS: tuple[tuple[str, dict], ...] = (
 )  # fmt: skip
 
 
-def add_table_options(group: argparse._ActionsContainer, when: str = "", *, leave_out: tuple[str, ...] = ()) -> None:
+def add_table_options(group: argparse._ActionsContainer, when: str = "", *, only: tuple[str, ...] = ()) -> None:
     """Add how a table is read and what its columns are; `tables.table.TableOptions.from_args` takes them."""
     for option, settings in TABLE_OPTIONS:
-        if option not in leave_out:
+        if not only or option in only:
             group.add_argument(option, **settings | {"help": f"{when}{settings['help']}"})
 
 
@@ -321,13 +321,29 @@ def add_prompt_options(group: argparse._ActionsContainer, when: str = "") -> Non
 
 
 def add_ask_option(group: argparse._ActionsContainer, when: str = "") -> None:
-    """Add how a row is asked; the default depends on the table, so it is None here."""
+    """Add how a row is asked and answered; the defaults depend on the table or the model, so they are None here."""
+    group.add_argument(
+        "--answer-format",
+        choices=("plain", "json"),
+        help=f"{when}how the answer holds its targets: side by side, or as a JSON object with a key per target "
+        "(default: plain, or what a trained model says)",
+    )
     group.add_argument(
         "--ask",
         choices=("row", "choices"),
         help=f"{when}one question per row, or one per choice of a row, answered by what that choice is worth "
         "(default: choices where a row brings its choices and their worth, as links do; else row)",
     )
+
+
+# The options beside TABLE_OPTIONS that say how a row is asked and answered, as a script's Namespace calls them.
+QUESTION_OPTIONS = ("prompt_template", "system_prompt", "ask", "answer_format")
+
+
+def question_words(args: argparse.Namespace) -> list[str]:
+    """Return the words that let another script ask rows the same way."""
+    given = ((name, getattr(args, name, None)) for name in QUESTION_OPTIONS)
+    return [word for name, value in given if value for word in (f"--{name.replace('_', '-')}", value)]
 
 
 def add_source_options(group: argparse._ActionsContainer) -> None:

@@ -253,7 +253,7 @@ def test_exact_answers_take_the_best_legal_choice_of_each_target_in_turn(
     a number is what the model writes in digits."""
     model = with_window(taught, tokenizer, window)
     rows = examples[5:15]  # half of them it has seen
-    separator = task.separator
+    separator = task.form.separator
     scorer = choice_scorer.ChoiceScorer(model, tokenizer)
     follow = scorer.tokens(separator)
     answers = row_answers.answer_exactly(scorer, rows, task, numbers="greedy", rank_by=rank_by)
@@ -301,7 +301,7 @@ def with_words(tokenizer):
 
 def expect_first_class(scorer, task, row, name, second):
     """Return the probabilities of the first target's classes: each counts with all that the next may begin with."""
-    head, separator = encode_prompt(scorer.tokenizer, row.prompt), task.separator
+    head, separator = encode_prompt(scorer.tokenizer, row.prompt), task.form.separator
     next_tokens = {scorer.tokens(separator + text)[0] for text in second}
     assert next_tokens.isdisjoint(scorer.tokens(separator))  # else the separator's own token would do
     starts = [scorer.tokens(text) for text in row.choices[name]]
@@ -395,7 +395,7 @@ def test_a_number_ends_where_the_next_target_begins(tokenizer, examples, tmp_pat
     scorer.head = lambda hidden, allowed: torch.nn.functional.one_hot(
         (allowed == next(steps)).nonzero()[0].repeat(3), len(allowed)
     ).float()
-    next_tokens = [scorer.first_tokens(task, 1, row) for row in examples[:3]]
+    next_tokens = [scorer.next_tokens(task, 0, row) for row in examples[:3]]
     assert next_tokens == [[word]] * 3
     assert scorer.write_numbers(cache, [[]] * 3, "", next_tokens, characters=9) == ["12"] * 3
 
@@ -418,12 +418,12 @@ def test_a_number_target_before_a_class_is_written_and_the_class_scored_after_it
     scorer = choice_scorer.ChoiceScorer(taught, tokenizer)
     for row, given in zip(rows, row_answers.answer_exactly(scorer, rows, task, numbers="greedy"), strict=True):
         head = encode_prompt(tokenizer, row.prompt)
-        number = number_by_hand(taught, tokenizer, head, "", task.separator, number_distributions.MAX_CHARACTERS)
-        sizes = [[*scorer.tokens(task.separator + text), scorer.end] for text in row.choices["size"]]
+        number = number_by_hand(taught, tokenizer, head, "", task.form.separator, number_distributions.MAX_CHARACTERS)
+        sizes = [[*scorer.tokens(task.form.separator + text), scorer.end] for text in row.choices["size"]]
         expected = normalised(row.choices["size"], written_by_hand(taught, head + scorer.tokens(number), sizes))
         assert list(given["choices"]) == ["size"]
         assert dict(given["choices"]["size"]) == pytest.approx(expected, abs=1e-4)
-        assert given["raw_text"] == f"{number}{task.separator}{max(expected, key=expected.get)}"
+        assert given["raw_text"] == f"{number}{task.form.separator}{max(expected, key=expected.get)}"
 
 
 def test_a_number_has_no_more_characters_than_its_column_allows(taught, tokenizer, small_links):
@@ -432,7 +432,7 @@ def test_a_number_has_no_more_characters_than_its_column_allows(taught, tokenize
     for given in row_answers.answer_exactly(
         choice_scorer.ChoiceScorer(taught, tokenizer), rows, task, numbers="greedy"
     ):
-        channel, number = given["raw_text"].split(task.separator)
+        channel, number = given["raw_text"].split(task.form.separator)
         assert channel == given["choices"]["recommended_channel_mhz"][0][0]
         assert len(number) <= 4 and set(number) <= set("0123456789-.")
 
@@ -485,7 +485,7 @@ def test_an_answer_asked_for_in_parts_has_the_tokens_it_was_trained_with(embedde
     task = make_task(path, ["first", "second"])
     scorer = choice_scorer.ChoiceScorer(*embedded)
     whole = encode_answer(scorer.tokenizer, task.write_answer(dict(zip(("first", "second"), targets, strict=True))))
-    assert scorer.tokens(targets[0]) + scorer.tokens(task.separator + targets[1]) + [scorer.end] == whole
+    assert scorer.tokens(targets[0]) + scorer.tokens(task.form.separator + targets[1]) + [scorer.end] == whole
 
 
 @pytest.mark.slow
@@ -502,3 +502,62 @@ def test_on_the_embedded_model_a_class_that_begins_another_counts_with_what_may_
     for row, given in zip(rows, row_answers.answer_exactly(scorer, rows, task, rank_by="summed"), strict=True):
         expected = expect_first_class(scorer, task, row, "first", second)
         assert dict(given["choices"]["first"]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def json_task(tmp_path_factory):
+    path = tmp_path_factory.mktemp("json") / "words.csv"
+    path.write_text(CSV)
+    return make_task(path, ["kind", "count", "size"], answer_format="json")
+
+
+@pytest.mark.parametrize("numbers", ["median", "greedy"])
+@pytest.mark.parametrize("rank_by", ["written", "summed"])
+def test_json_answers_of_a_model_that_knows_nothing_are_legal(tokenizer, examples, json_task, numbers, rank_by):
+    """Judge: json.loads, and the column's own values."""
+    model = tiny.build_model(tokenizer).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(8)
+    scorer = choice_scorer.ChoiceScorer(model, tokenizer)
+    for given in row_answers.answer_exactly(scorer, examples[:12], json_task, numbers=numbers, rank_by=rank_by):
+        value = json.loads(given["raw_text"])
+        assert list(value) == ["kind", "count", "size"]
+        assert value["kind"] in KINDS and value["size"] in ("xs", "xl")
+        if numbers == "greedy" and value["count"] is None:  # digits as they come, such as `--7`, may be no number
+            assert (given["error"], given["answer"]["count"]) == ("count: '' is no number", None)
+        else:
+            assert isinstance(value["count"], int | float) and given["error"] is None
+            assert f'"count": {given["answer"]["count"]},' in given["raw_text"]
+        assert [given["answer"][name] for name in ("kind", "size")] == [value["kind"], value["size"]]
+
+
+def test_json_classes_are_scored_as_the_whole_object_they_are_part_of(tokenizer, examples, json_task):
+    """By hand: each class in quotes with the next key behind it, in a prompt that already holds the object's head."""
+    model = tiny.build_model(tokenizer).eval()
+    with torch.no_grad():
+        model.lm_head.weight.mul_(8)
+    scorer = choice_scorer.ChoiceScorer(model, tokenizer)
+    for row, given in zip(examples[:4], row_answers.answer_exactly(scorer, examples[:4], json_task), strict=True):
+        head = encode_prompt(tokenizer, row.prompt) + scorer.tokens('{"kind":')
+        paths = [scorer.tokens(f' "{kind}", "count":') for kind in row.choices["kind"]]
+        expected = dict(zip(row.choices["kind"], written_by_hand(model, head, paths), strict=True))
+        assert dict(given["choices"]["kind"]) == pytest.approx(expected, abs=1e-4)
+        behind = json.loads(given["raw_text"])
+        head = encode_prompt(tokenizer, row.prompt) + scorer.tokens(given["raw_text"].rpartition(' "')[0])
+        paths = [[*scorer.tokens(f' "{size}"}}'), scorer.end] for size in row.choices["size"]]
+        expected = dict(zip(row.choices["size"], written_by_hand(model, head, paths), strict=True))
+        assert max(expected, key=expected.get) == behind["size"]
+
+
+def test_the_pieces_of_a_json_answer_are_the_tokens_training_learnt(tokenizer, json_task):
+    form = json_task.form
+    for target in ({"kind": "abc", "count": "-12.5", "size": "xl"}, {"kind": "b", "count": "7", "size": "xs"}):
+        pieces = [form.head] + [
+            form.before(i) + form.value(target[t.name], t.kind) + form.behind(i)
+            for i, t in enumerate(json_task.targets)
+        ]  # fmt: skip
+        whole = json_task.write_answer(target)
+        assert "".join(pieces) == whole
+        assert [token for piece in pieces for token in tokenizer(piece, add_special_tokens=False)["input_ids"]] == (
+            encode_answer(tokenizer, whole)[:-1]
+        )

@@ -4,6 +4,7 @@ import json
 
 import convert_csv_to_jsonl
 import pytest
+import validate_dataset
 
 ROWS = [("fir" if i % 3 else "oak", f"{i * 7 % 40}.5", "ns"[i % 2], f"{i % 5}") for i in range(60)]
 TREES = "kind,height,side,grade\n" + "".join(",".join(row) + "\n" for row in ROWS)
@@ -59,7 +60,75 @@ def test_a_system_prompt_stands_before_every_prompt_and_markers_are_warned_of(tm
     assert line["messages"][0]["content"].startswith("Answer {briefly} <start_of_turn>\n\nheight: ")
 
 
+def german(cells):
+    return add_column("price", [cell.replace(";", ",") for cell in cells]).replace(",", ";").replace("§", ",")
+
+
+NUMBERS = ["--target-field", "price"]
+BROTHERS = [  # what, text, words, what is said, an answer of the training rows
+    ("utf-16, tabs", TREES.replace(",", "\t").encode("utf-16"), [], "utf-16", "fir"),
+    ("utf-16 without a mark", TREES.replace(",", "\t").encode("utf-16-le"), [], "utf-16-le", "fir"),
+    ("SEP= in capitals behind a mark", "\ufeffSEP=;\r\n" + TREES.replace(",", ";").replace("\n", "\r\n"), [],
+     "a sep= line", "fir"),
+    ("German thousands", german([f"{i % 9 + 1}.{100 + i}§50" for i in range(60)]).replace(".5;", "§5;"), NUMBERS,
+     "decimal comma, thousands '.'", "1100.50"),
+    ("Swiss thousands", add_column("price", [f"{i % 9 + 1}'{100 + i}.50" for i in range(60)]), NUMBERS,
+     'thousands "\'"', "1100.50"),
+    ("narrow spaces", add_column("price", [f"{i % 9 + 1}\u202f{100 + i}" for i in range(60)]), NUMBERS,
+     "thousands 'space'", "1100"),
+    ("true minus signs", add_column("price", [f"\u2212{i}.5" for i in range(60)]), NUMBERS, "price   target  number",
+     "-0.5"),
+    ("a sign before the currency", add_column("price", [f"-${i}.10" for i in range(60)]), NUMBERS, "unit $", "-0.10"),
+    ("postcodes stay texts", add_column("price", [f"0{1000 + i % 3}" for i in range(60)]), NUMBERS,
+     "class, 3 different", "01000"),
+    ("true and false", add_column("price", ["TRUE", "FALSE"] * 30), NUMBERS, "class, 2 different", "TRUE"),
+    ("numbers with a unit", add_column("price", [f"{i} kg" for i in range(60)]), NUMBERS,
+     "numbers with 'kg' behind them: move the unit to the header", "0 kg"),
+    ("a delimiter at the end of every row", TREES.replace("\n", ",\n"), [],
+     "1 empty column at the end left out", "fir"),
+    ("the same, but not of the header", TREES.replace("\n", ",\n").replace("grade,", "grade", 1), [],
+     "1 empty column at the end left out", "fir"),
+    ("all cells quoted", "\n".join('"' + row.replace(",", '","') + '"' for row in TREES.splitlines()), [],
+     "height  input   number", "fir"),
+    ("R's missing numbers", TREES.replace(",7.5,", ",NA,").replace(",14.5,", ",NA,"), [], "number, 4 empty", "fir"),
+    ("a spreadsheet's errors", TREES.replace(",7.5,", ",#N/A,").replace(",14.5,", ",#DIV/0!,"), [], "number, 4 empty",
+     "fir"),
+    ("dots for missing numbers", add_column("size", [f"{i}.5" if i % 4 else "." for i in range(60)]), [],
+     "column 'size' is text: 45 of 60 cells are numbers; --missing . makes it a number column", "fir"),
+    ("the same, told", add_column("size", [f"{i}.5" if i % 4 else "." for i in range(60)]), ["--missing", "."],
+     "size    input   number, 15 empty", "fir"),
+    ("a column called split that is none", add_column("split", ["banana", "cherry"] * 30), [],
+     "split   input   text, 2 different", "fir"),
+    ("an empty column", add_column("note", [""] * 60), [], "column 'note' is empty in every row", "fir"),
+    ("names with braces, quotes and trees", TREES.replace("height", '"h {m} ""x"" 🌲"'), [], "input   number", "fir"),
+    ("two answers as JSON", TREES, ["--target-field", "kind,height", "--answer-format", "json"], "wrote",
+     '{"kind": "fir", "height": 7.5}'),
+    ("answers of several lines", add_column("why", [f'"line {i}\nmore; ""so""' + '"' for i in range(60)]),
+     ["--target-field", "why", "--target-kind", "text"], "free text, 60 different", 'line 0\nmore; "so"'),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "words", "said", "answer"), [case[1:] for case in BROTHERS],
+                         ids=[case[0] for case in BROTHERS])  # fmt: skip
+def test_tables_as_other_programs_write_them_are_understood_by_validator_and_converter(
+    tmp_path, capsys, text, words, said, answer
+):
+    target = [] if "--target-field" in words else ["--target-field", "kind"]
+    assert convert(tmp_path, text, *target, *words) == 0
+    assert said in capsys.readouterr().err
+    lines = [line for path in (tmp_path / "set").glob("*-of-*.jsonl") for line in path.read_text().splitlines()]
+    assert answer in [json.loads(line)["messages"][-1]["content"] for line in lines]
+    table_words = [word for word in (*target, *words) if word not in ("--answer-format", "json")]
+    found = validate_dataset.main([str(tmp_path / "trees.csv"), *table_words])
+    assert found == (1 if said.startswith("column 'note' is empty") else 0), capsys.readouterr().err
+
+
 REFUSED = [
+    ("Trees of the park\n\n" + TREES, [], "line 3 has it: remove the lines above the header"),
+    (TREES.replace(",", " "), [], "--delimiter says what stands between cells"),
+    (TREES, ["--target-field", "Kind"], "did you mean 'kind'?"),
+    (add_column("n", ["", "1"] * 30), ["--id-field", "n"], "the id is empty, in line 4 too"),
+    (TREES, ["--target-field", "kind,height", "--ask", "choices", "--answer-format", "json"], "use --ask row"),
     (TREES.replace("\noak", "\n", 3), [], "is missing in 3 of 60 rows (lines 2, 5, 8)"),
     (TREES.replace("\noak", "\nNA", 3), [], "--keep-missing-class"),
     (TREES.replace(",7.5,", ",?,"), ["--target-field", "height"],

@@ -159,7 +159,7 @@ def test_a_task_comes_back_from_json_as_it_was(boxes, links, tmp_path):
         again = Task.from_dict(json.loads(json.dumps(task.to_dict())))
         assert (again.ask, again.answer_unit) == (task.ask, task.answer_unit)
         assert again.targets == task.targets and again.schema == task.schema
-        assert again.template.text == task.template.text and again.separator == task.separator
+        assert again.template.text == task.template.text and again.form == task.form
 
 
 @pytest.mark.parametrize("lost", ["targets", "template", "schema"])

@@ -131,11 +131,17 @@ def predict(problem: Problem, baseline: Baseline) -> tuple[dict[str, Prediction]
     rules = {target.name: (target, baseline.rule_for(target)) for target in targets}
     answers = {name: rule(problem, target) for name, (target, rule) in rules.items() if rule}
     predictions = {}
+
+    def write(texts: dict[str, str | None]) -> str:
+        filled = {name: text or "" for name, text in texts.items()}
+        whole = len(filled) == len(problem.task.targets)
+        return problem.task.write_answer(filled) if whole else " ".join(filled.values())
+
     for i, example in enumerate(problem.test):
         texts: dict[str, str | None] = {name: given[i][0] for name, given in answers.items()}
         predictions[example.id] = Prediction(
             id=example.id,
-            raw_text=problem.task.separator.join(given[i][0] for given in answers.values()),
+            raw_text=write(texts),
             answer=texts,
             choices={name: given[i][1] for name, given in answers.items() if given[i][1]},
         )

@@ -336,11 +336,16 @@ class ChoiceScorer:
                 break
         return written
 
-    def first_tokens(self, task: Task, position: int, row: Example) -> list[int]:
-        """Return the tokens the target at `position` of a row's answer may begin with; none behind the last target."""
-        if position >= len(task.targets):
+    def next_tokens(self, task: Task, position: int, row: Example) -> list[int]:
+        """Return the tokens that may follow the target at `position` of a row's answer; none behind the last target.
+
+        That is what always stands behind it (in JSON, the last one too), else what the next one may begin with.
+        """
+        if behind := task.form.behind(position):
+            return self.tokens(behind)[:1]
+        if position + 1 == len(task.targets):
             return []
-        target, before = task.targets[position], task.separator if position else ""
+        target, before = task.targets[position + 1], task.form.before(position + 1)
         if target.kind == "class":
             return sorted({self.tokens(before + text)[0] for text in row.choices[target.name]})
         return self._number_starts(before)

@@ -12,7 +12,7 @@ from linklab.metrics.general import QUESTIONS
 from linklab.models.chat import encode_answer, encode_prompt
 from linklab.models.tries import needs_end, written_scores
 from linklab.tasks.examples import Example
-from linklab.tasks.task import Target, Task
+from linklab.tasks.task import Task
 
 TEXT_TOKENS, ANSWER_TOKENS = 256, 32  # written at most: of a free text, of any other answer
 GENERAL_TOKENS = 16  # of an answer to a general question, which asks for a word
@@ -63,14 +63,15 @@ def answer_exactly(
         cache = PromptCache(len(batch))
         scorer.read(cache, [prompts[i] for i in batch])
         rows = [examples[i] for i in batch]
-        raw = [""] * len(rows)
-        starts: list[list[int]] = [[] for _ in rows]
+        form = task.form
+        raw = [form.head] * len(rows)
+        starts = [scorer.tokens(form.head) for _ in rows]
         rankings: list[dict] = [{} for _ in rows]
         for position, target in enumerate(task.targets):
-            before = task.separator if position else ""
-            next_tokens = [scorer.first_tokens(task, position + 1, row) for row in rows]
+            before, behind = form.before(position), form.behind(position)
+            next_tokens = [scorer.next_tokens(task, position, row) for row in rows]
             if target.kind == "class":
-                texts = _choose(scorer, cache, rows, target, starts, before, next_tokens, rankings, rank_by)
+                texts = _choose(scorer, cache, rows, task, position, starts, next_tokens, rankings, rank_by)
             elif numbers == "greedy":
                 size = number_distributions.longest_number(task.schema[target.name])
                 texts = scorer.write_numbers(cache, starts, before, next_tokens, characters=size)
@@ -79,8 +80,9 @@ def answer_exactly(
                 given = number_distributions.distributions(scorer, cache, starts, before, next_tokens, column)
                 texts = [number_distributions.weighted_median(row) for row in given]
             for r, text in enumerate(texts):
-                raw[r] += before + text
-                starts[r] += scorer.tokens(before + text)
+                written = before + form.value(text, target.kind) + behind
+                raw[r] += written
+                starts[r] = starts[r] + scorer.tokens(written)
         for r, i in enumerate(batch):
             found[i] = finish_prediction(rows[r], raw[r], rankings[r], task)
         done += len(batch)
@@ -90,18 +92,20 @@ def answer_exactly(
 
 
 def _choose(
-    scorer: ChoiceScorer, cache: PromptCache, rows: Sequence[Example], target: Target, starts: list[list[int]],
-    before: str, next_tokens: Sequence[Sequence[int]], rankings: list[dict], rank_by: str,
+    scorer: ChoiceScorer, cache: PromptCache, rows: Sequence[Example], task: Task, position: int,
+    starts: list[list[int]], next_tokens: Sequence[Sequence[int]], rankings: list[dict], rank_by: str,
 ) -> list[str]:  # fmt: skip
-    """Rank the legal choices of every row, and return the best of each.
+    """Rank the legal choices of the target at `position` for every row, and return the best of each.
 
     A choice counts with the end of the turn behind the last target, and where one begins another (1 and 10) with what
     may follow it: the `next_tokens` of its row, all ways the next target can begin.
     """
+    form, target = task.form, task.targets[position]
+    before, behind = form.before(position), form.behind(position)
     choices = []
-    for row, following in zip(rows, next_tokens, strict=True):
-        answers = [scorer.tokens(before + text) for text in row.choices[target.name]]
-        if not following:
+    for row in rows:
+        answers = [scorer.tokens(before + form.value(text, "class") + behind) for text in row.choices[target.name]]
+        if position + 1 == len(task.targets):
             answers = [[*answer, scorer.end] for answer in answers]
         elif needs_end(answers):
             answers = [[*answer, ANY_NEXT] for answer in answers]
@@ -154,6 +158,8 @@ def answer_freely(
     asked = [example.questions[-1] for example in examples]
     heads = [encode_prompt(scorer.tokenizer, question.prompt, question.history) for question in asked]
     most = max_new_tokens or (TEXT_TOKENS if is_written(task) else ANSWER_TOKENS)
+    if not max_new_tokens and task.answer_format == "json":  # the keys take tokens too
+        most += len(scorer.tokens(task.write_answer({target.name: "" for target in task.targets})))
     raw = scorer.write(heads, max_new_tokens=most, progress=progress)
     return [finish_prediction(example, text, {}, task) for example, text in zip(examples, raw, strict=True)]
 

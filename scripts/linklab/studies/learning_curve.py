@@ -112,11 +112,8 @@ def _words_behind(folder: Path) -> list[str]:
         path = Path(entry["path"])
         if not path.exists() or files.sha256_file(path) != entry["sha256"]:
             raise UserError(f"{path}, which {folder} was made from, is gone or has changed")
-    words = ["--csv", given.csv, *cli.table_words(given)]
-    for name in ("prompt_template", "system_prompt", "ask", "split_seed"):
-        if value := getattr(given, name):
-            words += [f"--{name.replace('_', '-')}", value]
-    return words
+    words = ["--csv", given.csv, *cli.table_words(given), *cli.question_words(given)]
+    return words + (["--split-seed", given.split_seed] if given.split_seed else [])
 
 
 @dataclasses.dataclass(frozen=True)

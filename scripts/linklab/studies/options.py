@@ -12,8 +12,8 @@ from linklab.cli import UserError
 MEASURED = ("accuracy", "mae")  # the metric a curve is drawn of, for class and for number targets
 # What a study sets itself; given after the lone `--`, it would be said twice.
 OWN = ("--csv", "--data", *(name for name, _ in cli.TABLE_OPTIONS), "--prompt-template", "--system-prompt", "--ask",
-       "--split-seed", "--out-dir", "--resume", "--force", "--dry-run", "--max-rows", "--seed", "--base-model",
-       "--mode")  # fmt: skip
+       "--answer-format", "--split-seed", "--out-dir", "--resume", "--force", "--dry-run", "--max-rows", "--seed",
+       "--base-model", "--mode")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +87,7 @@ def data_words(source: argparse.Namespace) -> list[str]:
     if source.data:
         return ["--data", source.data]
     words = ["--csv", source.csv, *cli.table_words(source)]
-    for name in ("prompt_template", "system_prompt", "ask"):
-        if value := getattr(source, name):
-            words += [f"--{name.replace('_', '-')}", value]
+    words += cli.question_words(source)
     return words + (["--split-seed", str(source.split_seed)] if source.split_seed else [])
 
 

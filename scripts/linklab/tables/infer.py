@@ -19,10 +19,13 @@ MAX_CHOICES = 1000  # a text target with more values than this is free text; the
 FEW_WORDS = 20  # a text column with at most so many values is a list of words
 BATCH_ROWS = 2000
 SAMPLE_ROWS, SAMPLE_CELLS = 20_000, 1_000_000  # rows kept for the warnings
-NOT_A_VALUE = frozenset(("nan", "na", "n/a", "null", "none", "inf", "-inf", "+inf", "infinity", "-infinity"))
+# \N is MySQL's; those with # are spreadsheets' error cells.
+_ERRORS = ("#N/A", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!", "\\N")
+_NO_VALUE = frozenset(("nan", "-nan", "na", "n/a", "<na>", "null", "none", "#na", *map(str.lower, _ERRORS)))
+NOT_A_VALUE = _NO_VALUE | {"inf", "-inf", "+inf", "infinity", "-infinity"}  # what no number column may hold
 # What pandas takes for "no value" in a text column; a lower-case `none` may be a word.
-MISSING_WORDS = frozenset(("NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "<NA>", "#N/A",
-                           "#NA", "#N/A N/A"))  # fmt: skip
+MISSING_WORDS = frozenset(("NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "<NA>", "#NA",
+                           "#N/A N/A", *_ERRORS))  # fmt: skip
 
 _INT = r"(?:0|-?[1-9][0-9]{0,17})"  # a leading zero makes a code (a postcode, a serial number), not a number
 _FLOAT = f"(?:{NUMBER})"
@@ -42,6 +45,11 @@ def is_missing_word(text: str) -> bool:
     """True for an empty cell and for what programs write where there is no value: `NA`, `NaN`, `null`."""
     text = text.strip()
     return not text or text in MISSING_WORDS
+
+
+def is_missing_number(text: str) -> bool:
+    """True for a cell of a number column that says there is no value: `NA`, `nan`, `#DIV/0!`; not for `inf`."""
+    return text.strip().lower() in _NO_VALUE
 
 
 @dataclasses.dataclass

@@ -209,5 +209,6 @@ def to_text(value: Any, path: Path, line: int, name: str) -> str:
         return json.dumps(list(value), ensure_ascii=False, separators=(",", ":"))
     if isinstance(value, dict | list | tuple | bytes):
         raise UserError(f"{path}:{line}: column '{name}' holds {type(value).__name__} values; a table's cells are "
-                        f"texts, numbers or lists of them")  # fmt: skip
+                        f"texts, numbers or lists of them: flatten it (pandas.json_normalize), one object per row"
+                        )  # fmt: skip
     return str(value)

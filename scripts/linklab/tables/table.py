@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import difflib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from linklab.tables.number_format import PLAIN, NumberFormat
 from linklab.tables.raw_rows import Row, encoding_error, read_raw_rows, sheet_names
 
 ROW_NAME = "row_name"  # what a first column without a name is called: R and pandas write row names there
+BAD_ROWS = "rows that cannot be read"  # why rows are left out with --drop-bad-rows
 BLOCK_ROWS = 2000
 SHOWN_LINES = 5
 _INVISIBLE = re.compile("[\ufeff\u200b]")
@@ -42,6 +44,11 @@ class TableOptions:
     drop_bad_rows: bool = False
     drop_missing_target: bool = False
     keep_missing_class: bool = False
+
+    @property
+    def leave_out_targets(self) -> bool:
+        """Whether an option may leave out rows for what their target holds."""
+        return bool(self.missing) or self.drop_bad_rows or self.drop_missing_target
 
     @classmethod
     def from_args(cls, args: Any) -> TableOptions:
@@ -151,7 +158,7 @@ class Table:
     def _on_damage(self, line: int, code: str, message: str) -> None:
         if not self.options.drop_bad_rows:
             raise csv_stream.damage_error(self.path, line, message)
-        self.note_left_out("rows that cannot be read", line)
+        self.note_left_out(BAD_ROWS, line)
 
     def _whole_rows(self, on_damage: OnDamage) -> Iterator[Row]:
         """Yield the rows below the header with exactly the named cells; empty rows at the end are left out."""
@@ -196,8 +203,12 @@ class Table:
                 continue
             if self._header_rows > 1:
                 self.notes.append(f"{self._header_rows - 1} blank lines before the header left out")
-            widths = {len(row) for _, row in islice(rows, SNIFFED_ROWS) if any(row)}
-            return ["", *cells] if widths == {len(cells) + 1} and line else cells
+            shown = [row for _, row in islice(rows, SNIFFED_ROWS) if any(row)]
+            if {len(row) for row in shown} != {len(cells) + 1} or not line:
+                return cells
+            if any(row[-1].strip() for row in shown):
+                return ["", *cells]
+            return [*cells, ""]  # every row ends with a delimiter, and the header does not
         if damage:
             raise UserError(f"{self.path}:{damage[0][0]}: no header: {damage[0][1]}")
         raise UserError(f"{self.path}: the file holds no header and no rows")
@@ -229,7 +240,8 @@ class Table:
             raise UserError(f"{self.path}:1: column '{repeated[0]}' appears in the header {names.count(repeated[0])} "
                             f"times; give each column its own name")  # fmt: skip
         if self._blank:
-            self.notes.append(f"{len(self._blank)} empty columns at the end left out")
+            n = len(self._blank)
+            self.notes.append(f"{n} empty column{'s' * (n > 1)} at the end left out")
         return names
 
     def canonical_copy(self, path: Path, on_damage: OnDamage) -> list[int]:
@@ -265,8 +277,26 @@ def open_table(path: str | Path | Table, options: TableOptions = TableOptions())
 
 
 def unknown_column(path: str | Path | Table, name: str, names: Sequence[str]) -> str:
-    """Return the text of the error for a column that is not there, with the columns that are."""
-    return f"{path}:1: no column '{name}'; the columns are: {', '.join(names)}"
+    """Return the text of the error for a column that is not there, with those that are and what may be meant."""
+    by_folded = {n.casefold(): n for n in names}
+    close = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.75)
+    hint = f"; did you mean '{by_folded[close[0]]}'?" if close else ""
+    if isinstance(path, Table) and path.dialect.kind == "csv" and not hint:
+        if line := _line_that_names(path, name):
+            hint = f"; line {line} has it: remove the lines above the header"
+        elif len(names) == 1:
+            hint = "; only one column was found: --delimiter says what stands between cells"
+    return f"{path}:1: no column '{name}'; the columns are: {', '.join(names)}{hint}"
+
+
+def _line_that_names(table: Table, name: str) -> int | None:
+    """Return the line among the first SNIFFED_ROWS, below the first, one of whose cells is `name`."""
+    with open(table.path, encoding=table.dialect.encoding, errors="replace") as handle:
+        for number, line in enumerate(islice(handle, SNIFFED_ROWS), start=1):
+            cells = [cell.strip().strip("\"'") for cell in re.split("[,;\t|]", line)]
+            if number > 1 and len(cells) > 1 and name in cells:
+                return number
+    return None
 
 
 def match_names(path: str | Path | Table, parts: Sequence[str], names: Sequence[str]) -> list[str]:

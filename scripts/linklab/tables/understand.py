@@ -5,6 +5,7 @@ Everything found by looking can be overruled by `TableOptions`; every decision i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -24,7 +25,7 @@ from linklab.tables.infer import (
     is_missing_word,
     scan_table,
 )
-from linklab.tables.number_format import NUMBER_SHARE, PLAIN, NumberFormat
+from linklab.tables.number_format import NUMBER_SHARE, PLAIN, NumberFormat, shape_of
 from linklab.tables.schema import Column, Schema, read_number
 from linklab.tables.table import (
     SHOWN_LINES,
@@ -118,6 +119,9 @@ def understand(
                             f"a beginning")  # fmt: skip
         _check_targets(table, schema, scan, classes_as_told, record)
         _check_constant(table, schema, scan)
+    elif table.options.leave_out_targets:
+        with contextlib.suppress(UserError):  # rows that no option leaves out stay, and are named
+            _check_targets(table, schema, scan, classes_as_told, record)
     record["warnings"] += _warn_of_columns(table, schema, scan)
     return Understood(schema, record)
 
@@ -163,14 +167,19 @@ def reopen_table(path: str | Path | Table, schema: Schema, record: Mapping[str, 
     return table
 
 
-def open_new_rows(path: str | Path, schema: Schema, record: Mapping[str, Any]) -> Table:
+def open_new_rows(
+    path: str | Path,
+    schema: Schema,
+    record: Mapping[str, Any],
+    options: TableOptions = TableOptions(),  # noqa: B008
+) -> Table:
     """Return a table of new rows for a model that learnt from the table of `record`.
 
-    How it is written is found anew; what means "no value" and how its numbers are written, where this file alone does
-    not tell, are as in training.
+    How it is written is found anew, or as `options` say; what means "no value" and how its numbers are written, where
+    this file alone does not tell, are as in training.
     """
     told = TableOptions.from_dict(record.get("options", {}))
-    table = open_table(path, TableOptions(missing=told.missing))
+    table = open_table(path, dataclasses.replace(options, missing=told.missing))
     formats = {name: NumberFormat(**value) for name, value in record.get("number_formats", {}).items()}
     numbers = {c.name: formats.get(c.name, PLAIN) for c in schema.columns if c.role == "input" and _is_number(c)}
     if table.dialect.plain and not table.options.missing and any(c.choices_from for c in schema.by_role("target")):
@@ -253,6 +262,9 @@ class _IdCheck:
         """Return the column of ids; raises a UserError where the one asked for names several different rows."""
         if self.repeated and roles.id_field and not lenient:
             name, (first, second) = next(iter(self.repeated.items()))
+            if not name.strip():
+                raise UserError(f"{self.table.path}:{first}: --id-field {roles.id_field}: the id is empty, in line "
+                                f"{second} too; fill it in, or leave the option out")  # fmt: skip
             raise UserError(
                 f"{self.table.path}:{second}: --id-field {roles.id_field}: {len(self.repeated):,} ids name several "
                 f"different rows ({name!r} is also in line {first}); use --group-field {roles.id_field} to keep rows "
@@ -342,9 +354,14 @@ def _column(
         kind=found,
         unit=number_format.unit if number_format else "",
         choices=tuple(choices) if choices else None,
-        nullable=role != "target" and 0 < scan.empty <= allow_missing * scan.n,
+        nullable=role != "target" and 0 < _n_missing(scan, found) <= allow_missing * scan.n,
         class_target=kind == "class",
     )
+
+
+def _n_missing(scan: ColumnScan, kind: str) -> int:
+    """Return how many cells of a column have no value: empty ones, and among numbers `NA` and the like."""
+    return scan.empty + (scan.kinds["nothing"] if kind in ("int", "float") else 0)
 
 
 def _classes(
@@ -525,6 +542,15 @@ def _notes_of_cells(table: Table, scan: Scan) -> list[str]:
                    and text.strip().lower() not in NOT_A_VALUE][:SHOWN_LINES]  # fmt: skip
             notes.append(f"column '{name}': {n_odd:,} of {column.n_filled:,} cells are no numbers "
                          f"({', '.join(map(repr, odd))}); --missing takes what means \"no value\"")  # fmt: skip
+    for at, (name, column) in enumerate(zip(table.names, scan.columns, strict=True)):
+        n = column.shapes.counts.total()
+        if at in scan.formats or 2 * n < column.n_filled or name in table.options.drop_columns:
+            continue
+        odd = [t for t in column.values or () if shape_of(t) is None and t.strip().lower() not in NOT_A_VALUE]
+        if 1 <= len(odd) <= SHOWN_LINES:
+            words = ",".join(text.strip() for text in odd)
+            notes.append(f"column '{name}' is text: {n:,} of {column.n_filled:,} cells are numbers; --missing {words} "
+                         f"makes it a number column")  # fmt: skip
     return notes
 
 
@@ -544,16 +570,21 @@ def _say_kind(column: Column, scan: ColumnScan, target_kind: str | None, number_
             f", {distinct} different" if column.kind == "str" else ""
         )
     said += f", {number_format.describe()}" if number_format.describe() else ""
-    return said + (f", {scan.empty:,} empty" if scan.empty else "")
+    missing = _n_missing(scan, column.kind)
+    return said + (f", {missing:,} empty" if missing else "")
 
 
 # Warnings: each once, with the option that fixes it.
+_WITH_UNIT = re.compile(r"[-+]?[0-9][0-9.,]* ?([^\W\d_]+[23²³]?(?:/[^\W\d_]+)?)")  # `12 kg`, `3.5 m²`, `80 km/h`
 
 
 def _warn_of_columns(table: Table, schema: Schema, scan: Scan) -> list[str]:
     warnings = []
     columns = list(zip(*scan.sample, strict=True))
-    for column, cells in zip(schema.columns, columns, strict=True):
+    for at, (column, cells) in enumerate(zip(schema.columns, columns, strict=True)):
+        if column.role == "input" and scan.columns[at].empty == scan.n_rows:
+            warnings.append(f"column '{column.name}' is empty in every row; leave it out with --drop-columns "
+                            f"{_quoted(column.name)}")  # fmt: skip
         if column.role == "input" and _counts_up(cells):
             warnings.append(f"column '{column.name}' is different in every row and counts up, as a row number does; "
                             f"hide it with --id-field {_quoted(column.name)}")  # fmt: skip
@@ -632,8 +663,11 @@ def _warn_of_classes(target: Column, scan: ColumnScan) -> list[str]:
     n = len(target.choices or ())
     if target.kind == "str" and n >= 10 and n > 0.5 * scan.n_filled:
         warnings.append(f"{n:,} different answers of '{target.name}' in {scan.n_filled:,} rows: a class that is seen "
-                        f"once "
-                        f"cannot be learnt; use --target-kind text for free answers")  # fmt: skip
+                        f"once cannot be learnt; use --target-kind text for free answers")  # fmt: skip
+        units = {found[1] if (found := _WITH_UNIT.fullmatch(word.strip())) else "" for word in target.choices or ()}
+        if len(units) == 1 and "" not in units:
+            warnings.append(f"the answers of '{target.name}' are numbers with '{units.pop()}' behind them: move the "
+                            f"unit to the header, and they can be predicted as numbers")  # fmt: skip
     return warnings
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from linklab import files
 from linklab.cli import UserError
+from linklab.tables.infer import is_missing_number
 from linklab.tables.schema import Column, read_number
 from linklab.tasks.examples import Example
 from linklab.tasks.row_cells import shown_columns
@@ -61,7 +62,8 @@ def describe_inputs(examples: Sequence[Example], task: Task) -> dict:
 
 
 def _describe_column(column: Column, cells: Sequence[str], is_base: bool) -> SeenColumn:
-    filled = [cell for cell in cells if cell.strip()]
+    numeric = column.kind in ("int", "float")
+    filled = [cell for cell in cells if cell.strip() and not (numeric and is_missing_number(cell))]
     may_be_empty = len(filled) < len(cells)
     if column.kind.startswith("list_"):
         elements = [element for cell in filled for element in read_list(column.name, cell)]
@@ -109,9 +111,9 @@ def check_row(row: Mapping[str, str], seen: Mapping[str, SeenColumn]) -> Finding
     errors, warnings = [], []
     for name, column in seen.items():
         cell = row[name].strip()
-        if not cell:
+        if not cell or (column.kind in ("int", "float") and is_missing_number(cell)):
             if not column.may_be_empty:
-                warnings.append(f"{name} is empty; no training row was")
+                warnings.append(f"{name} is {cell or 'empty'}; no training row was without a value")
             continue
         try:
             elements = read_list(name, cell) if column.kind.startswith("list_") else [cell]

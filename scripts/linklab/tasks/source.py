@@ -89,20 +89,22 @@ def _table_task(args: argparse.Namespace, trained: Task | None, allow_other_prom
     if names != ours and not allow_other_prompt:
         raise UserError(f"--target-field {','.join(names)}: the model was trained to answer {','.join(ours)}; leave "
                         f"the option out, or pass --allow-other-prompt, and the report will say so")  # fmt: skip
-    if cli.table_words(args) or args.prompt_template or args.system_prompt or args.ask:
-        asked = argparse.Namespace(**vars(args) | {"target_field": names, "ask": args.ask or trained.ask})
+    if cli.table_words(args) or cli.question_words(args):
+        told = {"target_field": names, "ask": args.ask or trained.ask}
+        told["answer_format"] = args.answer_format or trained.answer_format
+        asked = argparse.Namespace(**vars(args) | told)
         table, task = open_table_task(asked)
         if names == ours and not (args.prompt_template or args.system_prompt):
             task = dataclasses.replace(task, template=Template(trained.template.text, task.schema))
         difference = find_difference(task, trained)
         if difference and not allow_other_prompt:
-            raise UserError(f"{difference}; leave --prompt-template, --system-prompt and --ask out, or pass "
-                            f"--allow-other-prompt, and the report will say so")  # fmt: skip
+            raise UserError(f"{difference}; leave --prompt-template, --system-prompt, --ask and --answer-format "
+                            f"out, or pass --allow-other-prompt, and the report will say so")  # fmt: skip
         return table, task if difference else _answer_as(trained, task)
     table = reopen_table(args.csv, trained.schema, trained.table)
     if table.names == trained.schema.names:
         return table, trained
-    found = make_task(table, ask=trained.ask)
+    found = make_task(table, ask=trained.ask, answer_format=trained.answer_format)
     return table, _answer_as(trained, found)
 
 
@@ -118,6 +120,9 @@ def find_difference(task: Task, trained: Task) -> str | None:
         return f"asks for {ours}, and the model was trained to answer {theirs}"
     if task.ask != trained.ask:
         return f"asks with --ask {task.ask}, and the model was trained with --ask {trained.ask}"
+    if task.answer_format != trained.answer_format:
+        return (f"asks with --answer-format {task.answer_format}, and the model was trained with --answer-format "
+                f"{trained.answer_format}")  # fmt: skip
     if task.template.text != trained.template.text:
         return "asks with another prompt than the model was trained with"
     return None
@@ -126,8 +131,7 @@ def find_difference(task: Task, trained: Task) -> str | None:
 def refuse_table_options(args: argparse.Namespace) -> None:
     """Raise a UserError for an option about a table, where a converted folder says all of it."""
     given = [word.partition("=")[0] for word in cli.table_words(args)]
-    names = ("prompt_template", "system_prompt", "ask")
-    given += [f"--{name.replace('_', '-')}" for name in names if getattr(args, name)]
+    given += cli.question_words(args)[::2]
     if given:
         raise UserError(
             f"{', '.join(given)} belong{'s' * (len(given) == 1)} to --csv; the folder of --data has them in it: leave "
@@ -151,7 +155,10 @@ def read_with_cells(folder: str | Path, task: Task, split: str, max_rows: int | 
 def open_table_task(args: argparse.Namespace) -> tuple[Table, Task]:
     """Return the table of `args.csv` and the task that its options and cells make."""
     table = open_table(args.csv, TableOptions.from_args(args))
-    task = make_task(table, template_file=args.prompt_template, ask=args.ask, system_prompt=args.system_prompt)
+    task = make_task(
+        table, template_file=args.prompt_template, ask=args.ask, system_prompt=args.system_prompt,
+        answer_format=args.answer_format,
+    )  # fmt: skip
     return table, task
 
 

@@ -12,6 +12,8 @@ from linklab.tables.understand import warn_of_split
 from linklab.tasks.splits import FRACTIONS, SPLITS
 from linklab.tasks.task import Task
 
+FEW_FOR_TRAINING = 0.6  # of the rows, below which a person must know
+
 
 class SplitCount:
     """Counts the rows of each side of the split, the training rows of each class, and the groups."""
@@ -61,6 +63,11 @@ class SplitCount:
         if self.task.split and self.task.split.fractions != FRACTIONS:
             note = "so few groups that a side would be empty: each side gets its share of them, by the order of a hash"
             record = record | {"notes": [*record.get("notes", []), note]}
+            n, total = self.rows["train"], sum(self.rows.values())
+            if n < FEW_FOR_TRAINING * total:
+                few = (f"only {n:,} of {total:,} rows are for training: rows of a group stay on one side, and there "
+                       f"are few groups; a --group-field with more groups divides better")  # fmt: skip
+                record["warnings"] = [*record.get("warnings", []), few]
         record = record | {
             "rows": sum(self.rows.values()),
             "splits": self.rows,

@@ -13,6 +13,8 @@ from linklab import files
 from linklab.cli import UserError
 from linklab.tables.schema import Column, Schema, read_number
 from linklab.tables.table import Table
+from linklab.tasks import answer_forms
+from linklab.tasks.answer_forms import AnswerForm, JsonForm, PlainForm
 from linklab.tasks.splits import SplitRule
 from linklab.tasks.templates import (
     LINK_CHOICES_TEMPLATE,
@@ -45,6 +47,7 @@ class Task:
 
     `ask` is "row" (one question per row; its answer holds every target) or "choices" (one question per choice; its
     answer is what that choice is worth, in whole numbers of `answer_unit`: with 10, `34` stands for 340 Mbit/s).
+    `answer_format` is "plain" or "json" (see `answer_forms`).
     `table` is the record of what was understood of the table (see `tables.understand`): files, roles, kinds, options.
     """
 
@@ -56,10 +59,14 @@ class Task:
     group_field: str | None = None  # the column whose equal cells stay on one side; the schema's group column if None
     table: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
     split: SplitRule | None = None  # how its rows are divided, where that is decided
+    answer_format: str = "plain"
 
     def __post_init__(self) -> None:
         assert self.ask in ASK, self.ask
         if self.ask == "choices":
+            if self.answer_format != "plain":
+                raise UserError("--answer-format json: asked choice by choice (--ask choices), an answer is one "
+                                "number; use --ask row")  # fmt: skip
             if reason := why_not_choices(self.schema, self.targets):
                 raise UserError(f"--ask choices: {reason}; use --ask row")
             source = self.choice_target.choices_from
@@ -96,14 +103,23 @@ class Task:
         return str(round(value / self.answer_unit))
 
     @functools.cached_property
-    def separator(self) -> str:
-        """What stands between two targets of an answer: a space, or a line end where a class holds spaces itself."""
+    def form(self) -> AnswerForm:
+        """How an answer's text holds its targets; plain ones are parted by a line end where a class holds spaces."""
+        if self.answer_format == "json":
+            return JsonForm(tuple(target.name for target in self.targets))
         spaced = any(target.kind == "class" and any(" " in c for c in target.choices or ()) for target in self.targets)
-        return "\n" if spaced else " "
+        return PlainForm("\n" if spaced else " ")
 
-    def write_answer(self, target: dict[str, str]) -> str:
-        """Return the answer text: {"channel": "5775", "throughput": "594"} -> `5775 594`."""
-        return self.separator.join(target[t.name] for t in self.targets)
+    @functools.cached_property
+    def _kinds(self) -> dict[str, str]:
+        return {target.name: target.kind for target in self.targets}
+
+    def write_answer(self, target: Mapping[str, str], n: int | None = None) -> str:
+        """Return the answer text: {"channel": "5775", "throughput": "594"} -> `5775 594`.
+
+        With `n` only the first `n` targets and all that stands before the next one: 1 -> `5775 `.
+        """
+        return answer_forms.write(self.form, self._kinds, target, n)
 
     def read_answer(self, text: str, choices: Mapping[str, Sequence[str]]) -> tuple[dict[str, str | None], str | None]:
         """Return (text of each target or None, what is wrong or None) of an answer a model wrote.
@@ -111,20 +127,18 @@ class Task:
         A class must be one of `choices[target]`; a number must be written as a decimal number; a free text is any text
         that is not empty.
         """
-        parts = text.strip().split(self.separator) if len(self.targets) > 1 else [text]
+        parts, whole = self.form.parts(text, [target.name for target in self.targets])
         answer: dict[str, str | None] = {}
         problems = []
-        for i, target in enumerate(self.targets):
-            part = parts[i] if i < len(parts) else ""
+        for target, part in zip(self.targets, parts, strict=True):
             if target.kind != "class" or part not in choices[target.name]:  # a class may hold outer spaces itself
                 part = part.strip()
             wrong = _wrong(target.kind, part, choices.get(target.name, ()))
             answer[target.name] = None if wrong else part
             if wrong:
                 problems.append(f"{target.name}: {part!r} is {wrong}")
-        if len(parts) > len(self.targets):
-            problems.append(f"{len(parts)} parts where {len(self.targets)} are expected")
-            answer = dict.fromkeys(answer)
+        if whole:
+            return dict.fromkeys(answer), "; ".join([*problems, whole] if isinstance(self.form, PlainForm) else [whole])
         return answer, "; ".join(problems) or None
 
     def to_dict(self) -> dict:
@@ -134,6 +148,7 @@ class Task:
         asked |= {"group_field": self.group_field} if self.group_field else {}
         asked |= {"table": self.table} if self.table else {}
         asked |= {"split": self.split.to_dict()} if self.split else {}
+        asked |= {"answer_format": self.answer_format} if self.answer_format != "plain" else {}
         return asked | {"targets": targets, "template": self.template.text, "schema": self.schema.to_dict()}
 
     @classmethod
@@ -147,11 +162,14 @@ class Task:
             ask = value.get("ask", "row")  # what older folders do not say
             if ask not in ASK:
                 raise UserError(f"the task's 'ask' = {ask!r}; expected {' or '.join(ASK)}")
+            answer_format = value.get("answer_format", "plain")
+            if answer_format not in answer_forms.FORMS:
+                raise UserError(f"the task's 'answer_format' = {answer_format!r}; expected plain or json")
             template = Template(value["template"], schema)
             split = SplitRule.from_dict(value["split"]) if "split" in value else None
             return cls(
                 schema, tuple(targets), template, ask, value.get("answer_unit", 1), value.get("group_field"),
-                value.get("table", {}), split,
+                value.get("table", {}), split, answer_format,
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"the task description is damaged or lacks something ({error})") from error
@@ -188,12 +206,14 @@ def make_task(
     group_field: str | None = None,
     ask: str | None = None,
     system_prompt: str | None = None,
+    answer_format: str | None = None,
 ) -> Task:
     """Return the task of a table: the link task for a file with its header, else what its cells suggest.
 
     A `Table` brings its own options; for a path, `target_fields`, `id_field` and `group_field` are them. Any table but
     links.csv needs `target_fields`. `ask` is "row" or "choices"; None is "choices" where rows bring their choices and
-    some worth of them, else "row". Raises a UserError that lists the columns for an unknown name.
+    some worth of them, else "row". `answer_format` is "plain" (None) or "json". Raises a UserError that
+    lists the columns for an unknown name.
     """
     from linklab.links.links import ANSWER_UNIT_MBPS
     from linklab.tables.table import TableOptions, match_names, open_table
@@ -228,17 +248,19 @@ def make_task(
         text = default_template(schema)
     if system_prompt:
         text = f"{escape_braces(read_system_prompt(system_prompt))}\n\n{text}"
-    if len(targets) > 1:
+    if len(targets) > 1 and answer_format != "json":
         for target in targets:
             if target.kind == "text" or any("\n" in choice for choice in target.choices or ()):
                 raise UserError(
                     f"column '{target.name}' holds {'free text' if target.kind == 'text' else 'line ends'}, which "
-                    f"parts "
-                    f"the targets of an answer; ask it alone"
+                    f"cannot be told from the next target; use --answer-format json, or ask it alone"
                 )
     unit = ANSWER_UNIT_MBPS if known and ask == "choices" else 1
     understood.record["warnings"] += warn_of_markers(text)
-    return Task(schema, targets, Template(text, schema), ask, unit, options.group_field, understood.record)
+    return Task(
+        schema, targets, Template(text, schema), ask, unit, options.group_field, understood.record,
+        answer_format=answer_format or "plain",
+    )  # fmt: skip
 
 
 def _known_schema(table: Table) -> Schema | None:

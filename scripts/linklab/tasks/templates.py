@@ -31,7 +31,7 @@ LINK_CHOICES_TEMPLATE = (
     "{regulatory_domain} {radio_standard} {channel_bandwidth_mhz}\n{rssi_dbm - noise_dbm} {busy_pct}"
 )
 # A double brace is a brace; a field may hold braces inside double quotes, for columns whose names have them.
-_PIECE = re.compile(r'\{\{|\}\}|\{((?:[^{}"]|"[^"]*")*|[^{}]*)\}')
+_PIECE = re.compile(r'\{\{|\}\}|\{((?:[^{}"]|"(?:[^"\\]|\\.)*")*|[^{}]*)\}')
 _ROUNDING = re.compile(r"(.*):((?:[+-]?0?[0-9]{0,2}(?:\.[0-9]{1,2})?)[fge%])", re.DOTALL)
 _OPERATORS: dict[type, Callable] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
@@ -67,7 +67,7 @@ def escape_braces(text: str) -> str:
 
 def write_field(name: str) -> str:
     """Return the field that stands for a column: `{size}`, and `{"{size}"}` for a name with braces."""
-    return f'{{"{name}"}}' if "{" in name or "}" in name else f"{{{name}}}"
+    return f"{{{json.dumps(name, ensure_ascii=False) if '{' in name or '}' in name else name}}}"
 
 
 @dataclasses.dataclass(frozen=True)

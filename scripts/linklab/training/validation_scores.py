@@ -31,11 +31,10 @@ def mark_judged(encoded: EncodedExamples, examples: Sequence[Example], task: Tas
     for item, example in zip(encoded.items, examples, strict=True):
         ((start, end),) = item["answers"]
         n_answer = end - start
-        text = task.separator.join(example.target[target.name] for target in task.targets[:classes])
         if classes == len(task.targets):
             item["judged"] = n_answer
         else:
-            length = len(text) + len(task.separator)
+            length = len(task.write_answer(example.target, classes))
             ends = [stop for _, stop in tokenizer(example.answer, add_special_tokens=False,
                                                   return_offsets_mapping=True)["offset_mapping"]]  # fmt: skip
             item["judged"] = max(1, sum(stop <= length for stop in ends))

@@ -11,7 +11,7 @@ import re
 from sys import float_info
 from typing import NamedTuple
 
-from linklab.tables.infer import NOT_A_VALUE, is_missing_word
+from linklab.tables.infer import NOT_A_VALUE, is_missing_number, is_missing_word
 from linklab.tables.schema import NUMBER, Column
 
 # Codes are a contract: reports of different months are compared by them.
@@ -100,6 +100,8 @@ def check_cell(column: Column, text: str, *, lenient: bool = False) -> Verdict:
         return Verdict(None, "nul_byte", "text without NUL bytes")
     if not text:
         return Verdict(None) if column.nullable else Verdict(None, "missing_value", f"a value: {describe(column)}")
+    if lenient and column.nullable and column.kind in ("int", "float") and is_missing_number(text):
+        return Verdict(None)
     if text.isspace():
         return Verdict(None, "blank_text", describe(column))
     if text != text.strip():

@@ -15,7 +15,7 @@ from linklab.links.links import LINK_SCHEMA
 from linklab.tables import csv_stream
 from linklab.tables.dialect import sniff
 from linklab.tables.schema import Column, Schema
-from linklab.tables.table import TableOptions, match_names, open_table
+from linklab.tables.table import BAD_ROWS, TableOptions, match_names, open_table
 from linklab.tables.understand import understand
 from linklab.validation.cell_checks import Violation
 from linklab.validation.validator import Plan, check_block, show
@@ -73,7 +73,15 @@ def make_plan(
         damage: list[Violation] = []
         assert scratch is not None
         copy = scratch / "table.csv"
-        lines = table.canonical_copy(copy, lambda line, code, said: damage.append(Violation(line, "", code, "", said)))
+
+        def on_damage(line: int, code: str, said: str) -> None:
+            if options.drop_bad_rows:
+                table.note_left_out(BAD_ROWS, line)
+            else:
+                damage.append(Violation(line, "", code, "", said))
+
+        lines = table.canonical_copy(copy, on_damage)
+        understood.record["left_out"] |= {why: len(lines) for why, lines in table.left_out.items()}
         start = _plan_of_file(copy, name, chosen, options)
         start = dataclasses.replace(start, violations=[*start.violations, *damage], lines=lines)
     notes = [*start.notes, *understood.record["notes"]]
