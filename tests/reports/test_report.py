@@ -255,6 +255,7 @@ def test_a_long_title_stays_inside_a_small_picture():
         assert (pixels[:60, -2:] == 255).all()
 
 
+@pytest.mark.filterwarnings("error")
 def test_plots_take_awkward_rows_and_repeat_their_bytes():
     no_interval = {"name": "a", "role": "tuned", "value": 0.5, "low": None, "high": None}
     one_class = plots.confusion_matrix(["36"] * 5, ["36", "", "36", "40", "36"], "t")
@@ -262,6 +263,7 @@ def test_plots_take_awkward_rows_and_repeat_their_bytes():
     for png in (
         one_class,
         plots.confusion_matrix(many, many[::-1], "t"),
+        plots.confusion_matrix(["a"] * 3, ["a"] * 3, "t"),
         plots.reliability(np.array([0.0, 1.0, 0.999]), np.array([0, 1, 1]), "t"),
         plots.predicted_against_true(np.array([5.0, 5.0]), np.array([math.nan, math.nan]), "", "t"),
         plots.predicted_against_true(np.array([-3.0, 0.0]), np.array([-2.0, 1.0]), "dB", "t"),

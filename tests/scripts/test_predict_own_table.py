@@ -138,7 +138,7 @@ STRANGE = [
     (("12 m", "n", "2024-05-03"), "height = '12 m' is not a number", ""),
     (("NA", "n", "2024-05-03"), "", ""),  # training had such rows
     (("", "n", "2024-05-03"), "", ""),
-    (("7.5", "", "2024-05-03"), "", "side is empty; no training row was without a value"),
+    (("7.5", "", "2024-05-03"), "", "side is empty; no training row was"),
     (("tall", "west", ""), "height = 'tall' is not a number", "side = west: training saw only n, s; day is empty"),
 ]
 

@@ -60,8 +60,6 @@ def draw_png(size: tuple[float, float], draw: Callable[[Figure, Any], None], **g
 
 def confusion_matrix(truth: Sequence[str], answers: Sequence[str], title: str) -> bytes:
     """Return a heat map: each true class's answers as shares of its rows; "" or INVALID is no answer."""
-    from sklearn.metrics import confusion_matrix as count_pairs
-
     answers = ["" if name == INVALID else name for name in answers]
     common = [name for name, _ in Counter(truth).most_common(MAX_CLASSES)]
     labels = sorted(common, key=label_order)
@@ -70,7 +68,9 @@ def confusion_matrix(truth: Sequence[str], answers: Sequence[str], title: str) -
     truth = [name if name in common else "other" for name in truth]
     answers = ["invalid" if name == "" else name if name in common else "other" for name in answers]
     columns = labels + (["invalid"] if "invalid" in answers else [])
-    counts = count_pairs(truth, answers, labels=columns)[: len(labels)]
+    place = {name: at for at, name in enumerate(columns)}
+    counts = np.zeros((len(labels), len(columns)), int)
+    np.add.at(counts, ([place[name] for name in truth], [place[name] for name in answers]), 1)
     rows = counts.sum(axis=1)
     shares = counts / np.maximum(rows, 1)[:, None]
 
