@@ -77,12 +77,15 @@ def run(args: argparse.Namespace) -> None:
     from linklab.inference.row_answers import check_rank_by
     from linklab.metrics import general, metrics
     from linklab.metrics.predictions import Prediction, read_predictions
+    from linklab.models import base_names
     from linklab.tasks.source import open_source, source_files
 
     reads = [args.csv, args.data, args.prompt_template, args.predictions, args.model, args.base_model]
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
     if args.predictions:
         check_no_model_options(args)
+    for model in filter(None, [args.model, args.base_model]):
+        base_names.require_model(model)
     trained = read_trained_task(args.model) if args.model else None
     task, read = open_source(
         args, trained, allow_other_prompt=args.allow_other_prompt, allow_other_split=args.allow_training_rows
@@ -236,7 +239,7 @@ def how_asked(asked: Mapping[str, Any]) -> str:
     if asked["free"]:
         return "free greedy writing"
     ways = {"written": ", ranked by what the model would write", "summed": ", ranked by summed probability", None: ""}
-    return "held to the legal answers" + ways[asked["rank_by"]]
+    return "restricted to the legal answers" + ways[asked["rank_by"]]
 
 
 def role_of(model: str) -> str:
@@ -261,7 +264,7 @@ def draw_plots(folder: Path, judged: Iterable[JudgedRows]) -> None:
             drawn = {"confusion": plots.confusion_matrix(rows.truth, rows.answers, rows.target)}
             if rows.confidences is not None:
                 right = rows.columns["accuracy"]
-                drawn["reliability"] = plots.reliability(rows.confidences, right, f"{rows.target}: as sure as right?")
+                drawn["reliability"] = plots.reliability(rows.confidences, right, f"{rows.target}: calibration")
         elif rows.kind == "text":
             continue
         else:

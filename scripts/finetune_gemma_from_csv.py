@@ -57,6 +57,7 @@ class Rows:
 def run(args: argparse.Namespace) -> int:
     import tempfile
 
+    from linklab.models import base_names
     from linklab.tasks.source import open_source, say_table, source_files
 
     settings = options.read_settings(args)
@@ -76,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
     first = cli.process_rank() == 0  # of several processes, one looks after the folders
     if not settings.dry_run and first:
         out_dir.check(folder, **owner)
+    base_names.require_model(settings.base_model)
     task, read = open_source(args)
     rows = read_rows(settings, task, read, source_files(args))
     settings = settings.fit_batch(len(rows.train), sum(len(row.answered) for row in rows.train))

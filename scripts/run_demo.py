@@ -21,7 +21,8 @@ from pathlib import Path
 
 from linklab import cli
 from linklab.cli import say
-from linklab.manifest import read_manifest
+from linklab.manifest import MANIFEST, read_manifest
+from linklab.models import base_names
 from linklab.pipeline import Stage, call, command_of, stale_reason
 
 LONG = 1000  # training rows from which on a run is no quick look: more unseen rows
@@ -122,6 +123,8 @@ def run(args: argparse.Namespace) -> int:
     stages = plan_stages(args.base_model, args.max_rows, test_rows, args.seed, out)
     if not args.force:
         refuse_to_replace(out, stages)
+    if not (out / "finetune" / MANIFEST).exists():
+        base_names.require_model(args.base_model)
     out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is named before anything runs
     started = time.monotonic()
     for number, stage in enumerate(stages, start=1):

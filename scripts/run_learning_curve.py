@@ -78,10 +78,12 @@ def read_settings(args: argparse.Namespace) -> CurveSettings:
 
 def run(args: argparse.Namespace) -> int:
     """Make the runs that are missing, then write the curve of all that are there."""
+    from linklab.models import base_names
     from linklab.studies import learning_curve, runs
     from linklab.studies.folder import check_study_dir, fingerprint_data, open_study, results_of
 
     settings = read_settings(args)
+    base_names.require_model(settings.base_model, ask_hub=False)
     n_test = check(settings)
     out_dir = check_study_dir(args.out_dir)
     baselines = "--no-baselines" if args.no_baselines else learning_curve.choose_baselines(args)

@@ -94,9 +94,11 @@ def read_settings(args: argparse.Namespace) -> SweepSettings:
 
 def run(args: argparse.Namespace) -> int:
     """Make the trials that are missing, then write what all of them say and print the best command."""
+    from linklab.models import base_names
     from linklab.studies.folder import check_study_dir, fingerprint_data, open_study, results_of
 
     study = read_settings(args)
+    base_names.require_model(study.base_model, ask_hub=False)
     check(study, args.space)
     out_dir = check_study_dir(args.out_dir)
     from linklab.studies import runs, sweep

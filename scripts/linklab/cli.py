@@ -69,7 +69,7 @@ class _Parser(argparse.ArgumentParser):
         if unknown != message:
             words = [word.partition("=")[0] for word in unknown.split() if word.startswith("--")]
             options = [option for option in self._option_string_actions if option.startswith("--")]
-            close = {word: difflib.get_close_matches(word, options, n=1, cutoff=0.6) for word in words}
+            close = {word: difflib.get_close_matches(word, options, n=1, cutoff=0.72) for word in words}
             meant = [f"did you mean {found[0]} instead of {word}?" for word, found in close.items() if found]
             message = "; ".join([f"unrecognized arguments: {unknown}", *meant])
         _say_error(f"{message} ({self.prog} --help lists the options)")
@@ -428,6 +428,21 @@ def join_values(words: list[str]) -> list[str]:
     return joined
 
 
+_LONG_DASH = re.compile(r"[‐-―−]+(?=\w)")  # what text programs make of one hyphen or two
+_CURLY = "“”„‘’‚«»"
+
+
+def find_typographic(words: Sequence[str]) -> str | None:
+    """Return what is wrong with the first word that a text program changed: `–csv`, `“my.csv”`; None where none is."""
+    for word in words:
+        if dash := _LONG_DASH.match(word):
+            return f"{word}: begins with a long dash, as copied from a formatted text; type --{word[dash.end() :]}"
+        if word[:1] and word[0] in _CURLY and not os.path.exists(word):
+            plain = word.strip(_CURLY)
+            return f'{word}: is in curly quotes, as copied from a formatted text; type straight ones: "{plain}"'
+    return None
+
+
 def main(
     parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None
 ) -> int:
@@ -437,6 +452,9 @@ def main(
     those of a --config file before those of the command line.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if found := find_typographic(words):
+        _say_error(found)
+        return 2
     try:
         words = config_file.expand(parser, words)
     except config_file.ConfigError as error:
@@ -461,6 +479,13 @@ def main(
         return error.exit_code if isinstance(error, UserError) else 2
 
 
+def describe_os_error(error: OSError, place: object = None) -> str:
+    """Return `PLACE: what the system says`, and what to do about a full disk; `place` is the file when left out."""
+    where = place or error.filename or "writing"  # a write that fails does not say which file it was
+    advice = "; free some space or write elsewhere" if error.errno in _NO_SPACE else ""
+    return f"{where}: {(error.strerror or str(error)).lower()}{advice}"
+
+
 def describe_error(error: Exception) -> str:
     """Return what went wrong as one line: a person's mistake as it was put, the system's with the file it is about."""
     if isinstance(error, UserError):
@@ -472,11 +497,8 @@ def describe_error(error: Exception) -> str:
                 f"the package '{name}' is not installed for {sys.executable}; run .venv/bin/python instead, or install "
                 f"it: {sys.executable} -m pip install -r requirements.txt (environment.md)"
             )
-    if isinstance(error, OSError) and error.strerror:
-        if error.errno in _NO_SPACE:  # a write that fails does not say which file it was
-            return f"{error.filename or 'writing'}: {error.strerror.lower()}; free some space or write elsewhere"
-        if error.filename is not None:
-            return f"{error.filename}: {error.strerror.lower()}"
+    if isinstance(error, OSError) and error.strerror and (error.filename is not None or error.errno in _NO_SPACE):
+        return describe_os_error(error)
     if isinstance(error, MemoryError):
         return "out of memory; use smaller input, or a machine with more"
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import ctypes
+import difflib
 import glob
 import hashlib
 import json
@@ -41,12 +42,22 @@ def require_file(path: str | os.PathLike) -> Path:
     if path.is_dir():
         raise UserError(f"{path}: is a folder; a file is expected")
     if not path.exists():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: no such file{suggest_file(path)}")
     if not path.is_file():
         raise UserError(f"{path}: is not a regular file; copy its content to one")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: the file is empty")
     return path
+
+
+def suggest_file(path: Path) -> str:
+    """Return `; did you mean …?` with the file beside it whose name is closest, or ""."""
+    try:
+        names = {one.name.lower(): one for one in path.parent.iterdir() if one.is_file()}
+    except OSError:  # no such folder, or one that may not be read
+        return "" if path.parent.is_dir() else f"; the folder {path.parent} does not exist"
+    close = difflib.get_close_matches(path.name.lower(), names, n=1, cutoff=0.75)
+    return f"; did you mean {names[close[0]]}?" if close else ""
 
 
 _NUMBER = re.compile(r"[-+]?[0-9]*[.]?[0-9]*(?:[eE][-+]?[0-9]+)?")

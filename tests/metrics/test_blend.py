@@ -10,6 +10,7 @@ from linklab.metrics import blend, comparison, metrics
 from linklab.metrics.predictions import Prediction
 from linklab.reports import tables
 from linklab.reports.verdict import make_verdict
+from linklab.tasks.examples import Question
 from sklearn.linear_model import LogisticRegression
 
 CHANNEL = types.SimpleNamespace(name="channel", kind="class", unit="", utility="worth")
@@ -29,6 +30,7 @@ def make_examples(split, n=300, seed=0, prefix=""):
             id=name, group=name, split=split, prompt=f"row {i}", answer="", row={}, choices={"channel": NAMES},
             values={"channel": worth.tolist()},
             target={"channel": NAMES[int(worth.argmax())], "rate": str(int(rng.integers(50, 500)))},
+            questions=(Question(None, f"row {i}", ""),),
         ))  # fmt: skip
     return rows
 

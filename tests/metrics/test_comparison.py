@@ -14,6 +14,7 @@ from linklab.metrics import comparison, intervals, metrics
 from linklab.metrics.predictions import Prediction
 from linklab.reports import tables
 from linklab.reports.verdict import make_verdict
+from linklab.tasks.examples import Question
 
 CHANNEL = types.SimpleNamespace(name="channel", kind="class", unit="", utility="worth")
 RATE = types.SimpleNamespace(name="rate", kind="number", unit="Mbit/s", utility=None)
@@ -27,6 +28,7 @@ def make_examples(n=60, rows_per_group=1):
             id=f"r{i:03d}", group=f"g{i // rows_per_group}", split="test", prompt=f"row {i}", answer="36 100", row={},
             target={"channel": "36", "rate": str(int(rng.integers(50, 500)))},
             choices={"channel": ["36", "40"]}, values={"channel": [10.0, 6.0]},
+            questions=(Question(None, f"row {i}", "36 100"),),
         )
         for i in range(n)
     ]  # fmt: skip

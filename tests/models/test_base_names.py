@@ -14,7 +14,7 @@ from linklab.models import base_names, load
     ("runs/loar", "runs/loar: no such model folder; did you mean runs/lora?"),
     ("runs/lora/modle", "runs/lora/modle: no such model folder; did you mean runs/lora/model?"),
     ("./runs/Lora", "./runs/Lora: no such model folder; did you mean runs/lora?"),
-    ("runs/quite-another", "runs/quite-another: no such model folder; --base-model takes a folder, a Hub id"),
+    ("runs/quite-another", "runs/quite-another: no such model folder; a model is a folder, a Hub id"),
 ])  # fmt: skip
 def test_a_misspelt_folder_or_built_in_name_is_refused_with_the_closest(tmp_path, monkeypatch, cache, name, said):
     (tmp_path / "runs" / "lora" / "model").mkdir(parents=True)

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+from linklab import files
 from linklab.cli import UserError
 from linklab.metrics import comparison
 from linklab.metrics.row_scores import INVALID
@@ -136,7 +137,7 @@ def test_a_score_above_the_ceiling_is_explained(tmp_path):
     write_run(tmp_path / "ceiling", examples, range(1, 58), "ceiling")
     write_run(tmp_path / "trees", examples, range(10, 40))
     answer = answer_to("Why is formula above the ceiling?", make_experiment(tmp_path, candidate=None))
-    assert "on these 60 rows formula scored 1.7 points more (p = 1.000): the difference is within luck" in answer
+    assert "on these 60 rows formula scored 1.7 points more (p = 1.000): the difference is within chance" in answer
 
 
 def test_the_verdict_does_not_call_a_difference_of_luck_real(folder):
@@ -283,3 +284,34 @@ def test_a_broken_trainer_log_is_one_clear_error(tmp_path, text, said):
     (tmp_path / "trainer_log.csv").write_text(text)
     with pytest.raises(UserError, match=said):
         plots.read_trainer_log(tmp_path / "trainer_log.csv")
+
+
+@pytest.mark.parametrize(("prompt", "choices", "shown"), [
+    ("ETSI ax 40\n21 21\n6 54", ["5510", "5550"], "ETSI ax 40\n21 21   <- 5510\n6 54    <- 5550"),
+    ("all in one question", [], "all in one question"),
+    ("a head alone", ["5510", "5550"], "a head alone"),  # fewer lines than choices: nothing is claimed
+])  # fmt: skip
+def test_a_sample_names_the_choice_of_each_line(prompt, choices, shown):
+    assert report.name_choices(prompt, choices) == shown
+
+
+@pytest.mark.parametrize(("text", "true", "shown"), [
+    ("528.2857143", "527", "528"), ("0.12349", "0.5", "0.1"), ("527", "527.5", "527"), ("Dr. No", "none", "Dr. No"),
+    ("1.5", "0.25", "1.5"), ("", "527", ""),
+])  # fmt: skip
+def test_a_number_is_shown_with_the_decimals_of_the_true_one(text, true, shown):
+    assert report.round_like(text, true) == shown
+
+
+def test_the_arrow_is_explained_where_a_row_is_asked_choice_by_choice(tmp_path):
+    examples = make_examples()
+    for name in ("tuned", "trees"):
+        write_run(tmp_path / name, examples, range(40))
+    samples = files.read_json(tmp_path / "tuned" / "samples.json")
+    samples["template"] = "{standard}\n{snr_db} {busy_pct}"
+    samples["samples"][0] |= {"prompt": "ax\n26 14\n36 0", "choices": ["5180", "5200"]}
+    files.write_json(tmp_path / "tuned" / "samples.json", samples, force=True)
+    report.write_report(tmp_path / "out", make_experiment(tmp_path))
+    for page in ("report.html", "report.md"):
+        text = (tmp_path / "out" / page).read_text().replace("&lt;", "<")
+        assert "26 14   <- 5180\n36 0    <- 5200" in text and "named after the arrow" in text

@@ -1,8 +1,10 @@
 """Slips of a person at the keyboard: each is one line on stderr that says what to do, and exit code 2."""
 
 import ast
+import csv
 import importlib
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +32,7 @@ def desk(tmp_path_factory):
     return folder
 
 
-OUT = "--out-dir out"
+OUT, TABLE = "--out-dir out", "--csv table.csv --target-field label"
 SLIPS = [
     ("the wrong folder", "convert_csv_to_jsonl", f"--csv links.csv {OUT}", "links.csv: no such file"),
     ("a folder for the file", "convert_csv_to_jsonl", f"--csv data {OUT}", "data: is a folder"),
@@ -47,6 +49,50 @@ SLIPS = [
     ("a folder in use", "convert_csv_to_jsonl", "--csv table.csv --target-field label --out-dir old", "old: holds"),
     ("the data folder for a model", "predict", "--csv data/links.csv --model data --out o.csv", "data: "),
     ("a folder that holds no runs", "compare_results", f"data {OUT}", "data: holds no metrics.json"),
+    (
+        "another case",
+        "convert_csv_to_jsonl",
+        f"--csv Table.csv {OUT}",
+        "no such file; did you mean table.csv?",
+    ),
+    ("a folder that is not there", "convert_csv_to_jsonl", f"--csv runs/x.csv {OUT}", "the folder runs does not exist"),
+    (
+        "a long dash",
+        "convert_csv_to_jsonl",
+        f"–csv table.csv {OUT}",
+        "begins with a long dash, as copied from a formatted text; type --csv",
+    ),
+    ("curly quotes", "convert_csv_to_jsonl", f"--csv “table.csv” {OUT}", 'type straight ones: "table.csv"'),
+    ("underscores", "predict", "--csv table.csv --model m --out o.csv --max_rows 3", "did you mean --max-rows instead"),
+    (
+        "a far option",
+        "convert_csv_to_jsonl",
+        f"--csv table.csv {OUT} --epochs 3",
+        "arguments: --epochs 3 (",
+    ),
+    ("no rows", "run_baselines", f"--csv table.csv --max-rows 0 {OUT}", "argument --max-rows: 0 is below 1"),
+    ("a thousands comma", "generate_synthetic_large", f"--n-samples 4,000 {OUT}", "'4,000' is not a whole number"),
+    (
+        "a file as output",
+        "convert_csv_to_jsonl",
+        "--csv table.csv --target-field label --out-dir table.csv",
+        "table.csv: is a file; --out-dir needs a folder",
+    ),
+    ("a misspelt model", "finetune_gemma_from_csv", f"{TABLE} --base-model embeded {OUT}", "did you mean embedded?"),
+    ("a misspelt model to score", "evaluate_model", f"{TABLE} --model ./modle {OUT}", "./modle: no such model folder"),
+    ("a misspelt model for a demo", "run_demo", "--base-model embeded --out-dir out", "did you mean embedded?"),
+    (
+        "a misspelt model for a curve",
+        "run_learning_curve",
+        f"{TABLE} --base-model embeded --sizes 8 {OUT}",
+        "did you mean embedded?",
+    ),
+    (
+        "a misspelt model for a sweep",
+        "run_sweep",
+        f"{TABLE} --base-model embeded --space epochs=1,2 {OUT}",
+        "did you mean embedded?",
+    ),
     ("a misspelt command", "linklab.__main__", "validat table.csv", "did you mean validate?"),
 ]
 
@@ -60,6 +106,55 @@ def test_a_slip_is_one_line_that_names_it(desk, tmp_path, monkeypatch, capsys, s
     assert lines[-1].startswith("error: ") and said in lines[-1]
     assert sum(line.startswith("error: ") for line in lines) == 1
     assert sorted(desk.rglob("*")) == before
+
+
+@pytest.mark.parametrize(("module", "words"), [
+    ("finetune_gemma_from_csv", f"{TABLE} {OUT}"),  # the default base model is on the Hub
+    ("evaluate_model", f"{TABLE} --model google/gemma-3-270m-it {OUT}"),
+    ("run_demo", "--base-model google/gemma-3-270m-it --out-dir out"),
+])  # fmt: skip
+def test_without_a_network_a_model_of_the_hub_is_one_line_before_any_work(desk, tmp_path, monkeypatch, capsys, module,
+                                                                          words):  # fmt: skip
+    from huggingface_hub import constants
+    from linklab.models import base_names
+
+    nowhere = "http://127.0.0.1:9"
+    monkeypatch.setattr(constants, "ENDPOINT", nowhere)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", nowhere + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    base_names.require_on_hub.cache_clear()
+    monkeypatch.chdir(desk)
+    before = sorted(desk.rglob("*"))
+    assert importlib.import_module(module).main(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: google/gemma-3-270m-it: no such folder here, and the Hub cannot be reached (http")
+    assert sorted(desk.rglob("*")) == before
+
+
+def test_a_full_disk_is_one_line_that_says_what_to_do(desk):
+    def fill():  # a file can have 40 kB, as on a disk with that much left
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+
+    words = ["--n-samples", "500", "--workers", "1", "--out-dir", "full"]
+    command = [sys.executable, str(SCRIPTS / "generate_synthetic_large.py"), *words]
+    done = subprocess.run(command, cwd=desk, capture_output=True, text=True, preexec_fn=fill)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "error: full: file too large; free some space or write elsewhere"
+    assert not (desk / "full").exists()
+
+
+def test_a_workbook_that_was_called_csv_is_read_as_what_it_is(desk, tmp_path, monkeypatch, capsys):
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    for row in csv.reader((desk / "table.csv").read_text().splitlines()):
+        book.active.append(row)
+    book.save(tmp_path / "book.xlsx")
+    (tmp_path / "book.xlsx").rename(tmp_path / "export.csv")
+    monkeypatch.chdir(tmp_path)
+    assert importlib.import_module("convert_csv_to_jsonl").main(
+        ["--csv", "export.csv", "--target-field", "label", "--out-dir", "out"]) == 0  # fmt: skip
+    assert "40 rows, 2 columns" in capsys.readouterr().err
 
 
 ARGUMENTS = {

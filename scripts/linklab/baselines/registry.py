@@ -75,11 +75,11 @@ BASELINES: dict[str, Baseline] = {
         "gradient-boosted trees on the row's columns", boosting.flat_class, boosting.flat_number,
     ),
     "boosting_candidates": Baseline(
-        "gradient-boosted trees that say of each candidate whether it is the answer",
+        "gradient-boosted trees that classify each candidate: the answer or not",
         boosting.candidate_class, boosting.candidate_number, needs_choices=True,
     ),
     "boosting_pointwise": Baseline(
-        "gradient-boosted trees that predict each candidate's utility, which they are told for every training row",
+        "gradient-boosted trees that predict each candidate's value, which they see for every training row",
         boosting.pointwise_class, boosting.pointwise_number, needs_utility=True,
     ),
     "formula": Baseline(

@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from linklab.cli import Progress, UserError
+from linklab.cli import Progress, UserError, describe_os_error
 from linklab.links import strata
 from linklab.links.data_card import card_text
 from linklab.links.links import LINK_SCHEMA
@@ -169,7 +169,7 @@ def write_set(
         try:
             writer = _write_rows(stage, rows, total, chunk_rows)
         except OSError as error:
-            raise UserError(f"{out_dir}: cannot write ({(error.strerror or str(error)).lower()})") from error
+            raise UserError(describe_os_error(error, out_dir)) from error
         figures = hardness(read_head(stage / CSV_NAME, HARDNESS_ROWS), recipe.preset, min_gap=recipe.min_gap)
         extra |= {"hardness": figures, "chunk_rows": chunk_rows, "chunks": writer.chunks}
         (stage / CARD_NAME).write_text(card_text(recipe, writer.rows, figures, extra.get("strata")), encoding="utf-8")

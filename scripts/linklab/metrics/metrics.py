@@ -163,7 +163,12 @@ def write_run(
         if rows.kind == "class":
             _write_csv(folder / f"per_class_{rows.target}.csv", per_class(rows), force)
     shown = sorted(examples, key=lambda example: example.id)[:SAMPLES]
-    samples = [{"id": e.id, "prompt": e.prompt, "answer": e.answer, "target": e.target} for e in shown]
+    samples = [
+        {"id": e.id, "prompt": e.prompt, "answer": e.answer, "target": e.target}
+        # asked by choice, each of the last lines of the prompt belongs to a choice, in this order
+        | ({"choices": [question.choice for question in e.questions]} if e.questions[0].choice is not None else {})
+        for e in shown
+    ]
     shown_with = {"template": task.template.text, "samples": samples}
     files.write_json(folder / SAMPLES_FILE, shown_with, force=force)
     files.write_json(folder / METRICS_FILE, result, force=force)

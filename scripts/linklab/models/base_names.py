@@ -9,13 +9,26 @@ from pathlib import Path
 from linklab.cli import UserError, say
 
 BUILT_IN = ("embedded", "tiny")
-EXPECTED = "--base-model takes a folder, a Hub id such as google/gemma-3-270m-it, embedded or tiny"
+EXPECTED = "a model is a folder, a Hub id such as google/gemma-3-270m-it, embedded or tiny"
 PROBE_TIMEOUT_S = 5.0  # of the one request; huggingface_hub's own retries take more than a minute
+
+
+def require_model(name: str, *, ask_hub: bool = True) -> None:
+    """Raise a UserError unless there is a model of this name. In time: before rows are read or torch is imported.
+
+    Without `ask_hub` every name that may be a Hub id passes.
+    """
+    if name not in BUILT_IN and not Path(name).is_dir():
+        require_no_slip(name)
+        if ask_hub:
+            require_on_hub(name)
 
 
 def require_no_slip(name: str) -> None:
     """Raise a UserError for what is no folder here and cannot be a Hub id: a misspelt path or built-in name."""
     path = Path(name).expanduser()
+    if path.is_file():
+        raise UserError(f"{name}: is a file; {EXPECTED}")
     # A Hub id has one slash, as runs/lora does: where the first part is a folder here, a folder was meant.
     inside = "/" in name and path.parent.is_dir() and not _cached(name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or inside:

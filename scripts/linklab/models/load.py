@@ -217,8 +217,6 @@ def resolve(name: str) -> str:
         return str(make_tiny())
     if Path(name).is_dir():
         return name
-    if Path(name).is_file():
-        raise UserError(f"{name}: is a file; --base-model takes the folder that holds it, a Hub id, embedded or tiny")
     base_names.require_no_slip(name)
     return name
 

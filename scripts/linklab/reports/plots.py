@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import textwrap
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -122,13 +123,20 @@ def loss_curve(curves: dict[str, list[tuple[float, float]]], title: str = "Loss 
         "validation_loss": {"color": INK, "linewidth": 1.8, "marker": "o", "markersize": 4, "label": "validation"},
     }
 
-    def draw(figure: Figure, axes: Any) -> None:
+    def draw(figure: Figure, axes: Any, title: str = title) -> None:
         for name, points in curves.items():
             if points:
                 axes.plot(*zip(*points, strict=True), **looks[name])
         axes.set_xlabel("optimizer steps")
         axes.set_ylabel("loss per answer token (nats)")
-        axes.set_ylim(bottom=0)
+        # The first steps may be ten times the rest: the axis ends above what follows the first tenth of the steps.
+        last = max((step for points in curves.values() for step, _ in points), default=0)
+        after = [loss for name, points in curves.items() for step, loss in points
+                 if name == "validation_loss" or step > last / 10]  # fmt: skip
+        top = 1.15 * max((loss for loss in after if math.isfinite(loss)), default=1.0) or 1.0
+        axes.set_ylim(0, top)
+        if curves["train_loss"] and (first := curves["train_loss"][0][1]) > top:
+            title = f"{title} (first training loss: {first:.1f})"
         axes.set_title(title)
         axes.grid(color=PALE, linewidth=0.5)
         axes.legend()

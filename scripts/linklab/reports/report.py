@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,8 @@ def build_samples(experiment: Experiment) -> list[dict]:
     return [
         {
             "id": sample["id"],
-            "prompt": sample["prompt"],
+            "prompt": name_choices(sample["prompt"], sample.get("choices", [])),
+            "names_choices": bool(sample.get("choices")),
             "truth": sample["answer"],
             "answers": [
                 {"name": run.name, "role": run.role, "marks": _mark(answers[run.name].get(sample["id"]), sample, run)}
@@ -59,6 +60,16 @@ def build_samples(experiment: Experiment) -> list[dict]:
         }
         for sample in samples
     ]
+
+
+def name_choices(prompt: str, choices: Sequence[str]) -> str:
+    """Return a prompt whose last lines, one per choice, say which choice they are about: `26 14   <- 5510`."""
+    lines = prompt.split("\n")
+    head, questions = lines[: len(lines) - len(choices)], lines[len(lines) - len(choices) :]
+    if not head or len(questions) != len(choices):
+        return prompt
+    width = max(map(len, questions), default=0)
+    return "\n".join([*head, *(f"{line:<{width}}   <- {name}" for line, name in zip(questions, choices, strict=True))])
 
 
 def read_prompt_template(experiment: Experiment) -> str:
@@ -79,10 +90,24 @@ def _mark(answer: Mapping | None, sample: Mapping, run: Run) -> list[dict]:
     if "" in answer:
         return [{"text": f"unreadable: {answer['']!r}", "right": False}]
     return [
-        {"text": answer.get(target) or "none", "right": answer.get(target) == sample["target"][target]}
+        {
+            "text": round_like(answer.get(target) or "none", sample["target"][target]),
+            "right": answer.get(target) == sample["target"][target],
+        }
         for target in sample["target"]
         if target in run.metrics["targets"]
     ]
+
+
+def round_like(text: str, true: str) -> str:
+    """Return a number with as many decimals as the true one, where it has more: ("528.2857", "527") -> "528"."""
+    decimals = len(true.partition(".")[2])
+    if len(text.partition(".")[2]) <= decimals:
+        return text
+    try:
+        return f"{float(text):.{decimals}f}"
+    except ValueError:  # a text with a full stop
+        return text
 
 
 def flatten(value: object, prefix: str = "") -> list[tuple[str, str]]:
@@ -203,8 +228,8 @@ def build_plots(experiment: Experiment) -> list[dict]:
                 plots.confusion_matrix(truth, answers, f"{run.name}: {name}"))  # fmt: skip
         if f"{name}/confidence" in run.texts:
             sure = np.array([float(text) for text in run.texts[f"{name}/confidence"]])
-            add(f"reliability_{name}", f"{run.name}: share right against the probability stated.",
-                plots.reliability(sure, run.columns[f"{name}/accuracy"], f"{run.name}: as sure as right?"))  # fmt: skip
+            add(f"reliability_{name}", f"{run.name}: share of right answers against their stated probability.",
+                plots.reliability(sure, run.columns[f"{name}/accuracy"], f"{run.name}: calibration"))  # fmt: skip
         if f"{name}/mae" in run.columns:
             title = f"{run.name}: {name}"
             wanted = np.array([float(text) for text in truth])
@@ -242,6 +267,7 @@ def write_report(out_dir: str | Path, experiment: Experiment, *, force: bool = F
     plots = build_plots(experiment)
     for plot in plots:
         plot["data"] = base64.b64encode(plot["png"]).decode("ascii")
+    samples = build_samples(experiment)
     context = {
         "title": experiment.title,
         "verdict": make_verdict(experiment),
@@ -255,7 +281,8 @@ def write_report(out_dir: str | Path, experiment: Experiment, *, force: bool = F
         "costs": build_costs(experiment),
         "cost_note": COST_NOTE,
         "plots": plots,
-        "samples": build_samples(experiment),
+        "samples": samples,
+        "names_choices": any(sample["names_choices"] for sample in samples),
         "prompt_template": read_prompt_template(experiment),
         "general": build_general(experiment),
         "data_card": build_data_card(experiment),

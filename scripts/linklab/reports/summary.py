@@ -44,7 +44,7 @@ def write_summary(folder: Path, runs: Sequence[Run], *, train_rows: int) -> list
         "# Baselines",
         "",
         f"{n:,} rows of the {runs[0].metrics['split']} split in {groups:,} groups; learnt from {train_rows:,} rows. "
-        f"95 % intervals in brackets; ↑ higher is better, ↓ lower is better, – no opinion.",
+        f"95 % intervals in brackets; ↑ higher is better, ↓ lower is better, – not predicted.",
         "",
         markdown.row(head),
         f"|---|{'---:|' * (len(head) - 1)}",

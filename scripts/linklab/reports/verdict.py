@@ -167,7 +167,7 @@ def say_next(experiment: Experiment, found: dict[str, Difference]) -> str:
     elif rival is None:
         steps.append("compare it with baselines before you use it")
     elif rival.verdict == "better":
-        steps.append("use the tuned model; train with a second seed to see how much of the lead is luck")
+        steps.append("use the tuned model; train with a second seed to see how much of the lead is chance")
     elif rival.verdict == "no difference shown":
         steps.append(f"use whichever is cheaper to run, or score more rows to tell it from {rival.reference}")
     else:
@@ -254,7 +254,7 @@ def say_above_ceiling(experiment: Experiment, shown: dict[str, Run | None]) -> l
     metric = primary.rsplit("/", 1)[1]
     size = format_difference(metric, abs(result.difference), experiment.reference.unit(primary)).lstrip("+")
     real = {
-        "no difference shown": "the difference is within luck",
+        "no difference shown": "the difference is within chance",
         "better": "what learned from many rows which values are common knows more than the ceiling, for which all are "
         "equally likely",
     }.get(result.verdict, "")
@@ -266,7 +266,7 @@ def say_above_ceiling(experiment: Experiment, shown: dict[str, Run | None]) -> l
 
 
 def find_held_and_free(runs: Sequence[Run]) -> list[str]:
-    """Return a warning for each model whose accuracy held to the legal answers and its accuracy writing freely have
+    """Return a warning for each model whose accuracy restricted to legal answers and its accuracy writing freely have
     95 % intervals that do not overlap: one of the two figures does not say what the model's user will see.
     """
     found = []
@@ -279,14 +279,14 @@ def find_held_and_free(runs: Sequence[Run]) -> list[str]:
             shown = [f"{format_value('accuracy', e['value'])} {format_interval('accuracy', e['low'], e['high'])}"
                      for e in (one, other)]  # fmt: skip
             if one["value"] > other["value"]:
-                advice = "a program that lets it write freely gets the lower figure; train longer, or hold it too"
+                advice = "a program that lets it write freely gets the lower figure; train longer, or restrict it too"
             elif held.metrics["asked"]["rank_by"] == "summed":
                 advice = "ranking by summed probability favours short labels; score again with --rank-by written"
             else:
                 advice = "it writes what it does not rank first; train longer before you trust the ranking"
             found.append(
-                f"Warning: {target} accuracy of {held.name} is {shown[0]} held to the legal answers, and {shown[1]} "
-                f"writing freely ({free.name}): {advice}."
+                f"Warning: {target} accuracy of {held.name} is {shown[0]} restricted to the legal answers, and "
+                f"{shown[1]} writing freely ({free.name}): {advice}."
             )
     return found
 

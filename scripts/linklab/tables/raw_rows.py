@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import datetime
+import io
 import itertools
 import json
 import math
@@ -98,7 +99,8 @@ def _excel_rows(path: Path) -> Iterator[Row]:
     from openpyxl.utils.exceptions import InvalidFileException
 
     try:
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+        # the bytes, not the path: openpyxl refuses a workbook whose name ends in .csv
+        book = openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True, data_only=True)
         sheet = next(iter(book.worksheets), None)
         if sheet is None:
             raise UserError(f"{path}: the workbook has no sheet with cells")
@@ -118,7 +120,7 @@ def sheet_names(path: Path) -> list[str]:
     """Return the names of a workbook's sheets."""
     import openpyxl
 
-    book = openpyxl.load_workbook(path, read_only=True)
+    book = openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True)
     names = [sheet.title for sheet in book.worksheets]
     book.close()
     return names

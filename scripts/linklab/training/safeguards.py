@@ -67,6 +67,16 @@ def use_one_gpu(arguments: Any) -> None:
             f"--multi_gpu --num_processes {n} scripts/finetune_gemma_from_csv.py ... (docs/settings.md)")  # fmt: skip
 
 
+def use_plain_cpu(arguments: Any) -> None:
+    """Name the CPU of several processes `cpu`: transformers 5.15 (Colab's) loads a checkpoint's optimizer state for
+    `cpu:0`, a place torch.load does not know.
+    """
+    import torch
+
+    if arguments.device.type == "cpu":
+        arguments.__dict__["_setup_devices"] = torch.device("cpu")  # what the cached property `device` returns
+
+
 def report_callback(name: str, folder: Path) -> Any:
     """Return the callback that sends the log to `--report-to NAME`; TensorBoard's files go to `folder`/tensorboard.
 

@@ -124,6 +124,7 @@ def make_trainer(
         restore_callback_states_from_checkpoint=False,
     )
     safeguards.use_one_gpu(arguments)
+    safeguards.use_plain_cpu(arguments)
 
     # No processing_class: it would put the tokenizer's 33 MB into every checkpoint.
     trainer = AnswerTrainer(
