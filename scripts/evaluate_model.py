@@ -1,10 +1,10 @@
-"""Score a model, or predictions somebody made, on rows it has never seen.
+"""Score a model, or existing predictions, on unseen rows.
 
 model (or predictions.jsonl) + CSV or JSONL folder -> predictions.jsonl, metrics.json, row_scores.csv, plots, report.md
 
     python scripts/evaluate_model.py --model runs/lora/model --data runs/jsonl --out-dir runs/evaluation
 
-A model is held to each row's legal answers, whose probabilities are exact; `--free` lets it write what it likes.
+A model chooses among the legal answers of each row, whose probabilities are exact; `--free` lets it write any text.
 The same command with `--model embedded` scores the base model before any training.
 """
 

@@ -1,6 +1,6 @@
-"""Ask a fine-tuned model about new rows, whose answers nobody knows yet.
+"""Ask a fine-tuned model about new rows.
 
-model folder + table of new rows -> answers.csv (id, an answer and its probability a target, error, warning, the input)
+model folder + table of new rows -> answers.csv (id, answer and probability per target, error, warning, the input)
 
     python scripts/predict.py --model runs/lora/model --csv new_links.csv --out answers.csv
 

@@ -2,8 +2,12 @@
 
 import argparse
 import errno
+import importlib
 import re
+import sys
+from pathlib import Path
 
+import check_merge
 import linklab
 import pytest
 from linklab import cli
@@ -216,3 +220,25 @@ def test_progress_speaks_at_most_once_in_its_interval_and_extrapolates_the_time_
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
     assert lines[0] == "convert: 250 of 1,000 rows, 15 s left"
+
+
+SCRIPTS = sorted(path.stem for path in Path(check_merge.__file__).parent.glob("*.py"))
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_help_of_every_script_fits_a_narrow_terminal_and_shows_its_defaults(monkeypatch, script, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(sys, "argv", [f"{script}.py"])
+    parser = importlib.import_module(script).build_parser()
+    text = parser.format_help()
+    too_long = [line for line in text.splitlines() if len(line) > columns]
+    assert all(line.startswith(("    python scripts/", "        --")) for line in too_long), "commands alone stay whole"
+    assert "(default: True)" not in text and "(default: False)" not in text and "default: None" not in text
+    told = "".join(text.split())
+    for action in parser._actions:
+        takes_value = action.nargs != 0 and action.default not in (None, [], argparse.SUPPRESS)
+        if takes_value and not isinstance(action.default, list):
+            assert f"default:{action.default}".replace(" ", "") in told or "(default: " in action.help, (
+                action.option_strings
+            )

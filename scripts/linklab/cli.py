@@ -15,7 +15,7 @@ import sys
 import textwrap
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn
 
 from linklab import __version__, config_file
@@ -24,7 +24,7 @@ DEBUG = "LINKLAB_DEBUG"  # set to 1, it does what --debug does
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
-DATA_HELP = "a folder convert_csv_to_jsonl.py wrote, or any file or folder of JSON Lines with `messages`"
+DATA_HELP = "folder of convert_csv_to_jsonl.py, or any file or folder of JSON Lines with `messages`"
 
 
 class UserError(Exception):
@@ -39,21 +39,61 @@ class CheckFailed(UserError):
     exit_code = 1
 
 
+_ENTRY = re.compile(r" {2}\S+ {2,}(?=\S)")
+
+
+def _are_many(action: argparse.Action) -> bool:
+    """Say whether the choices of an option are too long to stand behind its name."""
+    return action.choices is not None and len(",".join(map(str, action.choices))) > 24
+
+
 class _Formatter(argparse.RawDescriptionHelpFormatter):
     """Help as wide as the terminal (at most 110 columns): wrapped paragraphs, commands as they are, every default."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32, width=max(40, min(110, shutil.get_terminal_size().columns - 2)))
+        super().__init__(
+            f"{prog} [options]", max_help_position=32, width=max(40, min(110, shutil.get_terminal_size().columns - 2))
+        )
+
+    def _format_usage(
+        self,
+        usage: str | None,
+        actions: Iterable[argparse.Action],
+        groups: Iterable[argparse._MutuallyExclusiveGroup],
+        prefix: str | None,
+    ) -> str:
+        # What must be given; the list of options below has the rest.
+        either = [group for group in groups if group.required]
+        one_of = [action for group in either for action in group._group_actions]
+        needed = [action for action in actions if action.required or not action.option_strings or action in one_of]
+        width, self._width = self._width, 10_000  # argparse indents by the program's name, which may be long
+        line = super()._format_usage(usage, needed, either, prefix).strip()
+        self._width = width
+        return textwrap.fill(line, width, subsequent_indent=" " * 7, break_on_hyphens=False) + "\n\n"
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         lines: list[str] = []
         # Indented lines (commands, tables) stay as they are; what lies between them is wrapped.
         for kept, group in itertools.groupby(text.splitlines(), lambda line: line.startswith(" ") or not line.strip()):
             some = list(group)
-            lines += some if kept else textwrap.wrap(" ".join(some), width, break_on_hyphens=False)
+            if not kept:
+                lines += textwrap.wrap(" ".join(some), width, break_on_hyphens=False)
+            for line in some if kept else ():
+                entry = _ENTRY.match(line)  # `  name   what it is` is wrapped under what it is
+                hang = " " * (entry.end() if entry else 0)
+                lines += textwrap.wrap(line, width, subsequent_indent=hang, break_on_hyphens=False) if entry else [line]
         return "\n".join(indent + line for line in lines)
 
+    def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
+        if action.metavar is None and _are_many(action):  # a long list of choices cannot be wrapped: help has it
+            return lambda count: (default_metavar,) * count
+        return super()._metavar_formatter(action, default_metavar)
+
     def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.help and action.metavar is None and _are_many(action):
+            choices = ", ".join(map(str, action.choices or ()))
+            default = f"; default: {action.default}" if action.default not in (None, argparse.SUPPRESS) else ""
+            return f"{action.help} ({choices}{default})"
         takes_value = action.nargs != 0 and action.default is not argparse.SUPPRESS
         if not takes_value or action.default in (None, []) or not action.help or "(default" in action.help:
             return action.help
@@ -249,14 +289,14 @@ def delimiter(text: str) -> str:
 TABLE_OPTIONS: tuple[tuple[str, dict], ...] = (
     ("--target-field", {
         "type": comma_list, "metavar": "COL[,COL]",
-        "help": "column(s) the answer holds, in answer order (default: both link targets for a links.csv)"}),
+        "help": "column(s) to predict, in answer order (default: both link targets for a links.csv)"}),
     ("--target-kind", {
         "type": comma_list, "metavar": "KIND[,KIND]",
         "help": "class, number or text: what the answer is, one for all targets or one for each (default: detected)"}),
     ("--id-field", {"metavar": "COL", "help": "column that names a row (default: row-1, row-2, …)"}),
     ("--group-field", {
         "metavar": "COL",
-        "help": "rows with the same cell here stay on one side (default: the site for links, what the prompt shows for "
+        "help": "rows with the same value here stay in one split (default: the site for links, the input columns for "
         "any other table)"}),
     ("--split-field", {
         "metavar": "COL",
@@ -264,7 +304,7 @@ TABLE_OPTIONS: tuple[tuple[str, dict], ...] = (
     ("--drop-columns", {
         "type": comma_list, "metavar": "COL[,COL]",
         "help": "columns to hide from models and baselines (default: none)"}),
-    ("--delimiter", {"type": delimiter, "metavar": "CHAR", "help": "what stands between cells (default: detected)"}),
+    ("--delimiter", {"type": delimiter, "metavar": "CHAR", "help": "character between cells (default: detected)"}),
     ("--decimal", {"choices": (".", ","), "help": "decimal mark of numbers (default: detected)"}),
     ("--encoding", {
         "metavar": "NAME", "help": "encoding of the file, such as cp1252 (default: UTF-8 or UTF-16, detected)"}),
@@ -276,7 +316,7 @@ TABLE_OPTIONS: tuple[tuple[str, dict], ...] = (
         "help": "leave out rows that cannot be read, and those whose number target is not a number"}),
     ("--drop-missing-target", {"action": "store_true", "help": "leave out rows without a target"}),
     ("--keep-missing-class", {
-        "action": "store_true", "help": "take NA, NaN, null and the like for classes of their own"}),
+        "action": "store_true", "help": "treat NA, NaN, null and similar values as classes"}),
 )  # fmt: skip
 
 
@@ -311,12 +351,12 @@ def add_prompt_options(group: argparse._ActionsContainer, when: str = "") -> Non
     group.add_argument(
         "--prompt-template",
         metavar="FILE",
-        help=f"{when}text with {{column}} for visible columns; a line with list columns is repeated per element",
+        help=f"{when}text with {{column}} for input columns; a line with list columns is repeated per element",
     )
     group.add_argument(
         "--system-prompt",
         metavar="TEXT|FILE",
-        help=f"{when}what stands before every prompt: a text, or a file with one",
+        help=f"{when}text before every prompt, or a file with it",
     )
 
 
@@ -331,8 +371,8 @@ def add_ask_option(group: argparse._ActionsContainer, when: str = "") -> None:
     group.add_argument(
         "--ask",
         choices=("row", "choices"),
-        help=f"{when}one question per row, or one per choice of a row, answered by what that choice is worth "
-        "(default: choices where a row brings its choices and their worth, as links do; else row)",
+        help=f"{when}one question per row, or one per choice of a row, whose answer is the value of that choice "
+        "(default: choices where a row has choices with a value each, as links do; else row)",
     )
 
 
@@ -349,7 +389,7 @@ def question_words(args: argparse.Namespace) -> list[str]:
 def add_source_options(group: argparse._ActionsContainer) -> None:
     """Add where rows come from, a CSV or a converted folder: what `linklab.tasks.source.open_source` reads."""
     source = group.add_mutually_exclusive_group(required=True)
-    source.add_argument("--csv", metavar="FILE", help="a table's rows, divided as convert does")
+    source.add_argument("--csv", metavar="FILE", help="table; its rows are split as convert_csv_to_jsonl.py does")
     source.add_argument("--data", metavar="PATH", help=DATA_HELP)
     add_table_options(group, "with --csv: ")
     add_prompt_options(group, "with --csv: ")
@@ -388,23 +428,24 @@ def add_precision_options(group: argparse._ActionsContainer, *, float16: bool = 
 
 def add_asking_options(group: argparse._ActionsContainer) -> argparse._MutuallyExclusiveGroup:
     """Add how a trained model is loaded and asked; returns the exclusive group of how an answer is chosen."""
-    group.add_argument("--base-model", metavar="NAME", help="the base model of an adapter, when it has moved")
+    group.add_argument("--base-model", metavar="NAME", help="base model of an adapter, if it has moved")
     group.add_argument(
         "--batch-tokens",
         type=positive_int,
         metavar="N",
-        help="tokens a batch, padded (default: 8192 on a GPU, else 2048)",
+        help="tokens per batch, padding included (default: 8192 on a GPU, else 2048)",
     )
     group.add_argument(
         "--max-new-tokens",
         type=positive_int,
         metavar="N",
-        help="tokens a written answer has at most (default: 256 for a text target, else 32)",
+        help="most tokens of a written answer (default: 256 for a text target, else 32)",
     )
     chosen = group.add_mutually_exclusive_group()
     chosen.add_argument(
         "--numbers", choices=("median", "greedy"),
-        help="a number's answer: the median of all it may be, or the digits as they come (default: median)",
+        help="the answer of a number target: the median of its distribution, or the most probable next digit each time "
+        "(default: median)",
     )  # fmt: skip
     group.add_argument(
         "--rank-by", choices=("written", "summed"),

@@ -160,7 +160,7 @@ def _name_base(model: str, base: str | None) -> tuple[str, str | None]:
         raise UserError(f"--base-model {base}: a name on the Hub is OWNER/NAME")
     named = base or load.hub_name(model) or model
     if model in NEVER_SENT:
-        return named, "it is a toy for tests, which nobody can use"
+        return named, "it is a toy model for tests"
     if not _HUB_NAME.fullmatch(named) or (not base and Path(named).exists()):
         return named, f"it is {model!r} here; name it with --base-model OWNER/NAME"
     return named, None
@@ -178,7 +178,10 @@ def _name_base_in_config(path: Path, named: str) -> bytes:
 def _read_scores(evaluation: Path | None, entries: list[dict]) -> tuple[dict, str | None]:
     """Return metrics.json of the evaluation, and why it says nothing of these files, None where it does."""
     if evaluation is None:
-        return {}, "nobody knows how good it is; score it with evaluate_model.py and name the folder with --evaluation"
+        return (
+            {},
+            "it has no scores on unseen rows; score it with evaluate_model.py and give --evaluation that folder",
+        )
     manifest, scores = read_manifest(evaluation), files.read_json(evaluation / "metrics.json")
     if fault := find_changed(manifest["outputs"], evaluation):
         return scores, fault

@@ -119,7 +119,7 @@ def test_the_real_peft_finds_the_base_by_the_name_that_was_sent(trained, api, tm
     ("words", "fault"),
     [
         (["--license", "mit", "--base-model", "me/base", "--evaluation", "test"], "it is 'mit'; say --license gemma"),
-        ([*TERMS, "--base-model", "me/base"], "nobody knows how good it is; score it with evaluate_model.py"),
+        ([*TERMS, "--base-model", "me/base"], "it has no scores on unseen rows; score it with evaluate_model.py"),
         ([*TERMS, "--base-model", "me/base", "--evaluation", "validation"], "is of the validation rows"),
         ([*TERMS, "--evaluation", "test"], "name it with --base-model OWNER/NAME"),
     ],
@@ -147,7 +147,7 @@ def test_a_file_that_changed_since_stays_here(trained, tmp_path, api, capfd):
 def test_the_toy_model_is_for_nobody(taught_rule, api, capfd):
     words = [*TERMS, "--base-model", "me/base", "--evaluation", taught_rule["evaluation"]]
     assert push(taught_rule["model"].parent, *words) == 1
-    assert "it is a toy for tests" in said(capfd) and not api.called
+    assert "it is a toy model for tests" in said(capfd) and not api.called
 
 
 def test_conversations_go_with_a_licence_and_load_as_they_did(small_links, api, tmp_path):
