@@ -1,6 +1,6 @@
 """Save what the real model made of tables of packages, beside its rivals: docs/results/tables-embedded.md.
 
-    python benchmarks/save_tables.py runs/tables
+    python benchmarks/save_tables.py runs/tables --remark "on one core, shared with other work"
 
 Reads what `bench_tables.py --keep DIR` left of every table: outcome.json, the training's metrics.json, the scored runs
 and the report's comparison; says of each table in plain words who wins.
@@ -24,7 +24,7 @@ from linklab.metrics import comparison  # noqa: E402
 from linklab.metrics.comparison import Run  # noqa: E402
 from linklab.reports import tables  # noqa: E402
 from linklab.reports.summary import column_title  # noqa: E402
-from save_results import describe_machine  # noqa: E402
+from save_results import describe_machine, write_pages  # noqa: E402
 
 
 class Tried(NamedTuple):
@@ -43,9 +43,11 @@ class Tried(NamedTuple):
         return comparison.primary_metric(self.runs)
 
     @property
-    def minutes(self) -> float:
-        """Minutes of the whole chain; a chain that was killed and went on counts its training's at least."""
-        return max(self.outcome["seconds"], self.training["seconds"]) / 60
+    def minutes(self) -> str:
+        """Minutes of the whole chain and of the processor; a chain that went on counts its training's at least."""
+        used = self.outcome.get("processor_seconds")
+        passed = max(self.outcome["seconds"], self.training["seconds"]) / 60
+        return f"{passed:.1f}, {'–' if used is None else f'{used / 60:.1f}'}"
 
     def show(self, run: Run) -> str:
         """Return a run's score: "88.2 % [84.1, 91.4]"."""
@@ -82,15 +84,16 @@ def say_winner(tried: Tried) -> str:
     return f"{winner} wins ({said})"
 
 
-def write_page(tried: Sequence[Tried], machine: str) -> str:
+def write_page(tried: Sequence[Tried], machine: str, remark: str) -> str:
     """Return the page: one line a table, then each table's runs."""
     lines = [
-        "# Three tables on Gemma 3 270M", "",
+        "# Tables of packages on Gemma 3 270M", "",
         "Each table went through the whole chain (`benchmarks/bench_tables.py`, whose docstring holds the commands) "
         "with `--target-field` and no other option about the table. All were scored on the same unseen rows, "
-        f"95 % intervals in brackets, on {machine}, one core, beside other work. Minutes are those of the whole chain, "
-        "training included.", "",
-        "| table | target | rows: training, scored | most frequent | best baseline | untrained | trained | minutes |",
+        f"95 % intervals in brackets, on {machine}. Minutes are those of the whole chain, training included."
+        f"{' ' * bool(remark)}{remark}", "",
+        "| table | target | rows: training, scored | most frequent | best baseline | untrained | trained | minutes, "
+        "of a processor |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
     for one in tried:
@@ -102,7 +105,7 @@ def write_page(tried: Sequence[Tried], machine: str) -> str:
         lines.append(
             f"| {one.case.name} ({one.case.package}) | `{one.case.target}`, {tables.label(short)} "
             f"| {one.training['rows']:,}, {tuned.n:,} | {one.show(frequent)} | {rival.name} {one.show(rival)} "
-            f"| {one.show(base) if base else '–'} | **{one.show(tuned)}** | {one.minutes:.1f} |"
+            f"| {one.show(base) if base else '–'} | **{one.show(tuned)}** | {one.minutes} |"
         )
     lines += ["", "Who wins, by a paired test on the same rows:", ""]
     lines += [f"- **{one.case.name}**: {say_winner(one)}." for one in tried]
@@ -137,14 +140,17 @@ def main(argv: list[str] | None = None) -> int:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what bench_tables.py --keep was given")
+    parser.add_argument("--remark", default="", metavar="TEXT", help="what a reader must know of the minutes")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "tables-embedded.md")
     args = parser.parse_args(argv)
     folders = sorted(path.parent for path in args.folder.glob(f"*/{OUTCOME_FILE}"))
     tried = [read_tried(folder) for folder in folders if (folder / "report" / "manifest.json").exists()]
     if not tried:
         raise SystemExit(f"error: {args.folder}: no table has ended with a report; run bench_tables.py --keep first")
-    args.out.write_text(write_page(tried, describe_machine()), encoding="utf-8")
+    args.out.write_text(write_page(tried, describe_machine(), args.remark), encoding="utf-8")
     print(f"wrote {args.out}")
+    if args.out.is_relative_to(ROOT):
+        write_pages(ROOT)  # the list of results names this page
     return 0
 
 

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from linklab.tables.dialect import sniff
     from linklab.tables.raw_rows import first_damage
     from linklab.tables.table import TableOptions
-    from linklab.tables.understand import lines_of_record
+    from linklab.tables.table_record import lines_of_record
     from linklab.validation import validation_plan
     from linklab.validation import validation_report as vr
 

@@ -1,5 +1,7 @@
 """The benchmark over tables of packages: a report, one true line, and a fault where a script breaks."""
 
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import bench_tables  # noqa: E402
+import save_tables  # noqa: E402
 
 SETTINGS = bench_tables.Settings("tiny", 150, 10, 1)
 
@@ -27,6 +30,16 @@ def test_a_table_ends_with_a_report_or_with_one_true_line(tmp_path, monkeypatch)
     page = bench_tables.write_page([refused, report], SETTINGS)
     assert "2 tables" in page and "1 ended with a report, 1 were refused with one line, 0 failed" in page
     assert "| iris | scikit-learn | 150 x 5 | `species` | class |" in page
+    saved = report._asdict() | {"settings": SETTINGS._asdict()}
+    (tmp_path / "b" / bench_tables.OUTCOME_FILE).write_text(json.dumps(saved))
+    assert save_tables.main([str(tmp_path), "--out", str(tmp_path / "page.md"), "--remark", "Beside a test."]) == 0
+    page = (tmp_path / "page.md").read_text()
+    assert "Beside a test." in page
+    assert re.search(r"\| iris \(scikit-learn\) \| `species`, accuracy \| 1[0-9]{2}, 10 \|", page)
+    assert "- **iris**: boosting_flat wins (difference −" in page or "- **iris**: no difference between" in page
+    assert "| **tuned** |" in page and "| most_frequent |" in page
+    with pytest.raises(SystemExit, match="no table has ended with a report"):
+        save_tables.main([str(tmp_path / "a")])
 
 
 def test_a_traceback_is_a_fault(tmp_path, monkeypatch):

@@ -6,7 +6,8 @@ import io
 import pytest
 from linklab.cli import UserError
 from linklab.tables.table import TableOptions, open_table
-from linklab.tables.understand import lines_of_record, understand
+from linklab.tables.table_record import lines_of_record
+from linklab.tables.understand import understand
 
 
 def write(tmp_path, cells, name="v"):

@@ -99,6 +99,10 @@ class ColumnScan:
         """Cells with a value: neither empty nor NaN or the like."""
         return self.kinds.total() - self.kinds["nothing"]
 
+    def n_missing(self, kind: str) -> int:
+        """Return how many cells have no value in a column of this kind: empty ones, among numbers `NA` and the like."""
+        return self.empty + (self.kinds["nothing"] if kind in ("int", "float") else 0)
+
     def list_kind(self) -> str | None:
         """Return the narrowest kind of list that nearly all cells are, or None."""
         for kinds in _LISTS:

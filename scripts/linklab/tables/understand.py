@@ -8,39 +8,36 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from linklab.cli import UserError
+from linklab.tables.bad_targets import check_constant, check_targets, is_number_target, reason_to_leave_out
 from linklab.tables.infer import (
     CLASS_MAX_INTEGERS,
     FEW_WORDS,
     MAX_CHOICES,
-    NOT_A_VALUE,
     ColumnScan,
     Scan,
     is_missing_word,
     scan_table,
 )
-from linklab.tables.number_format import NUMBER_SHARE, PLAIN, NumberFormat, shape_of
+from linklab.tables.number_format import NUMBER_SHARE, PLAIN, NumberFormat
 from linklab.tables.schema import Column, Schema, read_number
 from linklab.tables.table import (
     SHOWN_LINES,
     Table,
     TableOptions,
-    formats_to_dict,
     match_names,
     open_table,
     unknown_column,
 )
+from linklab.tables.table_record import known_record, make_record
+from linklab.tables.table_warnings import warn_of_columns
 
 MIN_ROWS = 2
-MIN_ROWS_TO_JUDGE = 10  # fewer may hold one answer by chance
-FEW_TRAINING_ROWS = 3  # a class with fewer cannot be learnt
-FEW_ROWS = 10  # a validation or test side with fewer measures nothing
 TARGET_KINDS = ("class", "number", "text")
 SIDES = {
     **dict.fromkeys(("train", "training", "tr"), "train"),
@@ -111,18 +108,18 @@ def understand(
         for at, (name, column) in enumerate(zip(table.names, scan.columns, strict=True))
     ]  # fmt: skip
     schema = Schema(tuple(columns))
-    record = _record(table, scan, schema, kinds)
+    record = make_record(table, scan, schema, kinds)
     if not lenient:
         if scan.n_rows < MIN_ROWS:
             raise UserError(f"{table.path}: too few rows ({scan.n_rows}) to train, validate and test on; a few "
                             f"hundred are "
                             f"a beginning")  # fmt: skip
-        _check_targets(table, schema, scan, classes_as_told, record)
-        _check_constant(table, schema, scan)
+        check_targets(table, schema, scan, classes_as_told, record)
+        check_constant(table, schema, scan)
     elif table.options.leave_out_targets:
         with contextlib.suppress(UserError):  # rows that no option leaves out stay, and are named
-            _check_targets(table, schema, scan, classes_as_told, record)
-    record["warnings"] += _warn_of_columns(table, schema, scan)
+            check_targets(table, schema, scan, classes_as_told, record)
+    record["warnings"] += warn_of_columns(table, schema, scan)
     return Understood(schema, record)
 
 
@@ -163,7 +160,7 @@ def reopen_table(path: str | Path | Table, schema: Schema, record: Mapping[str, 
     formats = {name: NumberFormat(**value) for name, value in record.get("number_formats", {}).items()}
     table.formats = {at: formats[name] for at, name in enumerate(table.names) if name in formats}
     if record.get("left_out"):
-        table.leave_out = _reason_to_leave_out(table, schema)
+        table.leave_out = reason_to_leave_out(table, schema)
     return table
 
 
@@ -181,7 +178,7 @@ def open_new_rows(
     told = TableOptions.from_dict(record.get("options", {}))
     table = open_table(path, dataclasses.replace(options, missing=told.missing))
     formats = {name: NumberFormat(**value) for name, value in record.get("number_formats", {}).items()}
-    numbers = {c.name: formats.get(c.name, PLAIN) for c in schema.columns if c.role == "input" and _is_number(c)}
+    numbers = {c.name: formats.get(c.name, PLAIN) for c in schema.columns if c.role == "input" and is_number_target(c)}
     if table.dialect.plain and not table.options.missing and any(c.choices_from for c in schema.by_role("target")):
         return table  # rows that bring their choices are written by a program
     table.known_formats = numbers
@@ -354,14 +351,9 @@ def _column(
         kind=found,
         unit=number_format.unit if number_format else "",
         choices=tuple(choices) if choices else None,
-        nullable=role != "target" and 0 < _n_missing(scan, found) <= allow_missing * scan.n,
+        nullable=role != "target" and 0 < scan.n_missing(found) <= allow_missing * scan.n,
         class_target=kind == "class",
     )
-
-
-def _n_missing(scan: ColumnScan, kind: str) -> int:
-    """Return how many cells of a column have no value: empty ones, and among numbers `NA` and the like."""
-    return scan.empty + (scan.kinds["nothing"] if kind in ("int", "float") else 0)
 
 
 def _classes(
@@ -377,365 +369,3 @@ def _classes(
     if all(not math.isnan(read_number(word)) for word in words):
         return sorted(words, key=lambda word: (float(word), word))
     return words
-
-
-def _check_targets(table: Table, schema: Schema, scan: Scan, classes_as_told: set[str], record: dict[str, Any]) -> None:
-    """Find rows whose target is missing or no number; refuse them, or leave them out where an option says so."""
-    options = table.options
-    judges: dict[str, Callable[[str], str | None]] = {}
-    for column in schema.by_role("target"):
-        at = table.names.index(column.name)
-        judges[column.name] = _judge(column, scan.formats.get(at) if column.name not in classes_as_told else None,
-                                     keep=options.keep_missing_class)  # fmt: skip
-    places = {name: table.names.index(name) for name in judges}
-    suspicious = [
-        name for name, at in places.items()
-        if scan.columns[at].empty or scan.columns[at].kinds["nothing"] or (values := scan.columns[at].values) is None
-        or any(judges[name](text) for text in values)
-    ]  # fmt: skip
-    if suspicious:
-        found = _find_bad_targets(table, {name: judges[name] for name in suspicious}, places)
-        is_number = {name: not schema[name].class_target for name in suspicious}
-        _refuse_bad_targets(table, found, scan.n_rows, is_number)
-        said = {"declared": "rows without a target (--missing)", "missing": "rows without a target", "odd": "rows "
-                                                                                                            "whose "
-                "target is no number"}  # fmt: skip
-        record["left_out"] |= {
-            said[why]: len(set(line for _, line, _ in cells)) for why, cells in found.items() if cells
-        }
-        for why, cells in found.items():
-            if cells:
-                lines = _lines(iter(dict.fromkeys(line for _, line, _ in cells)))
-                record["notes"].append(f"{said[why]} are left out: {lines}")
-        if any(found.values()):
-            table.leave_out = _reason_to_leave_out(table, schema)
-    n_left = len({line for cells in (found.values() if suspicious else ()) for _, line, _ in cells})
-    record["rows"] = scan.n_rows - n_left
-    if not record["rows"]:
-        raise UserError(f"{table.path}: no row is left: none of the {scan.n_rows:,} has a target that can be used")
-
-
-def _reason_to_leave_out(table: Table, schema: Schema) -> Callable[[list[str]], str | None]:
-    """Return what says why a row of plain cells cannot serve, None where it can."""
-    judges = {
-        table.names.index(column.name): _judge(column, PLAIN if _is_number(column) else None,
-                                               keep=table.options.keep_missing_class)
-        for column in schema.by_role("target") if column.name in table.names
-    }  # fmt: skip
-
-    def reason(cells: list[str]) -> str | None:
-        return next((why for at, judge in judges.items() if (why := judge(cells[at])) is not None), None)
-
-    return reason
-
-
-def _is_number(column: Column) -> bool:
-    """True for a target all whose answers are numbers."""
-    return column.kind in ("int", "float")
-
-
-def _judge(column: Column, number_format: NumberFormat | None, *, keep: bool) -> Callable[[str], str | None]:
-    """Return what says whether a target's cell is missing or odd (None: fine)."""
-
-    def judge(text: str) -> str | None:
-        if not text.strip():
-            return "missing"
-        if number_format is None:
-            return None if keep or not is_missing_word(text) else "missing"
-        plain = number_format.read(text) or text  # cells may be in plain spelling already
-        if not math.isnan(read_number(plain)):
-            return None
-        return "missing" if text.strip().lower() in NOT_A_VALUE else "odd"
-
-    return judge
-
-
-BadCells = dict[str, list[tuple[str, int, str]]]  # why -> (column, line, text)
-
-
-def _find_bad_targets(table: Table, judges: dict[str, Callable], places: dict[str, int]) -> BadCells:
-    found: BadCells = {"declared": [], "missing": [], "odd": []}
-    tokens = frozenset(table.options.missing)
-    for line, cells in table.unclean_rows(None, keep_missing=True):
-        for name, judge in judges.items():
-            text = cells[places[name]]
-            if text.strip() in tokens:
-                found["declared"].append((name, line, text))
-            elif (why := judge(text)) is not None:
-                found[why].append((name, line, text))
-    return found
-
-
-def _refuse_bad_targets(table: Table, found: BadCells, n_rows: int, is_number: dict[str, bool]) -> None:
-    if found["missing"] and not table.options.drop_missing_target:
-        name = found["missing"][0][0]
-        cells = [(line, text) for column, line, text in found["missing"] if column == name]
-        words = sorted({text.strip() for _, text in cells} - {""})
-        kept = f", or keep {words[0]!r} as an answer with --keep-missing-class" if words and not is_number[name] else ""
-        held = f" ({', '.join(map(repr, words))})" if words else ""
-        raise UserError(
-            f"{table.path}:{cells[0][0]}: column '{name}' is missing{held} in {len(cells):,} of {n_rows:,} rows "
-            f"({_lines(line for line, _ in cells)}); a row without a target cannot be used for training "
-            f"or scoring: leave such "
-            f"rows out with --drop-missing-target{kept}"
-        )
-    if found["odd"] and not table.options.drop_bad_rows:
-        name = found["odd"][0][0]
-        cells = [(line, text) for column, line, text in found["odd"] if column == name]
-        words = list(dict.fromkeys(text.strip() for _, text in cells))
-        shown = ", ".join(f"line {line}: {text!r}" for line, text in cells[:SHOWN_LINES])
-        tokens = ",".join(words[:SHOWN_LINES])
-        raise UserError(
-            f"{table.path}:{cells[0][0]}: column '{name}' is a number in all rows but {len(cells):,} of {n_rows:,} "
-            f'({shown}{", …" if len(cells) > SHOWN_LINES else ""}); say what means "no value" with --missing {tokens}, '
-            f"or leave such rows out with --drop-bad-rows"
-        )
-
-
-def _lines(lines: Iterator[int]) -> str:
-    found = list(lines)
-    shown = ", ".join(map(str, found[:SHOWN_LINES]))
-    return f"line{'s' * (len(found) > 1)} {shown}{', …' if len(found) > SHOWN_LINES else ''}"
-
-
-def _check_constant(table: Table, schema: Schema, scan: Scan) -> None:
-    for column in schema.by_role("target"):
-        values = scan.columns[table.names.index(column.name)].values
-        distinct = [text for text in values if not is_missing_word(text)] if values is not None else None
-        if column.class_target and column.choices is not None:
-            distinct = list(column.choices)
-        if distinct is not None and len(distinct) == 1 and scan.n_rows >= MIN_ROWS_TO_JUDGE:
-            raise UserError(f"{table.path}: column '{column.name}' is {distinct[0]!r} in every row, so there is "
-                            f"nothing to "
-                            f"learn; choose another --target-field")  # fmt: skip
-
-
-def _record(table: Table, scan: Scan, schema: Schema, kinds: dict[str, str]) -> dict[str, Any]:
-    decimal = any(f.decimal == "," for f in table.formats.values())
-    return {
-        "file": table.path.name,
-        "written": table.dialect.describe() + (", decimal comma" if decimal else ""),
-        "rows": scan.n_rows,
-        "columns": [
-            {
-                "name": column.name,
-                "role": column.role,
-                "kind": _say_kind(column, found, kinds.get(column.name), table.formats.get(at, PLAIN)),
-            }
-            for at, (column, found) in enumerate(zip(schema.columns, scan.columns, strict=True))
-        ],
-        "left_out": {why: len(lines) for why, lines in table.left_out.items()},
-        "notes": list(table.notes) + _notes_of_cells(table, scan),
-        "warnings": [],
-        "options": table.options.to_dict(),
-        "number_formats": formats_to_dict(table),
-    }
-
-
-def _notes_of_cells(table: Table, scan: Scan) -> list[str]:
-    notes = []
-    for at, number_format in scan.formats.items():
-        column, name = scan.columns[at], table.names[at]
-        n_odd = column.n_odd(number_format)
-        if n_odd and name not in match_names(table, table.options.target_fields, table.names):
-            odd = [text for text in column.values or () if number_format.read(text) is None
-                   and text.strip().lower() not in NOT_A_VALUE][:SHOWN_LINES]  # fmt: skip
-            notes.append(f"column '{name}': {n_odd:,} of {column.n_filled:,} cells are no numbers "
-                         f"({', '.join(map(repr, odd))}); --missing takes what means \"no value\"")  # fmt: skip
-    for at, (name, column) in enumerate(zip(table.names, scan.columns, strict=True)):
-        n = column.shapes.counts.total()
-        if at in scan.formats or 2 * n < column.n_filled or name in table.options.drop_columns:
-            continue
-        odd = [t for t in column.values or () if shape_of(t) is None and t.strip().lower() not in NOT_A_VALUE]
-        if 1 <= len(odd) <= SHOWN_LINES:
-            words = ",".join(text.strip() for text in odd)
-            notes.append(f"column '{name}' is text: {n:,} of {column.n_filled:,} cells are numbers; --missing {words} "
-                         f"makes it a number column")  # fmt: skip
-    return notes
-
-
-def _say_kind(column: Column, scan: ColumnScan, target_kind: str | None, number_format: NumberFormat) -> str:
-    """Return a column's kind in words: `class, 3 different`, `number, unit $`, `text, 120 different, 2 empty`."""
-    names = {"int": "whole number", "float": "number", "str": "text", "list_int": "list of whole numbers",
-             "list_float": "list of numbers", "list_str": "list of texts"}  # fmt: skip
-    distinct = f"more than {MAX_CHOICES:,}" if scan.values is None else f"{len(column.choices or scan.values):,}"
-    if target_kind == "class":
-        said = f"class, {distinct} different"
-        if column.kind in ("int", "float"):
-            said += " (numbers; --target-kind number to predict their value)"
-    elif target_kind == "text":
-        said = f"free text, {distinct} different"
-    else:
-        said = ("number" if target_kind else names[column.kind]) + (
-            f", {distinct} different" if column.kind == "str" else ""
-        )
-    said += f", {number_format.describe()}" if number_format.describe() else ""
-    missing = _n_missing(scan, column.kind)
-    return said + (f", {missing:,} empty" if missing else "")
-
-
-# Warnings: each once, with the option that fixes it.
-_WITH_UNIT = re.compile(r"[-+]?[0-9][0-9.,]* ?([^\W\d_]+[23²³]?(?:/[^\W\d_]+)?)")  # `12 kg`, `3.5 m²`, `80 km/h`
-
-
-def _warn_of_columns(table: Table, schema: Schema, scan: Scan) -> list[str]:
-    warnings = []
-    columns = list(zip(*scan.sample, strict=True))
-    for at, (column, cells) in enumerate(zip(schema.columns, columns, strict=True)):
-        if column.role == "input" and scan.columns[at].empty == scan.n_rows:
-            warnings.append(f"column '{column.name}' is empty in every row; leave it out with --drop-columns "
-                            f"{_quoted(column.name)}")  # fmt: skip
-        if column.role == "input" and _counts_up(cells):
-            warnings.append(f"column '{column.name}' is different in every row and counts up, as a row number does; "
-                            f"hide it with --id-field {_quoted(column.name)}")  # fmt: skip
-    for target in schema.by_role("target"):
-        at = table.names.index(target.name)
-        for column, cells in zip(schema.columns, columns, strict=True):
-            if column.role == "input" and not _counts_up(cells) and _gives_away(cells, columns[at], column, target):
-                warnings.append(
-                    f"column '{column.name}' alone answers '{target.name}' in every row; if it is known only with the "
-                    f"answer, leave it out with --drop-columns {_quoted(column.name)}"
-                )
-        if target.class_target:
-            warnings += _warn_of_classes(target, scan.columns[at])
-    return warnings
-
-
-def _quoted(name: str) -> str:
-    return f"'{name}'" if " " in name else name
-
-
-def _counts_up(cells: Sequence[str]) -> bool:
-    """True for at least ten cells that are all whole numbers, or one text with a number behind it, and rise."""
-    if len(cells) < 10:
-        return False
-    found = [re.fullmatch(r"(.*?)([0-9]{1,15})(?:\.0)?", cell.strip()) for cell in cells]
-    if not all(found) or len({match[1] for match in found if match}) > 1:
-        return False
-    numbers = [int(match[2]) for match in found if match]
-    return all(after > before for before, after in zip(numbers, numbers[1:], strict=False))
-
-
-def _gives_away(cells: Sequence[str], answers: Sequence[str], column: Column, target: Column) -> bool:
-    """True where equal cells always have equal answers and each value stands twice or more on average, or, among
-    numbers, a few thresholds (classes) or a straight line (number) give every answer.
-    """
-    rows = [(c, a) for c, a in zip(cells, answers, strict=True) if c.strip() and not is_missing_word(a)]
-    if len(rows) < 10 or len({a for _, a in rows}) < 2 or column.kind.startswith("list_"):
-        return False
-    meaning: dict[str, str] = {}
-    if all(meaning.setdefault(cell, answer) == answer for cell, answer in rows):
-        if 2 * len(meaning) <= len(rows):
-            return True
-        if column.kind in ("int", "float") and target.class_target:
-            numbers = sorted((read_number(cell), answer) for cell, answer in rows)
-            if any(math.isnan(number) for number, _ in numbers):
-                return False
-            changes = sum(before[1] != after[1] for before, after in zip(numbers, numbers[1:], strict=False))
-            return changes == len({answer for _, answer in rows}) - 1 and len(rows) >= 5 * (changes + 1)
-    if column.kind in ("int", "float") and not target.class_target and target.kind in ("int", "float"):
-        return abs(_correlation([(read_number(c), read_number(a)) for c, a in rows])) > 0.999999
-    return False
-
-
-def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
-    kept = [(x, y) for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
-    if len(kept) < 10:
-        return 0.0
-    mean_x, mean_y = (sum(values) / len(kept) for values in zip(*kept, strict=True))
-    xx = sum((x - mean_x) ** 2 for x, _ in kept)
-    yy = sum((y - mean_y) ** 2 for _, y in kept)
-    xy = sum((x - mean_x) * (y - mean_y) for x, y in kept)
-    return xy / math.sqrt(xx * yy) if xx and yy else 0.0
-
-
-def _warn_of_classes(target: Column, scan: ColumnScan) -> list[str]:
-    warnings = []
-    alike: dict[str, list[str]] = {}
-    for word in target.choices or ():
-        alike.setdefault(" ".join(word.split()).casefold(), []).append(word)
-    variants = [words for words in alike.values() if len(words) > 1]
-    if variants:
-        shown = "; ".join(", ".join(map(repr, words)) for words in variants[:SHOWN_LINES])
-        warnings.append(f"classes of '{target.name}' that differ only in case or spaces ({shown}): each is a class "
-                        f"of its "
-                        f"own; write them alike in the table")  # fmt: skip
-    n = len(target.choices or ())
-    if target.kind == "str" and n >= 10 and n > 0.5 * scan.n_filled:
-        warnings.append(f"{n:,} different answers of '{target.name}' in {scan.n_filled:,} rows: a class that is seen "
-                        f"once cannot be learnt; use --target-kind text for free answers")  # fmt: skip
-        units = {found[1] if (found := _WITH_UNIT.fullmatch(word.strip())) else "" for word in target.choices or ()}
-        if len(units) == 1 and "" not in units:
-            warnings.append(f"the answers of '{target.name}' are numbers with '{units.pop()}' behind them: move the "
-                            f"unit to the header, and they can be predicted as numbers")  # fmt: skip
-    return warnings
-
-
-def warn_of_split(rows: dict[str, int], classes: dict[str, Counter[str]], schema: Schema) -> list[str]:
-    """Return the warnings about a division: sides with no or few rows, classes with few training rows.
-
-    `rows` holds the rows of each side, `classes` the training rows of each class by target.
-    """
-    warnings = []
-    few = {side: n for side, n in rows.items() if side != "train" and n < FEW_ROWS}
-    if few:
-        said = " and ".join(f"{n or 'no'} {side} row{'s' * (n > 1)}" for side, n in few.items())
-        warnings.append(f"{said} of {sum(rows.values()):,}: too few to measure anything; get more rows, a "
-                        f"--group-field "
-                        f"with more groups, or another --split-seed")  # fmt: skip
-    for name, counts in classes.items():
-        column = schema[name]
-        if not column.class_target or column.choices is None:
-            continue
-        rare = [choice for choice in column.choices if counts[choice] < FEW_TRAINING_ROWS]
-        if rare:
-            shown = ", ".join(f"{choice!r} ({counts[choice]})" for choice in rare[:SHOWN_LINES])
-            warnings.append(f"{len(rare):,} of {len(column.choices):,} classes of '{name}' have fewer than "
-                            f"{FEW_TRAINING_ROWS} training rows: {shown}{', …' if len(rare) > SHOWN_LINES else ''}; "
-                            f"get "
-                            f"more rows of them, or join them in the table")  # fmt: skip
-    return warnings
-
-
-def known_record(table: Table, schema: Schema) -> dict[str, Any]:
-    """Return the record of a table whose schema is known beforehand, without reading its rows."""
-    kinds = {c.name: "class" if c.class_target else "number" for c in schema.by_role("target")}
-    columns = [
-        {"name": c.name, "role": c.role, "kind": kinds.get(c.name) or c.kind.replace("_", " of ")}
-        for c in schema.columns
-    ]
-    return {
-        "file": table.path.name, "written": table.dialect.describe(), "columns": columns, "left_out": {},
-        "notes": list(table.notes), "warnings": [], "options": table.options.to_dict(), "number_formats": {},
-    }  # fmt: skip
-
-
-SHOWN_COLUMNS = 20
-
-
-def lines_of_record(record: dict[str, Any]) -> list[str]:
-    """Return what was understood as a few lines to print."""
-    columns = record.get("columns", [])
-    splits = record.get("splits", {})
-    n_rows = record.get("rows") or sum(splits.values())
-    size = f"{n_rows:,} row{'s' * (n_rows != 1)}, {len(columns)} columns"
-    head = f"{record.get('file', 'table')}: {size}; {record.get('written', '')}"
-    shown = [c for c in columns if c["role"] not in ("hidden",)]
-    hidden = [c["name"] for c in columns if c["role"] == "hidden"]
-    cut = shown[:SHOWN_COLUMNS] + [c for c in shown[SHOWN_COLUMNS:] if c["role"] != "input"]
-    width = min(32, max((len(c["name"]) for c in cut), default=0))
-    lines = [head, *(f"  {c['name'][:32]:{width}}  {c['role']:6}  {c['kind']}" for c in cut)]
-    if len(cut) < len(shown):
-        lines.append(f"  … and {len(shown) - len(cut)} more input columns")
-    if hidden:
-        lines.append(f"  hidden: {', '.join(hidden[:8])}{', …' if len(hidden) > 8 else ''}")
-    group = next((c["name"] for c in columns if c["role"] == "group"), record.get("group_field"))
-    if group and record.get("groups"):
-        lines.append(f"  groups: {record['groups']:,} different '{group}', each on one side of the split")
-    if splits:
-        own = next((f" (the table's own, column '{c['name']}')" for c in columns if c["role"] == "split"), "")
-        lines.append(f"  split{own}: " + ", ".join(f"{n:,} {side}" for side, n in splits.items()))
-    left_out = record.get("left_out", {}).items()
-    lines += [f"  left out: {n:,} {why if n > 1 else why.replace('rows', 'row', 1)}" for why, n in left_out]
-    lines += [f"  note: {text}" for text in record.get("notes", [])]
-    return lines + [f"warning: {text}" for text in record.get("warnings", [])]

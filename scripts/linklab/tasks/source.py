@@ -11,7 +11,8 @@ from linklab import cli
 from linklab.cli import UserError
 from linklab.manifest import MANIFEST, read_manifest, require_unchanged
 from linklab.tables.table import Table, TableOptions, open_table
-from linklab.tables.understand import lines_of_record, reopen_table
+from linklab.tables.table_record import lines_of_record
+from linklab.tables.understand import reopen_table
 from linklab.tasks import conversations, examples, jsonl, row_cells
 from linklab.tasks.examples import Example, ExampleMaker
 from linklab.tasks.split_count import SplitCount

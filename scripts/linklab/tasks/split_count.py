@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from linklab.cli import UserError
 from linklab.tables.table import Table
-from linklab.tables.understand import warn_of_split
+from linklab.tables.table_warnings import warn_of_split
 from linklab.tasks.splits import FRACTIONS, SPLITS
 from linklab.tasks.task import Task
 

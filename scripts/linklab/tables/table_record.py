@@ -1,0 +1,117 @@
+"""The record of what was understood of a table: what task.json keeps and every script prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from linklab.tables.infer import MAX_CHOICES, NOT_A_VALUE, ColumnScan, Scan
+from linklab.tables.number_format import PLAIN, NumberFormat, shape_of
+from linklab.tables.schema import Column, Schema
+from linklab.tables.table import SHOWN_LINES, Table, formats_to_dict, match_names
+
+SHOWN_COLUMNS = 20
+
+
+def make_record(table: Table, scan: Scan, schema: Schema, kinds: dict[str, str]) -> dict[str, Any]:
+    decimal = any(f.decimal == "," for f in table.formats.values())
+    return {
+        "file": table.path.name,
+        "written": table.dialect.describe() + (", decimal comma" if decimal else ""),
+        "rows": scan.n_rows,
+        "columns": [
+            {
+                "name": column.name,
+                "role": column.role,
+                "kind": _say_kind(column, found, kinds.get(column.name), table.formats.get(at, PLAIN)),
+            }
+            for at, (column, found) in enumerate(zip(schema.columns, scan.columns, strict=True))
+        ],
+        "left_out": {why: len(lines) for why, lines in table.left_out.items()},
+        "notes": list(table.notes) + _notes_of_cells(table, scan),
+        "warnings": [],
+        "options": table.options.to_dict(),
+        "number_formats": formats_to_dict(table),
+    }
+
+
+def _notes_of_cells(table: Table, scan: Scan) -> list[str]:
+    notes = []
+    for at, number_format in scan.formats.items():
+        column, name = scan.columns[at], table.names[at]
+        n_odd = column.n_odd(number_format)
+        if n_odd and name not in match_names(table, table.options.target_fields, table.names):
+            odd = [text for text in column.values or () if number_format.read(text) is None
+                   and text.strip().lower() not in NOT_A_VALUE][:SHOWN_LINES]  # fmt: skip
+            notes.append(f"column '{name}': {n_odd:,} of {column.n_filled:,} cells are no numbers "
+                         f"({', '.join(map(repr, odd))}); --missing takes what means \"no value\"")  # fmt: skip
+    for at, (name, column) in enumerate(zip(table.names, scan.columns, strict=True)):
+        n = column.shapes.counts.total()
+        if at in scan.formats or 2 * n < column.n_filled or name in table.options.drop_columns:
+            continue
+        odd = [t for t in column.values or () if shape_of(t) is None and t.strip().lower() not in NOT_A_VALUE]
+        if 1 <= len(odd) <= SHOWN_LINES:
+            words = ",".join(text.strip() for text in odd)
+            notes.append(f"column '{name}' is text: {n:,} of {column.n_filled:,} cells are numbers; --missing {words} "
+                         f"makes it a number column")  # fmt: skip
+    return notes
+
+
+def _say_kind(column: Column, scan: ColumnScan, target_kind: str | None, number_format: NumberFormat) -> str:
+    """Return a column's kind in words: `class, 3 different`, `number, unit $`, `text, 120 different, 2 empty`."""
+    names = {"int": "whole number", "float": "number", "str": "text", "list_int": "list of whole numbers",
+             "list_float": "list of numbers", "list_str": "list of texts"}  # fmt: skip
+    distinct = f"more than {MAX_CHOICES:,}" if scan.values is None else f"{len(column.choices or scan.values):,}"
+    if target_kind == "class":
+        said = f"class, {distinct} different"
+        if column.kind in ("int", "float"):
+            said += " (numbers; --target-kind number to predict their value)"
+    elif target_kind == "text":
+        said = f"free text, {distinct} different"
+    else:
+        said = ("number" if target_kind else names[column.kind]) + (
+            f", {distinct} different" if column.kind == "str" else ""
+        )
+    said += f", {number_format.describe()}" if number_format.describe() else ""
+    missing = scan.n_missing(column.kind)
+    return said + (f", {missing:,} empty" if missing else "")
+
+
+def known_record(table: Table, schema: Schema) -> dict[str, Any]:
+    """Return the record of a table whose schema is known beforehand, without reading its rows."""
+    kinds = {c.name: "class" if c.class_target else "number" for c in schema.by_role("target")}
+    columns = [
+        {"name": c.name, "role": c.role, "kind": kinds.get(c.name) or c.kind.replace("_", " of ")}
+        for c in schema.columns
+    ]
+    return {
+        "file": table.path.name, "written": table.dialect.describe(), "columns": columns, "left_out": {},
+        "notes": list(table.notes), "warnings": [], "options": table.options.to_dict(), "number_formats": {},
+    }  # fmt: skip
+
+
+def lines_of_record(record: dict[str, Any]) -> list[str]:
+    """Return what was understood as a few lines to print."""
+    columns = record.get("columns", [])
+    splits = record.get("splits", {})
+    n_rows = record.get("rows") or sum(splits.values())
+    size = f"{n_rows:,} row{'s' * (n_rows != 1)}, {len(columns)} columns"
+    head = f"{record.get('file', 'table')}: {size}; {record.get('written', '')}"
+    shown = [c for c in columns if c["role"] not in ("hidden",)]
+    hidden = [c["name"] for c in columns if c["role"] == "hidden"]
+    cut = shown[:SHOWN_COLUMNS] + [c for c in shown[SHOWN_COLUMNS:] if c["role"] != "input"]
+    width = min(32, max((len(c["name"]) for c in cut), default=0))
+    lines = [head, *(f"  {c['name'][:32]:{width}}  {c['role']:6}  {c['kind']}" for c in cut)]
+    if len(cut) < len(shown):
+        lines.append(f"  … and {len(shown) - len(cut)} more input columns")
+    if hidden:
+        lines.append(f"  hidden: {', '.join(hidden[:8])}{', …' if len(hidden) > 8 else ''}")
+    group = next((c["name"] for c in columns if c["role"] == "group"), record.get("group_field"))
+    if group and record.get("groups"):
+        lines.append(f"  groups: {record['groups']:,} different '{group}', each on one side of the split")
+    if splits:
+        own = next((f" (the table's own, column '{c['name']}')" for c in columns if c["role"] == "split"), "")
+        lines.append(f"  split{own}: " + ", ".join(f"{n:,} {side}" for side, n in splits.items()))
+    left_out = record.get("left_out", {}).items()
+    lines += [f"  left out: {n:,} {why if n > 1 else why.replace('rows', 'row', 1)}" for why, n in left_out]
+    lines += [f"  note: {text}" for text in record.get("notes", [])]
+    return lines + [f"warning: {text}" for text in record.get("warnings", [])]

@@ -1,0 +1,135 @@
+"""What a person should know of a table before training on it: each once, with the option that settles it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+from linklab.tables.infer import ColumnScan, Scan, is_missing_word
+from linklab.tables.schema import Column, Schema, read_number
+from linklab.tables.table import SHOWN_LINES, Table
+
+FEW_TRAINING_ROWS = 3  # a class with fewer cannot be learnt
+FEW_ROWS = 10  # a validation or test side with fewer measures nothing
+_WITH_UNIT = re.compile(r"[-+]?[0-9][0-9.,]* ?([^\W\d_]+[23²³]?(?:/[^\W\d_]+)?)")  # `12 kg`, `3.5 m²`, `80 km/h`
+
+
+def warn_of_columns(table: Table, schema: Schema, scan: Scan) -> list[str]:
+    warnings = []
+    columns = list(zip(*scan.sample, strict=True))
+    for at, (column, cells) in enumerate(zip(schema.columns, columns, strict=True)):
+        if column.role == "input" and scan.columns[at].empty == scan.n_rows:
+            warnings.append(f"column '{column.name}' is empty in every row; leave it out with --drop-columns "
+                            f"{_quoted(column.name)}")  # fmt: skip
+        if column.role == "input" and _counts_up(cells):
+            warnings.append(f"column '{column.name}' is different in every row and counts up, as a row number does; "
+                            f"hide it with --id-field {_quoted(column.name)}")  # fmt: skip
+    for target in schema.by_role("target"):
+        at = table.names.index(target.name)
+        for column, cells in zip(schema.columns, columns, strict=True):
+            if column.role == "input" and not _counts_up(cells) and _gives_away(cells, columns[at], column, target):
+                warnings.append(
+                    f"column '{column.name}' alone answers '{target.name}' in every row; if it is known only with the "
+                    f"answer, leave it out with --drop-columns {_quoted(column.name)}"
+                )
+        if target.class_target:
+            warnings += _warn_of_classes(target, scan.columns[at])
+    return warnings
+
+
+def _quoted(name: str) -> str:
+    return f"'{name}'" if " " in name else name
+
+
+def _counts_up(cells: Sequence[str]) -> bool:
+    """True for at least ten cells that are all whole numbers, or one text with a number behind it, and rise."""
+    if len(cells) < 10:
+        return False
+    found = [re.fullmatch(r"(.*?)([0-9]{1,15})(?:\.0)?", cell.strip()) for cell in cells]
+    if not all(found) or len({match[1] for match in found if match}) > 1:
+        return False
+    numbers = [int(match[2]) for match in found if match]
+    return all(after > before for before, after in zip(numbers, numbers[1:], strict=False))
+
+
+def _gives_away(cells: Sequence[str], answers: Sequence[str], column: Column, target: Column) -> bool:
+    """True where equal cells always have equal answers and each value stands twice or more on average, or, among
+    numbers, a few thresholds (classes) or a straight line (number) give every answer.
+    """
+    rows = [(c, a) for c, a in zip(cells, answers, strict=True) if c.strip() and not is_missing_word(a)]
+    if len(rows) < 10 or len({a for _, a in rows}) < 2 or column.kind.startswith("list_"):
+        return False
+    meaning: dict[str, str] = {}
+    if all(meaning.setdefault(cell, answer) == answer for cell, answer in rows):
+        if 2 * len(meaning) <= len(rows):
+            return True
+        if column.kind in ("int", "float") and target.class_target:
+            numbers = sorted((read_number(cell), answer) for cell, answer in rows)
+            if any(math.isnan(number) for number, _ in numbers):
+                return False
+            changes = sum(before[1] != after[1] for before, after in zip(numbers, numbers[1:], strict=False))
+            return changes == len({answer for _, answer in rows}) - 1 and len(rows) >= 5 * (changes + 1)
+    if column.kind in ("int", "float") and not target.class_target and target.kind in ("int", "float"):
+        return abs(_correlation([(read_number(c), read_number(a)) for c, a in rows])) > 0.999999
+    return False
+
+
+def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
+    kept = [(x, y) for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
+    if len(kept) < 10:
+        return 0.0
+    mean_x, mean_y = (sum(values) / len(kept) for values in zip(*kept, strict=True))
+    xx = sum((x - mean_x) ** 2 for x, _ in kept)
+    yy = sum((y - mean_y) ** 2 for _, y in kept)
+    xy = sum((x - mean_x) * (y - mean_y) for x, y in kept)
+    return xy / math.sqrt(xx * yy) if xx and yy else 0.0
+
+
+def _warn_of_classes(target: Column, scan: ColumnScan) -> list[str]:
+    warnings = []
+    alike: dict[str, list[str]] = {}
+    for word in target.choices or ():
+        alike.setdefault(" ".join(word.split()).casefold(), []).append(word)
+    variants = [words for words in alike.values() if len(words) > 1]
+    if variants:
+        shown = "; ".join(", ".join(map(repr, words)) for words in variants[:SHOWN_LINES])
+        warnings.append(f"classes of '{target.name}' that differ only in case or spaces ({shown}): each is a class "
+                        f"of its "
+                        f"own; write them alike in the table")  # fmt: skip
+    n = len(target.choices or ())
+    if target.kind == "str" and n >= 10 and n > 0.5 * scan.n_filled:
+        warnings.append(f"{n:,} different answers of '{target.name}' in {scan.n_filled:,} rows: a class that is seen "
+                        f"once cannot be learnt; use --target-kind text for free answers")  # fmt: skip
+        units = {found[1] if (found := _WITH_UNIT.fullmatch(word.strip())) else "" for word in target.choices or ()}
+        if len(units) == 1 and "" not in units:
+            warnings.append(f"the answers of '{target.name}' are numbers with '{units.pop()}' behind them: move the "
+                            f"unit to the header, and they can be predicted as numbers")  # fmt: skip
+    return warnings
+
+
+def warn_of_split(rows: dict[str, int], classes: dict[str, Counter[str]], schema: Schema) -> list[str]:
+    """Return the warnings about a division: sides with no or few rows, classes with few training rows.
+
+    `rows` holds the rows of each side, `classes` the training rows of each class by target.
+    """
+    warnings = []
+    few = {side: n for side, n in rows.items() if side != "train" and n < FEW_ROWS}
+    if few:
+        said = " and ".join(f"{n or 'no'} {side} row{'s' * (n > 1)}" for side, n in few.items())
+        warnings.append(f"{said} of {sum(rows.values()):,}: too few to measure anything; get more rows, a "
+                        f"--group-field "
+                        f"with more groups, or another --split-seed")  # fmt: skip
+    for name, counts in classes.items():
+        column = schema[name]
+        if not column.class_target or column.choices is None:
+            continue
+        rare = [choice for choice in column.choices if counts[choice] < FEW_TRAINING_ROWS]
+        if rare:
+            shown = ", ".join(f"{choice!r} ({counts[choice]})" for choice in rare[:SHOWN_LINES])
+            warnings.append(f"{len(rare):,} of {len(column.choices):,} classes of '{name}' have fewer than "
+                            f"{FEW_TRAINING_ROWS} training rows: {shown}{', …' if len(rare) > SHOWN_LINES else ''}; "
+                            f"get "
+                            f"more rows of them, or join them in the table")  # fmt: skip
+    return warnings
