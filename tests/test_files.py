@@ -339,6 +339,20 @@ def stage(tmp_path, monkeypatch):
     return tmp_path / "out" / "manifest.json"
 
 
+@pytest.mark.parametrize("name", ["../secret.txt", "sub/../../secret.txt", "/etc/passwd"])
+def test_a_manifest_that_names_a_file_outside_of_its_folder_is_refused(tmp_path, name):
+    """push_to_hub.py sends what a manifest names."""
+    (tmp_path / "set").mkdir()
+    (tmp_path / "secret.txt").write_text("mine")
+    (tmp_path / "set" / "a.txt").write_text("a")
+    path = write_manifest(
+        tmp_path / "set", script="s.py", argv=[], seed=1, inputs={}, outputs={tmp_path / "set" / "a.txt": 1}
+    )
+    path.write_text(path.read_text().replace('"a.txt"', json.dumps(name)))
+    with pytest.raises(files.UserError, match="outside of its folder"):
+        read_manifest(tmp_path / "set")
+
+
 def test_a_manifest_says_what_was_asked_read_and_written(stage, tmp_path):
     manifest = read_manifest(tmp_path / "out")
     assert manifest == read_manifest(stage)

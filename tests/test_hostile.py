@@ -388,6 +388,24 @@ def pickled(folder, tmp_path):
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Planted(str(tmp_path / "planted"))))
 
 
+def test_every_model_and_tokenizer_is_loaded_without_its_own_code():
+    """transformers asks at the terminal where nothing is said, and runs the code after a y."""
+    calls, silent = 0, []
+    for path in Path(convert_csv_to_jsonl.__file__).parent.rglob("*.py"):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)):
+            if not (isinstance(node, ast.Call) and ast.unparse(node.func).startswith("Auto")):
+                continue
+            if ast.unparse(node.func).endswith(".from_pretrained"):
+                calls += 1
+                said = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                if said.get("trust_remote_code") != "False" and None not in said:  # None: **options
+                    silent.append(f"{path.name}:{node.lineno}")
+                if None in said:
+                    assert '"trust_remote_code": False' in text
+    assert calls >= 4 and not silent
+
+
 WEIGHTS = {
     "pickled": pickled,
     "cut short": lambda folder, _: (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}"),

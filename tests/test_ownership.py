@@ -237,6 +237,37 @@ def test_no_script_replaces_what_is_not_its_own(place, monkeypatch, capfd, scrip
     assert snapshot(place) == before
 
 
+READ = [  # a command that would write where it reads
+    ("run_baselines", "--data jsonl --out-dir jsonl"),
+    ("run_baselines", "--csv d/links.csv --out-dir d"),
+    ("convert_csv_to_jsonl", "--csv d/links.csv --out-dir d"),
+    ("finetune_gemma_from_csv", "--data jsonl --base-model tiny --out-dir jsonl"),
+    ("finetune_gemma_from_csv", "--csv d/links.csv --base-model theirs --out-dir theirs"),
+    ("evaluate_model", "--data jsonl --model tiny --out-dir jsonl"),
+    ("evaluate_model", "--data jsonl --model theirs --out-dir theirs"),
+    ("evaluate_model", "--data jsonl --predictions theirs/a.txt --out-dir theirs"),
+    ("compare_results", "theirs --out-dir theirs"),
+    ("compare_results", "theirs/sub --out-dir theirs"),
+    ("compare_results", "person --stage theirs --out-dir theirs"),
+    ("export_model", "--model theirs --out-dir theirs"),
+]
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]], ids=["", "forced"])
+@pytest.mark.parametrize("script, words", READ, ids=[f"{script} {words}" for script, words in READ])
+def test_no_script_replaces_what_it_reads_though_the_folder_were_its_own(place, tmp_path, monkeypatch, capfd, script,
+                                                                         words, force):  # fmt: skip
+    here = Path(shutil.copytree(place, tmp_path / "place"))
+    monkeypatch.chdir(here)
+    for folder in ("theirs", "jsonl", "d"):  # as if this very script had written it
+        value = json.loads(Path(folder, "manifest.json").read_text()) | {"script": f"{script}.py"}
+        Path(folder, "manifest.json").write_text(json.dumps(value))
+    before = snapshot(here)
+    code, lines = say_of(script, [*words.split(), *force], capfd)
+    assert code == 2 and len(lines) == 1 and "which this run reads" in lines[0], lines
+    assert snapshot(here) == before
+
+
 FILE_CASES = {
     "its own report": ("rep.json", "v.csv", None),
     "somebody's manifest": ("new.json", None, "new.manifest.json: was not written by validate_dataset.py"),

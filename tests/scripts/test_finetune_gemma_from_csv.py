@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 
 import finetune_gemma_from_csv as finetune
 import pytest
@@ -100,8 +101,11 @@ def test_a_run_leaves_every_file_a_reader_expects_and_its_manifest_lists_them(tr
     listed = {entry["path"] for entry in manifest["outputs"]}
     names = ["adapter_model.safetensors", "adapter_config.json", "tokenizer.json", "task.json", "inputs.json"]
     expected = [f"model/{name}" for name in names] + ["metrics.json", "trainer_log.csv", "loss.png", "README.md"]
+    mask = os.umask(0)
+    os.umask(mask)
     for name in [*expected, "merged/model.safetensors"]:
         assert name in listed
+        assert (folder / name).stat().st_mode & 0o777 == 0o666 & ~mask, name  # safetensors keeps its files to itself
         assert (folder / name).stat().st_size > 0
     assert "chat_template" in "".join(name for name in listed if name.startswith("model/"))
     assert (folder / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -16,7 +16,7 @@ import generate_synthetic_large
 import pytest
 from linklab.links import data_set, strata, upload
 from linklab.links.links import LINK_SCHEMA
-from linklab.manifest import read_manifest
+from linklab.manifest import read_manifest, write_manifest
 
 SCRIPTS = Path(generate_synthetic_large.__file__).parent
 
@@ -319,6 +319,18 @@ def test_drive_copy_holds_the_same_bytes(tmp_path):
     made = generate(tmp_path / "set", "--n-samples", 5, "--upload-to-drive", tmp_path / "drive")
     for path in made.iterdir():
         assert (tmp_path / "drive" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_what_another_stage_keeps_at_the_place_of_the_drive_copy_stays(tmp_path, capsys):
+    drive = tmp_path / "drive"
+    drive.mkdir()
+    (drive / "model.bin").write_text("45 minutes")
+    for held in ("'model.bin', which", "what finetune_gemma_from_csv.py wrote"):
+        generate(tmp_path / "set", "--n-samples", 5, "--upload-to-drive", drive, "--force", code=2)
+        assert held in capsys.readouterr().err and not (tmp_path / "set").exists()
+        assert (drive / "model.bin").read_text() == "45 minutes"
+        write_manifest(drive, script="finetune_gemma_from_csv.py", argv=[], seed=1, inputs={},
+                       outputs={drive / "model.bin": None})  # fmt: skip
 
 
 def test_a_drive_copy_that_differs_is_an_error(tmp_path, monkeypatch, capsys):

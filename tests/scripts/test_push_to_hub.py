@@ -144,6 +144,16 @@ def test_a_file_that_changed_since_stays_here(trained, tmp_path, api, capfd):
     assert "adapter_model.safetensors changed" in said(capfd) and not api.called
 
 
+def test_a_link_that_leads_out_of_the_folder_is_not_followed(small_links, tmp_path, api, capfd):
+    folder = tmp_path / "jsonl"
+    shutil.copytree(small_links / "jsonl", folder)
+    shutil.move(folder / "README.md", tmp_path / "README.md")
+    (folder / "README.md").symlink_to(tmp_path / "README.md")
+    assert push(folder, "--license", "cc-by-4.0") == 1
+    assert "is a link that leads out of the folder" in said(capfd)
+    assert not api().create_commit.called
+
+
 def test_the_toy_model_is_for_nobody(taught_rule, api, capfd):
     words = [*TERMS, "--base-model", "me/base", "--evaluation", taught_rule["evaluation"]]
     assert push(taught_rule["model"].parent, *words) == 1

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import pickle
 import shutil
 import signal
 
@@ -11,6 +12,7 @@ import finetune_gemma_from_csv as finetune
 import pytest
 from linklab import locks
 from linklab.manifest import NEW, find_changed, read_manifest
+from linklab.training import checkpoints
 from training_runs import stopping_before, tree, words
 
 pytestmark = pytest.mark.usefixtures("imported_things_are_not_garbage")
@@ -120,6 +122,42 @@ def test_a_forced_training_with_resume_begins_anew_where_the_interrupted_one_had
     assert finetune.main(command) == 0
     assert "continuing from" not in capfd.readouterr().err
     assert read_manifest(out)["seed"] == 8
+
+
+class Planted:
+    """Unpickled, it leaves a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
+def test_a_pickle_planted_in_a_checkpoint_is_not_run(rule_table, tmp_path, monkeypatch, capfd, interrupted, name):
+    """Its mark is made anew, as somebody who plants a file would: hashes alone would not tell."""
+    out = tmp_path / "out"
+    shutil.copytree(interrupted, out)
+    checkpoint = checkpoints.list_all(out / "checkpoints")[-1]
+    mark = json.loads((checkpoint / checkpoints.COMPLETE).read_text())
+    (checkpoint / name).write_bytes(pickle.dumps(Planted(str(tmp_path / "planted"))))
+    checkpoints.mark_complete(checkpoint, mark["settings"])
+    code = finetune.main(words(rule_table, out, "--resume", "auto"))
+    said = capfd.readouterr().err.splitlines()
+    assert not (tmp_path / "planted").exists()
+    assert code == 0 or said[-1].startswith("error: ") and not (out / "model").exists()
+
+
+@pytest.fixture(scope="module")
+def interrupted(rule_table, tmp_path_factory):
+    """A training of four steps, stopped after the checkpoint of the second."""
+    from linklab.training import training
+
+    out = tmp_path_factory.mktemp("interrupted") / "out"
+    with pytest.MonkeyPatch.context() as patch, stopping_before(training, patch, 3):
+        assert finetune.main(words(rule_table, out)) == 128 + signal.SIGTERM
+    return out
 
 
 def test_a_lost_model_is_made_again_from_the_last_checkpoint(rule_table, tmp_path, finished, capfd):

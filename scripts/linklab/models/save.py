@@ -46,7 +46,8 @@ def merge_adapter(adapter: Path, folder: Path, dtype: str) -> None:
     if dtype == "base":
         from transformers import AutoConfig
 
-        config = AutoConfig.from_pretrained(load.resolve(load.root_model(str(adapter))))
+        base = load.resolve(load.root_model(str(adapter)))
+        config = AutoConfig.from_pretrained(base, trust_remote_code=False)
         chosen = getattr(config, "dtype", None) or config.get_text_config().dtype or torch.float32
     else:
         chosen = getattr(torch, dtype)
