@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ROOT / "scripts"
 FORMATS = ("f32", "f16", "q8_0")
-FAULTY = {  # a notebook as Colab saves it, which fix_notebook_widgets.py mends
+FAULTY = {  # a notebook as Colab saves it, which fix_notebook_widgets.py fixes
     "cells": [{"cell_type": "markdown", "metadata": {}, "source": ["a"]}] * 2000,
     "metadata": {"widgets": {"application/vnd.jupyter.widget-state+json": {"1": {"model_name": "A"}}}},
     "nbformat": 4, "nbformat_minor": 0,
@@ -30,12 +30,12 @@ def torn_checkpoints(place: Path, hub: object) -> list[str]:
     return [f"{path} is torn" for path in checkpoints.list_all(place / "drive") if not checkpoints.is_whole(path)]
 
 
-def half_mended_notebooks(place: Path, hub: object) -> list[str]:
-    """Return which notebooks are neither as they were nor as they are when mended."""
-    from linklab.notebooks.mending import mend
+def half_fixed_notebooks(place: Path, hub: object) -> list[str]:
+    """Return which notebooks are neither as they were nor as they are when fixed."""
+    from linklab.notebooks.fixing import fix
 
-    whole = {faulty_notebook(), mend(faulty_notebook(), widgets="keep", repair=True).text}
-    return [f"{path} is half mended" for path in (place / "books").glob("*.ipynb") if path.read_text() not in whole]
+    whole = {faulty_notebook(), fix(faulty_notebook(), widgets="keep", repair=True).text}
+    return [f"{path} is half fixed" for path in (place / "books").glob("*.ipynb") if path.read_text() not in whole]
 
 
 def part_of_an_upload(place: Path, hub: object) -> list[str]:
@@ -111,7 +111,7 @@ COMMANDS = {
                      resumes=True),
     "export": Command("export_model.py", "--model in/small --format {format} --out-dir out --force"),
     "notebooks": Command("fix_notebook_widgets.py", "books --repair", own=("books",), foreign=("books/notes.txt",),
-                         stays="", check=half_mended_notebooks),
+                         stays="", check=half_fixed_notebooks),
     "push": Command("push_to_hub.py", "in/jsonl --repo me/it{n} --license cc-by-4.0", stays="",
                     check=part_of_an_upload),
     "demo": Command("run_demo.py", "--base-model tiny --max-rows 24 --test-rows 8 --seed {n} --out-dir out --force",
@@ -120,7 +120,7 @@ COMMANDS = {
 
 
 def faulty_notebook() -> str:
-    """Return a notebook that has to be mended."""
+    """Return a notebook that has to be fixed."""
     return json.dumps(FAULTY, indent=1)
 
 
@@ -138,19 +138,19 @@ LIGHT = ("generate_synthetic_large.py", "generate_synthetic_smoke.py", "validate
 
 
 def prepare(place: Path, names: Iterable[str]) -> None:
-    """Make what these commands read, in `place`/in."""
-    (place / "in").mkdir()
+    """Make what these commands read, in `place`/in; what is there stays."""
+    (place / "in").mkdir(exist_ok=True, parents=True)
     needed = {part for name in names for part in PARTS if part in COMMANDS[name].words.split()}
     needed |= {"in/run"} if any("in/run/model" in COMMANDS[name].words for name in names) else set()
     needed |= {other for part in needed for other in MADE_FROM.get(part, ())}
     for part, command in PARTS.items():
-        if part in needed:
+        if part in needed and not (place / part).exists():
             script, *words = command.split()
             subprocess.run([sys.executable, str(SCRIPTS / script), *words], cwd=place, check=True, capture_output=True)
     (place / "in" / "scan.json").write_text(
         '[{"channel": 36, "utilization": 12, "interference": -93}, {"channel": 40, "utilization": 4}]'
     )
-    if "export" in names:
+    if "export" in names and not (place / "in" / "small").exists():
         prepare_export(place / "in" / "small")
 
 
@@ -165,7 +165,7 @@ def prepare_export(folder: Path) -> None:
 
 
 def damage_notebooks(place: Path) -> None:
-    """Put the notebooks that a run mends back into the state in which it has to."""
+    """Put the notebooks that a run fixes back into the state in which it has to."""
     if (place / "books").exists():
         for number in range(BOOKS):
             (place / "books" / f"{number}.ipynb").write_text(faulty_notebook())

@@ -381,6 +381,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kills", type=cli.positive_int, default=20, metavar="N", help="kills of each script")
     parser.add_argument("--only", metavar="NAME[;NAME]", help=f"of {'; '.join(COMMANDS)} (default: all)")
     parser.add_argument("--seed", type=cli.seed_number, default=1, metavar="N", help="seed of moments and signals")
+    parser.add_argument("--inputs", metavar="DIR", help="keep what the scripts read there, for the next part")
     parser.add_argument("--keep", metavar="DIR", help="copy what each script said there")
     return parser
 
@@ -397,10 +398,11 @@ def campaign(args: argparse.Namespace) -> int:
         os.environ["HF_ENDPOINT"] = hub.url  # read where the Hub's client is imported
         preload(any(COMMANDS[name].script not in LIGHT for name in names))
         scratch = Path(folder)
-        prepare(scratch, names)
+        inputs = Path(args.inputs or scratch).resolve()
+        prepare(inputs, names)
         for number, name in enumerate(names):
             with disk(scratch / f"place-{number}") as place:
-                shutil.copytree(scratch / "in", place / "in")
+                shutil.copytree(inputs / "in", place / "in")
                 cells, wrong = attack_script(name, place, hub, args.kills, args.seed)
                 log = place.parent / f"{place.name}.log"
                 if args.keep:

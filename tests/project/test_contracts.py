@@ -208,6 +208,12 @@ def test_every_error_in_the_troubleshooting_page_is_one_the_code_says():
         assert line in others or any(re.search(pattern, text) for text in spoken), f"no code says: {line}"
 
 
+def test_every_test_that_the_page_of_promises_names_is_there():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text()))
+    text = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    assert len(named) > 40 and not named - set(re.findall(r"^def (test_\w+)\(", text, flags=re.M))
+
+
 def test_ci_runs_what_is_here_with_actions_pinned_by_commit():
     text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     pins = re.findall(r"uses: \S+@(.*)", text)

@@ -1,0 +1,120 @@
+"""What it costs to check: seconds that finetune and evaluate spend on hashes and on the record of rows seen.
+
+nothing -> a table on stdout: script, rows, processor seconds in all, those of the checks, by kind
+
+    python benchmarks/bench_checking.py --rows 100000
+
+Both scripts run in this process on generated links and a tiny model, finetune for one step, evaluate on all training
+rows until it would ask the model; every call of a check is timed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from linklab import cli, files, manifest  # noqa: E402
+from linklab.models import base_weights, load  # noqa: E402
+from linklab.tasks import training_record  # noqa: E402
+from linklab.training import results  # noqa: E402
+
+CHECKS = {  # what is timed, and every place that calls it
+    "hashes": (files.sha256_file, (files, manifest)),
+    "record written": (training_record.write_record, (training_record, results)),
+    "rows looked up in the record": (training_record.count_seen, (training_record,)),
+}
+
+
+def time_checks(seconds: Counter[str]) -> None:
+    """Put a clock around every check; one within another counts once."""
+    inside = []
+
+    def clocked(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **options: Any) -> Any:
+            started = time.process_time()
+            inside.append(name)
+            try:
+                return plain(*args, **options)
+            finally:
+                inside.pop()
+                if not inside:
+                    seconds[name] += time.process_time() - started
+
+        return call
+
+    for name, (plain, places) in CHECKS.items():
+        for place in places:
+            setattr(place, plain.__name__, clocked(name, plain))
+
+
+def stop(*_: object) -> NoReturn:
+    """End the script where it would ask the model."""
+    raise cli.UserError("stopped before the model is asked")
+
+
+def measure(
+    script: str, main: Callable[[list[str]], int], words: list[str], seconds: Counter[str], code: int = 0
+) -> None:
+    """Run a script, which ends with this exit code, and print its line of the table."""
+    seconds.clear()
+    started = time.process_time()
+    assert main(words) == code, script
+    total = time.process_time() - started
+    parts = ", ".join(f"{name} {spent:.2f}" for name, spent in seconds.items())
+    print(f"| {script} | {total:.1f} | {sum(seconds.values()):.2f} | {parts} |", flush=True)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    parser = cli.make_parser(__doc__)
+    parser.add_argument("--rows", type=cli.positive_int, default=100_000, metavar="N", help="rows that are generated")
+    parser.add_argument("--data", metavar="DIR", help="conversations that are there already (default: made anew)")
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the costs."""
+    import convert_csv_to_jsonl
+    import evaluate_model
+    import finetune_gemma_from_csv
+    import generate_synthetic_large
+
+    with tempfile.TemporaryDirectory() as scratch:
+        data = args.data or f"{scratch}/jsonl"
+        if not args.data:
+            made = ["--n-samples", str(args.rows), "--out-dir", f"{scratch}/links"]
+            assert generate_synthetic_large.main(made) == 0
+            assert convert_csv_to_jsonl.main(["--csv", f"{scratch}/links/links.csv", "--out-dir", data]) == 0
+        print("| script | processor seconds in all | of checks | which |\n|---|---:|---:|---|", flush=True)
+        seconds: Counter[str] = Counter()
+        time_checks(seconds)
+        train = ["--data", data, "--base-model", "tiny", "--max-steps", "1", "--out-dir", f"{scratch}/run"]
+        train += ["--validation-rows", "8", "--report-to", "none"]
+        measure("finetune_gemma_from_csv.py", finetune_gemma_from_csv.main, train, seconds)
+        judged = ["--data", data, "--model", f"{scratch}/run/model", "--out-dir", f"{scratch}/evaluation"]
+        judged += ["--split", "train", "--allow-training-rows"]  # the most rows there are to look up
+        evaluate_model.ask_model = stop  # type: ignore[assignment]
+        measure("evaluate_model.py, until the model is asked", evaluate_model.main, judged, seconds, code=2)
+        seconds.clear()
+        base_weights.describe_weights(load.resolve("embedded"))
+        print(f"| weights of the embedded model, where they are trained or an adapter is loaded on them | | "
+              f"{seconds['hashes']:.2f} | hashes |")  # fmt: skip
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the script and return its exit code."""
+    return cli.main(build_parser(), run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
