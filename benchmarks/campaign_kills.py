@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 import traceback
+import types
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,6 +113,72 @@ class Run:
         return False
 
 
+class ForkedStage:
+    """Stands for subprocess.Popen in `pipeline.call`: a stage is forked too, and not imported anew.
+
+    Like a process started there it keeps open what it is told to, and asks to end with its parent.
+    """
+
+    def __init__(self, command: list[str], *, stdin: int, stdout: Any, stderr: Any, preexec_fn: Any, pass_fds: Any):
+        self.returncode: int | None = None
+        out = os.dup((stdout or sys.stderr).fileno())
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 70
+            try:
+                preexec_fn()
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+                os.dup2(out, 1)
+                os.dup2(out, 2)
+                kept = {0, 1, 2, *pass_fds}
+                for number in map(int, os.listdir("/proc/self/fd")):
+                    if number not in kept:
+                        with contextlib.suppress(OSError):
+                            os.close(number)
+                code = run_script(command[1:])
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+        os.close(out)
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if pid else None
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end; raises subprocess.TimeoutExpired after `timeout` seconds."""
+        until = time.monotonic() + (math.inf if timeout is None else timeout)
+        while (code := self.poll()) is None:
+            if time.monotonic() > until:
+                raise subprocess.TimeoutExpired("stage", timeout or 0)
+            time.sleep(0.02)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal while it runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
+
+def run_script(argv: list[str]) -> int:
+    """Run a script in this process; returns its exit code."""
+    sys.argv = argv
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 0
+    return 0
+
+
 def _become(argv: list[str], place: Path, log: Path, more: dict[str, str], *, locked: bool, apart: bool) -> int:
     """Be a script from now on; returns its exit code."""
     os.setsid()
@@ -127,12 +194,12 @@ def _become(argv: list[str], place: Path, log: Path, more: dict[str, str], *, lo
         os.dup2(handle.fileno(), 2)
     os.chdir(place)
     os.environ.update(more)
-    sys.argv = argv
-    try:
-        runpy.run_path(argv[0], run_name="__main__")
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 0
-    return 0
+    from linklab import pipeline
+
+    pipeline.subprocess = types.SimpleNamespace(  # type: ignore[assignment]
+        Popen=ForkedStage, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired
+    )
+    return run_script(argv)
 
 
 def drop_capabilities(libc: Any) -> None:
