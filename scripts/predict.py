@@ -22,7 +22,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from linklab import cli, files
 from linklab.cli import UserError, say
@@ -30,6 +30,7 @@ from linklab.manifest import check_out_files, manifest_beside, write_manifest
 
 if TYPE_CHECKING:
     from linklab.inference.choice_answers import RowScores
+    from linklab.tables.table import Table
     from linklab.tasks.examples import Example
     from linklab.tasks.input_checks import Finding
     from linklab.tasks.task import Target, Task
@@ -110,6 +111,7 @@ def needed_columns(task: Task) -> list[str]:
 def read_rows(args: argparse.Namespace, task: Task) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     """Return the header and (place, cells by column) of every row; raises a UserError for a missing column."""
     from linklab.tables.table import TableOptions
+    from linklab.tables.table_record import lines_of_record
     from linklab.tables.understand import open_new_rows
 
     if args.set:
@@ -129,12 +131,30 @@ def read_rows(args: argparse.Namespace, task: Task) -> tuple[list[str], list[tup
         rows = [(f"{name}:{line}", dict(zip(header, cells, strict=True))) for line, cells in table.rows()]
     if not rows:
         raise UserError(f"{name}: no rows below the header")
-    say(f"{Path(name).name}: {len(rows):,} rows, {len(header)} columns; {table.dialect.describe()}")
-    for note in table.notes:
-        say(f"  note: {note}")
-    for why, lines in table.left_out.items():
-        say(f"  left out: {len(lines):,} {why}")
+    for line in lines_of_record(describe_rows(table, task, Path(name).name, len(rows))):
+        say(line)
     return header, rows
+
+
+def describe_rows(table: Table, task: Task, name: str, n_rows: int) -> dict[str, Any]:
+    """Return what was understood of new rows, as `lines_of_record` prints it: what the model is shown and answers."""
+    from linklab.tables.table_record import KIND_NAMES
+
+    needed = needed_columns(task)
+    known = {column.name: column for column in task.schema.columns}
+    roles = {column: "input" if column in needed else "hidden" for column in table.names}
+    id_column = task.schema.one_of_role("id")
+    roles |= {id_column.name: "id"} if id_column and id_column.name in roles else {}
+    columns = [
+        {"name": n, "role": role, "kind": KIND_NAMES[known[n].kind] if n in known else ""} for n, role in roles.items()
+    ]
+    for target in task.targets:
+        kind = f"class, {len(target.choices)} known" if target.choices else target.kind
+        columns.append({"name": target.name, "role": "answer", "kind": kind})
+    return {
+        "file": name, "rows": n_rows, "written": table.dialect.describe(), "columns": columns, "notes": table.notes,
+        "left_out": {why: len(lines) for why, lines in table.left_out.items()},
+    }  # fmt: skip
 
 
 @contextlib.contextmanager

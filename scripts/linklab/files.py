@@ -26,7 +26,12 @@ _AT_FDCWD = -100
 
 
 def sha256_file(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hex digits."""
+    """Return the SHA-256 of a file's bytes as 64 hex digits; of a folder, that of its files' names and hashes."""
+    path = Path(path)
+    if path.is_dir():
+        members = sorted(p for p in path.rglob("*") if p.is_file())
+        lines = "".join(f"{sha256_file(p)} {p.relative_to(path).as_posix()}\n" for p in members)
+        return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 

@@ -124,6 +124,8 @@ def test_the_same_new_rows_get_the_same_answers_in_any_kind_of_file(model, plain
     assert shown == [[row[name] for name in ("kind", "kind_probability", "error", "warning")] for row in plain_answers]
     assert [(float(row["height"]), row["side"]) for row in answers] == [(float(h), side) for h, side, _ in NEW]
     assert all(row["kind"] in ("fir", "oak") and row["error"] == row["warning"] == "" for row in answers)
+    printed = [" ".join(line.split()) for line in said.splitlines()]
+    assert {"height input number", "side input text", "kind answer class, 2 known"} <= set(printed)
 
 
 STRANGE = [

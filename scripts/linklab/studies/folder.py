@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from linklab import files
+from linklab import cli, files
 from linklab.cli import UserError, say
 from linklab.locks import hold
 from linklab.manifest import MANIFEST, check_out_files, read_manifest
@@ -88,4 +88,7 @@ def fingerprint_data(source: argparse.Namespace) -> dict:
     found = {
         "csv": files.sha256_file(source.csv), "targets": source.target_field, "split_seed": source.split_seed or 0,
     }  # fmt: skip
+    words = [w for w in cli.table_words(source) if not w.startswith("--target-field=")]
+    words += cli.question_words(argparse.Namespace(**vars(source) | {"prompt_template": None}))
+    found |= {"words": words} if words else {}
     return found | {"template": files.sha256_file(source.prompt_template) if source.prompt_template else None}

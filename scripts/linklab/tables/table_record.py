@@ -10,6 +10,8 @@ from linklab.tables.schema import Column, Schema
 from linklab.tables.table import SHOWN_LINES, Table, formats_to_dict, match_names
 
 SHOWN_COLUMNS = 20
+KIND_NAMES = {"int": "whole number", "float": "number", "str": "text", "list_int": "list of whole numbers",
+              "list_float": "list of numbers", "list_str": "list of texts"}  # fmt: skip
 
 
 def make_record(table: Table, scan: Scan, schema: Schema, kinds: dict[str, str]) -> dict[str, Any]:
@@ -58,8 +60,6 @@ def _notes_of_cells(table: Table, scan: Scan) -> list[str]:
 
 def _say_kind(column: Column, scan: ColumnScan, target_kind: str | None, number_format: NumberFormat) -> str:
     """Return a column's kind in words: `class, 3 different`, `number, unit $`, `text, 120 different, 2 empty`."""
-    names = {"int": "whole number", "float": "number", "str": "text", "list_int": "list of whole numbers",
-             "list_float": "list of numbers", "list_str": "list of texts"}  # fmt: skip
     distinct = f"more than {MAX_CHOICES:,}" if scan.values is None else f"{len(column.choices or scan.values):,}"
     if target_kind == "class":
         said = f"class, {distinct} different"
@@ -68,7 +68,7 @@ def _say_kind(column: Column, scan: ColumnScan, target_kind: str | None, number_
     elif target_kind == "text":
         said = f"free text, {distinct} different"
     else:
-        said = ("number" if target_kind else names[column.kind]) + (
+        said = ("number" if target_kind else KIND_NAMES[column.kind]) + (
             f", {distinct} different" if column.kind == "str" else ""
         )
     said += f", {number_format.describe()}" if number_format.describe() else ""
@@ -94,7 +94,7 @@ def lines_of_record(record: dict[str, Any]) -> list[str]:
     columns = record.get("columns", [])
     splits = record.get("splits", {})
     n_rows = record.get("rows") or sum(splits.values())
-    size = f"{n_rows:,} row{'s' * (n_rows != 1)}, {len(columns)} columns"
+    size = f"{n_rows:,} row{'s' * (n_rows != 1)}, {sum(c['role'] != 'answer' for c in columns)} columns"
     head = f"{record.get('file', 'table')}: {size}; {record.get('written', '')}"
     shown = [c for c in columns if c["role"] not in ("hidden",)]
     hidden = [c["name"] for c in columns if c["role"] == "hidden"]
