@@ -29,7 +29,8 @@ test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow
 
 test-colab: $(COLAB)/.installed
-	$(COLAB)/bin/python -m pytest -n auto -p no:cacheprovider
+	$(COLAB)/bin/python -m pytest -n auto -p no:cacheprovider \
+	  -m 'not slow and not gpu and not network and not newer_datasets'
 	$(COLAB)/bin/python scripts/run_demo.py --base-model tiny --max-rows 1000 --out-dir runs/demo-colab --force
 
 lint: $(VENV)/.dev

@@ -5,7 +5,8 @@ model folder + table of new rows -> answers.csv (id, answer and probability per 
     python scripts/predict.py --model runs/lora/model --csv new_links.csv --out answers.csv
 
 The table needs the columns the model's prompt shows; targets and hidden columns may be missing. `--csv -` reads
-standard input, `--out -` writes standard output. One row can stand in the command; its answer is a small table:
+standard input, `--out -` writes standard output. The answer to a single row is printed as a table, too. Such a row can
+be given in the command:
 
     python scripts/predict.py --model runs/lora/model --set regulatory_domain=FCC channel_bandwidth_mhz=80 …
 """
@@ -85,7 +86,8 @@ def run(args: argparse.Namespace) -> None:
     header, rows = read_rows(args, task)
     examples = choose_rows(make_examples(task, rows), args.max_rows)
     answered = answer(args, task, examples)
-    if args.set:
+    one_answer = len(answered) == 1 and not answered[0].prediction["error"] and args.out != "-"
+    if args.set or one_answer:
         print(format_answer(answered[0], task))
     if args.out:
         save_answers(args, task, header, answered)

@@ -162,7 +162,7 @@ def test_json_refuses_what_other_readers_would_not_read(tmp_path):
     [
         (b"", "is empty"),
         (b"[1]", "an object|a JSON object"),
-        (b'{"a": 1,\n}', ":2: not JSON"),
+        (b'{"a": 1,\n}', ":[12]: not JSON"),  # Python 3.13 names the comma, older ones what follows it
         (b'{"\xff": 1}', "not UTF-8"),
     ],
 )

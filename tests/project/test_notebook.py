@@ -141,7 +141,7 @@ def test_every_script_is_called_in_a_line_to_copy_and_followed_by_a_check_of_its
 @pytest.mark.parametrize("mode", ["lora", "qlora", "full"])
 def test_every_command_of_the_notebook_is_one_the_scripts_accept(mode, target):
     fields = SMALL | {"MODE": mode, "TARGET": target}
-    names = {"CSV": "a b.csv", "TARGETS": "x,y", "DRY_RUN": "--dry-run"}
+    names = {"CSV": "a b.csv", "TARGETS": "x,y", "DRY_RUN": "--dry-run", "ONE_ROW": "one row.csv"}
     names |= {"KEEP_ON_DRIVE": '--drive-dir "on drive"', "GENERATED": '--stage "a/data"', "HUB_NAME": "me/model"}
     for source in code_cells(read_notebook(**fields)).values():
         names |= {name: ast.literal_eval(value) for name, value in re.findall(r"^(\w+) = (.*)  # @param", source, re.M)

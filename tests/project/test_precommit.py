@@ -53,14 +53,28 @@ def copy_package(folder: Path) -> None:
         shutil.copy(ROOT / name, folder / name)
 
 
-def test_another_repository_installs_the_fixer_by_address_and_its_commit_is_refused_until_mended(tmp_path, env):
+def read_documented_config() -> str:
+    """Return the `.pre-commit-config.yaml` that README shows."""
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+    (shown,) = (block for block in blocks if "repos:" in block)
+    return shown
+
+
+@pytest.mark.parametrize("by", ["commit", pytest.param("tag", marks=pytest.mark.slow)])
+def test_another_repository_installs_the_fixer_as_documented_and_its_commit_is_refused_until_fixed(tmp_path, env, by):
     ours, theirs = tmp_path / "toolkit", tmp_path / "theirs"
     copy_package(ours)
     make_repository(env, ours)
     revision = call(env, ours, "git", "rev-parse", "HEAD").stdout.strip()
     theirs.mkdir()
-    hooks = [{"repo": str(ours), "rev": revision, "hooks": [{"id": "fix-notebook-widgets"}]}]
-    (theirs / ".pre-commit-config.yaml").write_text(json.dumps({"repos": hooks}))  # JSON is YAML too
+    config = read_documented_config().replace("https://github.com/OWNER/REPOSITORY", str(ours))
+    tag = f"v{linklab.__version__}"
+    if by == "tag":
+        assert call(env, ours, "git", "tag", "-a", tag, "-m", "Release").returncode == 0
+    else:
+        assert tag in config
+        config = config.replace(tag, revision)
+    (theirs / ".pre-commit-config.yaml").write_text(config)
     make_repository(env, theirs)
     assert call(env, theirs, *PRE_COMMIT, "install").returncode == 0
 
@@ -85,8 +99,7 @@ def test_another_repository_installs_the_fixer_by_address_and_its_commit_is_refu
 
 
 def test_the_readme_shows_the_whole_configuration_for_the_hook():
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
-    (shown,) = (yaml.safe_load(block) for block in blocks if "repos:" in block)
+    shown = yaml.safe_load(read_documented_config())
     offered = {hook["id"] for hook in yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())}
     (repository,) = shown["repos"]
     assert {hook["id"] for hook in repository["hooks"]} <= offered

@@ -2,6 +2,7 @@
 
 import collections
 import csv
+import functools
 import hashlib
 import io
 import json
@@ -544,6 +545,7 @@ def test_hostile_neighbours_do_not_change_what_loads(load, converted, tmp_path):
         assert list(loaded[split]) == lines
 
 
+@pytest.mark.newer_datasets  # there are dates among them
 @pytest.mark.parametrize("shard_size", [50_000, 3])
 def test_every_string_comes_back_as_it_stands_in_the_csv(load, tmp_path, shard_size):
     rows = [[f"{text}#{i}", text, HOSTILE[(i * 7) % len(HOSTILE)]] for i, text in enumerate(HOSTILE * 4)]
@@ -563,8 +565,12 @@ def test_every_string_comes_back_as_it_stands_in_the_csv(load, tmp_path, shard_s
     assert seen == len(rows)
 
 
+# A column of dates is declared with the type json, which datasets 4.0 (Colab's) cannot read.
+newer = functools.partial(pytest.param, marks=pytest.mark.newer_datasets)
+
+
 @pytest.mark.parametrize(
-    "texts", [DAYS, INSTANTS, [day.replace("-", "") for day in DAYS], [f"{i}.50" for i in range(288)]]
+    "texts", [newer(DAYS), newer(INSTANTS), [day.replace("-", "") for day in DAYS], [f"{i}.50" for i in range(288)]]
 )
 @pytest.mark.parametrize("place", ["prompt", "target", "id", "group"])
 def test_texts_that_look_like_dates_or_numbers_stay_the_texts_they_are(load, tmp_path, texts, place):

@@ -151,6 +151,12 @@ def test_one_row_in_the_command_is_answered_as_in_a_csv_and_compared_with_the_fo
     assert header.split() == shown
     legal = list(map(str, json.loads(rows[0]["available_channels_mhz"])))
     assert sorted(line.split()[0] for line in lines) == sorted(legal)
+    with (tmp_path / "alone.csv").open("w", newline="") as alone:
+        writer = csv.DictWriter(alone, rows[0].keys())
+        writer.writeheader()
+        writer.writerow(rows[0])
+    assert predict.main([*model, "--csv", str(tmp_path / "alone.csv"), "--out", str(tmp_path / "two.csv")]) == 0
+    assert capsys.readouterr().out.splitlines() == [header, *lines, last], "a CSV of one row prints the same table"
     assert predict.main([*model, "--csv", f"{folder}/new.csv", "--out", str(tmp_path / "all.csv")]) == 0
     (one,) = csv.DictReader((tmp_path / "one.csv").open(newline=""))
     whole = next(csv.DictReader((tmp_path / "all.csv").open(newline="")))

@@ -129,7 +129,7 @@ class CardFeatures:
 
         def struct(names: list[str], kind: str) -> list[str]:
             if not names:
-                return ["    dtype: json"]
+                return ["    struct: []"]  # datasets 4.0, which Colab has, knows no type json
             return ["    struct:", *(f"    - name: {json.dumps(n, ensure_ascii=False)}\n      {kind}" for n in names)]
 
         def name(key: str, seen: str) -> list[str]:
