@@ -49,6 +49,18 @@ def test_sides_follow_from_what_the_user_says_and_copies_count_once_outside_trai
     assert [e.id for e in few] == [e.id for e in sides["train"][:10]]
 
 
+@pytest.mark.parametrize("n", [3, 6, 12])
+def test_few_conversations_leave_no_side_empty(tmp_path, n):
+    path = write(tmp_path / "talk.jsonl", *[talk(f"question {i}", f"answer {i}") for i in range(n)])
+    task, read = source.open_folder(path)
+    sides = [read(split, None) for split in ("train", "validation", "test")]
+    assert min(map(len, sides)) >= 1 and sum(map(len, sides)) == n
+    more = write(tmp_path / "more.jsonl", *[talk(f"question {i}", f"answer {i}") for i in range(3 * n)])
+    _, again = source.open_folder(more, 0, task.split)  # as a model that was trained on the first ones divides them
+    seen = {example.prompt for example in again("test", None)}
+    assert {example.prompt for example in sides[2]} <= seen and not seen & {e.prompt for e in sides[0]}
+
+
 def test_a_folder_is_read_whole_and_text_parts_are_joined(tmp_path):
     write(tmp_path / "one.jsonl", talk("a", "b"))
     parts = [{"type": "text", "text": "c"}, {"type": "text", "text": "d"}]
