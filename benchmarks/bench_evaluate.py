@@ -173,7 +173,7 @@ def run(args) -> None:
         examples = read_examples(csv_path, task, "test", args.rows)
         if len(examples) < args.rows:
             raise cli.UserError(f"only {len(examples)} test rows were generated; --rows {args.rows} are asked for")
-        scorer = row_answers.load_scorer(args.model, args.precision, None)
+        scorer = row_answers.load_scorer(row_answers.AskSettings(args.model, precision=args.precision))
         precision = str(scorer.model.dtype).removeprefix("torch.")
 
         def ask_generate(rows, size):

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 from bench_tables import OUTCOME_FILE, Case  # noqa: E402
 from linklab import cli  # noqa: E402
 from linklab.metrics import comparison  # noqa: E402
-from linklab.metrics.comparison import Run  # noqa: E402
+from linklab.metrics.comparison import ScoredRun  # noqa: E402
 from linklab.reports import tables  # noqa: E402
 from linklab.reports.summary import column_title  # noqa: E402
 from save_results import describe_machine, write_pages  # noqa: E402
@@ -35,7 +35,7 @@ class Tried(NamedTuple):
     outcome: dict[str, Any]
     training: dict[str, Any]
     manifest: dict[str, Any]  # of the report
-    runs: list[Run]
+    runs: list[ScoredRun]
 
     @property
     def metric(self) -> str:
@@ -49,7 +49,7 @@ class Tried(NamedTuple):
         passed = max(self.outcome["seconds"], self.training["seconds"]) / 60
         return f"{passed:.1f}, {'–' if used is None else f'{used / 60:.1f}'}"
 
-    def show(self, run: Run) -> str:
+    def show(self, run: ScoredRun) -> str:
         """Return a run's score: "88.2 % [84.1, 91.4]"."""
         short, entry = self.metric.rsplit("/", 1)[1], run.entry(self.metric)
         if entry is None:

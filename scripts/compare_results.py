@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from linklab import cli, manifest
 from linklab.manifest import MANIFEST, check_out_dir, read_manifest, staged_folder, write_manifest
+
+if TYPE_CHECKING:
+    from linklab.metrics.comparison import ScoredRun
 
 EXIT_NOT_BETTER = 1
 
@@ -77,26 +81,44 @@ def read_stages(names: list[str], runs: list, argv: list[str]) -> tuple[list[dic
     return [*map(read_manifest, paths), own], paths
 
 
+def read_verified(names: list[str]) -> list[ScoredRun]:
+    """Return the runs in these folders; raises a UserError for one whose files contradict each other."""
+    from linklab.metrics import comparison, run_checks
+
+    runs = comparison.read_runs(names)
+    for found in runs:
+        run_checks.verify(found)
+    return runs
+
+
+def choose_rivals(
+    runs: list[ScoredRun], candidate_name: str | None, rival_name: str | None
+) -> tuple[ScoredRun | None, ScoredRun | None]:
+    """Return the run the verdict is about and the run it has to beat, None for what was not asked for."""
+    from linklab.metrics import comparison
+
+    candidate = comparison.find_run(runs, candidate_name) if candidate_name else None
+    candidate = candidate or comparison.first_of_role(runs, "tuned")
+    rival = comparison.find_run(runs, rival_name) if rival_name else None
+    if rival and candidate is None:
+        raise cli.UserError("--require-better-than needs a tuned model among the runs, or --candidate NAME")
+    return candidate, rival
+
+
 def run(args: argparse.Namespace) -> int | None:
     """Read, check, compare, write, and say who wins."""
-    from linklab.metrics import comparison, run_checks
+    from linklab.metrics import comparison
     from linklab.metrics.blend import make_blend
     from linklab.reports import report, tables
     from linklab.reports.verdict import make_verdict
 
     reads = [*args.runs, *args.validation_runs, *args.stage]
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
-    runs, validation_runs = comparison.read_runs(args.runs), comparison.read_runs(args.validation_runs)
-    for found in [*runs, *validation_runs]:
-        run_checks.verify(found)
+    runs, validation_runs = read_verified(args.runs), read_verified(args.validation_runs)
     comparison.check_same_rows(runs, allow_different_prompts=args.allow_different_prompts)
     primary = comparison.primary_metric(runs)
-    candidate = comparison.find_run(runs, args.candidate) if args.candidate else comparison.first_of_role(runs, "tuned")
+    candidate, rival = choose_rivals(runs, args.candidate, args.require_better_than)
     reference = comparison.choose_reference(runs, primary, args.reference, candidate)
-    rival = comparison.find_run(runs, args.require_better_than) if args.require_better_than else None
-    if rival and candidate is None:
-        raise cli.UserError("--require-better-than needs a tuned model among the runs, or --candidate NAME")
-
     gate = comparison.gate(candidate, rival, primary, seed=args.seed) if candidate and rival else None
     stages, manifests = read_stages(args.stage, [*runs, *validation_runs], args.argv)
     logs = [path.parent / "trainer_log.csv" for path in manifests if (path.parent / "trainer_log.csv").exists()]

@@ -86,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     from linklab.tasks import exports, jsonl, row_cells
-    from linklab.tasks.source import open_table_task, say_table
+    from linklab.tasks.source import Source, open_table_task, say_table
     from linklab.tasks.split_count import SplitCount
     from linklab.tasks.splits import SPLITS
 
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> None:
         raise cli.UserError(f"--export-for {unknown[0]}: not known; the programs are: {', '.join(exports.PROGRAMS)}")
     reads = [args.csv, args.prompt_template]
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
-    table, task = open_table_task(args)
+    table, task = open_table_task(Source.from_args(args))
     last = find_last_row(table, task, args.max_rows) if args.max_rows else None
     task = dataclasses.replace(task, split=settle_rule(table, task, last, args.split_seed))
     with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:

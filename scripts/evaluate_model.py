@@ -23,6 +23,7 @@ from linklab.cli import UserError, say
 from linklab.manifest import check_out_dir, staged_folder, write_manifest
 
 if TYPE_CHECKING:
+    from linklab.inference.row_answers import AskSettings
     from linklab.metrics.row_scores import JudgedRows
     from linklab.tasks.examples import Example
     from linklab.tasks.task import Task
@@ -74,35 +75,38 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from linklab.inference.row_answers import check_rank_by
+    from linklab.inference.row_answers import AskSettings, check_rank_by
     from linklab.metrics import general, metrics
     from linklab.metrics.predictions import Prediction, read_predictions
     from linklab.models import base_names
-    from linklab.tasks.source import open_source, source_files
+    from linklab.tasks.source import Source, open_source, source_files
 
+    asking = AskSettings.from_args(args)
     reads = [args.csv, args.data, args.prompt_template, args.predictions, args.model, args.base_model]
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
     if args.predictions:
-        check_no_model_options(args)
+        check_no_model_options(asking)
     for model in filter(None, [args.model, args.base_model]):
         base_names.require_model(model)
     trained = read_trained_task(args.model) if args.model else None
+    source = Source.from_args(args)
     task, read = open_source(
-        args, trained, allow_other_prompt=args.allow_other_prompt, allow_other_split=args.allow_training_rows
+        source, trained, allow_other_prompt=args.allow_other_prompt, allow_other_split=args.allow_training_rows
     )
     asked = None
     if args.model:
-        check_rank_by(args.rank_by, task, free=args.free)
-        asked = asked_settings(args, task)
+        check_rank_by(asking.rank_by, task, free=asking.free)
+        asked = asked_settings(asking, task)
     examples = read(args.split, args.max_rows)
-    warnings = check_against_training(args, task, trained, examples)
+    may_be_seen = args.allow_training_rows or args.split == "train"
+    warnings = check_against_training(args.model, task, trained, examples, may_be_seen=may_be_seen) if trained else []
     if args.predictions:
         predictions = read_predictions(args.predictions, [example.id for example in examples])
         cost: dict[str, float] = {}
         asked_generally = None
         name, role = args.name or Path(args.predictions).parent.name, args.role or "baseline"
     else:
-        answers, cost, asked_generally = ask_model(args, task, examples)
+        answers, cost, asked_generally = ask_model(asking, task, examples)
         predictions = {answer["id"]: Prediction(**answer) for answer in answers}
         name, role = args.name or describe_model(args.model, args.free), args.role or role_of(args.model)
     judged = metrics.judge(examples, predictions, task, top_k=args.top_k)
@@ -117,11 +121,7 @@ def run(args: argparse.Namespace) -> None:
         files.write_text(
             folder / "report.md", write_summary(result, sorted(path.name for path in folder.glob("*.png")))
         )
-        inputs = source_files(args)
-        if args.predictions:
-            inputs[args.predictions] = len(examples)
-        elif Path(args.model).is_dir():
-            inputs[args.model] = None
+        inputs = source_files(source) | answered_from(args.predictions, args.model, len(examples))
         write_manifest(
             folder, script=__file__, argv=args.argv, seed=None, inputs=inputs,
             outputs={path: None for path in sorted(folder.iterdir())}, extra={"n": result["n"], "cost": cost},
@@ -129,6 +129,13 @@ def run(args: argparse.Namespace) -> None:
     shown = "; ".join(f"{key} {entry['value']:.3g}" for key, entry in result["metrics"].items()
                       if key.split("/")[-1] in ("accuracy", "regret", "mae", "token_f1", "exact_match"))  # fmt: skip
     say(f"wrote {args.out_dir}: {name} on {len(examples):,} {args.split} rows: {shown}")
+
+
+def answered_from(predictions: str | None, model: str | None, n_rows: int) -> dict[str, int | None]:
+    """Return what the answers were read from, or made with, as inputs of a manifest: {path: rows}."""
+    if predictions:
+        return {predictions: n_rows}
+    return {model: None} if model and Path(model).is_dir() else {}
 
 
 def read_trained_task(model: str) -> Task | None:
@@ -143,7 +150,7 @@ def read_trained_task(model: str) -> Task | None:
 
 
 def check_against_training(
-    args: argparse.Namespace, task: Task, trained: Task | None, examples: list[Example]
+    model: str, task: Task, trained: Task, examples: list[Example], *, may_be_seen: bool
 ) -> list[str]:
     """Return what a reader must know of rows the model was trained on, and of a prompt it was not trained with.
 
@@ -152,41 +159,30 @@ def check_against_training(
     from linklab.tasks.source import find_difference
     from linklab.tasks.training_record import count_seen, read_record
 
-    if trained is None:
-        return []
     warnings = [difference] if (difference := find_difference(task, trained)) else []
-    record = read_record(args.model)
+    record = read_record(model)
     if record is None:
-        say(f"{args.model}: no training_record.json, so nothing shows that these rows are unseen")
+        say(f"{model}: no training_record.json, so nothing shows that these rows are unseen")
         return [*warnings, "nothing shows that these rows were not training rows"]
     if seen := count_seen(record, examples):
         told = f"{seen:,} of {len(examples):,} rows were training rows, or share their group with one"
-        if not args.allow_training_rows and args.split != "train":
-            raise UserError(f"{args.model}: {told}; score unseen rows, or pass --allow-training-rows, and the report "
+        if not may_be_seen:
+            raise UserError(f"{model}: {told}; score unseen rows, or pass --allow-training-rows, and the report "
                             f"will say so")  # fmt: skip
         say(f"warning: {told}")
         warnings.append(told)
     return warnings
 
 
-def check_no_model_options(args: argparse.Namespace) -> None:
+def check_no_model_options(asking: AskSettings) -> None:
     """Raise a UserError for an option that says how a model is asked, where none is."""
-    for name in (
-        "free",
-        "general_questions",
-        "numbers",
-        "rank_by",
-        "batch_tokens",
-        "max_new_tokens",
-        "base_model",
-        "precision",
-    ):
-        if getattr(args, name):
-            option = f"--{args.precision}" if name == "precision" else f"--{name.replace('_', '-')}"
+    for name, value in vars(asking).items():
+        if value:
+            option = f"--{value}" if name == "precision" else f"--{name.replace('_', '-')}"
             raise UserError(f"{option}: cannot be combined with --predictions, which are answers already; leave it out")
 
 
-def ask_model(args: argparse.Namespace, task: Task, examples: list[Example]) -> tuple[list[dict], dict, dict | None]:
+def ask_model(asking: AskSettings, task: Task, examples: list[Example]) -> tuple[list[dict], dict, dict | None]:
     """Return (a prediction of every example, what it cost, what it answered to general questions if it was asked)."""
     from linklab.inference import row_answers
     from linklab.metrics import general
@@ -194,25 +190,20 @@ def ask_model(args: argparse.Namespace, task: Task, examples: list[Example]) -> 
     from linklab.training.training import count_parameters, peak_memory_mb
 
     with load.quiet_transformers():
-        scorer = row_answers.load_scorer(args.model, args.precision, args.base_model, args.batch_tokens)
+        scorer = row_answers.load_scorer(asking)
         started = time.monotonic()
         progress = cli.Progress("ask", len(examples))
-        if args.free:
+        if asking.free:
             answers = row_answers.answer_freely(
-                scorer, examples, task, max_new_tokens=args.max_new_tokens, progress=progress.at
+                scorer, examples, task, max_new_tokens=asking.max_new_tokens, progress=progress.at
             )
         else:
             answers = row_answers.answer_exactly(
-                scorer,
-                examples,
-                task,
-                numbers=args.numbers,
-                rank_by=args.rank_by or "written",
-                max_new_tokens=args.max_new_tokens,
-                progress=progress.at,
-            )
+                scorer, examples, task, numbers=asking.numbers, rank_by=asking.rank_by or "written",
+                max_new_tokens=asking.max_new_tokens, progress=progress.at,
+            )  # fmt: skip
         seconds = time.monotonic() - started
-        asked_generally = general.judge(*row_answers.answer_general(scorer)) if args.general_questions else None
+        asked_generally = general.judge(*row_answers.answer_general(scorer)) if asking.general_questions else None
     cost = {
         "seconds": round(seconds, 2), "rows_per_second": round(len(examples) / seconds, 2),
         "parameters": count_parameters(scorer.model)[1], "peak_memory_mb": round(peak_memory_mb(), 1),
@@ -226,12 +217,13 @@ def model_mark(name: str) -> str:
     return hashlib.sha256(where.encode()).hexdigest()[:16]
 
 
-def asked_settings(args: argparse.Namespace, task: Task) -> dict[str, str | bool | None]:
+def asked_settings(asking: AskSettings, task: Task) -> dict[str, str | bool | None]:
     """Return what metrics.json says of how the model was asked; `rank_by` is None where no class was ranked by it."""
     from linklab.inference.row_answers import is_ranked, is_written
 
-    rank_by = (args.rank_by or "written") if is_ranked(task, args.free) else None
-    return {"model": model_mark(args.model), "free": args.free or is_written(task), "rank_by": rank_by}
+    assert asking.model, "there is a model to ask"
+    rank_by = (asking.rank_by or "written") if is_ranked(task, asking.free) else None
+    return {"model": model_mark(asking.model), "free": asking.free or is_written(task), "rank_by": rank_by}
 
 
 def how_asked(asked: Mapping[str, Any]) -> str:

@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     import tempfile
 
     from linklab.models import base_names
-    from linklab.tasks.source import open_source, say_table, source_files
+    from linklab.tasks.source import Source, open_source, say_table, source_files
 
     settings = options.read_settings(args)
     folder = Path(settings.out_dir)
@@ -78,8 +78,9 @@ def run(args: argparse.Namespace) -> int:
     if not settings.dry_run and first:
         out_dir.check(folder, **owner)
     base_names.require_model(settings.base_model)
-    task, read = open_source(args)
-    rows = read_rows(settings, task, read, source_files(args))
+    source = Source.from_args(args)
+    task, read = open_source(source)
+    rows = read_rows(settings, task, read, source_files(source))
     settings = settings.fit_batch(len(rows.train), sum(len(row.answered) for row in rows.train))
     say_table(task)
     if settings.dry_run:  # leaves nothing behind

@@ -112,29 +112,37 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def find_all(paths: Sequence[Path]) -> tuple[list[Path], int]:
+    """Return the notebooks in these files and folders, and how many could not be read; each of those is named."""
+    notebooks: list[Path] = []
+    n_failed = 0
+    for path in paths:
+        try:
+            notebooks += find_notebooks(path)
+        except OSError as error:
+            n_failed += 1
+            cli.say(f"error: {error.filename}: {(error.strerror or str(error)).lower()}")
+    return notebooks, n_failed
+
+
 def run(args: argparse.Namespace) -> int:
     """Fix every notebook named, and return the exit code."""
     write = not args.check and (args.repair or not args.report)
     settings = Settings(args.widgets, args.repair, args.report, write)
-    n_seen = n_fixed = n_failed = n_faulty = 0
-    for path in args.paths:
+    n_seen = n_fixed = n_faulty = 0
+    notebooks, n_failed = find_all(args.paths)
+    for notebook in notebooks:
+        n_seen += 1
         try:
-            found = list(find_notebooks(path))
-        except OSError as error:
-            found, n_failed = [], n_failed + 1
-            cli.say(f"error: {error.filename}: {(error.strerror or str(error)).lower()}")
-        for notebook in found:
-            n_seen += 1
-            try:
-                outcome = fix_file(notebook, settings)
-            except (cli.UserError, OSError) as error:
-                n_failed += 1
-                reason = f"{notebook}: {(error.strerror or '').lower()}" if isinstance(error, OSError) else error
-                cli.say(f"error: {reason}")
-                continue
-            n_fixed += bool(outcome.fixed)
-            n_faulty += bool(outcome.repairable or outcome.unfixed)
-            say_outcome(notebook, outcome, settings)
+            outcome = fix_file(notebook, settings)
+        except (cli.UserError, OSError) as error:
+            n_failed += 1
+            reason = f"{notebook}: {(error.strerror or '').lower()}" if isinstance(error, OSError) else error
+            cli.say(f"error: {reason}")
+            continue
+        n_fixed += bool(outcome.fixed)
+        n_faulty += bool(outcome.repairable or outcome.unfixed)
+        say_outcome(notebook, outcome, settings)
     notes = f", {n_failed} failed" if n_failed else ""
     if n_faulty:
         notes += f", {n_faulty} with faults left{'' if settings.report else ' (--report names them)'}"

@@ -22,6 +22,7 @@ from pathlib import Path
 from linklab import cli, files
 from linklab.cli import UserError, say
 from linklab.links import field_rows
+from linklab.links.links import CANDIDATES
 from linklab.manifest import check_out_files, manifest_beside, write_manifest
 
 
@@ -107,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
             manifest_beside(settings.out), together=together, script=__file__, argv=args.argv, seed=None,
             inputs=dict.fromkeys(filter(None, reads)), outputs={settings.out: 1},
         )  # fmt: skip
-    say(f"wrote {settings.out}: one link with channels {row['available_channels_mhz']}")
+    say(f"wrote {settings.out}: one link with channels {row[CANDIDATES]}")
 
 
 def _read_text(path: Path) -> str:

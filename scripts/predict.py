@@ -31,7 +31,8 @@ from linklab.manifest import check_out_files, manifest_beside, write_manifest
 
 if TYPE_CHECKING:
     from linklab.inference.choice_answers import RowScores
-    from linklab.tables.table import Table
+    from linklab.inference.row_answers import AskSettings
+    from linklab.tables.table import Table, TableOptions
     from linklab.tasks.examples import Example
     from linklab.tasks.input_checks import Finding
     from linklab.tasks.task import Target, Task
@@ -77,20 +78,29 @@ class Answered:
 
 
 def run(args: argparse.Namespace) -> None:
+    from linklab.inference.row_answers import AskSettings
+    from linklab.tables.table import TableOptions
+
     if args.csv and not args.out:
         raise UserError("--out is needed with --csv: the CSV to write, or - for standard output")
     if args.out and args.out != "-":
         reads = [args.csv, args.model, args.base_model]
         check_out_files([args.out], manifest_beside(args.out), script=__file__, force=args.force, reads=reads)
     task = read_task(args.model)
-    header, rows = read_rows(args, task)
+    header, rows = (
+        read_given_row(args.set, task) if args.set else read_rows(args.csv, TableOptions.from_args(args), task)
+    )
     examples = choose_rows(make_examples(task, rows), args.max_rows)
-    answered = answer(args, task, examples)
+    answered = answer(AskSettings.from_args(args), task, examples)
     one_answer = len(answered) == 1 and not answered[0].prediction["error"] and args.out != "-"
     if args.set or one_answer:
         print(format_answer(answered[0], task))
     if args.out:
-        save_answers(args, task, header, answered)
+        inputs: dict[str, int | None] = {args.csv: len(answered)} if args.csv not in (None, "-") else {}
+        inputs |= {args.model: None} if Path(args.model).is_dir() else {}
+        with open_out(args.out, force=args.force, argv=args.argv, inputs=inputs, rows=len(answered)) as handle:
+            write_answers(handle, task, header, answered)
+        say_written(args.out, answered)
 
 
 def read_task(model: str) -> Task:
@@ -110,19 +120,21 @@ def needed_columns(task: Task) -> list[str]:
     return list(dict.fromkeys([*task.template.columns, *(t.choices_from for t in task.targets if t.choices_from)]))
 
 
-def read_rows(args: argparse.Namespace, task: Task) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+def read_given_row(words: Sequence[str], task: Task) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
+    """Return the header and the one row that --set gives, as `read_rows` does."""
+    row = read_set(words, task)
+    return list(row), [("--set", row)]
+
+
+def read_rows(csv_name: str, options: TableOptions, task: Task) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
     """Return the header and (place, cells by column) of every row; raises a UserError for a missing column."""
-    from linklab.tables.table import TableOptions
     from linklab.tables.table_record import lines_of_record
     from linklab.tables.understand import open_new_rows
 
-    if args.set:
-        row = read_set(args.set, task)
-        return list(row), [("--set", row)]
     with contextlib.ExitStack() as stack:
-        path = Path(args.csv) if args.csv != "-" else stack.enter_context(standard_input())
-        name = "standard input" if args.csv == "-" else args.csv
-        table = open_new_rows(path, task.schema, task.table, TableOptions.from_args(args))
+        path = Path(csv_name) if csv_name != "-" else stack.enter_context(standard_input())
+        name = "standard input" if csv_name == "-" else csv_name
+        table = open_new_rows(path, task.schema, task.table, options)
         header = table.names
         for column in needed_columns(task):
             if column not in header:
@@ -235,11 +247,12 @@ def check_rows(model: str, task: Task, examples: Sequence[Example]) -> list[Find
     ]
 
 
-def answer(args: argparse.Namespace, task: Task, examples: Sequence[Example]) -> list[Answered]:
+def answer(asking: AskSettings, task: Task, examples: Sequence[Example]) -> list[Answered]:
     """Return every row with its answer; a row with an error is not asked."""
-    findings = check_rows(args.model, task, examples)
+    assert asking.model, "a required option"
+    findings = check_rows(asking.model, task, examples)
     asked = [example for example, finding in zip(examples, findings, strict=True) if not finding.error]
-    given = iter(ask(args, task, asked) if asked else [])
+    given = iter(ask(asking, task, asked) if asked else [])
     found = []
     prediction: dict
     for example, finding in zip(examples, findings, strict=True):
@@ -251,43 +264,46 @@ def answer(args: argparse.Namespace, task: Task, examples: Sequence[Example]) ->
     return found
 
 
-def ask(args: argparse.Namespace, task: Task, examples: Sequence[Example]) -> list[tuple[dict, RowScores | None]]:
+def ask(asking: AskSettings, task: Task, examples: Sequence[Example]) -> list[tuple[dict, RowScores | None]]:
     """Return a prediction of every example, and the scores of its choices where they are asked one by one."""
     from linklab.inference import choice_answers, row_answers
     from linklab.models import load
 
-    row_answers.check_rank_by(args.rank_by, task)
+    row_answers.check_rank_by(asking.rank_by, task)
     progress = cli.Progress("ask", len(examples)).at
     with load.quiet_transformers():
-        scorer = row_answers.load_scorer(args.model, args.precision, args.base_model, args.batch_tokens)
+        scorer = row_answers.load_scorer(asking)
         if task.ask == "choices":
-            scores = choice_answers.score_rows(scorer, examples, task, numbers=args.numbers, progress=progress)
+            scores = choice_answers.score_rows(scorer, examples, task, numbers=asking.numbers, progress=progress)
             return [(choice_answers.to_prediction(e, s, task), s) for e, s in zip(examples, scores, strict=True)]
         given = row_answers.answer_exactly(
-            scorer, examples, task, numbers=args.numbers, rank_by=args.rank_by or "written",
-            max_new_tokens=args.max_new_tokens, progress=progress,
+            scorer, examples, task, numbers=asking.numbers, rank_by=asking.rank_by or "written",
+            max_new_tokens=asking.max_new_tokens, progress=progress,
         )  # fmt: skip
         return [(prediction, None) for prediction in given]
 
 
-def save_answers(args: argparse.Namespace, task: Task, header: Sequence[str], answered: Sequence[Answered]) -> None:
-    """Write the answers to --out with a manifest beside it, or to standard output, and say how many there are."""
-    if args.out == "-":
-        write_answers(sys.stdout, task, header, answered)
-    else:
-        inputs = {args.csv: len(answered)} if args.csv not in (None, "-") else {}
-        inputs |= {args.model: None} if Path(args.model).is_dir() else {}
-        with files.FileSet(force=args.force) as together:
-            with together.open(args.out) as handle:
-                write_answers(handle, task, header, answered)
-            write_manifest(
-                manifest_beside(args.out), together=together, script=__file__, argv=args.argv, seed=None, inputs=inputs,
-                outputs={args.out: len(answered)},
-            )  # fmt: skip
+@contextlib.contextmanager
+def open_out(out: str, *, force: bool, argv: list[str], inputs: dict[str, int | None], rows: int) -> Iterator[TextIO]:
+    """Open the file to write, with a manifest beside it, or standard output for `-`."""
+    if out == "-":
+        yield sys.stdout
+        return
+    with files.FileSet(force=force) as together:
+        with together.open(out) as handle:
+            yield handle
+        write_manifest(
+            manifest_beside(out), together=together, script=__file__, argv=argv, seed=None, inputs=inputs,
+            outputs={out: rows},
+        )  # fmt: skip
+
+
+def say_written(out: str, answered: Sequence[Answered]) -> None:
+    """Say how many rows were written, and how many have an error or a warning."""
     failed = sum(one.prediction["error"] is not None for one in answered)
     unlike = sum(bool(one.finding.warning) for one in answered)
     say(
-        f"wrote {args.out}: {len(answered):,} rows"
+        f"wrote {out}: {len(answered):,} rows"
         + (f", {failed:,} of them without a full answer (column error)" if failed else "")
         + (f", {unlike:,} unlike the training rows (column warning)" if unlike else "")
     )

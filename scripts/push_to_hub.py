@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     parcel = publish.pack(
         args.folder, args.license, evaluation=args.evaluation, merged=args.merged, base=args.base_model
     )
-    for line in publish.describe(parcel.faults):
+    for line in publish.list_checks(parcel.faults):
         say(line)
     if failed := [name for name, fault in parcel.faults.items() if fault]:
         raise CheckFailed(f"{args.folder}: {len(failed)} of {len(parcel.faults)} checks failed; nothing was sent")

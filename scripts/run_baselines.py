@@ -21,7 +21,7 @@ from linklab.manifest import check_out_dir, read_preset, staged_folder, write_ma
 
 if TYPE_CHECKING:
     from linklab.baselines.registry import Baseline
-    from linklab.tasks.source import Reader
+    from linklab.tasks.source import Reader, Source
     from linklab.tasks.task import Task
 
 PRESETS = ("easy", "standard", "hard")
@@ -102,15 +102,16 @@ def choose(found: dict[str, Baseline], only: list[str] | None) -> dict[str, Base
     return {name: baseline for name, baseline in found.items() if only is None or name in only}
 
 
-def open_rows(args: argparse.Namespace) -> tuple[Task, Reader]:
+def open_rows(source: Source) -> tuple[Task, Reader]:
     """Return the task, and a function (split, max_rows) -> examples with the cells of their shown columns."""
     from linklab.tasks import conversations, jsonl, row_cells
     from linklab.tasks.source import open_source
 
-    task, read = open_source(args)
-    if args.csv or conversations.conversation_files(args.data):
+    task, read = open_source(source)
+    if not source.data or conversations.conversation_files(source.data):
         return task, read
-    return task, lambda split, n: row_cells.attach_cells(args.data, task, jsonl.read_examples(args.data, split, n))
+    folder = source.data
+    return task, lambda split, n: row_cells.attach_cells(folder, task, jsonl.read_examples(folder, split, n))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -118,11 +119,12 @@ def run(args: argparse.Namespace) -> None:
     from linklab.baselines.problem import Problem
     from linklab.metrics import comparison, metrics
     from linklab.reports import summary
-    from linklab.tasks.source import say_table, source_files
+    from linklab.tasks.source import Source, say_table, source_files
 
     reads = [args.csv or args.data, args.prompt_template]
     check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
-    task, read = open_rows(args)
+    source = Source.from_args(args)
+    task, read = open_rows(source)
     test, train = read(args.split, args.max_rows), read("train", args.max_train_rows)
     preset = args.preset or read_preset(Path(args.csv or f"{args.data}/x").parent).get("preset")
     problem = Problem(
@@ -141,14 +143,14 @@ def run(args: argparse.Namespace) -> None:
                 description=baseline.description, seed=args.seed,
                 cost={"seconds": round(seconds, 3), "rows_per_second": round(len(test) / max(seconds, 1e-6), 1)},
             )  # fmt: skip
-            cli.say(f"{name}: {summary.describe(result)} in {seconds:.1f} s")
+            cli.say(f"{name}: {summary.headline(result)} in {seconds:.1f} s")
         runs = comparison.read_runs([folder])
         outputs = summary.write_summary(folder, runs, train_rows=len(train))
         folders = {path: len(test) if path.suffix in (".jsonl",) else None for name in chosen
                    for path in sorted((folder / name).iterdir())}  # fmt: skip
         write_manifest(
             folder, script=__file__, argv=args.argv, seed=args.seed,
-            inputs=source_files(args) | ({args.prompt_template: None} if args.prompt_template else {}),
+            inputs=source_files(source) | ({args.prompt_template: None} if args.prompt_template else {}),
             outputs=folders | dict.fromkeys(outputs),
             extra={"split": args.split, "rows": len(test), "train_rows": len(train), "preset": problem.preset},
         )  # fmt: skip

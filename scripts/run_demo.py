@@ -101,9 +101,9 @@ def plan_stages(model: str, rows: int, test_rows: int, seed: int, out: Path) -> 
                  f"{shown} fine-tuned, free", "--free"),
     ]  # fmt: skip
     runs = [f"{out}/{name}" for name in ("baselines", "base", "tuned", "tuned_free")]
-    told = [word for name in ("data", "jsonl", "finetune") for word in ("--stage", f"{out}/{name}")]
-    told[2:2] = ["--stage", f"{out}/validation/report.manifest.json"]
-    stages.append(stage("report", "how they compare", "compare_results.py", *runs, *told, "--validation-runs",
+    stage_words = [word for name in ("data", "jsonl", "finetune") for word in ("--stage", f"{out}/{name}")]
+    stage_words[2:2] = ["--stage", f"{out}/validation/report.manifest.json"]
+    stages.append(stage("report", "how they compare", "compare_results.py", *runs, *stage_words, "--validation-runs",
                         f"{out}/baselines_fit", f"{out}/tuned_fit", "--out-dir", f"{out}/report"))  # fmt: skip
     return stages
 
@@ -135,12 +135,12 @@ def run(args: argparse.Namespace) -> int:
             continue
         command = command_of(stage)
         say(f"\n{head}{f' (again: {reason})' if stage.manifest.exists() else ''}\n$ python {shlex.join(command)}")
-        begun = time.monotonic()
+        started = time.monotonic()
         if code := call([sys.executable, *command]):
             say(f"error: stage {stage.name} ended with exit code {code}; fix it and run this command again: "
                 f"what is finished is kept")  # fmt: skip
             return code
-        say(f"{stage.name}: {cli.format_seconds(time.monotonic() - begun)}")
+        say(f"{stage.name}: {cli.format_seconds(time.monotonic() - started)}")
     manifest = read_manifest(stages[-1].manifest)
     say(f"\nall {len(stages)} stages done in {cli.format_seconds(time.monotonic() - started)}")
     print(f"report: {out}/report/report.html", manifest["extra"]["verdict"], sep="\n")

@@ -69,9 +69,10 @@ def build_parser() -> argparse.ArgumentParser:
 def read_settings(args: argparse.Namespace) -> CurveSettings:
     """Return the options as settings."""
     from linklab.studies.options import CurveSettings
+    from linklab.tasks.source import Source
 
     return CurveSettings(
-        source=args, base_model=args.base_model, mode=args.mode, training=tuple(args.training),
+        source=Source.from_args(args), base_model=args.base_model, mode=args.mode, training=tuple(args.training),
         sizes=tuple(sorted(args.sizes)), seeds=tuple(args.seeds), test_rows=args.test_rows, goals=tuple(args.goal),
     )  # fmt: skip
 
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     base_names.require_model(settings.base_model, ask_hub=False)
     n_test = check(settings)
     out_dir = check_study_dir(args.out_dir)
-    baselines = "--no-baselines" if args.no_baselines else learning_curve.choose_baselines(args)
+    baselines = "--no-baselines" if args.no_baselines else learning_curve.choose_baselines(settings.source)
     missing = baselines if isinstance(baselines, str) else ""
     beside = None if isinstance(baselines, str) else baselines
     if args.dry_run:
@@ -95,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     deciding = {
         "study": "learning curve", "base_model": settings.base_model, "mode": settings.mode,
         "training": list(settings.training), "test_rows": settings.test_rows,
-    } | fingerprint_data(args)  # fmt: skip
+    } | fingerprint_data(settings.source)  # fmt: skip
     folder = open_study(out_dir, deciding)
     with results_of(folder, list_results(folder), script=__file__):
         pass  # what is not ours is named before the first run
@@ -146,7 +147,7 @@ def describe_result(run: StudyRun) -> str:
 
     if run.kind == "baselines":
         return f"{len(comparison.read_runs([run.folder / 'baselines']))} baselines"
-    return summary.describe(files.read_json(run.folder / "evaluation" / "metrics.json"))
+    return summary.headline(files.read_json(run.folder / "evaluation" / "metrics.json"))
 
 
 def write_results(

@@ -84,9 +84,10 @@ def build_parser() -> argparse.ArgumentParser:
 def read_settings(args: argparse.Namespace) -> SweepSettings:
     """Return the options as settings."""
     from linklab.studies.options import SweepSettings
+    from linklab.tasks.source import Source
 
     return SweepSettings(
-        source=args, base_model=args.base_model, mode=args.mode, training=tuple(args.training),
+        source=Source.from_args(args), base_model=args.base_model, mode=args.mode, training=tuple(args.training),
         max_rows=args.max_rows, validation_rows=args.validation_rows, metric=args.metric, sampler=args.sampler,
         prune=args.prune, seed=args.seed,
     )  # fmt: skip
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         "study": "sweep", "base_model": study.base_model, "mode": study.mode, "training": list(study.training),
         "rows": study.max_rows, "validation_rows": study.validation_rows, "metric": study.metric,
         "sampler": study.sampler, "space": [axis.text for axis in args.space], "seed": study.seed, "prune": study.prune,
-    } | fingerprint_data(args)  # fmt: skip
+    } | fingerprint_data(study.source)  # fmt: skip
     folder = open_study(out_dir, deciding)
     with results_of(folder, RESULTS, script=__file__):
         pass  # what is not ours is named before the first trial

@@ -57,10 +57,15 @@ def run(args: argparse.Namespace) -> int:
     from linklab.validation import validation_plan
     from linklab.validation import validation_report as vr
 
-    check_outputs(args)
+    outputs = [path for path in (args.report, args.violations) if path]
+    if outputs:
+        reads = (args.csv, args.against, args.schema)
+        check_out_files(outputs, manifest_beside(outputs[0]), script=__file__, force=args.force, reads=reads)
     options = TableOptions.from_args(args)
     if not os.path.isdir(args.csv):
         files.require_file(args.csv)
+    if args.against and not os.path.isdir(args.against):
+        files.require_file(args.against)
     dialect = sniff(Path(args.csv), delimiter=options.delimiter, encoding=options.encoding)
     if early := first_damage(Path(args.csv), dialect):
         cli.say(f"{args.csv}:{early[0]}: {early[1]}; reading on to name every violation")
@@ -81,18 +86,18 @@ def run(args: argparse.Namespace) -> int:
         if args.report:
             with together.open(args.report) as handle:
                 handle.write(files.json_text(report))
-        outputs = {args.report: None, args.violations: report["violations"]}
-        if outputs := {Path(path): rows for path, rows in outputs.items() if path}:
+        if outputs:
+            rows = {args.report: None, args.violations: report["violations"]}
             write_manifest(
-                manifest_beside(next(iter(outputs))), together=together, script=__file__, argv=args.argv, seed=None,
-                inputs=inputs, outputs=outputs,
+                manifest_beside(outputs[0]), together=together, script=__file__, argv=args.argv, seed=None,
+                inputs=inputs, outputs={Path(path): rows[path] for path in outputs},
                 extra={"verdict": report["verdict"], "check_failed": not report["clean"]},
             )  # fmt: skip
     for line in lines_of_record(start.record) if start.record else ():
         cli.say(line)
     for note in found.notes[len(start.notes) :]:
         cli.say(f"  note: {note}")
-    tell(args, report)
+    say_report(report, args.csv, args.against, outputs)
     return 0 if report["clean"] else 1
 
 
@@ -101,13 +106,6 @@ def find_manifest(args: argparse.Namespace) -> Path:
     if not (args.report or args.violations):
         raise cli.UserError("--skip-finished needs --report or --violations: without them nothing says it has finished")
     return manifest.manifest_beside(args.report or args.violations)
-
-
-def check_outputs(args: argparse.Namespace) -> None:
-    """Refuse outputs that may not be written, or that collide, before any work is done."""
-    if outputs := [path for path in (args.report, args.violations) if path]:
-        reads = (args.csv, args.against, args.schema)
-        check_out_files(outputs, manifest_beside(outputs[0]), script=__file__, force=args.force, reads=reads)
 
 
 @contextlib.contextmanager
@@ -122,7 +120,7 @@ def violations_writer(path: str | None, together: files.FileSet) -> Iterator[Cal
         yield writer.writerow
 
 
-def tell(args: argparse.Namespace, report: dict) -> None:
+def say_report(report: dict, csv_name: str, against: str | None, written: list[str]) -> None:
     """Say one example per code, the drift, what was written and the verdict."""
     from linklab.validation.cell_checks import LINE_CODES
 
@@ -130,12 +128,11 @@ def tell(args: argparse.Namespace, report: dict) -> None:
         v = report["examples"][code][0]
         column = f"column '{v['column']}' = {v['value']!r}: " if v["column"] else ""
         expected = v["expected"] if code in LINE_CODES else f"expected {v['expected']}"
-        cli.say(f"{args.csv}:{v['line']}: {column}{expected} [{code}, {count:,} in all]")
+        cli.say(f"{csv_name}:{v['line']}: {column}{expected} [{code}, {count:,} in all]")
     if drift := report.get("drift"):
         moved = ", ".join(drift["drifted"]) or "no column"
-        cli.say(f"drift from {args.against}: {moved} drifted (PSI of .25 or more)")
-    wrote = " and ".join(path for path in (args.report, args.violations) if path)
-    cli.say(f"wrote {wrote}; {report['verdict']}" if wrote else report["verdict"])
+        cli.say(f"drift from {against}: {moved} drifted (PSI of .25 or more)")
+    cli.say(f"wrote {' and '.join(written)}; {report['verdict']}" if written else report["verdict"])
 
 
 class NoPandas:

@@ -327,18 +327,6 @@ def add_table_options(group: argparse._ActionsContainer, when: str = "", *, only
             group.add_argument(option, **settings | {"help": f"{when}{settings['help']}"})
 
 
-def table_words(args: argparse.Namespace) -> list[str]:
-    """Return the words that give another script the same table options."""
-    words = []
-    for option, _ in TABLE_OPTIONS:
-        value = getattr(args, option.removeprefix("--").replace("-", "_"), None)
-        if value is True:
-            words.append(option)
-        elif value:
-            words.append(f"{option}={','.join(value) if isinstance(value, list) else value}")
-    return words
-
-
 def add_row_options(group: argparse._ActionsContainer) -> None:
     """Add what says which rows and answers of a table are meant, the same in every script that divides one."""
     add_table_options(group)
@@ -378,12 +366,6 @@ def add_ask_option(group: argparse._ActionsContainer, when: str = "") -> None:
 
 # The options beside TABLE_OPTIONS that say how a row is asked and answered, as a script's Namespace calls them.
 QUESTION_OPTIONS = ("prompt_template", "system_prompt", "ask", "answer_format")
-
-
-def question_words(args: argparse.Namespace) -> list[str]:
-    """Return the words that let another script ask rows the same way."""
-    given = ((name, getattr(args, name, None)) for name in QUESTION_OPTIONS)
-    return [word for name, value in given if value for word in (f"--{name.replace('_', '-')}", value)]
 
 
 def add_source_options(group: argparse._ActionsContainer) -> None:

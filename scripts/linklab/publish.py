@@ -92,7 +92,7 @@ def _check_links(folder: Path) -> dict[str, str | None]:
     path = folder / "links.csv"
     tally = validation_report.Tally(1)
     found = validation_report.validate(validation_plan.make_plan(path), tally, allow_copies=True)
-    return {"the validator finds nothing": validation_report.verdict(path, found) if tally.counts else None}
+    return {"the validator finds nothing": validation_report.conclusion(path, found) if tally.counts else None}
 
 
 def _check_conversations(folder: Path) -> dict[str, str | None]:
@@ -207,6 +207,6 @@ def _score_table(scores: dict) -> str:
     return "\n".join(lines)
 
 
-def describe(faults: Mapping[str, str | None]) -> list[str]:
+def list_checks(faults: Mapping[str, str | None]) -> list[str]:
     """Return a line for each check."""
     return [f"ok  {name}" if fault is None else f"NO  {name}: {fault}" for name, fault in faults.items()]

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from linklab.baselines import boosting, features, registry
 from linklab.baselines.problem import Problem, is_link_task, write_numbers
-from linklab.links.links import LINK_SCHEMA
+from linklab.links.links import LINK_CHOICES_TEMPLATE, LINK_SCHEMA, LINK_TEMPLATE
 from linklab.metrics import metrics
 from linklab.tasks import examples as example_files
 from linklab.tasks.task import Task, make_task
-from linklab.tasks.templates import LINK_CHOICES_TEMPLATE, LINK_TEMPLATE, Template
+from linklab.tasks.templates import Template
 
 KINDS = ["big", "small", "odd"]
 
@@ -174,7 +174,7 @@ class FakeSchema:
 class Row:
     def __init__(self, **row):
         self.row = row
-        self.choices = {"best": [str(v) for v in features.read_list(row.get("channels", "[]"))]}
+        self.choices = {"best": [str(v) for v in features.parse_list(row.get("channels", "[]"))]}
 
 
 def test_aligned_lists_become_a_feature_for_each_channel_and_texts_categories():

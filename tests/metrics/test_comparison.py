@@ -88,7 +88,7 @@ def test_runs_that_are_right_on_the_same_rows_are_not_said_to_be_equal(tmp_path)
     found = {r.metric: r for r in comparison.compare_to([tuned, trees], trees)}
     accuracy = found["channel/accuracy"]
     limit = 1.959964**2 / (12 + 1.959964**2)  # 24 points
-    assert (accuracy.difference, accuracy.p, accuracy.verdict) == (0, 1, "no difference shown")
+    assert (accuracy.difference, accuracy.p, accuracy.outcome) == (0, 1, "no difference shown")
     assert (accuracy.low, accuracy.high) == pytest.approx((-limit, limit))
     assert accuracy.detectable == pytest.approx(limit * (1.959964 + 0.841621) / 1.959964)
     assert np.isnan(found["rate/mae"].detectable)  # the same errors on every row say nothing of how they vary
@@ -105,11 +105,11 @@ def test_differences_are_paired_and_tested(runs):
     assert accuracy.discordant == (18, 0)
     assert (accuracy.test, accuracy.p) == ("McNemar", intervals.mcnemar_p(18, 0))
     assert accuracy.low < 18 / 60 < accuracy.high
-    assert accuracy.verdict == "better"
+    assert accuracy.outcome == "better"
     error = found["tuned", "rate/mae"]
     assert error.difference == -15 and np.isnan([error.low, error.high]).all()  # the same on every row
-    assert (error.test, error.verdict) == ("sign flip", "better")
-    assert found["rule", "channel/accuracy"].verdict == "worse"
+    assert (error.test, error.outcome) == ("sign flip", "better")
+    assert found["rule", "channel/accuracy"].outcome == "worse"
     assert ("rule", "rate/mae") not in found
     assert found["ceiling", "channel/accuracy"].p is None  # no predictor, so no part of the family
 

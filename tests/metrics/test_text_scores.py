@@ -75,7 +75,7 @@ def test_runs_on_texts_are_compared_by_their_words(tmp_path):
     assert comparison.primary_metric(runs) == "reply/token_f1"
     assert comparison.best_run(runs, "reply/token_f1").name == "good"
     by_metric = {d.metric: d for d in comparison.compare_to(runs, comparison.find_run(runs, "poor"))}
-    assert by_metric["reply/token_f1"].verdict == by_metric["reply/exact_match"].verdict == "better"
+    assert by_metric["reply/token_f1"].outcome == by_metric["reply/exact_match"].outcome == "better"
     assert by_metric["reply/exact_match"].test == "McNemar"
     assert by_metric["reply/exact_match"].discordant[0] == 40
     assert by_metric["reply/chrf"].p is None and by_metric["reply/chrf"].low > 0

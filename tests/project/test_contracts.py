@@ -1,6 +1,7 @@
 """The promises between README, scripts and rooms: what is documented exists, and what exists is documented."""
 
 import ast
+import functools
 import json
 import re
 import shlex
@@ -181,7 +182,8 @@ def test_every_document_can_be_reached_from_the_readme():
             assert f"]({document.relative_to(ROOT)})" in readme, f"README.md does not link {document.name}"
 
 
-def spoken_lines() -> set[str]:
+@functools.cache
+def spoken_lines() -> frozenset[str]:
     """Every text of the scripts, rooms, notebook and Makefile, with … where a name or a number is put in."""
     notebook = json.loads((ROOT / "notebooks" / "gemma_wifi_colab.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
@@ -193,7 +195,7 @@ def spoken_lines() -> set[str]:
                 said.add(node.value)
             elif isinstance(node, ast.JoinedStr):
                 said.add("".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values))
-    return said | {(ROOT / ".pre-commit-config.yaml").read_text()}
+    return frozenset(said | {(ROOT / ".pre-commit-config.yaml").read_text()})
 
 
 def test_every_error_in_the_troubleshooting_page_is_one_the_code_says():
@@ -212,6 +214,16 @@ def test_every_test_that_the_page_of_promises_names_is_there():
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text()))
     text = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 40 and not named - set(re.findall(r"^def (test_\w+)\(", text, flags=re.M))
+
+
+def test_every_message_of_the_page_of_messages_is_one_the_code_says():
+    spoken = spoken_lines()
+    rows = re.findall(r"^\| .+ \| (.+) \|$", (ROOT / "docs" / "messages.md").read_text(), flags=re.M)[1:]
+    said = [message for message in rows if not message.startswith("(")]  # no message at all: it is read as it is
+    assert len(rows) >= 30 and len(said) >= 28
+    for message in said:
+        pattern = ".*".join(re.escape(part) for part in message.split("…"))
+        assert any(re.search(pattern, text) for text in spoken), f"no code says: {message}"
 
 
 def test_ci_runs_what_is_here_with_actions_pinned_by_commit():
@@ -272,3 +284,34 @@ def test_the_data_guide_names_every_column_as_the_schema_does():
     text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
     for column in LINK_SCHEMA.columns:
         assert f"| `{column.name}` |" in text and column.description in text, column.name
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=lambda path: str(path.relative_to(ROOT / "scripts" / "linklab")))
+def test_link_columns_are_named_in_the_rooms_of_links_and_radio_alone(path):
+    from linklab.links.links import LINK_SCHEMA
+
+    if path.relative_to(ROOT / "scripts" / "linklab").parts[0] not in ("links", "radio"):
+        assert not re.findall(rf"\b(?:{'|'.join(LINK_SCHEMA.names)})\b", path.read_text()), path
+
+
+# Where the words of a command line become settings: nothing else in the rooms sees an argparse.Namespace.
+MAKES_SETTINGS = {"from_args", "read_settings", "skip_finished", "run_unless_finished"}
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=lambda path: str(path.relative_to(ROOT / "scripts" / "linklab")))
+def test_no_function_of_a_room_takes_the_parsed_arguments(path):
+    if path.name == "cli.py":
+        return
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef) and node.name not in MAKES_SETTINGS:
+            taken = [ast.unparse(arg.annotation) for arg in node.args.args + node.args.kwonlyargs if arg.annotation]
+            assert not [name for name in taken if "Namespace" in name], f"{path.name}: {node.name}"
+
+
+def test_no_function_is_more_complex_than_radon_grade_c():
+    from radon.complexity import cc_visit
+
+    for path in [*SCRIPTS, *ROOMS]:
+        for block in cc_visit(path.read_text()):
+            for one in (block, *getattr(block, "methods", ()), *getattr(block, "closures", ())):
+                assert one.complexity <= 20, f"{path.name}: {one.name} has complexity {one.complexity}; split it"

@@ -21,7 +21,7 @@ from linklab.metrics.metric_table import METRICS
 from linklab.metrics.predictions import Prediction
 from linklab.studies import learning_curve, plots, study_cost
 from linklab.studies.options import MEASURED
-from linklab.tasks.source import open_source
+from linklab.tasks.source import Source, open_source
 
 SIZES = ["32", "64", "128", "256"]
 
@@ -62,7 +62,7 @@ def stand_in(ledger, fails=lambda args: 0, pause_s=0.0):
             finish(folder, command, ["model", "metrics.json"])
         else:
             rows, seed = (Path(args.model) / "rows").read_text().split()
-            task, read = open_source(args)
+            task, read = open_source(Source.from_args(args))
             examples = read(args.split, args.max_rows)
             right = {example.id: luck(example.id, seed) < share_right(int(rows)) for example in examples}
             answers = {
@@ -166,8 +166,8 @@ def test_smaller_training_sets_are_part_of_larger_ones_and_the_test_rows_are_the
     for run in learning_curve.plan_runs(run_learning_curve.read_settings(args), place, None):
         _, training = parse(["python", f"scripts/{run.stages[0].script}", *run.stages[0].words])
         _, asking = parse(["python", f"scripts/{run.stages[1].script}", *run.stages[1].words])
-        _, read = open_source(training)
-        test = [example.id for example in open_source(asking)[1](asking.split, asking.max_rows)]
+        _, read = open_source(Source.from_args(training))
+        test = [example.id for example in open_source(Source.from_args(asking))[1](asking.split, asking.max_rows)]
         used[run.rows, training.seed] = {example.id for example in read("train", training.max_rows)}, test
         assert asking.model == f"{training.out_dir}/model"
     assert len(used) == 6 and len({tuple(test) for _, test in used.values()}) == 1
@@ -282,19 +282,18 @@ def test_workers_that_are_killed_at_random_share_the_runs_and_make_each_once(rul
 
 def test_a_folder_of_conversations_finds_the_csv_its_baselines_need_and_says_so_when_it_is_gone(small_links, tmp_path):
     asked = ["--data", str(small_links / "jsonl"), "--sizes", "32", "--base-model", "tiny"]
-    args = run_learning_curve.build_parser().parse_args(asked)
-    given, names = learning_curve.choose_baselines(args)
+    settings = run_learning_curve.read_settings(run_learning_curve.build_parser().parse_args(asked))
+    given, names = learning_curve.choose_baselines(settings.source)
     assert given[:2] == ["--csv", str(small_links / "links.csv")]
     assert names == ["most_frequent", "boosting_flat", "boosting_candidates", "boosting_pointwise", "bayes_ceiling"]
-    run = learning_curve.plan_runs(run_learning_curve.read_settings(args), tmp_path, (given, names))[-1]
+    run = learning_curve.plan_runs(settings, tmp_path, (given, names))[-1]
     _, parsed = parse(["python", f"scripts/{run.stages[0].script}", *run.stages[0].words])
     assert parsed.max_train_rows == 32 and parsed.max_rows == 400 and parsed.only == names
     moved = small_links / "links.csv.away"
     (small_links / "links.csv").rename(moved)
     try:
-        assert "links.csv, which" in learning_curve.choose_baselines(
-            args
-        ) and "is gone" in learning_curve.choose_baselines(args)
+        said = learning_curve.choose_baselines(settings.source)
+        assert "links.csv, which" in said and "is gone" in said
     finally:
         moved.rename(small_links / "links.csv")
 

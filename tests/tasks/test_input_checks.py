@@ -4,11 +4,11 @@ import json
 
 import pytest
 from linklab.cli import UserError
-from linklab.links.links import LINK_SCHEMA
+from linklab.links.links import LINK_SCHEMA, LINK_TEMPLATE
 from linklab.tasks.examples import Example
 from linklab.tasks.input_checks import INPUTS_FILE, check_row, describe_inputs, read_inputs
 from linklab.tasks.task import Target, Task
-from linklab.tasks.templates import LINK_TEMPLATE, Template
+from linklab.tasks.templates import Template
 
 TASK = Task(
     LINK_SCHEMA,

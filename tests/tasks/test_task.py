@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from linklab.cli import UserError
-from linklab.links.links import LINK_SCHEMA
+from linklab.links.links import LINK_CHOICES_TEMPLATE, LINK_SCHEMA, LINK_TEMPLATE
 from linklab.tables.schema import Column, Schema
 from linklab.tasks.task import Target, Task, make_task
-from linklab.tasks.templates import LINK_CHOICES_TEMPLATE, LINK_TEMPLATE, Template
+from linklab.tasks.templates import Template
 
 CHANNEL, RATE = "recommended_channel_mhz", "expected_throughput_mbps"
 

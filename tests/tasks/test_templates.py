@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from linklab.cli import UserError
-from linklab.links.links import LINK_SCHEMA
+from linklab.links.links import LINK_SCHEMA, LINK_TEMPLATE
 from linklab.tables.schema import Column, Schema
-from linklab.tasks.templates import LINK_TEMPLATE, Template, default_template, read_list, read_template
+from linklab.tasks.templates import Template, default_template, read_list, read_template
 
 SCHEMA = Schema(
     (

@@ -7,11 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from linklab.links.links import LINK_SCHEMA
 from linklab.tables.schema import Column, Schema
-from linklab.validation import fast_rows
-from linklab.validation.cell_checks import CODES, check_cell, describe, looks_like_mojibake
+from linklab.validation.cell_checks import CODES, check_cell, describe_cell, looks_like_mojibake
 from linklab.validation.column_checks import check_column
 from linklab.validation.profile import Numbers
-from linklab.validation.row_checks import find_faults
+from linklab.validation.row_checks import find_broken_rules
 
 INT = Column("n", "input", "int", unit="m", low=-50, high=20000)
 FLOAT = Column("x", "input", "float", low=-90, high=90, decimals=2)
@@ -78,9 +77,9 @@ def test_an_inferred_schema_takes_numbers_as_others_write_them(text):
 
 
 def test_expectations_say_kind_range_unit_and_choices():
-    assert describe(INT) == "a whole number from -50 to 20000 m"
-    assert describe(FLOATS) == "a JSON list of numbers from -200 to 200, at most 1 decimals"
-    assert describe(WORD) == "one of urban, rural, New York"
+    assert describe_cell(INT) == "a whole number from -50 to 20000 m"
+    assert describe_cell(FLOATS) == "a JSON list of numbers from -200 to 200, at most 1 decimals"
+    assert describe_cell(WORD) == "one of urban, rural, New York"
 
 
 @pytest.mark.parametrize("word", ["São Paulo", "Ångström", "Île-de-France", "naïve", "ÑANDÚ", "Ελλάδα", "ÉÈ", "日本"])
@@ -116,47 +115,6 @@ def test_the_fast_path_agrees_with_the_exact_one_cell_by_cell(column, lenient, t
     for name in ("values", "offsets"):
         a, b = getattr(fast, name), getattr(exact, name)
         assert (a is None and b is None) or np.array_equal(a, b)
-
-
-SOUND = (INT, FLOAT, WORD, TEXT, INTS, FLOATS, CLASS)
-
-
-def is_sound_line(column, text):
-    cell = f'"{text}"' if "," in text else text
-    pattern = fast_rows.line_pattern([column, None], crlf=False)
-    line = f"{cell},x\n".encode("utf-8", "surrogateescape")
-    return fast_rows.split_sure([column, None], pattern, line) is not None
-
-
-@pytest.mark.parametrize("column", SOUND)
-def test_the_grammar_of_sound_lines_takes_no_cell_that_is_refused(column):
-    for _, text, _ in CELLS:
-        for spelt in (text, f"+{text}", f" {text}", f"{text} ", text.replace("[", "[+"), text.replace(",", ", ")):
-            if is_sound_line(column, spelt):
-                assert check_cell(column, spelt).code in ("", "out_of_range"), spelt
-    plain = {"n": "5180", "x": "-1.25", "w": "New York", "t": "S0 1", "li": "[0,5180]", "lf": "[1.5,-2.0]", "c": "40"}
-    assert is_sound_line(column, plain[column.name])
-
-
-@pytest.mark.parametrize("decimals", range(7))
-def test_lists_read_eight_characters_at_a_time_are_the_floats_python_reads(decimals):
-    rng = np.random.default_rng(decimals)
-    digits = rng.integers(1, (8 if decimals == 0 else 7 - decimals) + 1, 3000)
-    whole = [int(rng.integers(10 ** (d - 1) if d > 1 else 0, 10**d)) for d in digits.tolist()]
-    part = [f".{p:0{decimals}d}" if decimals else "" for p in rng.integers(0, 10**decimals, 3000).tolist()]
-    sign = ["-" if s and (decimals or w) else "" for s, w in zip(rng.random(3000) < 0.4, whole, strict=True)]
-    texts = [f"{s}{w}{p}" for s, w, p in zip(sign, whole, part, strict=True)]
-    lengths = [n for n in rng.integers(1, 9, 3000).tolist() if n]
-    cells, at = [], 0
-    while at < len(texts):
-        cells.append(texts[at : at + lengths[len(cells)]])
-        at += len(cells[-1])
-    raw = pa.array([f"[{','.join(cell)}]".encode() for cell in cells], pa.binary())
-    first = len(cells[0])
-    values, offsets = fast_rows.parse_lists(raw.slice(1), decimals)
-    wanted = np.array([float(text) for text in texts[first:]])
-    assert np.array_equal(values, wanted) and np.array_equal(np.signbit(values), np.signbit(wanted))
-    assert np.diff(offsets).tolist() == [len(cell) for cell in cells[1:]]
 
 
 def test_figures_of_two_parts_add_up_to_those_of_the_whole():
@@ -217,7 +175,9 @@ def faults(rows, schema=LINK_SCHEMA, fast=True):
         raw = pa.array([text.encode() for text in texts], pa.binary()) if fast else texts
         table[column.name], found = check_column(column, raw, lenient=False)
         assert not found, found
-    return sorted((int(row), f.column, f.code) for f in find_faults(table, schema) for row in f.rows if f.expected(row))
+    return sorted(
+        (int(row), f.column, f.code) for f in find_broken_rules(table, schema) for row in f.rows if f.expected(row)
+    )
 
 
 @pytest.mark.parametrize(("change", "expected"), DAMAGE)

@@ -28,7 +28,7 @@ def read_cell(text: str) -> float:
         return math.nan
 
 
-def read_list(text: str) -> list:
+def parse_list(text: str) -> list:
     """Return a list cell; an empty one for an empty cell."""
     return json.loads(text) if text else []
 
@@ -55,9 +55,9 @@ class FlatFeatures:
                 else:
                     self.codes[column.name] = _most_common(cells, MAX_CATEGORIES)
             elif column.name in bases:
-                self.codes[column.name] = _most_common(itertools.chain(*map(read_list, cells)), MAX_KEYS)
+                self.codes[column.name] = _most_common(itertools.chain(*map(parse_list, cells)), MAX_KEYS)
             elif column.kind == "list_str":
-                self.codes[column.name] = _most_common(itertools.chain(*map(read_list, cells)), MAX_CATEGORIES)
+                self.codes[column.name] = _most_common(itertools.chain(*map(parse_list, cells)), MAX_CATEGORIES)
         self.bases = bases
         self.widths = {column.name: self._width(column, examples) for column in self.columns}
         self.categorical = np.array([self._is_category(c) for c in self.columns for _ in range(self.widths[c.name])])
@@ -73,7 +73,7 @@ class FlatFeatures:
             return 1
         if column.aligned_with or column.name in self.bases:
             return len(self.codes[column.aligned_with or column.name])
-        return min(MAX_POSITIONS, max((len(read_list(example.row[column.name])) for example in examples), default=0))
+        return min(MAX_POSITIONS, max((len(parse_list(example.row[column.name])) for example in examples), default=0))
 
     def table(self, examples: Sequence[Example]) -> np.ndarray:
         """Return (rows, features)."""
@@ -91,11 +91,11 @@ class FlatFeatures:
             return np.array([[read_cell(cell)] for cell in cells], dtype=float)
         values = np.full((len(cells), self.widths[column.name]), math.nan)
         for i, cell in enumerate(cells):
-            items = read_list(cell)
+            items = parse_list(cell)
             if column.name in self.bases:
                 places = [(codes[item], 1.0) for item in items if item in codes]
             elif column.aligned_with:
-                keys = read_list(examples[i].row[column.aligned_with])
+                keys = parse_list(examples[i].row[column.aligned_with])
                 places = [(codes[key], item) for key, item in zip(keys, items, strict=True) if key in codes]
             else:
                 places = [(at, codes.get(item, item)) for at, item in enumerate(items[: values.shape[1]])]
@@ -123,7 +123,7 @@ def candidate_table(examples: Sequence[Example], target: Target, flat: FlatFeatu
     shared = _row_columns(examples, flat)
     for i, example in enumerate(examples):
         own = np.array([[read_cell(text) for text in example.choices[target.name]]], dtype=float)
-        lists = np.array([read_list(example.row[column.name]) for column in aligned], dtype=float)
+        lists = np.array([parse_list(example.row[column.name]) for column in aligned], dtype=float)
         pairs = [lists[a] - lists[b] for a, b in itertools.combinations(range(len(aligned)), 2)]
         values = np.vstack([lists, *pairs]) if len(aligned) else np.zeros((0, own.shape[1]))
         ranks = (values[:, None, :] > values[:, :, None]).sum(axis=2)  # how many candidates of the row have more

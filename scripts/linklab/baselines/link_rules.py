@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from linklab.baselines.features import read_cell, read_list
+from linklab.baselines.features import parse_list, read_cell
 from linklab.baselines.problem import Answers, Problem, rank, rank_without_probability, write_numbers
 from linklab.links import pickers
 from linklab.radio import phy
@@ -21,7 +21,7 @@ def visible_columns(problem: Problem) -> dict[str, list]:
     """Return the shown columns of the rows to answer as links.pickers reads them: numbers, texts, lists of numbers."""
 
     def read(column: Column) -> Callable[[str], object]:
-        return read_list if column.kind.startswith("list_") else str if column.kind == "str" else read_cell
+        return parse_list if column.kind.startswith("list_") else str if column.kind == "str" else read_cell
 
     return {c.name: [read(c)(example.row[c.name]) for example in problem.test] for c in problem.columns}
 

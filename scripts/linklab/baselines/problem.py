@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from linklab.baselines.texts import is_free_text
-from linklab.links.links import RADIO_COLUMNS
+from linklab.links.links import GROUP_COLUMNS, RADIO_COLUMNS
 from linklab.tables.schema import Column, read_number
 from linklab.tasks.examples import Example
 from linklab.tasks.row_cells import shown_columns
@@ -19,11 +19,6 @@ from linklab.tasks.task import Target, Task
 T = TypeVar("T")
 Ranking = list[tuple[str, float | None]]
 Answers = list[tuple[str, Ranking]]  # one (text, ranking) a row
-
-GROUPS_FOR_LINKS = {
-    "class": ("regulatory_domain", "channel_bandwidth_mhz"),  # what decides which channels are legal
-    "number": ("radio_standard", "channel_bandwidth_mhz"),  # what decides the PHY rate
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +62,7 @@ class Problem:
         """Return the columns that frequency_by_group groups by; none where the file gives no hint."""
         if self.group_by:
             return self.group_by
-        return GROUPS_FOR_LINKS[kind] if is_link_task(self.task) else ()
+        return GROUP_COLUMNS[kind] if is_link_task(self.task) else ()
 
 
 def is_link_task(task: Task) -> bool:

@@ -42,11 +42,16 @@ def can_begin(text: str, column: Column) -> bool:
         return False
     if point and (_is_whole(column) or not whole or len(decimals) > (column.decimals or MAX_CHARACTERS)):
         return False
-    if not whole:
-        return True
+    return not whole or _reaches(found, column)
+
+
+def _reaches(found: re.Match[str], column: Column) -> bool:
+    """Say whether more digits behind the beginning of a number can lead into the column's range."""
+    sign, whole, point, decimals = found.groups()
+    low, high = _range(column)
     # What follows adds digits: 12 begins 12 to 12.99…, 120 to 129.99…, 1200 to 1299.99….
     least, unit = float(whole + (point or "") + (decimals or "")), 10.0 ** -len(decimals or "")
-    scales = range(1 if point or whole == "0" else longest_number(column) - len(text) + 1)
+    scales = range(1 if point or whole == "0" else longest_number(column) - len(found[0]) + 1)
     if sign:
         low, high = -high, -low
     return any(least * 10**k <= high and (least + unit) * 10**k > low for k in scales)
@@ -109,15 +114,8 @@ def distributions(
         scored = iter(scores)
         for r, beginnings in enumerate(live):
             longer = []
-            for tokens, text, probability in beginnings:
-                row, nexts = next(scored), writer.nexts(text)
-                end = sum(row[at] for at in stops[r]) if writer.may_end(text) else 0.0
-                total = end + sum(row[columns[token]] for token, _ in nexts)
-                if total == 0.0:
-                    continue
-                _add(found[r], writer.number(text), probability * end / total)
-                shares = [probability * row[columns[token]] / total for token, _ in nexts]
-                longer += [((*tokens, token), more, share) for (token, more), share in zip(nexts, shares, strict=True)]
+            for beginning in beginnings:
+                longer += _lengthen(writer, beginning, next(scored), columns, stops[r], found[r])
             live[r] = _to_follow(writer, longer, found[r], len(keys[r]) <= read_at_most)[:most]
             live[r] = [one for one in live[r] if one[2] > live[r][0][2] * smallest]
         if not any(live):
@@ -125,6 +123,21 @@ def distributions(
         states = _read_beginnings(scorer, cache, keys, live)
     scorer.rewind(cache, *back_to)
     return [{text: p / sum(row.values()) for text, p in row.items()} if sum(row.values()) else {} for row in found]
+
+
+def _lengthen(
+    writer: _Writer, beginning: tuple, scores: Sequence[float], columns: Mapping[int, int], stops: Sequence[int],
+    found: dict[str, float],
+) -> list[tuple]:  # fmt: skip
+    """Return a beginning with each token that may follow it; the number it is, where it may end, goes to `found`."""
+    tokens, text, probability = beginning
+    nexts = writer.nexts(text)
+    end = sum(scores[at] for at in stops) if writer.may_end(text) else 0.0
+    total = end + sum(scores[columns[token]] for token, _ in nexts)
+    if total == 0.0:
+        return []
+    _add(found, writer.number(text), probability * end / total)
+    return [((*tokens, token), more, probability * scores[columns[token]] / total) for token, more in nexts]
 
 
 def _to_follow(writer: _Writer, beginnings: list[tuple], found: dict[str, float], may_read: bool) -> list[tuple]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
@@ -18,22 +20,41 @@ TEXT_TOKENS, ANSWER_TOKENS = 256, 32  # written at most: of a free text, of any 
 GENERAL_TOKENS = 16  # of an answer to a general question, which asks for a word
 
 
-def load_scorer(
-    name: str, precision: str | None, base_model: str | None, batch_tokens: int | None = None
-) -> ChoiceScorer:
+@dataclasses.dataclass(frozen=True)
+class AskSettings:
+    """Which model is asked, and how: what `cli.add_asking_options` gives. None: what the model and task call for."""
+
+    model: str | None  # None: answers are read from a file
+    base_model: str | None = None
+    precision: str | None = None
+    batch_tokens: int | None = None
+    max_new_tokens: int | None = None
+    numbers: str | None = None  # "median" or "greedy"
+    rank_by: str | None = None  # "written" or "summed"
+    free: bool = False
+    general_questions: bool = False
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> AskSettings:
+        """Return the options of a script that called `cli.add_asking_options`."""
+        return cls(**{name: getattr(args, name) for name in cls.__dataclass_fields__ if hasattr(args, name)})
+
+
+def load_scorer(settings: AskSettings) -> ChoiceScorer:
     """Load a trained folder or any `--base-model` name, say how, and return it ready to be asked."""
     import torch
 
     from linklab.models import load
     from linklab.training.training import count_parameters
 
-    chosen = load.choose_precision(precision, name)
-    say(f"loading {name}: {chosen.name} on {load.device_name()}, {chosen.reason}")
+    assert settings.model, "there is a model to ask"
+    chosen = load.choose_precision(settings.precision, settings.model)
+    say(f"loading {settings.model}: {chosen.name} on {load.device_name()}, {chosen.reason}")
     dtype = torch.bfloat16 if chosen.name == "bf16" else torch.float32
     load.keep_freed_memory()
-    model, tokenizer = load.load_trained(name, base_model=base_model, dtype=dtype)
+    model, tokenizer = load.load_trained(settings.model, base_model=settings.base_model, dtype=dtype)
     load.fit_threads(count_parameters(model)[1])
-    return ChoiceScorer(model, tokenizer, batch_tokens=batch_tokens)
+    return ChoiceScorer(model, tokenizer, batch_tokens=settings.batch_tokens)
 
 
 def answer_exactly(

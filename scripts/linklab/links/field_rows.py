@@ -36,23 +36,29 @@ def describe_column(column: Column) -> str:
     return (column.description + (f" ({legal})" if legal else "")).replace("%", "%%")
 
 
+def find_fault(column: Column, text: str) -> str | None:
+    """Return why a text cannot be a cell of the column, or an element of its list; None where it can."""
+    if column.choices and text not in column.choices:
+        return f"'{text}' is none of {', '.join(column.choices)}"
+    kind = column.kind.removeprefix("list_")
+    if kind == "str":
+        return None
+    try:
+        value = int(text) if kind == "int" else float(text)
+    except ValueError:
+        return f"'{text}' is not a {'whole number' if kind == 'int' else 'number'}"
+    assert column.low is not None and column.high is not None
+    if not column.low <= value <= column.high:
+        return f"{text} is outside {column.low:g} to {column.high:g} {column.unit}".rstrip()
+    return None
+
+
 def cell_reader(column: Column) -> Callable[[str], str]:
     """Return an argparse type that takes a cell of the column and names what is legal otherwise."""
 
     def read(text: str) -> str:
-        if column.choices and text not in column.choices:
-            raise argparse.ArgumentTypeError(f"'{text}' is none of {', '.join(column.choices)}")
-        if column.kind in ("int", "float"):
-            try:
-                value = int(text) if column.kind == "int" else float(text)
-            except ValueError:
-                kind = "whole number" if column.kind == "int" else "number"
-                raise argparse.ArgumentTypeError(f"'{text}' is not a {kind}") from None
-            assert column.low is not None and column.high is not None
-            if not column.low <= value <= column.high:
-                raise argparse.ArgumentTypeError(
-                    f"{text} is outside {column.low:g} to {column.high:g} {column.unit}".rstrip()
-                )
+        if fault := find_fault(column, text):
+            raise argparse.ArgumentTypeError(fault)
         return text
 
     return read
@@ -60,7 +66,7 @@ def cell_reader(column: Column) -> Callable[[str], str]:
 
 def make_row(
     cells: Mapping[str, str],
-    readings: Sequence[surveys.Reading],
+    readings: Sequence[surveys.ChannelReading],
     *,
     signal_dbm: float,
     current_mhz: int | None,
@@ -123,8 +129,17 @@ def make_row(
     if measured_mbps is not None:
         row |= {"recommended_channel_mhz": str(candidates[0]), "expected_throughput_mbps": str(measured_mbps)}
     ordered = {name: row[name] for name in FIELD_SCHEMA.names if name in row}
-    _check(ordered)
+    _check_cells(ordered)
     return ordered, notes
+
+
+def _check_cells(row: Mapping[str, str]) -> None:
+    """Raise a UserError for a cell, or an element of a list, that its column does not allow."""
+    for name, text in row.items():
+        column = FIELD_SCHEMA[name]
+        for element in json.loads(text) if column.kind.startswith("list_") else [text]:
+            if fault := find_fault(column, str(element)):
+                raise UserError(f"{name}: {fault}")
 
 
 def _channel_of(frequency_mhz: int | None, width: int) -> int | None:
@@ -149,16 +164,3 @@ def _signal_change(cells: Mapping[str, str], in_use: int | None, index: int) -> 
     power, gain = float(cells["tx_power_dbm"]), float(cells["antenna_gain_dbi"])
     here, there = (float(channels.eirp_dbm(domain, channel, power, gain)) for channel in (in_use, index))
     return there - here - 20 * math.log10(float(channels.CENTRE_MHZ[index]) / float(channels.CENTRE_MHZ[in_use]))
-
-
-def _check(row: Mapping[str, str]) -> None:
-    """Raise UserError for a cell that its column does not allow."""
-    for name, text in row.items():
-        column = FIELD_SCHEMA[name]
-        numbers = json.loads(text) if column.kind.startswith("list_") else [text]
-        low = column.low
-        for number in numbers if low is not None else ():
-            if low is not None and not low <= float(number) <= (
-                column.high if column.high is not None else float("inf")
-            ):
-                raise UserError(f"{name} = {number}: outside [{column.low}, {column.high}] {column.unit}")

@@ -82,6 +82,19 @@ LINK_SCHEMA = Schema(
     )
 )  # fmt: skip
 
+# What decides a link and nothing else: weather, obstacles and surroundings already show in RSSI, noise and busy, and
+# each extra word costs a token. Gemma spends one token on every digit and one on " -", so a candidate costs 14.
+LINK_TEMPLATE = (
+    "{regulatory_domain} {radio_standard} {channel_bandwidth_mhz} MHz {link_distance_m} m "
+    "{tx_power_dbm} dBm {antenna_gain_dbi} dBi radar {radar_events_per_day}\n"
+    "{available_channels_mhz} {rssi_dbm} {noise_dbm} {busy_pct}"
+)
+# With one question per candidate: what its throughput depends on and nothing else. Boosted trees on these five values
+# are as good as on all columns; 16 questions of 20 tokens teach more than 16 of 49 (docs/results/experiments.md).
+LINK_CHOICES_TEMPLATE = (
+    "{regulatory_domain} {radio_standard} {channel_bandwidth_mhz}\n{rssi_dbm - noise_dbm} {busy_pct}"
+)
+
 # What the rules of the field read of a link, and the generator's formula.
 RADIO_COLUMNS = frozenset(
     ("available_channels_mhz", "rssi_dbm", "noise_dbm", "busy_pct", "radio_standard", "regulatory_domain",
@@ -92,3 +105,9 @@ RADIO_COLUMNS = frozenset(
 FIELD_SCHEMA = Schema(
     tuple(dataclasses.replace(c, utility_from=None) for c in LINK_SCHEMA.by_role("id", "group", "input", "target"))
 )
+
+# What a simple rule groups links by, for each kind of target: which channels are legal; the rate of the radio
+GROUP_COLUMNS = {
+    "class": ("regulatory_domain", "channel_bandwidth_mhz"),
+    "number": ("radio_standard", "channel_bandwidth_mhz"),
+}

@@ -21,7 +21,7 @@ BEACON_FLOOR_DBM = -82.0  # IEEE 802.11: weaker networks are not deferred to (ca
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class ChannelReading:
     """One scanned channel of 20 MHz: centre in MHz, noise in dBm and busy share in % where the tool gives them."""
 
     frequency_mhz: int
@@ -66,7 +66,7 @@ def recognise(text: str) -> str:
     )
 
 
-def read_survey(texts: Sequence[str]) -> tuple[list[Reading], list[str]]:
+def read_survey(texts: Sequence[str]) -> tuple[list[ChannelReading], list[str]]:
     """Return (readings, notes) of one or two exports of the same kind.
 
     Two survey dumps are differenced, because their counters run since the driver started; of the other kinds a second
@@ -81,7 +81,7 @@ def read_survey(texts: Sequence[str]) -> tuple[list[Reading], list[str]]:
             raise UserError(f"{len(texts)} survey dumps; give one, or two to measure the time between them")
         return difference([read_counters(text) for text in texts])
     reader = {"iw-scan": read_scan, "mikrotik": read_mikrotik, "unifi": read_unifi}[kind]
-    found: dict[int, Reading] = {}
+    found: dict[int, ChannelReading] = {}
     for text in texts:
         found |= {reading.frequency_mhz: reading for reading in reader(text)}
     notes = []
@@ -112,7 +112,7 @@ def read_counters(text: str) -> list[Counters]:
     return counters
 
 
-def difference(dumps: Sequence[list[Counters]]) -> tuple[list[Reading], list[str]]:
+def difference(dumps: Sequence[list[Counters]]) -> tuple[list[ChannelReading], list[str]]:
     """Return the readings between two survey dumps, or since the driver started when there is one.
 
     Busy time is what other radios caused: the radio's own transmissions are taken out. Channels whose counters stood
@@ -143,11 +143,11 @@ def difference(dumps: Sequence[list[Counters]]) -> tuple[list[Reading], list[str
                 busy = 100 * min(1.0, max(0.0, busy_ms - own) / active)
             else:
                 notes.append(f"{now.frequency_mhz} MHz: not visited between the dumps, so it has no busy share")
-        readings.append(Reading(now.frequency_mhz, now.noise_dbm, busy, now.in_use))
+        readings.append(ChannelReading(now.frequency_mhz, now.noise_dbm, busy, now.in_use))
     return readings, notes
 
 
-def read_scan(text: str) -> list[Reading]:
+def read_scan(text: str) -> list[ChannelReading]:
     """Return readings of an `iw dev X scan`: busy share from the load that access points announce (BSS Load / 255)."""
     loads: dict[int, list[float]] = {}
     for block in re.split(r"^BSS (?=[0-9a-fA-F:]{17})", text, flags=re.M)[1:]:
@@ -160,15 +160,15 @@ def read_scan(text: str) -> list[Reading]:
             own.append(100 * load / 255)
     if not loads:
         raise UserError("the scan lists no network at 5 GHz; scan with the 5 GHz radio")
-    return [Reading(frequency, None, max(own) if own else None) for frequency, own in sorted(loads.items())]
+    return [ChannelReading(frequency, None, max(own) if own else None) for frequency, own in sorted(loads.items())]
 
 
-def read_mikrotik(text: str) -> list[Reading]:
+def read_mikrotik(text: str) -> list[ChannelReading]:
     """Return readings of RouterOS `/interface/wifi/frequency-scan` (its table, or its save-file's `name=value` lines).
 
     LOAD is the share of time the channel was busy in %, NF its noise floor in dBm.
     """
-    readings: dict[int, Reading] = {}
+    readings: dict[int, ChannelReading] = {}
     names: list[str] = []
     for line in text.splitlines():
         words = line.replace(",", " ").split()
@@ -186,13 +186,13 @@ def read_mikrotik(text: str) -> list[Reading]:
             continue
         frequency = int(cells["CHANNEL"])
         noise = cells.get("NF")
-        readings[frequency] = Reading(frequency, float(noise) if noise else None, float(cells["LOAD"]))
+        readings[frequency] = ChannelReading(frequency, float(noise) if noise else None, float(cells["LOAD"]))
     if not readings:
         raise UserError("no channel line in the frequency scan; expected columns CHANNEL, NETWORKS, LOAD, NF, ...")
     return sorted(readings.values(), key=lambda reading: reading.frequency_mhz)
 
 
-def read_unifi(text: str) -> list[Reading]:
+def read_unifi(text: str) -> list[ChannelReading]:
     """Return readings of a UniFi spectrum scan in JSON: the objects with `channel`, `interference` and `utilization`.
 
     Only measurements of 20 MHz are taken where a channel was measured at several widths.
@@ -201,7 +201,7 @@ def read_unifi(text: str) -> list[Reading]:
         value = files.parse_json(text)
     except ValueError as error:
         raise UserError(f"not JSON ({error}); export the spectrum scan as the controller's API returns it") from error
-    readings: dict[int, Reading] = {}
+    readings: dict[int, ChannelReading] = {}
     for entry in _objects(value):
         if "channel" not in entry or not {"utilization", "interference"} & entry.keys():
             continue
@@ -212,7 +212,7 @@ def read_unifi(text: str) -> list[Reading]:
         except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"channel {entry.get('channel')!r}: a number is expected ({error})") from error
         if number >= 32 and width == 20:
-            readings[5000 + 5 * number] = Reading(5000 + 5 * number, noise, busy)
+            readings[5000 + 5 * number] = ChannelReading(5000 + 5 * number, noise, busy)
     if not readings:
         raise UserError("the JSON holds no 5 GHz spectrum measurements (objects with channel, width 20, utilization)")
     return sorted(readings.values(), key=lambda reading: reading.frequency_mhz)
@@ -236,7 +236,9 @@ def read_station(text: str, address: str | None = None) -> Station:
     return Station(signal, _number(blocks[0], r"tx bitrate:\s*([\d.]+)"))
 
 
-def combine(readings: Iterable[Reading], frequencies_mhz: Sequence[int]) -> tuple[float | None, float | None] | None:
+def combine(
+    readings: Iterable[ChannelReading], frequencies_mhz: Sequence[int]
+) -> tuple[float | None, float | None] | None:
     """Return (noise dBm, busy %) over the 20 MHz parts of a wider channel; None when a part was not scanned.
 
     Noise powers add. The busiest part counts, since a neighbour as wide as the channel shows on each of its parts;

@@ -16,7 +16,7 @@ import numpy as np
 from linklab import files
 from linklab.cli import UserError
 from linklab.metrics import comparison, metrics
-from linklab.metrics.comparison import Run
+from linklab.metrics.comparison import ScoredRun
 from linklab.metrics.predictions import FILE as PREDICTIONS_FILE
 from linklab.metrics.predictions import Prediction, read_predictions, write_predictions
 from linklab.metrics.row_scores import JudgedRows, answer_of, judge_class, judge_number
@@ -33,15 +33,15 @@ Predictions = Mapping[str, Prediction]
 class Blend:
     """The blended run, the two it is made of, and per target the weights of the model and of the rival."""
 
-    run: Run
-    model: Run
-    rival: Run
+    run: ScoredRun
+    model: ScoredRun
+    rival: ScoredRun
     weights: dict[str, tuple[float, float]]
     validation_rows: int
 
 
 def make_blend(
-    folder: Path, runs: Sequence[Run], validation_runs: Sequence[Run], model: Run | None, primary: str
+    folder: Path, runs: Sequence[ScoredRun], validation_runs: Sequence[ScoredRun], model: ScoredRun | None, primary: str
 ) -> Blend:
     """Fit the weights on the validation runs, apply them to the test runs, and write the blended run to `folder`.
 
@@ -65,7 +65,7 @@ def make_blend(
     return Blend(run, model, rival, weights, fitted_model.n)
 
 
-def check_rows(runs: Sequence[Run], validation_runs: Sequence[Run]) -> None:
+def check_rows(runs: Sequence[ScoredRun], validation_runs: Sequence[ScoredRun]) -> None:
     """Raise a UserError unless the validation runs share rows of the validation split, none of which is tested."""
     comparison.check_same_rows(validation_runs, allow_different_prompts=True)
     first = validation_runs[0]
@@ -84,7 +84,7 @@ def needed_column(primary: str) -> str:
     return f"{target}/log_loss" if metric == "accuracy" else f"{target}/mae"
 
 
-def find_twin(run: Run, validation_runs: Sequence[Run]) -> Run:
+def find_twin(run: ScoredRun, validation_runs: Sequence[ScoredRun]) -> ScoredRun:
     """Return the validation run that has this run's label (`model` of metrics.json, evaluate_model.py's --name)."""
     found = [other for other in validation_runs if is_twin(run, other)]
     if len(found) != 1:
@@ -95,12 +95,14 @@ def find_twin(run: Run, validation_runs: Sequence[Run]) -> Run:
     return found[0]
 
 
-def is_twin(run: Run, other: Run) -> bool:
+def is_twin(run: ScoredRun, other: ScoredRun) -> bool:
     """Say whether two runs are of one predictor: the same label and the same role."""
     return (run.metrics.get("model"), run.role) == (other.metrics.get("model"), other.role)
 
 
-def choose_rival(runs: Sequence[Run], validation_runs: Sequence[Run], primary: str) -> tuple[Run, Run]:
+def choose_rival(
+    runs: Sequence[ScoredRun], validation_runs: Sequence[ScoredRun], primary: str
+) -> tuple[ScoredRun, ScoredRun]:
     """Return the baseline to blend with, the best on the validation rows (not on those tested), and its run there."""
     needed = needed_column(primary)
     able = {run.name: run for run in runs if run.role == "baseline" and needed in run.columns}
@@ -116,7 +118,7 @@ def choose_rival(runs: Sequence[Run], validation_runs: Sequence[Run], primary: s
     return next(run for run in able.values() if is_twin(run, best)), best
 
 
-def can_blend(target: str, runs: Sequence[Run]) -> bool:
+def can_blend(target: str, runs: Sequence[ScoredRun]) -> bool:
     """Say whether all of these runs give a class target's probabilities, or a number target's answer."""
     return any(all(f"{target}/{column}" in run.columns for run in runs) for column in ("log_loss", "mae"))
 
@@ -125,12 +127,12 @@ def can_blend(target: str, runs: Sequence[Run]) -> bool:
 class Pair:
     """The model's and the rival's predictions on the same rows, in the order of the model's ids."""
 
-    model: Run
-    rival: Run
+    model: ScoredRun
+    rival: ScoredRun
     predictions: tuple[Predictions, Predictions]
 
     @staticmethod
-    def read(model: Run, rival: Run) -> Pair:
+    def read(model: ScoredRun, rival: ScoredRun) -> Pair:
         """Read the predictions of both."""
         first, second = (read_predictions(run.folder / PREDICTIONS_FILE, model.ids) for run in (model, rival))
         return Pair(model, rival, (first, second))
@@ -249,7 +251,9 @@ def mean_number(numbers: tuple[float, float], weights: tuple[float, float]) -> f
     return numbers[0] * weights[0] + numbers[1] * weights[1]
 
 
-def write_blend(folder: Path, pair: Pair, weights: Mapping[str, tuple[float, float]], validation_rows: int) -> Run:
+def write_blend(
+    folder: Path, pair: Pair, weights: Mapping[str, tuple[float, float]], validation_rows: int
+) -> ScoredRun:
     """Score the blended answers as every predictor's are, write them to `folder`, and return them as a run."""
     model, rival = pair.model, pair.rival
     predictions = {row_id: pair.answer(row_id, weights) for row_id in model.ids}
@@ -268,7 +272,7 @@ def write_blend(folder: Path, pair: Pair, weights: Mapping[str, tuple[float, flo
     return dataclasses.replace(comparison.read_run(folder), name=name)
 
 
-def make_example(run: Run, row: int, prediction: Prediction, targets: Mapping) -> Example:
+def make_example(run: ScoredRun, row: int, prediction: Prediction, targets: Mapping) -> Example:
     """Return a scored row as an example again: truth, choices and their worth, as row_scores.csv holds them."""
     worth = {name: json.loads(run.texts[f"{name}/worth"][row]) for name in targets if f"{name}/worth" in run.texts}
     choices = {name: [text for text, _ in ranking] for name, ranking in prediction.choices.items()}
@@ -280,7 +284,7 @@ def make_example(run: Run, row: int, prediction: Prediction, targets: Mapping) -
     )  # fmt: skip
 
 
-def judge_target(run: Run, examples: Sequence[Example], predictions: Predictions, name: str) -> JudgedRows:
+def judge_target(run: ScoredRun, examples: Sequence[Example], predictions: Predictions, name: str) -> JudgedRows:
     """Judge one target's rows, as a class or as a number."""
     if f"{name}/log_loss" in run.columns:
         return judge_class(examples, predictions, Target(name, "class"))

@@ -37,7 +37,7 @@ _NOT_METRICS = ("true", "answer", "confidence", "worth")
 
 
 @dataclasses.dataclass
-class Run:
+class ScoredRun:
     """One predictor's folder: its metrics.json, and per-row values in one order for all runs."""
 
     name: str
@@ -76,9 +76,9 @@ class Run:
         return self.metrics["metrics"][metric]["unit"]
 
 
-def read_runs(paths: Iterable[str | Path]) -> list[Run]:
+def read_runs(paths: Iterable[str | Path]) -> list[ScoredRun]:
     """Read every run in these folders; a folder without metrics.json stands for the runs in it."""
-    runs: list[Run] = []
+    runs: list[ScoredRun] = []
     for path in map(Path, paths):
         if not path.is_dir():
             raise UserError(f"{path}: no such folder; name one that holds {METRICS_FILE}, or that holds such folders")
@@ -95,7 +95,7 @@ def read_runs(paths: Iterable[str | Path]) -> list[Run]:
     return runs
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> ScoredRun:
     """Read one run's metrics and per-row values."""
     metrics = files.read_json(folder / METRICS_FILE)
     missing = {"role", "n", "metrics", "hashes", "targets"} - metrics.keys()
@@ -116,7 +116,7 @@ def read_run(folder: Path) -> Run:
         columns = {name: np.array([float(line[name]) for line in table]) for name in numeric}
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    return Run(
+    return ScoredRun(
         name=folder.resolve().name,
         folder=folder,
         metrics=metrics,
@@ -127,7 +127,7 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def check_same_rows(runs: Sequence[Run], *, allow_different_prompts: bool = False) -> None:
+def check_same_rows(runs: Sequence[ScoredRun], *, allow_different_prompts: bool = False) -> None:
     """Refuse runs that were not scored on the same rows, labels and prompts, naming every option that decides them."""
     first = runs[0]
     for run in runs[1:]:
@@ -143,7 +143,7 @@ def check_same_rows(runs: Sequence[Run], *, allow_different_prompts: bool = Fals
             raise UserError(f"runs {sizes} have different {meaning}{_say_other_words(first, run, options)}; {way_out}")
 
 
-def _say_other_words(first: Run, second: Run, options: Sequence[str]) -> str:
+def _say_other_words(first: ScoredRun, second: ScoredRun, options: Sequence[str]) -> str:
     """Return which of these options the two runs were given differently, as their manifests say: " (…)" or ""."""
     words = [_read_words(run, options) for run in (first, second)]
     other = [name for name in options if words[0].get(name) != words[1].get(name)]
@@ -153,7 +153,7 @@ def _say_other_words(first: Run, second: Run, options: Sequence[str]) -> str:
     return f" ({'; '.join(found)})"
 
 
-def _read_words(run: Run, options: Sequence[str]) -> dict[str, str]:
+def _read_words(run: ScoredRun, options: Sequence[str]) -> dict[str, str]:
     """Return the words that the script which scored a run was given for these options; {} where no manifest says."""
     path = next((p / MANIFEST for p in (run.folder, run.folder.parent) if (p / MANIFEST).exists()), None)
     if path is None:
@@ -167,7 +167,7 @@ def _read_words(run: Run, options: Sequence[str]) -> dict[str, str]:
     return words
 
 
-def primary_metric(runs: Sequence[Run]) -> str:
+def primary_metric(runs: Sequence[ScoredRun]) -> str:
     """Return the metric that ranks the runs: accuracy of the first class target, else MAE, else token F1."""
     metrics = [metric for run in runs for metric in run.metrics["metrics"]]
     for wanted in PRIMARY:
@@ -182,7 +182,7 @@ def is_better(metric: str, difference: float) -> bool:
     return difference > 0 if find_metric(metric).higher_is_better else difference < 0
 
 
-def best_run(runs: Sequence[Run], metric: str, role: str | None = None) -> Run | None:
+def best_run(runs: Sequence[ScoredRun], metric: str, role: str | None = None) -> ScoredRun | None:
     """Return the best run of a role by a metric; the first of equals; None where there is none."""
     values = {run.name: entry["value"] for run in runs if (entry := run.entry(metric)) and role in (None, run.role)}
     able = [run for run in runs if run.name in values]
@@ -190,7 +190,7 @@ def best_run(runs: Sequence[Run], metric: str, role: str | None = None) -> Run |
     return min(able, key=lambda run: sign * values[run.name], default=None)
 
 
-def find_run(runs: Sequence[Run], name: str) -> Run:
+def find_run(runs: Sequence[ScoredRun], name: str) -> ScoredRun:
     """Return the run of a name; a UserError lists the names."""
     for run in runs:
         if run.name == name:
@@ -198,12 +198,14 @@ def find_run(runs: Sequence[Run], name: str) -> Run:
     raise UserError(f"no run called '{name}'; the runs are: {', '.join(run.name for run in runs)}")
 
 
-def first_of_role(runs: Sequence[Run], role: str) -> Run | None:
+def first_of_role(runs: Sequence[ScoredRun], role: str) -> ScoredRun | None:
     """Return the first run of a role, or None."""
     return next((run for run in runs if run.role == role), None)
 
 
-def choose_reference(runs: Sequence[Run], metric: str, name: str | None, candidate: Run | None) -> Run:
+def choose_reference(
+    runs: Sequence[ScoredRun], metric: str, name: str | None, candidate: ScoredRun | None
+) -> ScoredRun:
     """Return the run of that name; without one, the best baseline, else the best of the other runs."""
     if name:
         chosen = find_run(runs, name)
@@ -234,7 +236,7 @@ class Difference:
     p_mcnemar: float | None = None  # shares: McNemar's exact test, whichever test `p` is of
 
     @property
-    def verdict(self) -> str:
+    def outcome(self) -> str:
         """ "better", "worse", or "no difference shown" at 5 % over the family; "" where no test was made."""
         if self.p_holm is None:
             return ""
@@ -244,7 +246,7 @@ class Difference:
 
 
 def compare_to(
-    runs: Sequence[Run], reference: Run, *, resamples: int = intervals.RESAMPLES, seed: int = 0
+    runs: Sequence[ScoredRun], reference: ScoredRun, *, resamples: int = intervals.RESAMPLES, seed: int = 0
 ) -> list[Difference]:
     """Compare each run with the reference in every per-row metric both have.
 
@@ -298,7 +300,7 @@ class Gate(NamedTuple):
     difference: Difference
 
 
-def gate(candidate: Run, rival: Run, metric: str, *, seed: int = 0) -> Gate:
+def gate(candidate: ScoredRun, rival: ScoredRun, metric: str, *, seed: int = 0) -> Gate:
     """Say whether the candidate is better than the rival: in its favour, with p below 5 % in one planned test."""
     if candidate is rival:
         raise UserError(f"run '{rival.name}' is the candidate itself; give another run to --require-better-than")
@@ -312,7 +314,9 @@ def gate(candidate: Run, rival: Run, metric: str, *, seed: int = 0) -> Gate:
     return Gate(is_better(metric, result.difference) and result.p < ALPHA, result)
 
 
-def write_comparison(path: Path, runs: Sequence[Run], differences: Sequence[Difference], *, force: bool = False) -> int:
+def write_comparison(
+    path: Path, runs: Sequence[ScoredRun], differences: Sequence[Difference], *, force: bool = False
+) -> int:
     """Write one line per run and metric: value, interval, difference from the reference, test; return the lines."""
     by_key = {(result.run, result.metric): result for result in differences}
     lines = 0
@@ -329,7 +333,7 @@ def write_comparison(path: Path, runs: Sequence[Run], differences: Sequence[Diff
                 else:
                     row += [result.reference, *map(_cell, (result.difference, result.low, result.high)), result.test]
                     row += [_cell(result.p), _cell(result.p_holm), _cell(result.p_mcnemar)]
-                    row += [_cell(result.detectable), result.verdict]
+                    row += [_cell(result.detectable), result.outcome]
                 writer.writerow(row)
                 lines += 1
     return lines

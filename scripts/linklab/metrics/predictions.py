@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from linklab import files
@@ -106,27 +106,34 @@ def _parse_ranking(target: str, ranking: object) -> list[tuple[str, float | None
     where = f"choices of '{target}'"
     if not isinstance(ranking, list):
         raise ValueError(f"{where} must be [[text, log-probability], …]")
-    pairs: list[tuple[str, float | None]] = []
-    for pair in ranking:
-        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
-            raise ValueError(f"{where}: {json.dumps(pair)} is not [text, log-probability]")
-        text, score = pair
-        if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
-            raise ValueError(f"{where}: log-probability {json.dumps(score)} is neither a number nor null")
-        pairs.append((text, None if score is None else float(score)))
+    pairs = [_parse_pair(where, pair) for pair in ranking]
     texts = [text for text, _ in pairs]
     if len(set(texts)) < len(texts):
         raise ValueError(f"{where}: a text is ranked twice")
     scores = [score for _, score in pairs if score is not None]
     if scores and len(scores) < len(pairs):
         raise ValueError(f"{where}: some have a log-probability and some have null")
+    _check_scores(where, scores)
+    return pairs
+
+
+def _parse_pair(where: str, pair: object) -> tuple[str, float | None]:
+    if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str)):
+        raise ValueError(f"{where}: {json.dumps(pair)} is not [text, log-probability]")
+    text, score = pair
+    if score is not None and (isinstance(score, bool) or not isinstance(score, int | float)):
+        raise ValueError(f"{where}: log-probability {json.dumps(score)} is neither a number nor null")
+    return text, None if score is None else float(score)
+
+
+def _check_scores(where: str, scores: Sequence[float]) -> None:
+    """Raise a ValueError for what cannot be the log-probabilities of distinct texts, best first."""
     if any(not math.isfinite(score) or score > 1e-6 for score in scores):
         raise ValueError(f"{where}: a natural-log probability must be finite and at most 0")
     if any(later > earlier + 1e-9 for earlier, later in zip(scores, scores[1:], strict=False)):
         raise ValueError(f"{where}: must be ranked best first")
     if sum(math.exp(score) for score in scores) > 1.001:
         raise ValueError(f"{where}: the probabilities sum to more than 1")
-    return pairs
 
 
 def write_predictions(path: str | Path, predictions: Iterable[Prediction], force: bool = False) -> int:

@@ -10,7 +10,7 @@ import numpy as np
 from linklab.cli import UserError
 from linklab.manifest import MANIFEST, find_changed, read_manifest
 from linklab.metrics import intervals
-from linklab.metrics.comparison import FILES, Run
+from linklab.metrics.comparison import FILES, ScoredRun
 from linklab.metrics.metrics import METRICS_FILE, ROWS_FILE, score_target
 from linklab.metrics.predictions import FILE as PREDICTIONS_FILE
 from linklab.metrics.predictions import Prediction, read_predictions
@@ -21,7 +21,7 @@ AGAIN = "the run's figures contradict each other: score it again"
 TOLERANCE = 1e-6  # relative; row_scores.csv holds twelve digits
 
 
-def verify(run: Run) -> None:
+def verify(run: ScoredRun) -> None:
     """Raise a UserError naming the file of a run that changed or contradicts the others.
 
     Checked: the hashes of the manifest; ids; each row's scores against its answer; the answers against
@@ -53,7 +53,7 @@ def _check_manifest(folder: Path) -> None:
                     f"score with evaluate_model.py or run_baselines.py")  # fmt: skip
 
 
-def _judged_rows(run: Run, target: str) -> JudgedRows:
+def _judged_rows(run: ScoredRun, target: str) -> JudgedRows:
     """Return one target's rows as they were judged, read back from row_scores.csv."""
     columns = {
         name.rsplit("/", 1)[1]: column for name, column in run.columns.items() if name.rsplit("/", 1)[0] == target
@@ -78,7 +78,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _check_rows(run: Run, rows: JudgedRows) -> None:
+def _check_rows(run: ScoredRun, rows: JudgedRows) -> None:
     """Check the scores of each row against its truth and answer."""
     if rows.kind == "number":
         answers = np.array(rows.answers)
@@ -102,7 +102,7 @@ def _check_rows(run: Run, rows: JudgedRows) -> None:
             )
 
 
-def _check_predictions(run: Run, rows: JudgedRows, predictions: dict[str, Prediction]) -> None:
+def _check_predictions(run: ScoredRun, rows: JudgedRows, predictions: dict[str, Prediction]) -> None:
     """Check that the answers that were judged are those of predictions.jsonl."""
     for row_id, answer in zip(run.ids, rows.answers, strict=True):
         given = answer_of(predictions[row_id], rows.target)
@@ -116,7 +116,7 @@ def _check_predictions(run: Run, rows: JudgedRows, predictions: dict[str, Predic
                             f"and {ROWS_FILE} judged {answer!r}; {AGAIN}")  # fmt: skip
 
 
-def _check_metrics(run: Run, rows: JudgedRows) -> None:
+def _check_metrics(run: ScoredRun, rows: JudgedRows) -> None:
     """Check every value in metrics.json against the rows it was computed from."""
     clusters = intervals.number_clusters(run.groups)
     computed = score_target(rows, clusters, resamples=0, seed=0)

@@ -183,31 +183,27 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
 
 
-class quiet_transformers:
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
     """Keep the libraries' own bars and warnings off the terminal while a block runs; errors still come through."""
+    import logging as python_logging
+    import warnings
 
-    def __enter__(self) -> None:
-        import logging as python_logging
-        import warnings
+    from transformers.utils import logging
 
-        from transformers.utils import logging
-
-        self.warnings = warnings.catch_warnings()
-        self.warnings.__enter__()
+    # bitsandbytes looks for a kernel package on the Hub and, without network, says so on every start.
+    python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # transformers' notes to itself about its next version
-        # bitsandbytes looks for a kernel package on the Hub and, without network, says so on every start.
-        python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
-        self.level, self.bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
         logging.set_verbosity_error()
         logging.disable_progress_bar()
-
-    def __exit__(self, *exception: object) -> None:
-        from transformers.utils import logging
-
-        self.warnings.__exit__(None, None, None)
-        logging.set_verbosity(self.level)
-        if self.bars:
-            logging.enable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
+            if bars:
+                logging.enable_progress_bar()
 
 
 def resolve(name: str) -> str:
@@ -300,28 +296,25 @@ def _broken_bitsandbytes(error: BaseException) -> str:
             f"--force-reinstall {BITSANDBYTES}, or choose --mode lora")  # fmt: skip
 
 
-class _explained:
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
     """Turn what transformers raises about a model's name into one line that says what to do."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
         text = str(error)
-        short = isinstance(error, MemoryError) or "out of memory" in text
-        if not isinstance(error, Exception) or isinstance(error, UserError) or short:
-            return
+        if "out of memory" in text:
+            raise
         if "gated" in text or "401" in text or "403" in text:
             raise UserError(
-                f"{self.name}: the Hub asks for a token that accepted the model's terms; set HF_TOKEN, "
+                f"{name}: the Hub asks for a token that accepted the model's terms; set HF_TOKEN, "
                 f"or use --base-model embedded, which needs none"
             ) from error
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
         raise UserError(
-            f"{self.name}: cannot load this model ({first[:200]}); give a folder, a Hub id that can be reached, "
+            f"{name}: cannot load this model ({first[:200]}); give a folder, a Hub id that can be reached, "
             f"or --base-model embedded"
         ) from error
 

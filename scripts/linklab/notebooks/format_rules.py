@@ -138,13 +138,7 @@ def _find_kernel_faults(metadata: dict, minor: int) -> Iterator[Finding]:
             )
         else:
             told[key] = value
-    for key, (since, check) in _METADATA.items():
-        if key in metadata and minor >= since and not check(metadata[key]):
-            fault = f"'{key}' in the metadata is {json.dumps(metadata[key])[:40]}"
-            if says_nothing(metadata[key]):
-                yield _remove(("metadata",), key, fault)
-            else:
-                yield _unmended(("metadata",), key, f"{fault}, not what nbformat 4 allows there", "correct it")
+    yield from _find_other_metadata_faults(metadata, minor)
     spec, info = told.get("kernelspec"), told.get("language_info")
     language = _guess_language(spec, info)
     if spec:
@@ -163,6 +157,16 @@ def _find_kernel_faults(metadata: dict, minor: int) -> Iterator[Finding]:
         for key in ("file_extension", "mimetype", "pygments_lexer", "codemirror_mode"):
             if key in info and info[key] is None:
                 yield _remove(("metadata", "language_info"), key, f"language_info: '{key}' is null")
+
+
+def _find_other_metadata_faults(metadata: dict, minor: int) -> Iterator[Finding]:
+    for key, (since, check) in _METADATA.items():
+        if key in metadata and minor >= since and not check(metadata[key]):
+            fault = f"'{key}' in the metadata is {json.dumps(metadata[key])[:40]}"
+            if says_nothing(metadata[key]):
+                yield _remove(("metadata",), key, fault)
+            else:
+                yield _unmended(("metadata",), key, f"{fault}, not what nbformat 4 allows there", "correct it")
 
 
 def _guess_language(spec: dict | None, info: dict | None) -> str | None:

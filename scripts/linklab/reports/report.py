@@ -13,7 +13,7 @@ import numpy as np
 
 from linklab import files
 from linklab.metrics import comparison, general
-from linklab.metrics.comparison import Run
+from linklab.metrics.comparison import ScoredRun
 from linklab.metrics.metrics import SAMPLES_FILE
 from linklab.metrics.predictions import FILE as PREDICTIONS_FILE
 from linklab.metrics.predictions import parse_prediction
@@ -78,13 +78,13 @@ def read_prompt_template(experiment: Experiment) -> str:
     return str(files.read_json(path).get("template", "")) if path.exists() else ""
 
 
-def _read_answers(run: Run, ids: set[str]) -> dict[str, dict | None]:
+def _read_answers(run: ScoredRun, ids: set[str]) -> dict[str, dict | None]:
     with open(run.folder / PREDICTIONS_FILE, encoding="utf-8") as handle:
         found = (parse_prediction(line) for line in handle)
         return {p.id: p.answer if p.answer is not None else {"": p.raw_text} for p in found if p.id in ids}
 
 
-def _mark(answer: Mapping | None, sample: Mapping, run: Run) -> list[dict]:
+def _mark(answer: Mapping | None, sample: Mapping, run: ScoredRun) -> list[dict]:
     """Return each target's answer, and whether it is the true text ("right" says nothing about numbers being near)."""
     answer = answer or {}
     if "" in answer:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from linklab import files
 from linklab.metrics import comparison
-from linklab.metrics.comparison import Run
+from linklab.metrics.comparison import ScoredRun
 from linklab.metrics.metric_table import PRIMARY
 from linklab.reports import markdown, tables
 
 
-def describe(result: Mapping) -> str:
-    """Return a run's headline figures: "recommended_channel_mhz accuracy 41.8 % [39.4, 44.2], …"."""
+def headline(result: Mapping) -> str:
+    """Return a run's headline figures: "price accuracy 41.8 % [39.4, 44.2], …"."""
     shown = []
     for name, entry in result["metrics"].items():
         target, metric = name.rsplit("/", 1)
@@ -25,7 +25,7 @@ def describe(result: Mapping) -> str:
     return ", ".join(shown)
 
 
-def write_summary(folder: Path, runs: Sequence[Run], *, train_rows: int) -> list[Path]:
+def write_summary(folder: Path, runs: Sequence[ScoredRun], *, train_rows: int) -> list[Path]:
     """Write summary.csv (one line a baseline and metric) and summary.md (the table to read); return the paths."""
     primary = comparison.primary_metric(runs)
     ordered = tables.order_runs(runs, primary)
@@ -59,6 +59,6 @@ def write_summary(folder: Path, runs: Sequence[Run], *, train_rows: int) -> list
 
 
 def column_title(column: Mapping) -> str:
-    """Return a column's heading: "recommended_channel_mhz accuracy ↑"."""
+    """Return a column's heading: "price accuracy ↑"."""
     unit = f", {column['unit']}" if column["unit"] else ""
     return f"{column['target']} {column['label']}{unit} {'↑' if column['better'] == 'higher' else '↓'}".strip()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from linklab.metrics import comparison, intervals
 from linklab.metrics.blend import Blend
-from linklab.metrics.comparison import Difference, Run
+from linklab.metrics.comparison import Difference, ScoredRun
 from linklab.metrics.metric_table import find_metric
 
 
@@ -19,18 +19,18 @@ class Experiment:
     """What a report is made of."""
 
     title: str
-    runs: Sequence[Run]
+    runs: Sequence[ScoredRun]
     primary: str  # "target/metric" that ranks the runs
-    reference: Run
+    reference: ScoredRun
     differences: Sequence[Difference]
-    candidate: Run | None = None  # the tuned model, where there is one
+    candidate: ScoredRun | None = None  # the tuned model, where there is one
     blend: Blend | None = None  # the candidate and a baseline as one predictor, where their validation runs are given
     stages: Sequence[dict] = ()  # manifests of the stages, in the order they ran
     trainer_log: Path | None = None
     seed: int = 0  # of the bootstrap and of the sign-flip tests
 
     @property
-    def focus(self) -> Run:
+    def focus(self) -> ScoredRun:
         """The run whose plots are shown: the tuned model, else the reference."""
         return self.candidate or self.reference
 
@@ -91,7 +91,7 @@ def describe_difference(result: Difference) -> str:
     return f"{target} {label(metric)} {size} {ends}, p {format_p(result.p)} ({result.test})"
 
 
-def table_metrics(runs: Sequence[Run]) -> list[str]:
+def table_metrics(runs: Sequence[ScoredRun]) -> list[str]:
     """Return the "target/metric" columns of the main table, class targets first."""
     names = list(dict.fromkeys(metric for run in runs for metric in run.metrics["metrics"]))
     targets = list(dict.fromkeys(name.rsplit("/", 1)[0] for name in names))
@@ -112,13 +112,13 @@ def table_metrics(runs: Sequence[Run]) -> list[str]:
     return columns
 
 
-def order_runs(runs: Sequence[Run], primary: str) -> list[Run]:
+def order_runs(runs: Sequence[ScoredRun], primary: str) -> list[ScoredRun]:
     """Return the runs best first; those without the primary metric last."""
     sign = -1 if comparison.is_better(primary, 1.0) else 1
     return sorted(runs, key=lambda run: sign * run.value(primary) if run.entry(primary) else math.inf)
 
 
-def build_table(runs: Sequence[Run], primary: str) -> dict:
+def build_table(runs: Sequence[ScoredRun], primary: str) -> dict:
     """Return the main table: columns (label, unit), their targets, and a line a run with value and interval of each."""
     metrics = table_metrics(runs)
     lines = []
@@ -167,7 +167,7 @@ def build_differences(experiment: Experiment) -> list[dict]:
         target, metric = result.metric.rsplit("/", 1)
         rows = f"{result.discordant[0]} : {result.discordant[1]}" if result.discordant else ""
         unit = experiment.reference.unit(result.metric)
-        verdict = result.verdict
+        verdict = result.outcome
         if verdict == "no difference shown" and result.p is not None and result.p < comparison.ALPHA:
             verdict = f"not shown: p {format_p(result.p)} alone, {format_p(result.p_holm)} for all tests"
         lines.append(

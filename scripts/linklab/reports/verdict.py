@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from linklab.metrics import comparison, intervals
-from linklab.metrics.comparison import Difference, Run
+from linklab.metrics.comparison import Difference, ScoredRun
 from linklab.reports.tables import Experiment, format_difference, format_interval, format_p, format_value, label
 
 ROLE_NAMES = {
@@ -64,7 +64,7 @@ def make_verdict(experiment: Experiment) -> Verdict:
     return Verdict(say_scores(experiment, shown), warnings, answers)
 
 
-def find_shown(experiment: Experiment) -> dict[str, Run | None]:
+def find_shown(experiment: Experiment) -> dict[str, ScoredRun | None]:
     """Return the run of each role that the verdict names."""
     runs, primary = experiment.runs, experiment.primary
     rules = [run for run in runs if run.role == "baseline" and not run.name.startswith(LEARNED)]
@@ -77,7 +77,7 @@ def find_shown(experiment: Experiment) -> dict[str, Run | None]:
     return {role: shown[role] for role in ROLE_NAMES}
 
 
-def say_scores(experiment: Experiment, shown: dict[str, Run | None]) -> str:
+def say_scores(experiment: Experiment, shown: dict[str, ScoredRun | None]) -> str:
     """Return one sentence with the score of each role on the same rows."""
     target, metric = experiment.primary.rsplit("/", 1)
     kind = "training" if experiment.reference.metrics.get("split") == "train" else "unseen"
@@ -93,7 +93,7 @@ def say_scores(experiment: Experiment, shown: dict[str, Run | None]) -> str:
 
 
 def compare_planned(
-    candidate: Run, others: dict[str, Run | None], metric: str, *, seed: int = 0
+    candidate: ScoredRun, others: dict[str, ScoredRun | None], metric: str, *, seed: int = 0
 ) -> dict[str, Difference]:
     """Return candidate minus each other run in one metric, p-values adjusted over these comparisons alone."""
     found: dict[str, Difference] = {}
@@ -116,7 +116,7 @@ def say_training_helped(experiment: Experiment, result: Difference | None) -> st
     if result is None:
         return "Not known: score the base model too (evaluate_model.py --model BASE) and add its folder."
     words = {"better": "Yes", "worse": "No", "no difference shown": "Not shown"}
-    return f"{words[result.verdict]}: {say_difference(experiment, result, 'the base model')}."
+    return f"{words[result.outcome]}: {say_difference(experiment, result, 'the base model')}."
 
 
 def say_better(experiment: Experiment, found: dict[str, Difference]) -> str:
@@ -124,7 +124,7 @@ def say_better(experiment: Experiment, found: dict[str, Difference]) -> str:
     results = {found[role].reference: found[role] for role in ("rule", "rival") if role in found}
     if not results:
         return "Not known: run run_baselines.py on the same rows and add its folder."
-    verdicts = {result.verdict for result in results.values()}
+    verdicts = {result.outcome for result in results.values()}
     word = "Yes" if verdicts == {"better"} else "In part" if "better" in verdicts else "No"
     if verdicts == {"no difference shown"}:
         word = "Not shown"
@@ -137,10 +137,10 @@ def say_difference(experiment: Experiment, result: Difference, whom: str) -> str
     unit = experiment.reference.unit(result.metric)
     p = f"p {format_p(result.p_holm)}" if (result.p_holm or 0.0) < 0.001 else f"p = {format_p(result.p_holm)}"
     ends = format_interval(metric, result.low, result.high, signed=True)
-    if result.verdict != "no difference shown":
+    if result.outcome != "no difference shown":
         size = format_difference(metric, abs(result.difference), unit).lstrip("+")
         sure = ", ".join(filter(None, [f"difference {ends}" if ends else "", p]))
-        return f"{result.verdict} than {whom} by {size} ({sure})"
+        return f"{result.outcome} than {whom} by {size} ({sure})"
     size = format_difference(metric, result.difference, unit)
     notes = [f"difference {size} {ends}".rstrip(), p]
     if is_interval_without_zero(result):
@@ -166,13 +166,13 @@ def say_next(experiment: Experiment, found: dict[str, Difference]) -> str:
         steps.append("train longer or on more rows, and look at the loss curve: the model ignores its input")
     elif rival is None:
         steps.append("compare it with baselines before you use it")
-    elif rival.verdict == "better":
+    elif rival.outcome == "better":
         steps.append("use the tuned model; train with a second seed to see how much of the lead is chance")
-    elif rival.verdict == "no difference shown":
+    elif rival.outcome == "no difference shown":
         steps.append(f"use whichever is cheaper to run, or score more rows to tell it from {rival.reference}")
     else:
         steps.append(f"use {rival.reference} for now")
-    if rival is None or rival.verdict != "better":
+    if rival is None or rival.outcome != "better":
         steps += say_training_step(experiment, base)
     curve = [line for stage in experiment.stages for line in stage.get("extra", {}).get("findings", [])]
     if curve:
@@ -186,7 +186,7 @@ def say_training_step(experiment: Experiment, base: Difference | None) -> list[s
     falling = is_loss_falling(experiment)
     if falling:
         return ["the validation loss was still falling when training ended: more passes (--epochs) or more rows help"]
-    if falling is False and base is not None and base.verdict == "better":
+    if falling is False and base is not None and base.outcome == "better":
         return ["the validation loss had stopped falling: more passes will not help, more rows may "
                 "(run_learning_curve.py says how many)"]  # fmt: skip
     return ["try more rows (run_learning_curve.py says how many), then more passes (--epochs)"]
@@ -220,21 +220,21 @@ def say_blend(experiment: Experiment) -> list[tuple[str, str]]:
     p = f"p {format_p(result.p)}" if (result.p or 0.0) < 0.001 else f"p = {format_p(result.p)}"
     size = format_difference(metric, abs(result.difference), unit).lstrip("+")
     adding = f"adding {other.name} to {better.name}"
-    if result.verdict == "no difference shown":
+    if result.outcome == "no difference shown":
         shown = f"difference {format_difference(metric, result.difference, unit)} {ends}".rstrip()
         limit = format_difference(metric, result.detectable, unit).lstrip("+")
         notes = [shown, p] + ([] if math.isnan(result.detectable) else [f"{result.n:,} rows can only show {limit}"])
         answer = f"Not shown: {adding} adds nothing that this sample can show ({'; '.join(notes)})"
     else:
         sure = ", ".join(filter(None, [f"difference {ends}" if ends else "", p]))
-        gains = result.verdict == "better"
+        gains = result.outcome == "better"
         answer = f"{'Yes' if gains else 'No'}: {adding} {'gains' if gains else 'loses'} {size} ({sure})"
         answer += f": it knows something that {better.name} does not" if gains else ""
     question = f"Do {blend.model.name} and {blend.rival.name} know different things?"
     return [(question, f"{answer}. Weights fitted on {blend.validation_rows:,} validation rows.")]
 
 
-def say_above_ceiling(experiment: Experiment, shown: dict[str, Run | None]) -> list[tuple[str, str]]:
+def say_above_ceiling(experiment: Experiment, shown: dict[str, ScoredRun | None]) -> list[tuple[str, str]]:
     """Explain a score above the ceiling, where there is one: the two are estimates on the same few rows."""
     ceiling, primary = shown["ceiling"], experiment.primary
     top = ceiling and ceiling.entry(primary)
@@ -257,7 +257,7 @@ def say_above_ceiling(experiment: Experiment, shown: dict[str, Run | None]) -> l
         "no difference shown": "the difference is within chance",
         "better": "what learned from many rows which values are common knows more than the ceiling, for which all are "
         "equally likely",
-    }.get(result.verdict, "")
+    }.get(result.outcome, "")
     answer = (
         f"The ceiling is what the best possible rule would score on average over many sets; on these {result.n:,} rows "
         f"{best.name} scored {size} more (p = {format_p(result.p_holm)}): {real}."
@@ -265,7 +265,7 @@ def say_above_ceiling(experiment: Experiment, shown: dict[str, Run | None]) -> l
     return [(f"Why is {best.name} above the ceiling?", answer)]
 
 
-def find_held_and_free(runs: Sequence[Run]) -> list[str]:
+def find_held_and_free(runs: Sequence[ScoredRun]) -> list[str]:
     """Return a warning for each model whose accuracy restricted to legal answers and its accuracy writing freely have
     95 % intervals that do not overlap: one of the two figures does not say what the model's user will see.
     """
@@ -291,12 +291,12 @@ def find_held_and_free(runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def _is_held_and_free(held: Run, free: Run) -> bool:
+def _is_held_and_free(held: ScoredRun, free: ScoredRun) -> bool:
     one, other = held.metrics.get("asked") or {}, free.metrics.get("asked") or {}
     return bool(one and other) and one["model"] == other["model"] and not one["free"] and other["free"]
 
 
-def find_same_answers(run: Run) -> list[str]:
+def find_same_answers(run: ScoredRun) -> list[str]:
     """Return a warning for each target that a model answers alike on nearly all rows while the truth varies."""
     found = []
     for target in run.metrics["targets"]:

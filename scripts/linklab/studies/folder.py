@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from linklab import cli, files
+from linklab import files
 from linklab.cli import UserError, say
 from linklab.locks import hold
 from linklab.manifest import MANIFEST, check_out_files, read_manifest
+
+if TYPE_CHECKING:
+    from linklab.tasks.source import Source
 
 SETTINGS_FILE = "study.json"
 PREFIX = "study-"
@@ -79,16 +83,16 @@ def _show(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def fingerprint_data(source: argparse.Namespace) -> dict:
+def fingerprint_data(source: Source) -> dict:
     """Return what identifies the rows: the CSV's hash, or the hashes of a converted folder's shards; the template's."""
     if source.data:
         outputs = read_manifest(Path(source.data) / MANIFEST)["outputs"]
         text = json.dumps(sorted((entry["path"], entry["sha256"]) for entry in outputs))
         return {"data": hashlib.sha256(text.encode()).hexdigest()}
-    found = {
-        "csv": files.sha256_file(source.csv), "targets": source.target_field, "split_seed": source.split_seed or 0,
-    }  # fmt: skip
-    words = [w for w in cli.table_words(source) if not w.startswith("--target-field=")]
-    words += cli.question_words(argparse.Namespace(**vars(source) | {"prompt_template": None}))
+    assert source.csv, "one of the two is required"
+    targets = list(source.table.target_fields) or None
+    found: dict = {"csv": files.sha256_file(source.csv), "targets": targets, "split_seed": source.split_seed or 0}
+    words = dataclasses.replace(source.table, target_fields=()).words()
+    words += dataclasses.replace(source, prompt_template=None).question_words()
     found |= {"words": words} if words else {}
     return found | {"template": files.sha256_file(source.prompt_template) if source.prompt_template else None}

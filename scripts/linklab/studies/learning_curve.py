@@ -7,7 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,8 +19,11 @@ from linklab.metrics.metric_table import find_metric
 from linklab.pipeline import Stage
 from linklab.reports import markdown, tables
 from linklab.studies import power_law
-from linklab.studies.options import MEASURED, CurveSettings, data_words
+from linklab.studies.options import MEASURED, CurveSettings
 from linklab.studies.runs import StudyRun
+
+if TYPE_CHECKING:
+    from linklab.tasks.source import Source
 
 BESIDE = ("most_frequent", "boosting_flat", "boosting_candidates", "boosting_pointwise")  # learn from the same rows
 CEILING = "bayes_ceiling"  # learns nothing: one size is enough
@@ -33,12 +36,12 @@ def plan_model(settings: CurveSettings, folder: Path, rows: int, seed: int) -> S
     own = folder / "points" / name
     fine = ["--base-model", settings.base_model, "--mode", settings.mode, *settings.training, "--max-rows", str(rows)]
     fine += ["--seed", str(seed), "--out-dir", f"{own}/finetune", "--resume", "auto"]
-    ask = ["--model", f"{own}/finetune/model", *data_words(settings.source), "--max-rows", str(settings.test_rows)]
+    ask = ["--model", f"{own}/finetune/model", *settings.source.words(), "--max-rows", str(settings.test_rows)]
     ask += ["--out-dir", f"{own}/evaluation", "--name", f"{rows} rows, seed {seed}"]
     return StudyRun(
         name, own,
         (
-            Stage("finetune", "training", "finetune_gemma_from_csv.py", [*data_words(settings.source), *fine],
+            Stage("finetune", "training", "finetune_gemma_from_csv.py", [*settings.source.words(), *fine],
                   own / "finetune" / MANIFEST),
             Stage("evaluation", "scoring", "evaluate_model.py", ask, own / "evaluation" / MANIFEST),
         ),
@@ -73,7 +76,7 @@ def plan_runs(settings: CurveSettings, folder: Path, baselines: tuple[list[str],
     return runs
 
 
-def choose_baselines(source: argparse.Namespace) -> tuple[list[str], list[str]] | str:
+def choose_baselines(source: Source) -> tuple[list[str], list[str]] | str:
     """Return the words run_baselines.py gets for the same rows and the names of those that fit; or why there are none.
 
     Baselines read columns, so a folder of conversations serves only while the CSV it was made from is still there.
@@ -82,28 +85,29 @@ def choose_baselines(source: argparse.Namespace) -> tuple[list[str], list[str]] 
     from linklab.baselines.problem import Problem
     from linklab.tasks.source import open_table_task
 
-    words = data_words(source)
     if source.data:
         try:
-            words = _words_behind(Path(source.data))
+            source = _source_behind(Path(source.data))
         except UserError as error:
             return str(error)
-    given, _ = _row_parser().parse_known_args(words)
-    _, task = open_table_task(given)
+    _, task = open_table_task(source)
     found = registry.available(Problem([], [], task))
-    return words, [name for name in (*BESIDE, CEILING) if name in found]
+    return source.words(), [name for name in (*BESIDE, CEILING) if name in found]
 
 
 def _row_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     cli.add_row_options(parser)
-    for name in ("--csv", "--split-seed", "--max-rows"):
-        parser.add_argument(name)
+    parser.add_argument("--csv")
+    for name in ("--split-seed", "--max-rows"):
+        parser.add_argument(name, type=int)
     return parser
 
 
-def _words_behind(folder: Path) -> list[str]:
-    """Return the words that name the rows a folder was converted from, as its manifest tells them."""
+def _source_behind(folder: Path) -> Source:
+    """Return the table that a folder was converted from, as its manifest tells it."""
+    from linklab.tasks.source import Source
+
     manifest = read_manifest(folder / MANIFEST)
     given, _ = _row_parser().parse_known_args(cli.join_values(manifest["argv"]))
     if given.max_rows:
@@ -112,8 +116,7 @@ def _words_behind(folder: Path) -> list[str]:
         path = Path(entry["path"])
         if not path.exists() or files.sha256_file(path) != entry["sha256"]:
             raise UserError(f"{path}, which {folder} was made from, is gone or has changed")
-    words = ["--csv", given.csv, *cli.table_words(given), *cli.question_words(given)]
-    return words + (["--split-seed", given.split_seed] if given.split_seed else [])
+    return Source.from_args(given)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +126,7 @@ class Point:
     predictor: str
     rows: int
     seed: int | None
-    run: comparison.Run
+    run: comparison.ScoredRun
     seconds: float | None
 
 
@@ -180,36 +183,44 @@ def make_curves(points: Sequence[Point], *, resamples: int = 1000) -> list[Metri
         return []
     first = models[0].run
     clusters = intervals.number_clusters(first.groups)
-    curves = []
-    for metric in (name for name in first.columns if name.rsplit("/", 1)[1] in MEASURED):
-        share = find_metric(metric).higher_is_better
-        sizes = sorted({point.rows for point in models})
-        values = []
-        for rows in sizes:
-            lines = np.array([point.run.columns[metric] for point in models if point.rows == rows])
-            values.append(1 - lines if share else lines)
-        drawn = power_law.resample_errors(values, clusters, resamples)
-        beside: dict[str, list[tuple[int, float]]] = {}
-        ceiling = None
-        for point in points:
-            entry = point.run.entry(metric)
-            if point.predictor == CEILING and entry:
-                ceiling = entry["value"]
-            elif point.predictor != "model" and entry:
-                beside.setdefault(point.predictor, []).append((point.rows, entry["value"]))
-        # The ceiling bounds accuracy; it is none for a mean absolute error.
-        floor = 1 - ceiling if share and ceiling is not None else None
-        turn: Callable[[float], float] = (lambda error: 1 - error) if share else (lambda error: error)
-        ends = [power_law.interval_of(column) for column in drawn.T]
-        curves.append(
-            MetricCurve(
-                metric, first.unit(metric), sizes, [turn(float(lines.mean())) for lines in values],
-                [(min(map(turn, pair)), max(map(turn, pair))) for pair in ends],
-                [[turn(float(line.mean())) for line in lines] for lines in values],
-                beside, ceiling, power_law.fit_curve(sizes, values, clusters, floor=floor, resamples=resamples),
-            )
-        )  # fmt: skip
-    return curves
+    measured = [name for name in first.columns if name.rsplit("/", 1)[1] in MEASURED]
+    return [_make_curve(metric, points, models, clusters, resamples) for metric in measured]
+
+
+def _make_curve(
+    metric: str, points: Sequence[Point], models: Sequence[Point], clusters: np.ndarray, resamples: int
+) -> MetricCurve:
+    share = find_metric(metric).higher_is_better
+    sizes = sorted({point.rows for point in models})
+    values = []
+    for rows in sizes:
+        lines = np.array([point.run.columns[metric] for point in models if point.rows == rows])
+        values.append(1 - lines if share else lines)
+    drawn = power_law.resample_errors(values, clusters, resamples)
+    beside, ceiling = _values_beside(metric, points)
+    # The ceiling bounds accuracy; it is none for a mean absolute error.
+    floor = 1 - ceiling if share and ceiling is not None else None
+    turn: Callable[[float], float] = (lambda error: 1 - error) if share else (lambda error: error)
+    ends = [power_law.interval_of(column) for column in drawn.T]
+    return MetricCurve(
+        metric, models[0].run.unit(metric), sizes, [turn(float(lines.mean())) for lines in values],
+        [(min(map(turn, pair)), max(map(turn, pair))) for pair in ends],
+        [[turn(float(line.mean())) for line in lines] for lines in values],
+        beside, ceiling, power_law.fit_curve(sizes, values, clusters, floor=floor, resamples=resamples),
+    )  # fmt: skip
+
+
+def _values_beside(metric: str, points: Sequence[Point]) -> tuple[dict[str, list[tuple[int, float]]], float | None]:
+    """Return (rows, value) of each baseline by name, and the ceiling's value."""
+    beside: dict[str, list[tuple[int, float]]] = {}
+    ceiling = None
+    for point in points:
+        entry = point.run.entry(metric)
+        if point.predictor == CEILING and entry:
+            ceiling = entry["value"]
+        elif point.predictor != "model" and entry:
+            beside.setdefault(point.predictor, []).append((point.rows, entry["value"]))
+    return beside, ceiling
 
 
 def find_findings(curves: Sequence[MetricCurve], asked: Sequence[tuple[str, float]]) -> list[str]:

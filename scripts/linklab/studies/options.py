@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from linklab import cli
 from linklab.cli import UserError
+
+if TYPE_CHECKING:
+    from linklab.tasks.source import Source
 
 MEASURED = ("accuracy", "mae")  # the metric a curve is drawn of, for class and for number targets
 # What a study sets itself; given after the lone `--`, it would be said twice.
@@ -20,7 +24,7 @@ OWN = ("--csv", "--data", *(name for name, _ in cli.TABLE_OPTIONS), "--prompt-te
 class StudySettings:
     """What a learning curve and a sweep have in common."""
 
-    source: argparse.Namespace  # what `cli.add_source_options` parsed: the rows
+    source: Source  # the rows
     base_model: str
     mode: str
     training: tuple[str, ...]  # arguments after `--`, passed to finetune_gemma_from_csv.py unchanged
@@ -80,15 +84,6 @@ def check_training_arguments(arguments: Sequence[str], taken: Sequence[str] = ()
         raise UserError(
             f"'{arguments[0]}': after `--` an option of finetune_gemma_from_csv.py is expected, like --epochs 2"
         )
-
-
-def data_words(source: argparse.Namespace) -> list[str]:
-    """Return the words that name the rows, the same for finetune and evaluate."""
-    if source.data:
-        return ["--data", source.data]
-    words = ["--csv", source.csv, *cli.table_words(source)]
-    words += cli.question_words(source)
-    return words + (["--split-seed", str(source.split_seed)] if source.split_seed else [])
 
 
 def parse_goal(text: str) -> tuple[str, float]:

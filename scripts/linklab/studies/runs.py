@@ -121,26 +121,15 @@ def make_all(
     while open_runs:
         busy = []
         for run in open_runs:
-            with claim(run.folder / CLAIM) as handle:
-                if handle is None:
-                    busy.append(run)
-                    continue
-                if run.error() and run.name in retry:
-                    (run.folder / ERROR).unlink()
-                    retry.remove(run.name)
-                fresh = run.error() is None and not run.is_done()
-                if fresh:
-                    say(f"{run.name}: started")
-                    attempt(run, handle)
+            made = _make_if_free(run, retry)
+            if made is None:
+                busy.append(run)
+                continue
             if run.error():
                 failed.append(run)
-            if fresh:
+            if made:
                 todo = [other for other in open_runs if not (other.seconds() or other.error())]
-                said = f"failed: {run.error()}" if run.error() else describe_result(run)
-                seconds = run.seconds()
-                took = f" in {cli.format_seconds(seconds)}" if seconds else ""
-                left = cli.format_seconds(seconds_left([r for r in runs if r.seconds()], todo))
-                say(f"[{len(runs) - len(todo)}/{len(runs)}] {run.name}: {said}{took}; about {left} left")
+                _say_progress(run, runs, todo, describe_result)
         if busy and len(busy) == len(open_runs):
             if not waited:
                 say(f"waiting for {len(busy)} runs of other processes")
@@ -148,6 +137,31 @@ def make_all(
             time.sleep(0.5)
         open_runs = busy
     return failed
+
+
+def _make_if_free(run: StudyRun, retry: set[str]) -> bool | None:
+    """Make a run that is missing, or failed and is in `retry`; returns whether it was, None where others hold it."""
+    with claim(run.folder / CLAIM) as handle:
+        if handle is None:
+            return None
+        if run.error() and run.name in retry:
+            (run.folder / ERROR).unlink()
+            retry.remove(run.name)
+        if run.error() is not None or run.is_done():
+            return False
+        say(f"{run.name}: started")
+        attempt(run, handle)
+        return True
+
+
+def _say_progress(
+    run: StudyRun, runs: Sequence[StudyRun], todo: Sequence[StudyRun], describe_result: Callable[[StudyRun], str]
+) -> None:
+    said = f"failed: {run.error()}" if run.error() else describe_result(run)
+    seconds = run.seconds()
+    took = f" in {cli.format_seconds(seconds)}" if seconds else ""
+    left = cli.format_seconds(seconds_left([r for r in runs if r.seconds()], todo))
+    say(f"[{len(runs) - len(todo)}/{len(runs)}] {run.name}: {said}{took}; about {left} left")
 
 
 def seconds_left(done: Iterable[StudyRun], todo: Iterable[StudyRun]) -> float:

@@ -14,7 +14,7 @@ from linklab import files, pipeline
 from linklab.cli import UserError
 from linklab.manifest import MANIFEST
 from linklab.pipeline import Stage
-from linklab.studies.options import CurveSettings, data_words
+from linklab.studies.options import CurveSettings
 from linklab.studies.runs import explain
 
 PROBE_STEPS = (1, 5)  # the first step also pays for warming up; their difference is four plain ones
@@ -66,14 +66,14 @@ def measure(settings: CurveSettings, rows: int, scratch: Path) -> RunCost:
     took, trained = [], []
     for steps in PROBE_STEPS:
         out = scratch / f"steps-{steps}"
-        fine = [*data_words(settings.source), "--base-model", settings.base_model, "--mode", settings.mode, *words]
+        fine = [*settings.source.words(), "--base-model", settings.base_model, "--mode", settings.mode, *words]
         fine += ["--max-rows", str(rows), "--max-steps", str(steps), "--save-steps", str(steps)]
         took.append(_run(scratch, "finetune_gemma_from_csv.py", [*fine, "--out-dir", str(out)], out))
         trained.append(files.read_json(out / "metrics.json"))
     ask = [
         "--model",
         f"{out}/model",
-        *data_words(settings.source),
+        *settings.source.words(),
         "--max-rows",
         str(min(PROBE_ROWS, settings.test_rows)),
     ]

@@ -19,7 +19,7 @@ from linklab.metrics.metric_table import find_metric
 from linklab.pipeline import Stage
 from linklab.reports import markdown
 from linklab.studies import runs
-from linklab.studies.options import SweepSettings, data_words
+from linklab.studies.options import SweepSettings
 from linklab.studies.runs import StudyRun
 from linklab.studies.search_space import Axis, count_settings, draw_distinct, grid, write_words
 from linklab.studies.study_cost import split_length_options
@@ -67,7 +67,7 @@ def training_words(study: SweepSettings, settings: dict) -> list[str]:
     rows = ["--max-rows", str(study.max_rows)] if study.max_rows else []
     words = ["--base-model", study.base_model, "--mode", study.mode, *study.training, *write_words(settings)]
     judged = ["--validation-rows", str(study.validation_rows), "--seed", str(study.seed)]
-    return [*data_words(study.source), *words, *rows, *judged]
+    return [*study.source.words(), *words, *rows, *judged]
 
 
 def plan_trial(study: SweepSettings, folder: Path, place: int, settings: dict) -> StudyRun:
@@ -75,7 +75,7 @@ def plan_trial(study: SweepSettings, folder: Path, place: int, settings: dict) -
     words = [*training_words(study, settings), "--out-dir", f"{folder}/finetune", "--resume", "auto"]
     chain = [Stage("finetune", "training", "finetune_gemma_from_csv.py", words, folder / "finetune" / MANIFEST)]
     if study.metric != LOSS:
-        ask = ["--model", f"{folder}/finetune/model", *data_words(study.source), "--split", "validation"]
+        ask = ["--model", f"{folder}/finetune/model", *study.source.words(), "--split", "validation"]
         ask += [
             "--max-rows",
             str(study.validation_rows),
@@ -274,33 +274,34 @@ def write_summary(study: SweepSettings, trials: Trials, shares: dict[str, float]
             "",
         ]
     names = [axis.name for axis in trials.axes]
-    lines += [
-        markdown.row(["trial", study.metric, *names, "took", ""]),
-        f"|---:|---:|{'---:|' * len(names)}---:|---|",
-    ]
-    shown = [trial for trial in results if trial and trial.state != TrialState.FAIL]
-    shown.sort(key=lambda t: (t.state != TrialState.COMPLETE, t.value if lower_is_better(study.metric) else -t.value))
-    for trial in shown:
-        took = cli.format_seconds(trial.user_attrs["seconds"]) if "seconds" in trial.user_attrs else "–"
-        note = f"stopped at {trial.last_step} %" if trial.state == TrialState.PRUNED else ""
-        cells = [write_value(trial.params[name]) for name in names]
-        lines.append(markdown.row([str(trial.user_attrs["place"]), f"{trial.value:.4g}", *cells, took, note]))
-    lines.append("")
+    lines += _trial_table(results, names, study.metric)
     if shares:
         parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-        lines += [
-            f"What explains the variation (fANOVA over {count['complete']} complete trials, so roughly): {parts}.",
-            "",
-        ]
+        said = f"What explains the variation (fANOVA over {count['complete']} complete trials, so roughly): {parts}."
     else:
-        lines += [
+        said = (
             f"Which setting matters is not said: {needed_trials(trials.axes)} complete trials of different losses are "
-            f"needed for {len(names)} settings, and {count['complete']} are complete (--no-prune, or more --trials).",
-            "",
-        ]
-    lines += ["One seed a setting: between the first few the order may be luck.", ""]
+            f"needed for {len(names)} settings, and {count['complete']} are complete (--no-prune, or more --trials)."
+        )
+    lines += [said, "", "One seed a setting: between the first few the order may be luck.", ""]
     failed = [(place, trial) for place, trial in enumerate(results) if trial and trial.state == TrialState.FAIL]
     if failed:
         told = (f"- trial {place}: {markdown.escape(trial.user_attrs['error'])}" for place, trial in failed)
         lines += ["## Failed", "", *told, ""]
     return "\n".join(lines)
+
+
+def _trial_table(results: Sequence[FrozenTrial | None], names: Sequence[str], metric: str) -> list[str]:
+    """Return the trials that have a value in markdown, the best complete ones first."""
+    lines = [
+        markdown.row(["trial", metric, *names, "took", ""]),
+        f"|---:|---:|{'---:|' * len(names)}---:|---|",
+    ]
+    shown = [trial for trial in results if trial and trial.state != TrialState.FAIL]
+    shown.sort(key=lambda t: (t.state != TrialState.COMPLETE, t.value if lower_is_better(metric) else -t.value))
+    for trial in shown:
+        took = cli.format_seconds(trial.user_attrs["seconds"]) if "seconds" in trial.user_attrs else "–"
+        note = f"stopped at {trial.last_step} %" if trial.state == TrialState.PRUNED else ""
+        cells = [write_value(trial.params[name]) for name in names]
+        lines.append(markdown.row([str(trial.user_attrs["place"]), f"{trial.value:.4g}", *cells, took, note]))
+    return [*lines, ""]

@@ -29,26 +29,28 @@ def check_targets(table: Table, schema: Schema, scan: Scan, classes_as_told: set
         if scan.columns[at].empty or scan.columns[at].kinds["nothing"] or (values := scan.columns[at].values) is None
         or any(judges[name](text) for text in values)
     ]  # fmt: skip
+    found: BadCells = {}
     if suspicious:
         found = _find_bad_targets(table, {name: judges[name] for name in suspicious}, places)
         is_number = {name: not schema[name].class_target for name in suspicious}
         _refuse_bad_targets(table, found, scan.n_rows, is_number)
-        said = {"declared": "rows without a target (--missing)", "missing": "rows without a target", "odd": "rows "
-                                                                                                            "whose "
-                "target is no number"}  # fmt: skip
-        record["left_out"] |= {
-            said[why]: len(set(line for _, line, _ in cells)) for why, cells in found.items() if cells
-        }
-        for why, cells in found.items():
-            if cells:
-                lines = _lines(iter(dict.fromkeys(line for _, line, _ in cells)))
-                record["notes"].append(f"{said[why]} are left out: {lines}")
-        if any(found.values()):
-            table.leave_out = reason_to_leave_out(table, schema)
-    n_left = len({line for cells in (found.values() if suspicious else ()) for _, line, _ in cells})
-    record["rows"] = scan.n_rows - n_left
+        _record_left_out(found, record)
+    if any(found.values()):
+        table.leave_out = reason_to_leave_out(table, schema)
+    record["rows"] = scan.n_rows - len({line for cells in found.values() for _, line, _ in cells})
     if not record["rows"]:
         raise UserError(f"{table.path}: no row is left: none of the {scan.n_rows:,} has a target that can be used")
+
+
+def _record_left_out(found: BadCells, record: dict[str, Any]) -> None:
+    """Note which rows are left out, and why."""
+    said = {"declared": "rows without a target (--missing)", "missing": "rows without a target",
+            "odd": "rows whose target is no number"}  # fmt: skip
+    for why, cells in found.items():
+        if cells:
+            lines = list(dict.fromkeys(line for _, line, _ in cells))
+            record["left_out"][said[why]] = len(lines)
+            record["notes"].append(f"{said[why]} are left out: {_lines(iter(lines))}")
 
 
 def reason_to_leave_out(table: Table, schema: Schema) -> Callable[[list[str]], str | None]:

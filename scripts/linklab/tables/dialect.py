@@ -94,14 +94,7 @@ def sniff(path: Path, *, delimiter: str | None = None, encoding: str | None = No
         if any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
             return Dialect("dataset")
         raise UserError(f"{path}: is a folder; a file is expected, or a folder that datasets' save_to_disk() wrote")
-    try:
-        with open(path, "rb") as handle:
-            head = handle.read(SNIFFED_BYTES)
-            whole = not handle.read(1)
-            handle.seek(max(0, path.stat().st_size - 4096))
-            tail = handle.read()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
+    head, whole, tail = _read_ends(path)
     if not head:
         raise UserError(f"{path}: the file is empty; a table starts with a header line")
     if kind := _other_kind(path, head):
@@ -122,6 +115,18 @@ def sniff(path: Path, *, delimiter: str | None = None, encoding: str | None = No
         and not _ends_empty(tail) and _clean_header(path) and not _unnamed_first(text)
     )  # fmt: skip
     return Dialect("csv", encoding, delimiter, line_end, separator_line, spaced, plain)
+
+
+def _read_ends(path: Path) -> tuple[bytes, bool, bytes]:
+    """Return a file's first bytes, whether they are all of it, and its last ones."""
+    try:
+        with open(path, "rb") as handle:
+            head = handle.read(SNIFFED_BYTES)
+            whole = not handle.read(1)
+            handle.seek(max(0, path.stat().st_size - 4096))
+            return head, whole, handle.read()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
 
 
 def _other_kind(path: Path, head: bytes) -> str | None:

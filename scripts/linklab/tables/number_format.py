@@ -154,11 +154,7 @@ def choose_format(
     total = shapes.counts.total()
     if not n_filled or total < NUMBER_SHARE * n_filled:
         return None
-    units = {unit for _, unit in shapes.counts if unit}
-    if len(units) > 1:
-        raise UserError(f"column '{name}': numbers with different units ({', '.join(sorted(units))}) cannot be "
-                        f"compared; "
-                        f"convert them, or leave the column out with --drop-columns")  # fmt: skip
+    unit = _one_unit(name, shapes)
     read = {style: shapes.read_by(style) for style in _STYLES}
     most = max(read.values())
     best = [style for style in _STYLES if read[style] == most]
@@ -167,16 +163,31 @@ def choose_format(
         raise UserError(f"column '{name}': numbers are written in more than one way ({' and '.join(map(repr, two))}); "
                         f"write them alike, or leave the column out with --drop-columns")  # fmt: skip
     if len({_meaning(shapes, style) for style in best}) == 1:  # `12` is 12 whatever the decimal mark
-        return NumberFormat(*best[0], unit=next(iter(units), ""))
+        return NumberFormat(*best[0], unit=unit)
     preferred = known.decimal if known and any(style[0] == known.decimal for style in best) else decimal
     if preferred:
         best = [style for style in best if style[0] == preferred] or best
-    elif any("," in shape for shape, _ in shapes.counts):
-        example = next(text for (shape, _), text in shapes.examples.items() if "," in shape)
-        plain = sorted({NumberFormat(*style).read(example) or "" for style in best})
+    else:
+        _refuse_commas(name, shapes, best)
+    return NumberFormat(*best[0], unit=unit)
+
+
+def _refuse_commas(name: str, shapes: NumberShapes, styles: Sequence[tuple[str, str]]) -> None:
+    """Raise a UserError for a number with a comma, which several styles read, each in its own way."""
+    example = next((text for (shape, _), text in shapes.examples.items() if "," in shape), None)
+    if example is not None:
+        plain = sorted({NumberFormat(*style).read(example) or "" for style in styles})
         raise UserError(f"column '{name}': {example!r} can be {' or '.join(plain)}; say which with --decimal . or "
                         f"--decimal ,")  # fmt: skip
-    return NumberFormat(*best[0], unit=next(iter(units), ""))
+
+
+def _one_unit(name: str, shapes: NumberShapes) -> str:
+    """Return the unit of a column's numbers, "" for none; raises a UserError where they have several."""
+    units = sorted({unit for _, unit in shapes.counts if unit})
+    if len(units) > 1:
+        raise UserError(f"column '{name}': numbers with different units ({', '.join(units)}) cannot be compared; "
+                        f"convert them, or leave the column out with --drop-columns")  # fmt: skip
+    return units[0] if units else ""
 
 
 def _meaning(shapes: NumberShapes, style: tuple[str, str]) -> tuple[str | None, ...]:

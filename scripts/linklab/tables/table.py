@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import dataclasses
 import difflib
@@ -24,6 +25,7 @@ ROW_NAME = "row_name"  # what a first column without a name is called: R and pan
 BAD_ROWS = "rows that cannot be read"  # why rows are left out with --drop-bad-rows
 BLOCK_ROWS = 2000
 SHOWN_LINES = 5
+_OPTION_OF = {"target_fields": "target_field", "target_kinds": "target_kind"}  # the others are called alike
 _INVISIBLE = re.compile("[\ufeff\u200b]")
 
 
@@ -51,15 +53,21 @@ class TableOptions:
         return bool(self.missing) or self.drop_bad_rows or self.drop_missing_target
 
     @classmethod
-    def from_args(cls, args: Any) -> TableOptions:
+    def from_args(cls, args: argparse.Namespace) -> TableOptions:
         """Return the options of a script that called `cli.add_table_options`."""
-        given = {field.name: getattr(args, field.name, None) for field in dataclasses.fields(cls)}
-        given |= {
-            "target_fields": getattr(args, "target_field", None),
-            "target_kinds": getattr(args, "target_kind", None),
-        }
+        given = {name: getattr(args, _OPTION_OF.get(name, name), None) for name in cls.__dataclass_fields__}
         told: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items() if v}
         return cls(**told)
+
+    def words(self) -> list[str]:
+        """Return the words that give another script the same options."""
+        words = []
+        for name in self.__dataclass_fields__:
+            option, value = f"--{_OPTION_OF.get(name, name).replace('_', '-')}", getattr(self, name)
+            if value:
+                text = ",".join(value) if isinstance(value, tuple) else value
+                words.append(option if value is True else f"{option}={text}")
+        return words
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was said, as JSON-ready values; what was left out is left out."""
@@ -214,27 +222,9 @@ class Table:
         raise UserError(f"{self.path}: the file holds no header and no rows")
 
     def _clean(self, raw: Sequence[str]) -> list[str]:
-        names: list[str] = []
-        for at, text in enumerate(raw):
-            name = re.sub(r"\s*[\r\n]+\s*", " ", _INVISIBLE.sub("", text)).replace("\u00a0", " ").strip()
-            if not name and at and raw[at:] and not any(map(str.strip, raw[at:])):
-                self._blank += range(at, len(raw))
-                break
-            if not name and at:
-                raise UserError(f"{self.path}:1: the header has no name for column {at + 1}; name it, or remove it")
-            if not name or (at == 0 and name == "Unnamed: 0"):
-                while not name or (name != text and name in raw):
-                    name = f"{name}_" if name else ROW_NAME
-                self.row_name = name
-                self.notes.append(f"column 1 has no name in the header: read as the row name '{name}', hidden from "
-                                  f"models and baselines")  # fmt: skip
-            elif name != text and ("\n" in text.strip() or "\r" in text.strip()):
-                self.notes.append(f"column {at + 1} {text!r} has a line break in its name: called '{name}'")
-            elif name != text:
-                self.notes.append(f"column {at + 1} {text!r}: called '{name}'")
-            if not name.isprintable():
-                raise UserError(f"{self.path}:1: column name {name!r} holds characters that are not text")
-            names.append(name)
+        n_named = max((at for at, text in enumerate(raw, start=1) if _clean_name(text)), default=1)
+        self._blank += range(n_named, len(raw))
+        names = [self._name(raw, at) for at in range(min(n_named, len(raw)))]
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
             raise UserError(f"{self.path}:1: column '{repeated[0]}' appears in the header {names.count(repeated[0])} "
@@ -243,6 +233,24 @@ class Table:
             n = len(self._blank)
             self.notes.append(f"{n} empty column{'s' * (n > 1)} at the end left out")
         return names
+
+    def _name(self, raw: Sequence[str], at: int) -> str:
+        """Return what a column is called, with a note where it is not its cell of the header."""
+        text, name = raw[at], _clean_name(raw[at])
+        if not name and at:
+            raise UserError(f"{self.path}:1: the header has no name for column {at + 1}; name it, or remove it")
+        if not name or (at == 0 and name == "Unnamed: 0"):
+            while not name or (name != text and name in raw):
+                name = f"{name}_" if name else ROW_NAME
+            self.row_name = name
+            self.notes.append(f"column 1 has no name in the header: read as the row name '{name}', hidden from "
+                              f"models and baselines")  # fmt: skip
+        elif name != text:
+            why = " has a line break in its name" if "\n" in text.strip() or "\r" in text.strip() else ""
+            self.notes.append(f"column {at + 1} {text!r}{why}: called '{name}'")
+        if not name.isprintable():
+            raise UserError(f"{self.path}:1: column name {name!r} holds characters that are not text")
+        return name
 
     def canonical_copy(self, path: Path, on_damage: OnDamage) -> list[int]:
         """Write the rows that can be read as plain CSV (UTF-8, comma, LF) to `path`.
@@ -257,6 +265,10 @@ class Table:
                 writer.writerow(cells)
                 lines += [line] * (1 + sum(cell.count("\n") for cell in cells))
         return lines
+
+
+def _clean_name(text: str) -> str:
+    return re.sub(r"\s*[\r\n]+\s*", " ", _INVISIBLE.sub("", text)).replace("\u00a0", " ").strip()
 
 
 def open_table(path: str | Path | Table, options: TableOptions = TableOptions()) -> Table:  # noqa: B008 (frozen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from linklab.tables.infer import MAX_CHOICES, NOT_A_VALUE, ColumnScan, Scan
@@ -92,26 +93,37 @@ def known_record(table: Table, schema: Schema) -> dict[str, Any]:
 def lines_of_record(record: dict[str, Any]) -> list[str]:
     """Return what was understood as a few lines to print."""
     columns = record.get("columns", [])
-    splits = record.get("splits", {})
-    n_rows = record.get("rows") or sum(splits.values())
+    n_rows = record.get("rows") or sum(record.get("splits", {}).values())
     size = f"{n_rows:,} row{'s' * (n_rows != 1)}, {sum(c['role'] != 'answer' for c in columns)} columns"
     head = f"{record.get('file', 'table')}: {size}; {record.get('written', '')}"
-    shown = [c for c in columns if c["role"] not in ("hidden",)]
+    left_out = record.get("left_out", {}).items()
+    return [
+        head, *_lines_of_columns(columns), *_lines_of_split(record),
+        *(f"  left out: {n:,} {why if n > 1 else why.replace('rows', 'row', 1)}" for why, n in left_out),
+        *(f"  note: {text}" for text in record.get("notes", [])),
+        *(f"warning: {text}" for text in record.get("warnings", [])),
+    ]  # fmt: skip
+
+
+def _lines_of_columns(columns: Sequence[dict[str, Any]]) -> list[str]:
+    shown = [c for c in columns if c["role"] != "hidden"]
     hidden = [c["name"] for c in columns if c["role"] == "hidden"]
     cut = shown[:SHOWN_COLUMNS] + [c for c in shown[SHOWN_COLUMNS:] if c["role"] != "input"]
     width = min(32, max((len(c["name"]) for c in cut), default=0))
-    lines = [head, *(f"  {c['name'][:32]:{width}}  {c['role']:6}  {c['kind']}" for c in cut)]
+    lines = [f"  {c['name'][:32]:{width}}  {c['role']:6}  {c['kind']}" for c in cut]
     if len(cut) < len(shown):
         lines.append(f"  … and {len(shown) - len(cut)} more input columns")
     if hidden:
         lines.append(f"  hidden: {', '.join(hidden[:8])}{', …' if len(hidden) > 8 else ''}")
+    return lines
+
+
+def _lines_of_split(record: dict[str, Any]) -> list[str]:
+    columns, splits, lines = record.get("columns", []), record.get("splits", {}), []
     group = next((c["name"] for c in columns if c["role"] == "group"), record.get("group_field"))
     if group and record.get("groups"):
         lines.append(f"  groups: {record['groups']:,} different '{group}', each on one side of the split")
     if splits:
         own = next((f" (the table's own, column '{c['name']}')" for c in columns if c["role"] == "split"), "")
         lines.append(f"  split{own}: " + ", ".join(f"{n:,} {side}" for side, n in splits.items()))
-    left_out = record.get("left_out", {}).items()
-    lines += [f"  left out: {n:,} {why if n > 1 else why.replace('rows', 'row', 1)}" for why, n in left_out]
-    lines += [f"  note: {text}" for text in record.get("notes", [])]
-    return lines + [f"warning: {text}" for text in record.get("warnings", [])]
+    return lines

@@ -62,18 +62,25 @@ def _gives_away(cells: Sequence[str], answers: Sequence[str], column: Column, ta
     if len(rows) < 10 or len({a for _, a in rows}) < 2 or column.kind.startswith("list_"):
         return False
     meaning: dict[str, str] = {}
-    if all(meaning.setdefault(cell, answer) == answer for cell, answer in rows):
-        if 2 * len(meaning) <= len(rows):
-            return True
-        if column.kind in ("int", "float") and target.class_target:
-            numbers = sorted((read_number(cell), answer) for cell, answer in rows)
-            if any(math.isnan(number) for number, _ in numbers):
-                return False
-            changes = sum(before[1] != after[1] for before, after in zip(numbers, numbers[1:], strict=False))
-            return changes == len({answer for _, answer in rows}) - 1 and len(rows) >= 5 * (changes + 1)
-    if column.kind in ("int", "float") and not target.class_target and target.kind in ("int", "float"):
-        return abs(_correlation([(read_number(c), read_number(a)) for c, a in rows])) > 0.999999
-    return False
+    is_function = all(meaning.setdefault(cell, answer) == answer for cell, answer in rows)
+    if is_function and 2 * len(meaning) <= len(rows):
+        return True
+    if column.kind not in ("int", "float"):
+        return False
+    if target.class_target:
+        return is_function and _thresholds_answer(rows)
+    if target.kind not in ("int", "float"):
+        return False
+    return abs(_correlation([(read_number(c), read_number(a)) for c, a in rows])) > 0.999999
+
+
+def _thresholds_answer(rows: Sequence[tuple[str, str]]) -> bool:
+    """True where every class is one range of the numbers, and has five rows or more on average."""
+    numbers = sorted((read_number(cell), answer) for cell, answer in rows)
+    if any(math.isnan(number) for number, _ in numbers):
+        return False
+    changes = sum(before[1] != after[1] for before, after in zip(numbers, numbers[1:], strict=False))
+    return changes == len({answer for _, answer in rows}) - 1 and len(rows) >= 5 * (changes + 1)
 
 
 def _correlation(pairs: Sequence[tuple[float, float]]) -> float:

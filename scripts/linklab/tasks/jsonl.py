@@ -14,7 +14,7 @@ from linklab.cli import UserError
 from linklab.manifest import MANIFEST, require_unchanged
 from linklab.tables.csv_stream import Block, read_block
 from linklab.tasks.examples import Example, ExampleMaker, Question, lowest_ranked, make_examples
-from linklab.tasks.row_cells import list_cells
+from linklab.tasks.row_cells import shown_columns
 from linklab.tasks.split_count import SplitCount
 from linklab.tasks.splits import SPLITS, rank_key
 from linklab.tasks.task import Task
@@ -61,10 +61,8 @@ def _members(values: dict, write: Callable) -> str:
 
 def _messages(prompt: str, answer: str | None) -> str:
     assert answer is not None, "only what was answered is written"
-    asked, answered = (
-        f'{{"role":"{role}","content":{quote(text)}}}' for role, text in (("user", prompt), ("assistant", answer))
-    )
-    return f'"messages":[{asked},{answered}]'
+    asked, answered = quote(prompt), quote(answer)
+    return f'"messages":[{{"role":"user","content":{asked}}},{{"role":"assistant","content":{answered}}}]'
 
 
 def _quote_list(texts: Iterable[str]) -> str:
@@ -178,11 +176,12 @@ def convert_block(
     first, block = item
     rows = read_block(path, block, len(task.schema.names))
     made = Converted([], [], CardFeatures(task), [], SplitCount(task))
+    shown = [column.name for column in shown_columns(task)]
     for number, example in enumerate(make_examples(path, ExampleMaker(task, **how), rows, first), start=first):
         if last is not None and (rank_key(example.id), number) > last:
             continue
         made.features.see(example)
-        made.cells.append(list_cells(example, task))
+        made.cells.append([example.id, *(example.row[name] for name in shown)])
         made.split_count.add(example.split, example.group, example.target)
         text = to_jsonl(example, task)
         if example.split == "train":

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from linklab import files
 from linklab.cli import UserError
-from linklab.links.links import RADIO_COLUMNS
+from linklab.links.links import LINK_CHOICES_TEMPLATE, RADIO_COLUMNS
 from linklab.tables.schema import Column
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Task
-from linklab.tasks.templates import LINK_CHOICES_TEMPLATE
 
 CELLS_FILE = "cells.csv"
 
@@ -30,11 +29,6 @@ def shown_columns(task: Task) -> list[Column]:
     return [column for column in task.schema.by_role("input") if column.name in shown]
 
 
-def list_cells(example: Example, task: Task) -> list[str]:
-    """Return a row's line of cells.csv: its id, then its shown cells."""
-    return [example.id, *(example.row[column.name] for column in shown_columns(task))]
-
-
 class CellsWriter:
     """Writes cells.csv, row by row."""
 
@@ -45,7 +39,7 @@ class CellsWriter:
         self._writer.writerow(["id", *(column.name for column in shown_columns(task))])
 
     def write(self, lines: Iterable[Sequence[str]]) -> None:
-        """Add what `list_cells` gave for some rows."""
+        """Add the id and the shown cells of some rows."""
         for line in lines:
             self._writer.writerow(line)
             self.rows += 1

@@ -23,8 +23,40 @@ from linklab.tasks.templates import Template
 Reader = Callable[[str, int | None], list[Example]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Which rows a script works on: those of a table, with how it is read and asked about, or a converted folder's."""
+
+    csv: str | None
+    data: str | None
+    table: TableOptions
+    prompt_template: str | None
+    system_prompt: str | None
+    ask: str | None
+    answer_format: str | None
+    split_seed: int | None
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> Source:
+        """Return what a script that called `cli.add_source_options`, or `add_row_options` and --csv, was given."""
+        names = ("csv", "data", *cli.QUESTION_OPTIONS, "split_seed")
+        return cls(table=TableOptions.from_args(args), **{name: getattr(args, name, None) for name in names})
+
+    def question_words(self) -> list[str]:
+        """Return the words that let another script ask rows the same way."""
+        given = {name: getattr(self, name) for name in cli.QUESTION_OPTIONS}
+        return [word for name, value in given.items() if value for word in (f"--{name.replace('_', '-')}", value)]
+
+    def words(self) -> list[str]:
+        """Return the words that give another script the same rows."""
+        if self.data:
+            return ["--data", self.data]
+        words = ["--csv", self.csv or "", *self.table.words(), *self.question_words()]
+        return words + (["--split-seed", str(self.split_seed)] if self.split_seed else [])
+
+
 def open_source(
-    args: argparse.Namespace,
+    source: Source,
     trained: Task | None = None,
     *,
     allow_other_prompt: bool = False,
@@ -32,23 +64,23 @@ def open_source(
 ) -> tuple[Task, Reader]:
     """Return the task, and a function (split, max_rows) -> examples in rank order.
 
-    Reads `args.csv` with what `cli.add_source_options` says about it, or `args.data`. `trained` is the task a model was
-    trained for: its targets, prompt, way of asking and split are taken, and options or data that say another are
-    refused, unless allowed.
+    `trained` is the task a model was trained for: its targets, prompt, way of asking and split are taken, and options
+    or data that say another are refused, unless allowed.
     """
-    rule = _split_rule(args, trained, allow_other_split)
-    if args.csv:
-        table, task = _table_task(args, trained, allow_other_prompt)
+    rule = _split_rule(source, trained, allow_other_split)
+    if source.csv:
+        table, task = _table_task(source, trained, allow_other_prompt)
         if trained is None or trained.split is None:
             rule = ExampleMaker(task, seed=rule.seed).settle_rule(cells for _, cells in table.rows())
         task = divide(table, task, rule)
         return task, lambda split, n: examples.read_examples(
             table, task, split, n, seed=rule.seed, fractions=rule.fractions
         )
-    refuse_table_options(args)
-    task, read = open_folder(args.data, rule.seed, trained.split if trained else None)
+    assert source.data, "one of the two is required"
+    refuse_table_options(source)
+    task, read = open_folder(source.data, rule.seed, trained.split if trained else None)
     if trained and not allow_other_prompt and (difference := find_difference(task, trained)):
-        raise UserError(f"{args.data}: {difference}; convert the rows as those the model was trained on, or pass "
+        raise UserError(f"{source.data}: {difference}; convert the rows as those the model was trained on, or pass "
                         f"--allow-other-prompt, and the report will say so")  # fmt: skip
     return task, read
 
@@ -69,40 +101,42 @@ def open_folder(
     return task, lambda split, n: read_with_cells(data, task, split, n)
 
 
-def _split_rule(args: argparse.Namespace, trained: Task | None, allow_other_split: bool) -> SplitRule:
+def _split_rule(source: Source, trained: Task | None, allow_other_split: bool) -> SplitRule:
     """Return how rows are divided: as a trained model says, else by `--split-seed`."""
-    rule = trained.split if trained and trained.split else SplitRule(args.split_seed or 0)
-    if args.split_seed in (None, rule.seed):
+    rule = trained.split if trained and trained.split else SplitRule(source.split_seed or 0)
+    if source.split_seed in (None, rule.seed):
         return rule
     if not allow_other_split:
-        raise UserError(f"--split-seed {args.split_seed}: the model was trained with --split-seed {rule.seed}, so "
+        raise UserError(f"--split-seed {source.split_seed}: the model was trained with --split-seed {rule.seed}, so "
                         f"unseen rows are those of that split; leave the option out, or pass --allow-training-rows"
                         )  # fmt: skip
-    return dataclasses.replace(rule, seed=args.split_seed)
+    return dataclasses.replace(rule, seed=source.split_seed)
 
 
-def _table_task(args: argparse.Namespace, trained: Task | None, allow_other_prompt: bool) -> tuple[Table, Task]:
+def _table_task(source: Source, trained: Task | None, allow_other_prompt: bool) -> tuple[Table, Task]:
     """Return the table of a CSV and its task: what a trained model was trained for, else what options and cells say."""
     if trained is None:
-        return open_table_task(args)
+        return open_table_task(source)
     ours = [target.name for target in trained.targets]
-    names = args.target_field or ours
+    names = list(source.table.target_fields) or ours
     if names != ours and not allow_other_prompt:
         raise UserError(f"--target-field {','.join(names)}: the model was trained to answer {','.join(ours)}; leave "
                         f"the option out, or pass --allow-other-prompt, and the report will say so")  # fmt: skip
-    if cli.table_words(args) or cli.question_words(args):
-        told = {"target_field": names, "ask": args.ask or trained.ask}
-        told["answer_format"] = args.answer_format or trained.answer_format
-        asked = argparse.Namespace(**vars(args) | told)
+    if source.table.words() or source.question_words():
+        asked = dataclasses.replace(
+            source, table=dataclasses.replace(source.table, target_fields=tuple(names)),
+            ask=source.ask or trained.ask, answer_format=source.answer_format or trained.answer_format,
+        )  # fmt: skip
         table, task = open_table_task(asked)
-        if names == ours and not (args.prompt_template or args.system_prompt):
+        if names == ours and not (source.prompt_template or source.system_prompt):
             task = dataclasses.replace(task, template=Template(trained.template.text, task.schema))
         difference = find_difference(task, trained)
         if difference and not allow_other_prompt:
             raise UserError(f"{difference}; leave --prompt-template, --system-prompt, --ask and --answer-format "
                             f"out, or pass --allow-other-prompt, and the report will say so")  # fmt: skip
         return table, task if difference else _answer_as(trained, task)
-    table = reopen_table(args.csv, trained.schema, trained.table)
+    assert source.csv, "asked for a table"
+    table = reopen_table(source.csv, trained.schema, trained.table)
     if table.names == trained.schema.names:
         return table, trained
     found = make_task(table, ask=trained.ask, answer_format=trained.answer_format)
@@ -129,10 +163,9 @@ def find_difference(task: Task, trained: Task) -> str | None:
     return None
 
 
-def refuse_table_options(args: argparse.Namespace) -> None:
+def refuse_table_options(source: Source) -> None:
     """Raise a UserError for an option about a table, where a converted folder says all of it."""
-    given = [word.partition("=")[0] for word in cli.table_words(args)]
-    given += cli.question_words(args)[::2]
+    given = [word.partition("=")[0] for word in source.table.words()] + source.question_words()[::2]
     if given:
         raise UserError(
             f"{', '.join(given)} belong{'s' * (len(given) == 1)} to --csv; the folder of --data has them in it: leave "
@@ -153,12 +186,13 @@ def read_with_cells(folder: str | Path, task: Task, split: str, max_rows: int | 
     return [examples.ask_about_all(example, task) for example in with_cells] if task.ask == "choices" else with_cells
 
 
-def open_table_task(args: argparse.Namespace) -> tuple[Table, Task]:
-    """Return the table of `args.csv` and the task that its options and cells make."""
-    table = open_table(args.csv, TableOptions.from_args(args))
+def open_table_task(source: Source) -> tuple[Table, Task]:
+    """Return the source's table and the task that its options and cells make."""
+    assert source.csv, "asked for a table"
+    table = open_table(source.csv, source.table)
     task = make_task(
-        table, template_file=args.prompt_template, ask=args.ask, system_prompt=args.system_prompt,
-        answer_format=args.answer_format,
+        table, template_file=source.prompt_template, ask=source.ask, system_prompt=source.system_prompt,
+        answer_format=source.answer_format,
     )  # fmt: skip
     return table, task
 
@@ -184,11 +218,12 @@ def say_table(task: Task) -> None:
         cli.say(line)
 
 
-def source_files(args: argparse.Namespace) -> dict:
+def source_files(source: Source) -> dict:
     """Return a manifest's inputs: CSV and template, what counts of a converted folder, or conversations' files."""
-    if args.csv:
-        return {path: None for path in (args.csv, args.prompt_template) if path}
-    if foreign := conversations.conversation_files(args.data):
+    if source.csv:
+        return {path: None for path in (source.csv, source.prompt_template) if path}
+    assert source.data, "one of the two is required"
+    if foreign := conversations.conversation_files(source.data):
         return dict.fromkeys(foreign)
-    names = [entry["path"] for entry in read_manifest(args.data)["outputs"] if entry["path"] != "README.md"]
-    return {f"{args.data}/{name}": None for name in (MANIFEST, *names)}
+    names = [entry["path"] for entry in read_manifest(source.data)["outputs"] if entry["path"] != "README.md"]
+    return {f"{source.data}/{name}": None for name in (MANIFEST, *names)}

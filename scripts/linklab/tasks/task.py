@@ -16,14 +16,7 @@ from linklab.tables.table import Table
 from linklab.tasks import answer_forms
 from linklab.tasks.answer_forms import AnswerForm, JsonForm, PlainForm
 from linklab.tasks.splits import SplitRule
-from linklab.tasks.templates import (
-    LINK_CHOICES_TEMPLATE,
-    LINK_TEMPLATE,
-    Template,
-    default_template,
-    escape_braces,
-    read_template,
-)
+from linklab.tasks.templates import Template, default_template, escape_braces, read_template
 
 ASK = ("row", "choices")  # one question per row, or one per choice of a row
 
@@ -240,27 +233,36 @@ def make_task(
     if ask == "choices" and reason:
         raise UserError(f"--ask choices: {reason}; use --ask row")
     ask = ask or ("row" if reason else "choices")
-    if template_file:
-        text = read_template(template_file)
-    elif known:
-        text = LINK_CHOICES_TEMPLATE if ask == "choices" else LINK_TEMPLATE
-    else:
-        text = default_template(schema)
+    text = read_template(template_file) if template_file else _default_prompt(schema, ask, for_links=known is not None)
     if system_prompt:
         text = f"{escape_braces(read_system_prompt(system_prompt))}\n\n{text}"
-    if len(targets) > 1 and answer_format != "json":
-        for target in targets:
-            if target.kind == "text" or any("\n" in choice for choice in target.choices or ()):
-                raise UserError(
-                    f"column '{target.name}' holds {'free text' if target.kind == 'text' else 'line ends'}, which "
-                    f"cannot be told from the next target; use --answer-format json, or ask it alone"
-                )
+    if answer_format != "json":
+        _require_one_line_each(targets)
     unit = ANSWER_UNIT_MBPS if known and ask == "choices" else 1
     understood.record["warnings"] += warn_of_markers(text)
     return Task(
         schema, targets, Template(text, schema), ask, unit, options.group_field, understood.record,
         answer_format=answer_format or "plain",
     )  # fmt: skip
+
+
+def _default_prompt(schema: Schema, ask: str, *, for_links: bool) -> str:
+    """Return the text of the template that is used where none is given."""
+    from linklab.links.links import LINK_CHOICES_TEMPLATE, LINK_TEMPLATE
+
+    if not for_links:
+        return default_template(schema)
+    return LINK_CHOICES_TEMPLATE if ask == "choices" else LINK_TEMPLATE
+
+
+def _require_one_line_each(targets: Sequence[Target]) -> None:
+    """Raise a UserError for one of several targets whose answer may hold the line end that separates them."""
+    for target in targets if len(targets) > 1 else ():
+        if target.kind == "text" or any("\n" in choice for choice in target.choices or ()):
+            raise UserError(
+                f"column '{target.name}' holds {'free text' if target.kind == 'text' else 'line ends'}, which "
+                f"cannot be told from the next target; use --answer-format json, or ask it alone"
+            )
 
 
 def _known_schema(table: Table) -> Schema | None:

@@ -18,18 +18,6 @@ from linklab import files
 from linklab.cli import UserError
 from linklab.tables.schema import Schema, read_number
 
-# What decides a link and nothing else: weather, obstacles and surroundings already show in RSSI, noise and busy, and
-# each extra word costs a token. Gemma spends one token on every digit and one on " -", so a candidate costs 14.
-LINK_TEMPLATE = (
-    "{regulatory_domain} {radio_standard} {channel_bandwidth_mhz} MHz {link_distance_m} m "
-    "{tx_power_dbm} dBm {antenna_gain_dbi} dBi radar {radar_events_per_day}\n"
-    "{available_channels_mhz} {rssi_dbm} {noise_dbm} {busy_pct}"
-)
-# With one question per candidate: what its throughput depends on and nothing else. Boosted trees on these five values
-# are as good as on all columns; 16 questions of 20 tokens teach more than 16 of 49 (docs/results/experiments.md).
-LINK_CHOICES_TEMPLATE = (
-    "{regulatory_domain} {radio_standard} {channel_bandwidth_mhz}\n{rssi_dbm - noise_dbm} {busy_pct}"
-)
 # A double brace is a brace; a field may hold braces inside double quotes, for columns whose names have them.
 _PIECE = re.compile(r'\{\{|\}\}|\{((?:[^{}"]|"(?:[^"\\]|\\.)*")*|[^{}]*)\}')
 _ROUNDING = re.compile(r"(.*):((?:[+-]?0?[0-9]{0,2}(?:\.[0-9]{1,2})?)[fge%])", re.DOTALL)

@@ -122,23 +122,34 @@ def choose_start(
         resume = resume if last and checkpoints.find_difference(last, fingerprint) is None else None
     if resume is None:
         if first:
-            for name in (CHECKPOINTS, *LOGS):
-                path = work / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            if drive and force:
-                checkpoint_mirror.clear(drive)
+            _begin_anew(work, drive if force else None)
         return None
     if resume == "auto" and first:
-        if work != folder and not checkpoints.list_all(work / CHECKPOINTS):
-            last, _ = checkpoints.find_last_whole(folder / CHECKPOINTS)
-            if last:  # of the finished training, some of whose results are gone
-                checkpoints.refuse_other_settings(last, fingerprint)
-                work.mkdir(exist_ok=True)
-                shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
-                os.rename(folder / CHECKPOINTS, work / CHECKPOINTS)
+        _take_checkpoints_back(folder, work, fingerprint)
         if drive:
             checkpoint_mirror.fetch(drive, work / CHECKPOINTS, fingerprint)
     return checkpoints.choose(work / CHECKPOINTS, resume, fingerprint, remove_torn=first)
+
+
+def _begin_anew(work: Path, drive: Path | None) -> None:
+    """Remove what an unfinished training has left in `work` and, where it is given, on the drive."""
+    for name in (CHECKPOINTS, *LOGS):
+        path = work / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if drive:
+        checkpoint_mirror.clear(drive)
+
+
+def _take_checkpoints_back(folder: Path, work: Path, fingerprint: dict) -> None:
+    """Move the checkpoints of a finished training, some of whose results are gone, to where it goes on."""
+    if work == folder or checkpoints.list_all(work / CHECKPOINTS):
+        return
+    last, _ = checkpoints.find_last_whole(folder / CHECKPOINTS)
+    if last:
+        checkpoints.refuse_other_settings(last, fingerprint)
+        work.mkdir(exist_ok=True)
+        shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
+        os.rename(folder / CHECKPOINTS, work / CHECKPOINTS)
 
 
 @contextlib.contextmanager

@@ -53,11 +53,11 @@ def finish(
     with out_dir.results(folder, work, script=script) as made:
         write_log(made / "trainer_log.csv", trainer.state.log_history)
         save.save_model(trainer.model, tokenizer, made / "model", settings.base_model)
-        add_papers(made / "model", task, card, seen)
+        add_documents(made / "model", task, card, seen)
         write_record(made / "model", train, base, before=before)
         if settings.merge and settings.mode != "full":
             save.merge_adapter(made / "model", made / "merged", settings.merge_dtype)
-            add_papers(made / "merged", task, write_card(scores, task, sources, merged=True), seen)
+            add_documents(made / "merged", task, write_card(scores, task, sources, merged=True), seen)
             write_record(made / "merged", train, base, before=before)
         files.write_json(made / "metrics.json", scores)
         plots.write_png(made / "loss.png", plots.loss_curve(plots.read_trainer_log(made / "trainer_log.csv")))
@@ -79,7 +79,7 @@ def best_validation(state: Any) -> dict:
     return entries[-1] if entries else {}
 
 
-def add_papers(made: Path, task: Task, card: str, seen: dict | None) -> None:
+def add_documents(made: Path, task: Task, card: str, seen: dict | None) -> None:
     """Write what goes with a model wherever it goes: how it is asked, what it was trained on, and its card.
 
     PEFT has left an empty form of a card.

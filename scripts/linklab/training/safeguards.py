@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,23 +109,20 @@ def lower_memory(settings: TrainingSettings) -> str:
     return "use " + ", then ".join(ways or [f"shorter rows and --max-length {settings.max_length // 2}"])
 
 
-class explained_failures:
+@contextlib.contextmanager
+def explained_failures(settings: TrainingSettings) -> Iterator[None]:
     """Turn out-of-memory and a full disk into one line that says what to lower."""
-
-    def __init__(self, settings: TrainingSettings) -> None:
-        self.settings = settings
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is None or isinstance(error, UserError):
-            return
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
         text = str(error)
         if "out of memory" in text or "can't allocate memory" in text or isinstance(error, MemoryError):
-            raise UserError(f"out of memory; {lower_memory(self.settings)}; checkpoints so far are kept") from error
+            raise UserError(f"out of memory; {lower_memory(settings)}; checkpoints so far are kept") from error
         if any(said in text for said in NO_SPACE):
             raise UserError(
-                f"{self.settings.out_dir}: no space left on the disk; free some or choose another --out-dir, "
+                f"{settings.out_dir}: no space left on the disk; free some or choose another --out-dir, "
                 f"then run again with --resume auto"
             ) from error
+        raise

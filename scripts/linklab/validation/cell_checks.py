@@ -1,6 +1,6 @@
 """The rules a cell must keep, one home for their codes and their words.
 
-`check_cell` is exact and slow. The fast path of `columns` only says which cells are surely fine; every other cell
+`check_cell` is exact and slow. The fast path of `column_checks` only says which cells are surely fine; every other cell
 comes here, so that no damage is named anywhere else.
 """
 
@@ -84,7 +84,7 @@ class Violation(NamedTuple):
     expected: str
 
 
-class Verdict(NamedTuple):
+class CellCheck(NamedTuple):
     """What a cell holds (None: nothing usable), or the code and expectation it breaks."""
 
     value: float | str | list | None
@@ -92,46 +92,48 @@ class Verdict(NamedTuple):
     expected: str = ""
 
 
-def check_cell(column: Column, text: str, *, lenient: bool = False) -> Verdict:
+def check_cell(column: Column, text: str, *, lenient: bool = False) -> CellCheck:
     """Judge one cell. `lenient` (an inferred schema) accepts exponents, `[1, 2]` and line breaks in free text."""
     if not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text):
-        return Verdict(None, "bad_utf8", "UTF-8 text")
+        return CellCheck(None, "bad_utf8", "UTF-8 text")
     if "\0" in text:
-        return Verdict(None, "nul_byte", "text without NUL bytes")
+        return CellCheck(None, "nul_byte", "text without NUL bytes")
+    if not text and not column.nullable:
+        return CellCheck(None, "missing_value", f"a value: {describe_cell(column)}")
     if not text:
-        return Verdict(None) if column.nullable else Verdict(None, "missing_value", f"a value: {describe(column)}")
+        return CellCheck(None)
     if lenient and column.nullable and column.kind in ("int", "float") and is_missing_number(text):
-        return Verdict(None)
+        return CellCheck(None)
     if text.isspace():
-        return Verdict(None, "blank_text", describe(column))
+        return CellCheck(None, "blank_text", describe_cell(column))
     if text != text.strip():
-        return Verdict(None, "outer_space", f"no space around the value; {describe(column)}")
+        return CellCheck(None, "outer_space", f"no space around the value; {describe_cell(column)}")
     if column.kind.startswith("list_"):
         return _check_list(column, text, lenient)
     return _check_scalar(column, column.kind, text, lenient)
 
 
-def _check_scalar(column: Column, kind: str, text: str, lenient: bool) -> Verdict:
+def _check_scalar(column: Column, kind: str, text: str, lenient: bool) -> CellCheck:
     if kind == "str":
         return _check_text(column, text, lenient)
     return _check_number(column, kind, text, lenient)
 
 
-def _check_text(column: Column, text: str, lenient: bool) -> Verdict:
+def _check_text(column: Column, text: str, lenient: bool) -> CellCheck:
     free = lenient and column.choices is None
     if (_FREE_TEXT_CONTROL if free else _CONTROL).search(text):
-        return Verdict(None, "control_character", "text without control characters")
+        return CellCheck(None, "control_character", "text without control characters")
     if looks_like_mojibake(text):
-        return Verdict(None, "mojibake", "text decoded with the encoding it was written in")
+        return CellCheck(None, "mojibake", "text decoded with the encoding it was written in")
     if column.choices is None or text in column.choices:
-        return Verdict(text)
+        return CellCheck(text)
     folded = {choice.strip().casefold(): choice for choice in column.choices}
     near = folded.get(" ".join(text.split()).casefold())
     if near is not None:
-        return Verdict(None, "spelling_variant", f"'{near}'")
+        return CellCheck(None, "spelling_variant", f"'{near}'")
     if column.role == "target" and is_missing_word(text):
-        return Verdict(None, "missing_value", f"a value: {describe(column)}")
-    return Verdict(None, "unknown_value", describe(column))
+        return CellCheck(None, "missing_value", f"a value: {describe_cell(column)}")
+    return CellCheck(None, "unknown_value", describe_cell(column))
 
 
 def looks_like_mojibake(text: str) -> bool:
@@ -148,21 +150,21 @@ def looks_like_mojibake(text: str) -> bool:
     return False
 
 
-def _check_number(column: Column, kind: str, text: str, lenient: bool) -> Verdict:
+def _check_number(column: Column, kind: str, text: str, lenient: bool) -> CellCheck:
     whole = kind.endswith("int")
     found = (_INT if whole else _LENIENT_FLOAT if lenient else _FLOAT).fullmatch(text)
     if not found:
-        return Verdict(None, _number_fault(text, whole), describe(column))
+        return CellCheck(None, _number_fault(text, whole), describe_cell(column))
     value = float(text)
     low = -float_info.max if column.low is None else column.low
     high = float_info.max if column.high is None else column.high
     if not whole and not lenient and column.decimals is not None and len(found[1] or "") > column.decimals:
-        return Verdict(None, "too_many_decimals", describe(column))
+        return CellCheck(None, "too_many_decimals", describe_cell(column))
     if not low <= value <= high:
-        return Verdict(None, "out_of_range", describe(column))
+        return CellCheck(None, "out_of_range", describe_cell(column))
     if column.choices is not None and text not in column.choices:
-        return Verdict(None, "unknown_value", describe(column))
-    return Verdict(value)
+        return CellCheck(None, "unknown_value", describe_cell(column))
+    return CellCheck(value)
 
 
 def _number_fault(text: str, whole: bool) -> str:
@@ -178,11 +180,11 @@ def _number_fault(text: str, whole: bool) -> str:
     return "number_format"
 
 
-def _check_list(column: Column, text: str, lenient: bool) -> Verdict:
+def _check_list(column: Column, text: str, lenient: bool) -> CellCheck:
     if not (text.startswith("[") and text.endswith("]") and len(text) > 1):
-        return Verdict(None, "not_a_list", describe(column))
+        return CellCheck(None, "not_a_list", describe_cell(column))
     if not text[1:-1].strip():
-        return Verdict([]) if column.nullable else Verdict(None, "empty_list", describe(column))
+        return CellCheck([]) if column.nullable else CellCheck(None, "empty_list", describe_cell(column))
     kind = column.kind.removeprefix("list_")
     if kind == "str":
         try:
@@ -190,7 +192,7 @@ def _check_list(column: Column, text: str, lenient: bool) -> Verdict:
         except (ValueError, RecursionError):
             elements = None
         if elements is None or not all(isinstance(element, str) for element in elements):
-            return Verdict(None, "not_a_list", describe(column))
+            return CellCheck(None, "not_a_list", describe_cell(column))
     else:
         elements = text[1:-1].split(",")
     values = []
@@ -198,18 +200,18 @@ def _check_list(column: Column, text: str, lenient: bool) -> Verdict:
         if lenient and number > 1 and kind != "str":
             element = element.removeprefix(" ")
         if element != element.strip():
-            return Verdict(None, "outer_space", f"element {number} without spaces; {describe(column)}")
+            return CellCheck(None, "outer_space", f"element {number} without spaces; {describe_cell(column)}")
         if not element:
-            return Verdict(None, "not_a_list", f"element {number} is empty; {describe(column)}")
-        verdict = _check_scalar(column, kind, element, lenient)
-        if verdict.code:
+            return CellCheck(None, "not_a_list", f"element {number} is empty; {describe_cell(column)}")
+        check = _check_scalar(column, kind, element, lenient)
+        if check.code:
             shown = element if len(element) <= 40 else element[:40] + "…"
-            return Verdict(None, verdict.code, f"element {number} is '{shown}'; {verdict.expected}")
-        values.append(verdict.value)
-    return Verdict(values)
+            return CellCheck(None, check.code, f"element {number} is '{shown}'; {check.expected}")
+        values.append(check.value)
+    return CellCheck(values)
 
 
-def describe(column: Column) -> str:
+def describe_cell(column: Column) -> str:
     """Say what a cell of the column must be: `a whole number from 150 to 20000 m`."""
     names = {"int": "a whole number", "float": "a number", "str": "text"}
     elements = {"int": "whole numbers", "float": "numbers", "str": "texts"}

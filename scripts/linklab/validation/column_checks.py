@@ -1,13 +1,11 @@
 """Turn the cells of many rows into checked arrays: the fast path of the validator, and its exact twin.
 
-The fast path may only say "surely fine". Whatever it is not sure of goes to `checks.check_cell`, cell by cell.
+The fast path may only say "surely fine". Whatever it is not sure of goes to `cell_checks.check_cell`, cell by cell.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
+from linklab.tables.cells import Cells
 from linklab.tables.schema import Column
-from linklab.validation import fast_rows
-from linklab.validation.cell_checks import Verdict, check_cell
+from linklab.validation.cell_checks import CellCheck, check_cell
 
 _INT = r"(?:0|-?[1-9][0-9]{0,14})"  # at most 15 digits: exact in float64; longer ones take the exact path
 _PLAIN_TEXT = r"^[!-~](?:[ -~]*[!-~])?$"
@@ -25,53 +23,7 @@ _LIST_MARKS = b"[],"
 _TO_COMMA = bytes.maketrans(b"]", b",")
 
 
-@dataclasses.dataclass
-class Cells:
-    """One column of a piece of the file.
-
-    `ok` (n,) marks the cells that hold a value. Numbers: `values` (n,) float64, 0 where not ok. Lists of numbers:
-    `values` holds all elements in a row and `offsets` (n + 1,) where each cell's begin. Texts have no `values`.
-    """
-
-    column: Column
-    texts: pa.Array | Sequence[str] | Callable[[int], str]  # or what reads a cell again from the file's bytes
-    ok: np.ndarray
-    n_missing: int = 0
-    values: Any = None  # an array, None for texts
-    offsets: Any = None  # an array, None for what is no list
-    lists: dict[int, list[str]] | None = None  # lists of texts, by row
-    extremes: tuple[float, float] | None = None  # least and largest of `values`, where the range check met them
-
-    def text(self, row: int) -> str:
-        """Return the cell as it stands in the file."""
-        if callable(self.texts):
-            return self.texts(row)
-        cell = self.texts[row]
-        return cell if isinstance(cell, str) else cell.as_py().decode("utf-8", "surrogateescape")
-
-    def codes(self, words: Sequence[str]) -> np.ndarray:
-        """Return for every cell of a text column its place in `words` (0 where it is none of them)."""
-        if isinstance(self.texts, list):
-            return np.array([words.index(text) if text in words else 0 for text in self.texts], np.int64)
-        places = pc.index_in(self.texts, value_set=pa.array([word.encode() for word in words], pa.binary()))
-        return pc.fill_null(places, 0).to_numpy(zero_copy_only=False).astype(np.int64)
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        """Elements per list cell, 0 where the cell is not ok."""
-        return np.diff(self.offsets)
-
-    @cached_property
-    def highest(self) -> np.ndarray:
-        """The highest element of each list of numbers, -inf where there is none."""
-        highest = np.full(len(self.ok), -np.inf)
-        if len(self.values):
-            filled = np.flatnonzero(self.lengths)
-            highest[filled] = np.maximum.reduceat(self.values, self.offsets[filled])
-        return highest
-
-
-Faults = list[tuple[int, Verdict]]
+Faults = list[tuple[int, CellCheck]]
 
 
 def split_cells(data: bytes, n_columns: int) -> list[pa.Array] | None:
@@ -98,50 +50,27 @@ def check_column(column: Column, texts: pa.Array | Sequence[str], *, lenient: bo
     if isinstance(texts, list) or column.kind == "list_str":
         return _check_exactly(column, texts, lenient)
     sure = _surely_fine(column, texts)
-    values = offsets = None
+    values = offsets = extremes = None
     if column.kind != "str":
         if column.kind.startswith("list_"):
             values, offsets = _parse_lists(texts, sure)
         else:
             values = _parse_numbers(texts, sure)
-        _doubt_range(column, values, offsets, sure)
+        extremes = _doubt_range(column, values, offsets, sure)
         if offsets is not None and not sure.all():
             values, offsets = _drop_lists(values, offsets, sure)
     doubtful = np.flatnonzero(~sure)
-    cells = Cells(column, texts, sure, 0, values, offsets)
+    cells = Cells(column, texts, sure, 0, values, offsets, extremes=None if len(doubtful) else extremes)
     faults: Faults = []
     for row in doubtful.tolist():
-        verdict = check_cell(column, cells.text(row), lenient=lenient)
-        if verdict.value is not None:  # fine after all, though not spelt as the fast path knows it
+        check = check_cell(column, cells.text(row), lenient=lenient)
+        if check.value is not None:  # fine after all, though not spelt as the fast path knows it
             return _check_exactly(column, texts, lenient)
-        if verdict.code:
-            faults.append((row, verdict))
-        cells.n_missing += verdict.code in ("", "missing_value")
+        if check.code:
+            faults.append((row, check))
+        cells.n_missing += check.code in ("", "missing_value")
     if values is not None and offsets is None and len(doubtful):
         values[doubtful] = 0.0
-    return cells, faults
-
-
-def check_sure_column(column: Column, texts: pa.Array, read: Callable[[int], str]) -> tuple[Cells, Faults]:
-    """Check a column whose spelling `sure_rows` has found fine: only ranges are left. `read` gives a cell's text."""
-    cells = Cells(column, texts, np.ones(len(texts), bool))
-    if column.kind == "str":
-        return cells, []
-    if column.kind.startswith("list_"):
-        cells.values, cells.offsets = fast_rows.parse_lists(texts, column.decimals or 0)
-    elif pa.types.is_floating(texts.type):
-        cells.values, cells.texts = np.array(texts.to_numpy()), read
-    else:
-        cells.values = _parse_numbers(texts, cells.ok)
-    cells.extremes = _doubt_range(column, cells.values, cells.offsets, cells.ok)
-    if cells.ok.all():
-        return cells, []
-    faults = [(row, check_cell(column, read(row))) for row in np.flatnonzero(~cells.ok).tolist()]
-    assert all(verdict.code for _, verdict in faults), column.name
-    if cells.offsets is None:
-        cells.values[~cells.ok] = 0.0
-    else:
-        cells.values, cells.offsets = _drop_lists(cells.values, cells.offsets, cells.ok)
     return cells, faults
 
 
@@ -149,22 +78,22 @@ def _check_exactly(column: Column, texts: pa.Array | Sequence[str], lenient: boo
     n = len(texts)
     cells = Cells(column, texts, np.zeros(n, bool))
     faults: Faults = []
-    verdicts: list[Any] = []  # number, text or list by the column's kind; None where faulty or missing
+    checks: list[Any] = []  # number, text or list by the column's kind; None where faulty or missing
     for row in range(n):
-        verdict = check_cell(column, cells.text(row), lenient=lenient)
-        cells.ok[row] = verdict.value is not None
-        cells.n_missing += verdict.value is None and verdict.code in ("", "missing_value")
-        if verdict.code:
-            faults.append((row, verdict))
-        verdicts.append(verdict.value)
+        check = check_cell(column, cells.text(row), lenient=lenient)
+        cells.ok[row] = check.value is not None
+        cells.n_missing += check.value is None and check.code in ("", "missing_value")
+        if check.code:
+            faults.append((row, check))
+        checks.append(check.value)
     if column.kind in ("int", "float"):
-        cells.values = np.array([0.0 if value is None else value for value in verdicts], float)
+        cells.values = np.array([0.0 if value is None else value for value in checks], float)
     elif column.kind == "list_str":
-        cells.lists = {row: value for row, value in enumerate(verdicts) if value is not None}
-        cells.offsets = np.concatenate([[0], np.cumsum([len(value or ()) for value in verdicts])]).astype(np.int64)
+        cells.lists = {row: value for row, value in enumerate(checks) if value is not None}
+        cells.offsets = np.concatenate([[0], np.cumsum([len(value or ()) for value in checks])]).astype(np.int64)
     elif column.kind != "str":
-        cells.values = np.array([element for value in verdicts for element in value or ()], float)
-        cells.offsets = np.concatenate([[0], np.cumsum([len(value or ()) for value in verdicts])]).astype(np.int64)
+        cells.values = np.array([element for value in checks for element in value or ()], float)
+        cells.offsets = np.concatenate([[0], np.cumsum([len(value or ()) for value in checks])]).astype(np.int64)
     return cells, faults
 
 

@@ -9,8 +9,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import pyarrow.compute as pc
 
+from linklab.tables.cells import Cells
 from linklab.tables.schema import Column
-from linklab.validation.column_checks import Cells
 
 MAX_CLASSES = 1000  # a text column with more values than this is not counted by value
 SAMPLE_ROWS = 20_000

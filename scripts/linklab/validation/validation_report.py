@@ -169,7 +169,7 @@ def _sample_values(plan: Plan, rows: list[bytes]) -> dict[str, np.ndarray]:
     for at in range(0, len(rows), SAMPLE_CHUNK):
         data = b"".join(rows[at : at + SAMPLE_CHUNK])
         for piece in pieces(plan, data, True, Outcome()):
-            for cells, _ in check_cells(plan, piece, data):
+            for cells, _ in check_cells(plan, piece):
                 if cells.values is not None:
                     values = cells.values[cells.ok] if cells.offsets is None else cells.values
                     parts.setdefault(cells.column.name, []).append(values.astype(np.float32))
@@ -185,7 +185,7 @@ def build_report(path: str | Path, found: Findings) -> dict:
         "rows": found.n_rows,
         "schema": found.start.schema_name,
         "clean": not tally.counts,
-        "verdict": verdict(path, found),
+        "verdict": conclusion(path, found),
         "violations": tally.counts.total(),
         "counts": dict(sorted(tally.counts.items(), key=lambda item: (-item[1], item[0]))),
         "codes": {code: CODES[code] for code in sorted(tally.counts)},
@@ -253,7 +253,7 @@ def compare(reference: Findings, current: Findings) -> dict:
     }
 
 
-def verdict(path: str | Path, found: Findings) -> str:
+def conclusion(path: str | Path, found: Findings) -> str:
     """Return the result in one sentence."""
     name, n, counts = Path(path).name, found.tally.counts.total(), found.tally.counts
     if not n:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Generator, Iterator
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsInt
 
@@ -16,13 +16,13 @@ import pyarrow.compute as pc
 
 from linklab.parallel import map_in_order, usable_cores
 from linklab.tables import csv_stream
+from linklab.tables.cells import Cells, CheckedColumns
 from linklab.tables.schema import Column, Schema
-from linklab.validation import fast_rows
 from linklab.validation.cell_checks import Violation
-from linklab.validation.column_checks import Cells, Faults, check_column, check_sure_column, split_cells
+from linklab.validation.column_checks import Faults, check_column, split_cells
 from linklab.validation.duplicates import entries, hash_texts
 from linklab.validation.profile import Profile, profile_cells
-from linklab.validation.row_checks import find_faults
+from linklab.validation.row_checks import find_broken_rules
 
 BLOCK_BYTES = 2 << 20  # small enough for the caches, large enough for numpy
 EXACT_BYTES = 32 << 10  # a piece this small that is not plain is read row by row
@@ -45,11 +45,6 @@ class Plan:
     split_at: int | None = None
     exact: bool = False  # take the slow path everywhere (tests compare the two)
 
-    @cached_property
-    def line_pattern(self) -> str | None:
-        """The grammar of sound lines for the fastest path, None where it cannot be taken."""
-        return fast_rows.line_pattern(self.columns, crlf=self.crlf) if self.hashes_raw_rows else None
-
     @property
     def hashes_raw_rows(self) -> bool:
         """True where a row's content is its line behind the id: no split column, the id first or absent."""
@@ -64,7 +59,6 @@ class Piece:
     lines: np.ndarray
     offsets: np.ndarray
     ends: np.ndarray
-    sure: bool = False  # `sure_rows` has seen to the spelling of every cell
 
     @property
     def exact(self) -> bool:
@@ -117,12 +111,12 @@ def pieces(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Iterator[P
         end = len(data) if at + step >= len(data) else data.rfind(b"\n", at, at + step) + 1
         end = end if end > at else data.find(b"\n", at) + 1 or len(data)
         chunk = data if (at, end) == (0, len(data)) else data[at:end]
-        columns, sure = (None, False) if plan.exact else _split(plan, chunk)
+        columns = None if plan.exact else _split(plan, chunk)
         if columns is not None:
             n = len(columns[0])
             cuts = np.full(n + 1, at)
             cuts[1:] += np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + 1
-            yield Piece(columns, outcome.n_lines + np.arange(n), cuts[:-1], cuts[1:], sure)
+            yield Piece(columns, outcome.n_lines + np.arange(n), cuts[:-1], cuts[1:])
             outcome.n_lines += n
             at = end
         elif len(chunk) > EXACT_BYTES and not plan.exact:
@@ -141,17 +135,13 @@ def pieces(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Iterator[P
     outcome.used = at
 
 
-def _split(plan: Plan, chunk: bytes) -> tuple[list | None, bool]:
-    """Return a chunk's columns, if it can be split without reading it row by row, and whether all spelling is fine."""
-    if plan.line_pattern is not None:
-        columns = fast_rows.split_sure(plan.columns, plan.line_pattern, chunk)
-        if columns is not None:
-            return columns, True
+def _split(plan: Plan, chunk: bytes) -> list | None:
+    """Return a chunk's columns, None where it can only be read row by row."""
     if not csv_stream.is_plain(chunk):
-        return None, False
+        return None
     if (b"\r" in chunk) != plan.crlf or (plan.crlf and chunk.count(b"\r\n") != chunk.count(b"\n")):
-        return None, False
-    return split_cells(chunk, len(plan.columns)), False
+        return None
+    return split_cells(chunk, len(plan.columns))
 
 
 def _read_exactly(plan: Plan, data: bytes, at: int, end: int, final: bool, outcome: Outcome) -> tuple[Piece, int]:
@@ -179,44 +169,32 @@ def _read_exactly(plan: Plan, data: bytes, at: int, end: int, final: bool, outco
     return Piece(columns, starts, places, behind), at
 
 
-def check_cells(plan: Plan, piece: Piece, data: bytes) -> Iterator[tuple[Cells, Faults]]:
+def check_cells(plan: Plan, piece: Piece) -> Iterator[tuple[Cells, Faults]]:
     """Check the columns of a piece one after the other."""
-    for place, (column, texts) in enumerate(zip(plan.columns, piece.columns, strict=True)):
-        if column is None:
-            continue
-        if piece.sure:
-            yield check_sure_column(column, texts, partial(_read_cell, data, piece, len(plan.columns), place))
-        else:
+    for column, texts in zip(plan.columns, piece.columns, strict=True):
+        if column is not None:
             yield check_column(column, texts, lenient=plan.lenient)
 
 
 def _check_piece(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, sample_limit: int) -> None:
-    table: dict[str, Cells] = {}
+    columns: CheckedColumns = {}
 
     def blame(row: int, name: str, code: str, expected: str) -> None:
-        value = show(table[name].text(row))
+        value = show(columns[name].text(row))
         outcome.violations.append(Violation(int(piece.lines[row]), name, code, value, expected))
 
-    for cells, faults in check_cells(plan, piece, data):
+    for cells, faults in check_cells(plan, piece):
         name = cells.column.name
-        table[name] = cells
+        columns[name] = cells
         profile, seen = profile_cells(cells), outcome.profiles.get(name)
         outcome.profiles[name] = profile if seen is None else seen + profile
-        for row, verdict in faults:
-            blame(row, name, verdict.code, verdict.expected)
-    for finding in find_faults(table, plan.schema):
-        for row in finding.rows.tolist():
-            blame(row, finding.column, finding.code, finding.expected(row))
+        for row, check in faults:
+            blame(row, name, check.code, check.expected)
+    for broken in find_broken_rules(columns, plan.schema):
+        for row in broken.rows.tolist():
+            blame(row, broken.column, broken.code, broken.expected(row))
     outcome.n_rows += len(piece.lines)
     _remember_keys(plan, piece, outcome, data, sample_limit)
-
-
-def _read_cell(data: bytes, piece: Piece, n_columns: int, place: int, row: int) -> str:
-    """Read one cell of a piece again from the block's bytes."""
-    at = int(piece.offsets[row])
-    record = next(csv_stream.scan_records(data, at=at, line=0, n_columns=n_columns, final=True))
-    assert record.cells is not None, "it was read before"
-    return record.cells[place]
 
 
 def _remember_keys(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, sample_limit: int) -> None:
@@ -282,7 +260,6 @@ def check_file(
 
     `sample_limit()` gives the largest content hash still of use for a sample. Constant memory: a few blocks.
     """
-    plan.line_pattern  # noqa: B018 (found once, here: what is cached goes to the workers with the plan)
     at: int | None = start
     workers = 1
     if os.path.getsize(path) - start >= PARALLEL_BYTES:
