@@ -5,12 +5,13 @@ import shutil
 
 from linklab import cli
 from linklab.studies.folder import fingerprint_data
+from linklab.tasks.source import Source
 
 
 def source(path, *words):
     parser = argparse.ArgumentParser()
     cli.add_source_options(parser)
-    return parser.parse_args(["--csv", str(path), "--target-field", "kind", *words])
+    return Source.from_args(parser.parse_args(["--csv", str(path), "--target-field", "kind", *words]))
 
 
 def test_a_table_in_a_folder_is_known_by_its_files(tmp_path):
