@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from html import escape
 from pathlib import Path
 
@@ -369,6 +370,16 @@ def test_a_chat_template_that_does_not_end_is_stopped(monkeypatch):
     monkeypatch.setattr(chat, "TEMPLATE_S", 0.2)
     with pytest.raises(files.UserError, match="chat template did not end within"):
         chat.encode_prompt(tokenizer, "a question")
+
+
+def test_a_template_that_only_waits_for_a_busy_machine_is_not_stopped():
+    from linklab.models import chat
+
+    with chat.time_limit(0.05, "a template"):
+        time.sleep(0.2)
+    with pytest.raises(files.UserError, match="a template did not end"), chat.time_limit(0.05, "a template"):
+        while True:
+            pass
 
 
 class Planted:
