@@ -119,7 +119,9 @@ class ForkedStage:
     Like a process started there it keeps open what it is told to, and asks to end with its parent.
     """
 
-    def __init__(self, command: list[str], *, stdin: int, stdout: Any, stderr: Any, preexec_fn: Any, pass_fds: Any):
+    def __init__(
+        self, command: list[str], *, stdin: int, stdout: Any, preexec_fn: Any, pass_fds: Any, stderr: Any = None
+    ):
         self.returncode: int | None = None
         out = os.dup((stdout or sys.stderr).fileno())
         self.pid = os.fork()
