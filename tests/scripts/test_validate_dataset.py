@@ -309,7 +309,6 @@ def test_any_csv_is_checked_against_what_its_cells_suggest(tmp_path):
         (21, "size", "number_format"),
         (41, "score", "missing_value"),
         (51, "name", "duplicate_id"),
-        (61, "size", "not_a_value"),
         (61, "score", "not_an_integer"),
     }
 
@@ -484,7 +483,7 @@ WRITTEN_OTHERWISE = [
     ("odd cell", TREES.replace(";7,5;", ";-;", 1), [], [(3, "height", "not_a_number")]),
     ("odd cell called missing", TREES.replace(";7,5;", ";-;", 1), ["--missing", "-"], []),
     ("ragged row", TREES.replace("fir;7,5;", "fir;", 1), [], [(3, "", "ragged_row")]),
-    ("repeated row", TREES + TREES.splitlines()[4] + "\n", [], [(62, "", "duplicate_row")]),
+    ("repeated row without an id", TREES + TREES.splitlines()[4] + "\n", [], []),  # a note: it may be chance
 ]  # fmt: skip
 
 
