@@ -159,10 +159,12 @@ def write_greedily(model: Any, tokenizer: Any, text: str) -> str:
 def open_judge(path: Path) -> Any:
     """Return a function that lets llama.cpp continue a text greedily."""
     import xllamacpp
+    from linklab.parallel import usable_cores
 
     params = xllamacpp.CommonParams()
     params.model.path = str(path)
     params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 2048, 1, False, -1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = usable_cores()
     server = xllamacpp.Server(params)
 
     def ask(text: str) -> str:
