@@ -11,7 +11,7 @@ KeyError 'model_id'; nbformat calls such notebooks valid. --widgets says what ha
   remove   all widget metadata goes
 --repair also fixes what nbformat 4 refuses ("Invalid Notebook"): keys that are missing, superfluous or null.
 Exit code: 0 nothing to do, 1 a notebook was fixed (with --check or --report: would be), 2 one could not be read or
-written. A notebook from stdin that was fixed is no failure: 0.
+written. A notebook from stdin that was fixed is not a failure: 0.
 """
 
 from __future__ import annotations

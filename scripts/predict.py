@@ -384,7 +384,7 @@ def format_answer(one: Answered, task: Task) -> str:
 
 
 def rule_worths(example: Example, task: Task) -> Mapping[str, Sequence[float]]:
-    """Return what the simple rule and the link formula give for each choice; {} where the row is no whole link.
+    """Return what the simple rule and the link formula give for each choice; {} where the row is not a complete link.
 
     snr_and_busy is in bit/s per Hz (capacity by SNR, times the time left free), formula in Mbit/s.
     """

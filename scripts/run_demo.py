@@ -25,7 +25,7 @@ from linklab.manifest import MANIFEST, read_manifest
 from linklab.models import base_names
 from linklab.pipeline import Stage, call, command_of, stale_reason
 
-LONG = 1000  # training rows from which on a run is no quick look: more unseen rows
+LONG = 1000  # training rows from which on a run is more than a quick look: more unseen rows
 FIT_ROWS = 150  # validation rows that say how much of the model and how much of the trees a blend of both takes
 
 

@@ -23,7 +23,7 @@ def send(
     """Send files to the `kind` ("model" or "dataset") `owner/name` in one commit.
 
     `parcel` maps the name of each file there to its path here, or its bytes. A new place is private unless `public`;
-    one that is there stays as it is, and with `public=False` must not be one that everybody sees. What goes wrong is
+    one that is there stays as it is, and with `public=False` must not be public. What goes wrong is
     a UserError that begins with `asked_by`.
     """
     import huggingface_hub

@@ -62,7 +62,7 @@ def claim(path: Path, *, wait: bool = False) -> Iterator[int | None]:
 
 
 def is_free(path: Path) -> bool:
-    """Say whether nobody holds `path`."""
+    """Say whether no process holds `path`."""
     if not path.exists():
         return True
     with claim(path) as handle:

@@ -252,7 +252,7 @@ def _differs(path: Path, entry: dict) -> bool:
 
 # --- who may replace what -----------------------------------------------------------------------------------------
 #
-# One rule for every script: an output is replaced only where the same script wrote it and nobody has changed it since.
+# One rule for every script: an output is replaced only where the same script wrote it and it has not changed since.
 # What else is found there is named and refused, with --force and without.
 
 _STAGES = NEW, READY, PLACING, OLD = tuple(f".linklab-{name}" for name in ("new", "ready", "placing", "old"))
@@ -274,7 +274,7 @@ def list_content(folder: Path, ignored: Iterable[str] = RESERVED) -> list[Path]:
 
 
 def find_foreign(folder: Path, script: str, ignored: Iterable[str] = RESERVED) -> str | None:
-    """Return what in a folder is no unchanged output of `script`, as the rest of "it holds …"; None when all is."""
+    """Return what in a folder is not an unchanged output of `script`, as the rest of "it holds …"; None when all is."""
     content = list_content(folder, ignored)
     if not content:
         return None
@@ -391,7 +391,7 @@ def _swap_or_fill(stage: Path, out_dir: Path) -> None:
     try:
         swap(stage, out_dir)
     except OSError as error:
-        if error.errno not in (errno.EBUSY, errno.EXDEV):  # a folder mounted from the same disk, which nobody can see
+        if error.errno not in (errno.EBUSY, errno.EXDEV):  # a folder mounted from the same disk, which cannot be seen
             raise
         shutil.rmtree(out_dir / NEW, ignore_errors=True)
         shutil.copytree(stage, out_dir / NEW)

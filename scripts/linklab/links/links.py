@@ -101,7 +101,7 @@ RADIO_COLUMNS = frozenset(
      "antenna_gain_dbi", "tx_power_dbm", "radar_events_per_day", "link_distance_m", "channel_bandwidth_mhz")
 )  # fmt: skip
 
-# What field data has: nobody knows the hidden truth, so no answer has a worth either, and there is no regret.
+# What field data has: the hidden truth is not known, so no answer has a worth either, and there is no regret.
 FIELD_SCHEMA = Schema(
     tuple(dataclasses.replace(c, utility_from=None) for c in LINK_SCHEMA.by_role("id", "group", "input", "target"))
 )

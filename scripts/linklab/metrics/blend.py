@@ -168,7 +168,7 @@ class Pair:
         return texts, scores
 
     def numbers(self, row_id: str, target: str) -> tuple[float, float]:
-        """Return both answers to a number target, NaN where one is no number."""
+        """Return both answers to a number target, NaN where one is not a number."""
         first, second = (read_number(answer_of(of[row_id], target)) for of in self.predictions)
         return first, second
 

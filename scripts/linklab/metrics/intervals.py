@@ -79,7 +79,7 @@ def _tango(only_first: float, only_second: float, n: float, z: float) -> tuple[f
         variance = n * (2 * second + difference * (1 - difference))
         return sign * (n * (found - difference)) - z * math.sqrt(max(0.0, variance))
 
-    # The variance can vanish at the difference found, which is no end of the interval: begin just beside it.
+    # The variance can vanish at the difference found, which is not an end of the interval: begin just beside it.
     low = brentq(beyond, -1.0, found - 1e-9, args=(1,)) if found > -1 else -1.0
     high = brentq(beyond, found + 1e-9, 1.0, args=(-1,)) if found < 1 else 1.0
     return low, high

@@ -50,7 +50,7 @@ def score(
     `targets` names the targets the predictor has an opinion on (all of the task's by default); the others are left out
     rather than counted as invalid. `resamples=0` leaves the bootstrap intervals out (null). `judged` is what `judge`
     gave for the same rows, where a caller has it; without it a task is needed. `warnings` is what every report of these
-    figures must say; `asked` says how a model was asked (model, free, rank_by), None of what is no model.
+    figures must say; `asked` says how a model was asked (model, free, rank_by), None for what is not a model.
     """
     assert role in ROLES, role
     if not judged:

@@ -121,7 +121,7 @@ def judge_number(examples: Sequence[Example], predictions: Mapping[str, Predicti
     invalid = np.isnan(answers)
     errors = np.abs(np.where(invalid, 0.0, answers) - truth)
     columns = {"mae": errors, "invalid_share": invalid.astype(float)}
-    if (truth != 0).all():  # a share of nothing is no share
+    if (truth != 0).all():  # a share of zero is not defined
         columns["mape"] = errors / np.abs(truth)
     for percent in (5, 10):
         columns[f"within_{percent}pct"] = ((errors <= percent / 100 * np.abs(truth)) & ~invalid).astype(float)

@@ -1,4 +1,4 @@
-"""Whether a run's files agree with each other and with its manifest: nobody should compare figures somebody edited."""
+"""Whether a run's files agree with each other and with its manifest: edited figures must not be compared."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def require_model(name: str, *, ask_hub: bool = True) -> None:
 
 
 def require_no_slip(name: str) -> None:
-    """Raise a UserError for what is no folder here and cannot be a Hub id: a misspelt path or built-in name."""
+    """Raise a UserError for what is not a folder here and cannot be a Hub id: a misspelt path or built-in name."""
     path = Path(name).expanduser()
     if path.is_file():
         raise UserError(f"{name}: is a file; {EXPECTED}")

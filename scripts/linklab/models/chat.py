@@ -66,7 +66,7 @@ END_OF_TURN = "<end_of_turn>"
 _ANSWER = "ANSWER"  # stands for an answer where the end of a turn is looked for
 # Templates of Llama 3, SmolLM3 and others print today's date. They are given the day that Llama's own falls back to.
 TEMPLATE_DATE = date(2024, 7, 26)
-TEMPLATE_S = 10.0  # a template takes milliseconds; one that loops for ever comes with a model nobody should trust
+TEMPLATE_S = 10.0  # a template takes milliseconds; one that loops for ever comes with a model that cannot be trusted
 
 
 @contextlib.contextmanager
@@ -96,7 +96,7 @@ def ensure_chat_template(tokenizer: Any) -> bool:
     """Give a Gemma tokenizer without chat template Gemma's, and let no template print today's date.
 
     Returns whether a template was added. Raises a UserError for any other tokenizer without one: guessing a format
-    would train a model nobody can call.
+    would train a model that cannot be used.
     """
     if template := tokenizer.chat_template:  # a text, or several by name
         named = isinstance(template, dict)

@@ -84,7 +84,7 @@ INDEX_OF_CENTRE = {int(f): i for i, f in enumerate(CENTRE_MHZ)}  # no centre occ
 
 
 def channel_index(centres_mhz: ArrayLike) -> np.ndarray:
-    """Channel indices of centre frequencies in MHz; raises ValueError for one that is no channel."""
+    """Channel indices of centre frequencies in MHz; raises ValueError for one that is not a channel."""
     centres = np.asarray(centres_mhz)
     order = np.argsort(CENTRE_MHZ)
     at = order[np.minimum(np.searchsorted(CENTRE_MHZ, centres, sorter=order), len(order) - 1)]

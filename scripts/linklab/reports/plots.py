@@ -60,7 +60,7 @@ def draw_png(size: tuple[float, float], draw: Callable[[Figure, Any], None], **g
 
 
 def confusion_matrix(truth: Sequence[str], answers: Sequence[str], title: str) -> bytes:
-    """Return a heat map: each true class's answers as shares of its rows; "" or INVALID is no answer."""
+    """Return a heat map: each true class's answers as shares of its rows; "" or INVALID means no answer."""
     answers = ["" if name == INVALID else name for name in answers]
     common = [name for name, _ in Counter(truth).most_common(MAX_CLASSES)]
     labels = sorted(common, key=label_order)

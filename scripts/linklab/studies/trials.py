@@ -213,7 +213,7 @@ class Trials:
                 self._enqueue(place, whole[-1] if whole else self.settings[place])
 
     def _is_lost(self, trial: FrozenTrial) -> bool:
-        """Say whether nobody is at a running trial any more."""
+        """Say whether the process of a running trial is gone."""
         if "place" not in trial.user_attrs:
             return False
         if self.shared_by_file:

@@ -27,7 +27,7 @@ class Cells:
     ok: np.ndarray
     n_missing: int = 0
     values: Any = None  # an array, None for texts
-    offsets: Any = None  # an array, None for what is no list
+    offsets: Any = None  # an array, None where the cells are not lists
     lists: dict[int, list[str]] | None = None  # lists of texts, by row
     extremes: tuple[float, float] | None = None  # least and largest of `values`, where the range check met them
 

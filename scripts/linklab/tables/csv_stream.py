@@ -114,8 +114,8 @@ def _quoting_fault(data: bytes, position: int, limit: int) -> str | None:
 def is_plain(data: bytes, *, row_a_line: bool = False) -> bool:
     """True when every line of `data` is one record of UTF-8 text and quotes only wrap whole cells.
 
-    Then any CSV reader understands it the same way. False is no verdict: the exact reader decides. Line ends inside
-    quotes are looked for only with `row_a_line`.
+    Then any CSV reader understands it the same way. False does not mean damage: the exact reader decides. Line ends
+    inside quotes are looked for only with `row_a_line`.
     """
     if not data.endswith(b"\n") or data.startswith((b"\n", b"\r")) or b"\0" in data:
         return False

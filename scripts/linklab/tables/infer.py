@@ -14,7 +14,7 @@ from linklab.tables.number_format import NUMBER_SHARE, NumberFormat, NumberShape
 from linklab.tables.schema import NUMBER
 from linklab.tables.table import Table
 
-CLASS_MAX_INTEGERS = 20  # an integer target with at most so many values is a class: nobody measures only 20 numbers
+CLASS_MAX_INTEGERS = 20  # an integer target with at most so many values is a class: measurements have more values
 MAX_CHOICES = 1000  # a text target with more values than this is free text; they are not listed
 FEW_WORDS = 20  # a text column with at most so many values is a list of words
 BATCH_ROWS = 2000

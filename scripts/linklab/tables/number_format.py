@@ -36,7 +36,7 @@ class NumberFormat:
     unit: str = ""  # "$", "%", "EUR", …
 
     def read(self, text: str) -> str | None:
-        """Return the plain spelling, None where the cell is no number here: `($2,700)` -> `-2700`, `27.0%` -> "
+        """Return the plain spelling, None where the cell is not a number here: `($2,700)` -> `-2700`, `27.0%` -> "
         "`27.0`."""
         text = text.strip()
         found = _WRITTEN.fullmatch(text)
@@ -100,7 +100,7 @@ class NumberShapes:
     examples: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
     def add(self, text: str) -> bool:
-        """Count a cell; False where it is no number in any format."""
+        """Count a cell; False where it is not a number in any format."""
         shape = shape_of(text)
         if shape is None:
             return False

@@ -82,7 +82,7 @@ def first_damage(path: Path, dialect: Dialect) -> tuple[int, str] | None:
 
 
 def encoding_error(path: Path, encoding: str) -> UserError:
-    """Return the error that names the first line which is no text in `encoding`, and what may read it."""
+    """Return the error that names the first line that `encoding` cannot decode, and an encoding to try."""
     if not encoding.startswith("utf-8"):
         return UserError(f"{path}: not {encoding} text; another --encoding is needed, or the file is cut off")
     with open(path, "rb") as handle:

@@ -24,7 +24,7 @@ from linklab.tasks.templates import read_list
 class Question:
     """One turn a model is asked: about a whole row (`choice` None), or about one choice of it.
 
-    `answer` is None where nobody knows it: field data knows the throughput of the channel in use alone. `history` holds
+    `answer` is None where it is not known: field data knows the throughput of the channel in use alone. `history` holds
     (role, text) of the turns before, where the question is one of a longer conversation.
     """
 
@@ -41,7 +41,7 @@ class Example:
     `prompt` and `answer` are the whole row's: every choice shown, every target answered. `questions` is what a model
     is asked and taught: that one question with `--ask row`; with `--ask choices` one per choice, in the order of the
     choices, whose prompts are one header and each choice's own last line. `values` holds what each legal choice is
-    worth, aligned with `choices`; {} where nobody knows. `row` holds the raw cells, {} when it came from JSONL.
+    worth, aligned with `choices`; {} where it is not known. `row` holds the raw cells, {} when it came from JSONL.
     """
 
     id: str

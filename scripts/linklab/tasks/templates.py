@@ -35,7 +35,7 @@ def read_template(path: str | Path) -> str:
     """Read a template file; its last line end is not part of the prompt."""
     path = files.require_file(path)
     try:
-        return path.read_text(encoding="utf-8-sig").removesuffix("\n")  # Notepad's byte order mark is no text
+        return path.read_text(encoding="utf-8-sig").removesuffix("\n")  # Notepad's byte order mark is not text
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
 
@@ -212,7 +212,7 @@ class Template:
 
 
 def _column_name(node: ast.expr) -> str | None:
-    """Return the column an operand names, bare (`size`) or in quotes (`"net size"`); None where it is no name."""
+    """Return the column an operand names, bare (`size`) or in quotes (`"net size"`); None where it is not a name."""
     if isinstance(node, ast.Name):
         return node.id
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None

@@ -31,7 +31,7 @@ def prepare(folder: Path, *, force: bool, resume: str | None) -> None:
 def refuse_foreign(folder: Path, settings: dict, *, force: bool) -> None:
     """Raise a UserError for a checkpoint in `folder` that this script did not copy there, or another training's.
 
-    With `force` those of another training are allowed while nobody has changed them: `clear` removes them.
+    With `force` those of another training are allowed if they are unchanged: `clear` removes them.
     """
     for path in checkpoints.list_all(folder):
         if path.is_symlink() or not (path / checkpoints.COMPLETE).is_file():

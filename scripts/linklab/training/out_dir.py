@@ -62,7 +62,7 @@ def check(folder: Path, *, script: str, force: bool, resume: str | None, reads: 
 
 
 def _find_foreign(folder: Path, script: str) -> str | None:
-    """Return what in a training's folder is no unchanged output of it, as `manifest.find_foreign` does."""
+    """Return what in a training's folder is not an unchanged output of it, as `manifest.find_foreign` does."""
     running = folder / CHECKPOINTS / checkpoints.WRITTEN
     logs = LOGS if running.exists() and not (folder / MANIFEST).exists() else ()
     found = find_foreign(folder, script, _HIDDEN | {CHECKPOINTS, *logs})
@@ -111,7 +111,7 @@ def choose_start(
 ) -> Path | None:
     """Return the checkpoint to continue from, None to begin; nothing was changed in the folders before this.
 
-    Called when everything is known to be sound, so that a misspelt option costs nobody a checkpoint. Of several
+    Called when everything is known to be sound, so that a misspelt option deletes no checkpoint. Of several
     processes the `first` one changes the folders.
     """
     if drive and first:

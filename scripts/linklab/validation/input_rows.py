@@ -1,4 +1,4 @@
-"""New rows of links, whose answers nobody knows yet: what the validator would say of the cells a model is shown."""
+"""New rows of links, whose answers are not known yet: what the validator would say of the cells a model is shown."""
 
 from __future__ import annotations
 

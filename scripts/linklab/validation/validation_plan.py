@@ -55,7 +55,7 @@ def make_plan(
 ) -> Start:
     """Read the header and return the plan; `schema` is `links`, `infer`, a JSON file, or None to let the header say.
 
-    A table that is no plain CSV is copied to `scratch` as one, and the copy is checked.
+    A table that is not plain CSV is copied to `scratch` as one, and the copy is checked.
     """
     path = files.require_file(path) if not Path(path).is_dir() else Path(path)
     dialect = sniff(path, delimiter=options.delimiter, encoding=options.encoding)
