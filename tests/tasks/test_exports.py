@@ -47,6 +47,18 @@ def test_an_openai_line_holds_messages_alone(converted):
     assert all(set(line) == {"messages"} for line in lines(converted / "exports" / "openai" / "train.jsonl"))
 
 
+def test_trls_settings_name_a_data_set_that_loads_in_its_folder(converted, monkeypatch):
+    """datasets cannot load ".": the folder itself has no name there."""
+    from datasets import load_dataset
+
+    folder = converted / "exports" / "trl"
+    monkeypatch.chdir(folder)
+    rows = load_dataset(yaml.safe_load((folder / "sft.yaml").read_text())["dataset_name"])
+    assert {split: len(own) for split, own in rows.items()} == {
+        split: len(lines(folder / f"{split}.jsonl")) for split in ("train", "validation", "test")
+    }
+
+
 def test_llamafactory_describes_each_file_with_the_tags_of_its_messages(converted):
     folder = converted / "exports" / "llamafactory"
     described = json.loads((folder / "dataset_info.json").read_text())

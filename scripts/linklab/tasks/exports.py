@@ -65,7 +65,7 @@ def _export_trl(target: Path, shards: Mapping[str, Sequence[Path]]) -> list[Path
     settings = target / "sft.yaml"
     files.write_text(
         settings,
-        f"# trl sft --config sft.yaml\nmodel_name_or_path: {EXAMPLE_BASE}\ndataset_name: .\n"
+        f"# trl sft --config sft.yaml\nmodel_name_or_path: {EXAMPLE_BASE}\ndataset_name: ../trl\n"
         "use_peft: true\nlora_r: 16\nlora_alpha: 32\nlora_target_modules: all-linear\nlearning_rate: 5.0e-4\n"
         "per_device_train_batch_size: 8\nnum_train_epochs: 1\noutput_dir: out\n",
     )
