@@ -135,12 +135,12 @@ def run(args: argparse.Namespace) -> int:
             continue
         command = command_of(stage)
         say(f"\n{head}{f' (again: {reason})' if stage.manifest.exists() else ''}\n$ python {shlex.join(command)}")
-        started = time.monotonic()
+        stage_started = time.monotonic()
         if code := call([sys.executable, *command]):
             say(f"error: stage {stage.name} ended with exit code {code}; fix it and run this command again: "
                 f"what is finished is kept")  # fmt: skip
             return code
-        say(f"{stage.name}: {cli.format_seconds(time.monotonic() - started)}")
+        say(f"{stage.name}: {cli.format_seconds(time.monotonic() - stage_started)}")
     manifest = read_manifest(stages[-1].manifest)
     say(f"\nall {len(stages)} stages done in {cli.format_seconds(time.monotonic() - started)}")
     print(f"report: {out}/report/report.html", manifest["extra"]["verdict"], sep="\n")

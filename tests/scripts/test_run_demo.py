@@ -107,6 +107,17 @@ def explained_files(script):
     }
 
 
+def test_the_time_of_the_whole_demo_is_said_and_that_of_each_stage(tmp_path, monkeypatch, capsys):
+    clock = iter(range(0, 10_000, 10))  # ten seconds pass from each look at it to the next
+    monkeypatch.setattr(run_demo.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(run_demo, "call", lambda command: 0)
+    monkeypatch.setattr(run_demo, "read_manifest", lambda path: {"extra": {"verdict": ""}})
+    assert run_demo.main([*SMALL, "--out-dir", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().err
+    assert "all 11 stages done in 3 min 50 s" in said  # 11 stages, 2 looks each, and one at the end
+    assert said.count(": 10 s\n") == 11
+
+
 def test_every_file_a_stage_writes_is_explained_in_the_documents(demo):
     out, _ = demo
     for stage in run_demo.plan_stages("tiny", 24, 8, 1, out):
