@@ -157,11 +157,12 @@ def results_page(results: Path, demos: dict[str, dict[str, Any]]) -> str:
 
 def readme_part(name: str, figures: dict[str, Any]) -> str:
     """Return what stands between the marks of README.md."""
+    remark = f" ({figures['remark']})" if figures["remark"] else ""
     caption = f"{PLOTS['ladder']}: the {figures['rows']}-row demo"
     return "\n".join([
         START, f"![{caption}](docs/results/{name}-ladder.png)", "",
         f"`make demo`: trained on {figures['rows']:,} links and scored on {figures['test_rows']:,} unseen ones, in "
-        f"{figures['minutes']} minutes on {figures['machine']} ([all figures](docs/results/{name}.md), "
+        f"{figures['minutes']} minutes on {figures['machine']}{remark} ([all figures](docs/results/{name}.md), "
         "[more pictures](docs/results/README.md)):", "",
         *(f"- **{question}** {answer}" for question, answer in figures["answers"][:3]), "", END,
     ])  # fmt: skip
