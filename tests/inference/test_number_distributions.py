@@ -149,6 +149,18 @@ def test_unlikely_beginnings_move_the_median_little(scorer):
         assert sum(p for text, p in full.items() if float(text) >= at) >= 0.5 - left_out
 
 
+def test_numbers_complete_before_anything_is_left_out_gain_nothing_by_it(scorer):
+    """Two of each ten beginnings are followed, and stand for the others."""
+    cache = choice_scorer.PromptCache(1)
+    scorer.read(cache, [encode_prompt(scorer.tokenizer, "ab ab")])
+    own = column(low=0, high=9999)
+    (full,) = number_distributions.distributions(scorer, cache, [[]], "", [[]], column(low=0, high=99), **ALL)
+    (one,) = number_distributions.distributions(scorer, cache, [[]], "", [[]], own, most=10)
+    (two,) = number_distributions.distributions(scorer, cache, [[]], "", [[]], own, most=2)
+    assert len(two) < len(one) < len(full) * 10
+    assert two["0"] == pytest.approx(full["0"], rel=1e-6) and one["0"] == pytest.approx(full["0"], rel=1e-6)
+
+
 def test_a_number_without_end_is_taken_as_it_stands(scorer):
     """No range: an untrained model would write digits for ever."""
     cache = choice_scorer.PromptCache(1)

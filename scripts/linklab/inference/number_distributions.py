@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 MAX_CHARACTERS = 12  # of a number whose column has no range
 # How far a distribution is followed. Of the beginnings of one length the likeliest are read on, and none much less
-# likely than the best; the median moves by no more than the others hold together. A row that has had READ_AT_MOST of
-# them read takes the next ones for numbers as they stand: 12.3 for all of 12.3….
+# likely than the best; they stand for the others too, so the median moves by no more than those hold together. A row
+# that has had READ_AT_MOST of them read takes the next ones for numbers as they stand: 12.3 for all of 12.3….
 MOST, SMALLEST, READ_AT_MOST = 32, 1 / 256, 128
 _BEGINNING = re.compile(r"(-?)(0|[1-9][0-9]*|)(?:(\.)([0-9]*))?")
 
@@ -116,8 +116,7 @@ def distributions(
             longer = []
             for beginning in beginnings:
                 longer += _lengthen(writer, beginning, next(scored), columns, stops[r], found[r])
-            live[r] = _to_follow(writer, longer, found[r], len(keys[r]) <= read_at_most)[:most]
-            live[r] = [one for one in live[r] if one[2] > live[r][0][2] * smallest]
+            live[r] = _likeliest(_to_follow(writer, longer, found[r], len(keys[r]) <= read_at_most), most, smallest)
         if not any(live):
             break
         states = _read_beginnings(scorer, cache, keys, live)
@@ -150,6 +149,16 @@ def _to_follow(writer: _Writer, beginnings: list[tuple], found: dict[str, float]
         elif writer.may_end(text):
             _add(found, writer.number(text), share)
     return sorted(open_ones, key=lambda beginning: -beginning[2])
+
+
+def _likeliest(beginnings: list[tuple], most: int, smallest: float) -> list[tuple]:
+    """Return the first of beginnings sorted by probability, which take over what the others hold.
+
+    Dropped and scaled away, it would go to the shorter numbers too, which are complete by now.
+    """
+    kept = [one for one in beginnings[:most] if one[2] > beginnings[0][2] * smallest]
+    scale = sum(one[2] for one in beginnings) / sum(one[2] for one in kept) if kept else 1.0
+    return [(tokens, text, probability * scale) for tokens, text, probability in kept]
 
 
 def _add(found: dict[str, float], text: str, probability: float) -> None:
