@@ -159,12 +159,16 @@ def test_runs_on_other_rows_are_refused(tmp_path, change, said):
 
 
 def test_a_refusal_names_every_option_that_decides_rows_labels_and_prompts():
-    """Whatever a script that scores rows can be told about them must be named, options added later too."""
+    """Whatever a script that scores rows can be told about them must be named, options added later too.
+
+    The form of an answer changes neither its values nor the prompt, and the base model neither rows nor prompts.
+    """
     told = set()
     for script in (evaluate_model, run_baselines):
         actions = script.build_parser()._option_string_actions
         shared = set(convert_csv_to_jsonl.build_parser()._option_string_actions) & set(actions)
-        told |= shared - {"-h", "--help", "--version", "--debug", "--config", "--out-dir", "--force", "--skip-finished"}
+        told |= shared - {"-h", "--help", "--version", "--debug", "--config", "--out-dir", "--force", "--skip-finished",
+                          "--base-model", "--answer-format"}  # fmt: skip
     told |= {"--data", "--split", "--max-rows"}
     named = {option for _, options in comparison.DECIDED_BY.values() for option in options}
     assert told == named

@@ -24,6 +24,7 @@ def example(name, channel, rate, legal=LEGAL, worth=None, group=None):
         id=name, split="test", prompt=f"row {name}", answer=f"{channel} {rate}", row={}, group=group or name,
         target={"channel": channel, "rate": rate}, choices={"channel": list(legal)},
         values={"channel": worth or [100.0 - 10 * i for i in range(len(legal))]},
+        questions=(types.SimpleNamespace(choice=None),),
     )  # fmt: skip
 
 

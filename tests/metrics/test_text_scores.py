@@ -21,6 +21,7 @@ def example(name, reply):
     return types.SimpleNamespace(
         id=name, split="test", prompt=f"row {name}", answer=reply, row={}, group=name,
         target={"reply": reply}, choices={}, values={},
+        questions=(types.SimpleNamespace(choice=None),),
     )  # fmt: skip
 
 
