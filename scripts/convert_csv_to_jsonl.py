@@ -271,12 +271,12 @@ def write_card(
     task: Task, features: CardFeatures, names: dict[str, dict[str, int]], rows: dict[str, int], csv_path: Path
 ) -> str:
     """Return the data card. Its `configs` name the data files, so whatever else lies in the folder is not loaded."""
+    from linklab.reports.markdown import code, escape, fence, row
+
     lines = ["---", *features.lines(), "configs:", "- config_name: default", "  data_files:"]
     for split, shards in names.items():
         if shards:  # load_dataset fails on a split without rows
             lines += [f"  - split: {split}", "    path:", *(f"    - {name}" for name in shards)]
-    from linklab.reports.markdown import code, escape, fence, row
-
     targets = ", ".join(f"{code(t.name)} ({t.kind}{escape(t.unit and ', ' + t.unit)})" for t in task.targets)
     shown = ", ".join(map(code, task.template.columns))
     form = " as a JSON object" if task.answer_format == "json" else ""

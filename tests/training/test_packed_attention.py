@@ -88,7 +88,7 @@ def test_a_branch_goes_on_from_the_header_and_rows_of_one_header_share_it(monkey
     assert packed.tolist() == [[1, 2, 3, 4, 5, 6]]
     assert positions.tolist() == [[0, 1, 2, 3, 2, 3]]
     assert places.tolist() == [0, 1, 2, 3, 2, 0, 1, 2, 4, 5]
-    assert packed_attention.seen_nodes(rows.blocks[0], None).int().tolist() == [
+    assert packed_attention.seen_within(rows.blocks[0], None).int().tolist() == [
         [1, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0], [1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 0, 0],
         [1, 1, 0, 0, 1, 0], [1, 1, 0, 0, 1, 1],
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any
 from linklab.models.architecture import attention_masks, cap_logits, decoder_of, head_of, text_config
 from linklab.models.chat import end_token
 from linklab.models.load import device_name
-from linklab.models.tries import Trie, build_trie, inner_part
+from linklab.models.tries import Trie, build_trie, inner_part, seen_nodes
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Task
 
@@ -155,13 +155,7 @@ class ChoiceScorer:
             ids[r, first:] = torch.tensor(trie.tokens)
             positions[r, first:] = torch.tensor(trie.depths) + (cache.lengths[r] - 1)
             valid[r, first:] = True
-            if trie.parents == list(range(-1, len(trie.tokens) - 1)):  # a chain sees all before it
-                among[r, first:, first:] = torch.ones(len(trie.tokens), len(trie.tokens)).tril().bool()
-            else:
-                for node, parent in enumerate(trie.parents):
-                    if parent >= 0:
-                        among[r, first + node] = among[r, first + parent]
-                    among[r, first + node, first + node] = True
+            among[r, first:, first:] = seen_nodes(trie)
         padding = ~valid
         seen = cache.valid[:, None, :] & valid[:, :, None]
         for r, row in enumerate(ancestors or ()):

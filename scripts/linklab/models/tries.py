@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclasses.dataclass
@@ -35,6 +39,25 @@ def build_trie(answers: Sequence[Sequence[int]]) -> Trie:
             parent = node
         trie.leaves.append(path)
     return trie
+
+
+def is_chain(trie: Trie) -> bool:
+    """Say whether every token goes on from the one before it."""
+    return trie.parents == list(range(-1, len(trie.parents) - 1))
+
+
+def seen_nodes(trie: Trie) -> Tensor:
+    """Return (nodes, nodes), True where a node is another or goes on from it: what attention lets it see."""
+    import numpy as np
+    import torch
+
+    if is_chain(trie):
+        return torch.from_numpy(np.tri(len(trie.tokens), dtype=bool))
+    seen = np.eye(len(trie.tokens), dtype=bool)
+    for node, parent in enumerate(trie.parents):
+        if parent >= 0:
+            seen[node] |= seen[parent]
+    return torch.from_numpy(seen)
 
 
 def written_scores(answers: Sequence[Sequence[int]], token_scores: Sequence[Sequence[float]]) -> list[float]:

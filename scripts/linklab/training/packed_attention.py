@@ -15,7 +15,7 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
-from linklab.models.tries import Trie, build_trie
+from linklab.models.tries import Trie, build_trie, is_chain, seen_nodes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ class PackedRows:
     def _masks(self, window: int | None) -> list[Tensor | None]:
         """Return per block its mask (tokens, tokens), True where seen; None where a token sees all before it."""
         return [
-            None if is_chain(block) and (window is None or len(block.tokens) <= window) else seen_nodes(block, window)
+            None if is_chain(block) and (window is None or len(block.tokens) <= window) else seen_within(block, window)
             for block in self.blocks
         ]
 
@@ -54,28 +54,19 @@ class PackedRows:
         """Return what is added to each block's scores (tokens, tokens): 0 where a token is seen, else -infinity."""
         import torch
 
-        masks = (seen_nodes(block, window) for block in self.blocks)
+        masks = (seen_within(block, window) for block in self.blocks)
         return [torch.zeros(mask.shape).masked_fill_(~mask, -math.inf) for mask in masks]
 
 
-def is_chain(trie: Trie) -> bool:
-    """Say whether every token goes on from the one before it."""
-    return trie.parents == list(range(-1, len(trie.parents) - 1))
-
-
-def seen_nodes(trie: Trie, window: int | None) -> Tensor:
-    """Return (tokens, tokens), True where a token is another or goes on from it, no further back than `window`."""
-    import numpy as np
+def seen_within(trie: Trie, window: int | None) -> Tensor:
+    """Return `seen_nodes` of a block (tokens, tokens), no further back than a sliding `window`."""
     import torch
 
-    seen = np.eye(len(trie.tokens), dtype=bool)
-    for node, parent in enumerate(trie.parents):
-        if parent >= 0:
-            seen[node] |= seen[parent]
-    if window is not None:
-        depths = np.array(trie.depths)
-        seen &= depths[:, None] - depths < window
-    return torch.from_numpy(seen)
+    seen = seen_nodes(trie)
+    if window is None:
+        return seen
+    depths = torch.tensor(trie.depths)
+    return seen & (depths[:, None] - depths < window)
 
 
 def seen_tokens(branches: Tensor, positions: Tensor, window: int | None) -> Tensor:
@@ -132,10 +123,9 @@ def pack(
         trie = build_trie([question for own in questions for question in own])
         paths = iter(trie.leaves)
         for own, (_, branch) in zip(questions, rows, strict=True):
-            shared = branch.count(0) if len(own) > 1 else 0
-            for number in range(len(own)):
-                path = next(paths)
-                places += [start + node for node in (path if number == 0 else path[shared:])]
+            first, *others = (next(paths) for _ in own)
+            for path in (first, *(path[branch.count(0) :] for path in others)):  # the header stands in the row once
+                places += [start + node for node in path]
         tries.append(trie)
         start += len(trie.tokens)
     ids = [token for trie in tries for token in trie.tokens]
