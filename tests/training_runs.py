@@ -52,8 +52,8 @@ def same(first, second):
 
 
 @contextlib.contextmanager
-def stopping_before(training, monkeypatch, step):
-    """Let SIGTERM come while this step is computed."""
+def stopping_before(training, monkeypatch, step, stop=lambda: signal.raise_signal(signal.SIGTERM)):
+    """Let SIGTERM come, or what else `stop` does, while this step is computed."""
     from transformers import TrainerCallback
 
     plain = training.make_callbacks
@@ -61,7 +61,7 @@ def stopping_before(training, monkeypatch, step):
     class StopHere(TrainerCallback):
         def on_step_begin(self, args, state, control, **kwargs):
             if state.global_step == step - 1:
-                signal.raise_signal(signal.SIGTERM)
+                stop()
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "make_callbacks", lambda steps, options: [*plain(steps, options), StopHere()])

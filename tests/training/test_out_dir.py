@@ -11,6 +11,7 @@ import signal
 import finetune_gemma_from_csv as finetune
 import pytest
 from linklab import locks
+from linklab.cli import UserError
 from linklab.manifest import NEW, find_changed, read_manifest
 from linklab.training import checkpoints
 from training_runs import stopping_before, tree, words
@@ -90,6 +91,27 @@ def test_a_forced_training_that_cannot_begin_leaves_the_finished_one(rule_table,
     before = tree(out)
     assert finetune.main([*words(rule_table, out, "--force", steps=2, save=1), *wrong]) == 2
     assert tree(out) == before
+
+
+@pytest.mark.parametrize("more", [["--resume", "auto"], ["--force"]])
+def test_what_a_kill_before_the_first_checkpoint_leaves_is_begun_anew(rule_table, tmp_path, monkeypatch, more):
+    from linklab.training import training
+
+    first, killed = tmp_path / "first", tmp_path / "killed"
+    command = words(rule_table, first, steps=2, save=2)
+
+    def kill():
+        shutil.copytree(first, killed)
+        raise UserError("the disk is gone")
+
+    with stopping_before(training, monkeypatch, 1, kill):
+        assert finetune.main(command) == 2
+    assert not first.exists()  # a failed run leaves nothing, its logs included
+    left = sorted(path.relative_to(killed).parts[0] for path in killed.rglob("*") if path.is_file())
+    assert left == [".lock", "checkpoints", "tensorboard"]
+    command[command.index(str(first))] = str(killed)
+    assert finetune.main([*command, *more]) == 0
+    assert len(list((killed / "tensorboard").iterdir())) == 1
 
 
 def test_a_forced_training_runs_beside_the_finished_one_and_is_continued_there(

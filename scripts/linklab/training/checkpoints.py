@@ -10,14 +10,17 @@ from linklab.cli import UserError, say
 from linklab.manifest import describe_files, find_changed, is_entry
 
 COMPLETE = "complete.json"  # written last: the files of the checkpoint with their hashes, and the settings
-WRITTEN = "written.json"  # beside the checkpoints: the steps whose checkpoints were begun here, whole or not
+WRITTEN = "written.json"  # beside the checkpoints, from the start of a training on: the steps whose checkpoints it began
 PREFIX = "checkpoint-"
 
 
-def announce(folder: Path, step: int) -> None:
-    """Note that the checkpoint of a step is about to be written, so that one a kill tears is known as ours."""
+def announce(folder: Path, *steps: int) -> None:
+    """Note that a training runs here, and the steps whose checkpoints are about to be written.
+
+    What a kill then tears, and the logs of a training without a checkpoint yet, are known as ours.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / WRITTEN, {"steps": sorted(announced(folder) | {step})}, force=True)
+    files.write_json(folder / WRITTEN, {"steps": sorted(announced(folder) | set(steps))}, force=True)
 
 
 def announced(folder: Path) -> set[int]:

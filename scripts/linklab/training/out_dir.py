@@ -63,14 +63,18 @@ def check(folder: Path, *, script: str, force: bool, resume: str | None, reads: 
 
 def _find_foreign(folder: Path, script: str) -> str | None:
     """Return what in a training's folder is not an unchanged output of it, as `manifest.find_foreign` does."""
-    running = folder / CHECKPOINTS / checkpoints.WRITTEN
-    logs = LOGS if running.exists() and not (folder / MANIFEST).exists() else ()
-    found = find_foreign(folder, script, _HIDDEN | {CHECKPOINTS, *logs})
+    found = find_foreign(folder, script, _HIDDEN | {CHECKPOINTS, *_unfinished_logs(folder)})
     for place in (folder, folder / NEXT):
         if found is None and os.path.lexists(place / CHECKPOINTS):
             if name := checkpoints.find_foreign(place / CHECKPOINTS):
                 return f"'{(place / name).relative_to(folder)}', which {Path(script).name} did not write"
     return found
+
+
+def _unfinished_logs(folder: Path) -> tuple[str, ...]:
+    """Return the names of the logs of a training that has begun in a folder and not ended."""
+    begun = (folder / CHECKPOINTS / checkpoints.WRITTEN).exists()
+    return LOGS if begun and not (folder / MANIFEST).exists() else ()
 
 
 def recover(folder: Path) -> None:
@@ -98,7 +102,7 @@ def opened(
             finally:
                 for place in {folder, work} if work.exists() else {folder}:
                     if not checkpoints.list_all(place / CHECKPOINTS):
-                        shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
+                        _remove(place, *_unfinished_logs(place), CHECKPOINTS)
                 if work != folder and work.exists() and not checkpoints.list_all(work / CHECKPOINTS):
                     shutil.rmtree(work)
     finally:
@@ -120,24 +124,24 @@ def choose_start(
         old = [place / CHECKPOINTS for place in (work, folder) if checkpoints.list_all(place / CHECKPOINTS)]
         last = checkpoints.find_last_whole(old[0])[0] if old else None
         resume = resume if last and checkpoints.find_difference(last, fingerprint) is None else None
-    if resume is None:
-        if first:
-            _begin_anew(work, drive if force else None)
-        return None
     if resume == "auto" and first:
         _take_checkpoints_back(folder, work, fingerprint)
         if drive:
             checkpoint_mirror.fetch(drive, work / CHECKPOINTS, fingerprint)
-    return checkpoints.choose(work / CHECKPOINTS, resume, fingerprint, remove_torn=first)
+    found = checkpoints.choose(work / CHECKPOINTS, resume, fingerprint, remove_torn=first)
+    if found is None and first:
+        _remove(work, *LOGS, CHECKPOINTS)  # of a training that is begun anew
+        checkpoints.announce(work / CHECKPOINTS)
+        if drive and force and resume is None:
+            checkpoint_mirror.clear(drive)
+    return found
 
 
-def _begin_anew(work: Path, drive: Path | None) -> None:
-    """Remove what an unfinished training has left in `work` and, where it is given, on the drive."""
-    for name in (CHECKPOINTS, *LOGS):
-        path = work / name
+def _remove(folder: Path, *names: str) -> None:
+    """Remove these files and folders of a folder where they are there."""
+    for name in names:
+        path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    if drive:
-        checkpoint_mirror.clear(drive)
 
 
 def _take_checkpoints_back(folder: Path, work: Path, fingerprint: dict) -> None:
