@@ -10,7 +10,7 @@ from linklab.cli import UserError, say
 from linklab.manifest import describe_files, find_changed, is_entry
 
 COMPLETE = "complete.json"  # written last: the files of the checkpoint with their hashes, and the settings
-WRITTEN = "written.json"  # beside the checkpoints, from the start of a training on: the steps whose checkpoints it began
+WRITTEN = "written.json"  # beside the checkpoints from a training's start on: the steps whose checkpoints it began
 PREFIX = "checkpoint-"
 
 
