@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -130,6 +132,38 @@ def test_an_exact_answer_holds_the_median_of_what_may_follow_its_class(scorer, t
         assert given["raw_text"] == f"{kind} {weighted_median(expected)}"
         assert given["answer"] == {"kind": kind, "count": weighted_median(expected)}
     assert [row["raw_text"] for row in medians] != [row["raw_text"] for row in greedy]
+
+
+@pytest.mark.parametrize("n_digits, decimals, kind", [
+    (5, 1, "float"), (7, 0, "int"), (6, 0, "float"), (9, 2, "float"), (3, 0, "int"), (2, 4, "float"),
+])  # fmt: skip
+def test_long_numbers_keep_their_length_where_not_all_can_be_read(monkeypatch, scorer, n_digits, decimals, kind):
+    """A model that holds all numbers of so many digits equally likely, 42000.0 as pandas writes them included."""
+    plan = [
+        set("123456789"),
+        *[set("0123456789")] * (n_digits - 1),
+        *([{"."}, *[{"0"}] * decimals] if decimals else []),
+    ]
+    pieces = {token: scorer.tokenizer.decode([token]) for token in scorer.tokens_of_numbers("")}
+
+    def head(texts, headed):
+        wanted = [plan[len(text)] if len(text) < len(plan) else None for text in texts]
+        scores = [
+            [pieces.get(token) in own if own else token == scorer.end for token in headed.tolist()] for own in wanted
+        ]
+        return torch.tensor(scores).log()
+
+    def read(scorer, cache, keys, live):
+        keys[0].update((tokens, []) for tokens, _, _ in live[0])
+        return [text for _, text, _ in live[0]]
+
+    monkeypatch.setattr(number_distributions, "_read_beginnings", read)
+    known = mock.Mock(wraps=scorer, tokenizer=scorer.tokenizer, end=scorer.end, device=scorer.device, head=head)
+    known.rewind = lambda *where: None
+    cache = SimpleNamespace(valid=torch.zeros(1, 0), lengths=[0], last=[""])
+    (found,) = number_distributions.distributions(known, cache, [[]], "", [[]], column(kind))
+    assert sum(found.values()) == pytest.approx(1)
+    assert float(weighted_median(found)) == pytest.approx(5.5 * 10 ** (n_digits - 1), rel=0.04)  # a 32nd of them all
 
 
 def test_unlikely_beginnings_move_the_median_little(scorer):

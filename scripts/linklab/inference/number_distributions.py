@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from linklab.inference.choice_scorer import ChoiceScorer, PromptCache
 
 MAX_CHARACTERS = 12  # of a number whose column has no range
-# How far a distribution is followed. Of the beginnings of one length the likeliest are read on, and none much less
-# likely than the best; they stand for the others too, so the median moves by no more than those hold together. A row
-# that has had READ_AT_MOST of them read takes the next ones for numbers as they stand: 12.3 for all of 12.3….
+# How far a distribution is followed. Of the beginnings of one length those much less likely than the best are not read
+# on, and of more than MOST each stands for its neighbours: the median moves by no more than those hold together. Where
+# READ_AT_MOST of a row's have been read, each goes on with its likeliest token alone to the end of its whole part:
+# 12000 for all of 12…, and 12.3 for all of 12.3….
 MOST, SMALLEST, READ_AT_MOST = 32, 1 / 256, 128
 _BEGINNING = re.compile(r"(-?)(0|[1-9][0-9]*|)(?:(\.)([0-9]*))?")
 
@@ -91,9 +92,9 @@ def distributions(
     """Return, for every row, the probability of each number text its answer may go on with; they sum to 1.
 
     At every token the model is held to the column's legal numbers; a number ends with the turn's end or one of the
-    row's `next_tokens`. `before` stands between what is written so far (`starts`) and the number. At most `most`
-    beginnings of one length are followed, each at least `smallest` times as probable as the best. Empty where the model
-    could write no legal number.
+    row's `next_tokens`. `before` stands between what is written so far (`starts`) and the number. About `most`
+    beginnings of one length are followed, each at least `smallest` times as probable as the best. Empty where the
+    model could write no legal number.
     """
     import torch
 
@@ -113,10 +114,11 @@ def distributions(
         scores = torch.log_softmax(scorer.head(states, headed).double(), dim=-1).exp().tolist()
         scored = iter(scores)
         for r, beginnings in enumerate(live):
-            longer = []
+            longer, may_branch = [], len(keys[r]) <= read_at_most
             for beginning in beginnings:
-                longer += _lengthen(writer, beginning, next(scored), columns, stops[r], found[r])
-            live[r] = _likeliest(_to_follow(writer, longer, found[r], len(keys[r]) <= read_at_most), most, smallest)
+                nexts = _lengthen(writer, beginning, next(scored), columns, stops[r], found[r])
+                longer += nexts if may_branch else _likeliest_alone(nexts)
+            live[r] = _choose(writer, _to_follow(writer, longer, found[r], may_branch), most, smallest)
         if not any(live):
             break
         states = _read_beginnings(scorer, cache, keys, live)
@@ -139,26 +141,60 @@ def _lengthen(
     return [((*tokens, token), more, probability * scores[columns[token]] / total) for token, more in nexts]
 
 
-def _to_follow(writer: _Writer, beginnings: list[tuple], found: dict[str, float], may_read: bool) -> list[tuple]:
+def _likeliest_alone(beginnings: list[tuple]) -> list[tuple]:
+    """Return the likeliest of beginnings with what all hold together; [] of none."""
+    if not beginnings:
+        return []
+    tokens, text, _ = max(beginnings, key=lambda beginning: beginning[2])
+    return [(tokens, text, sum(beginning[2] for beginning in beginnings))]
+
+
+def _to_follow(writer: _Writer, beginnings: list[tuple], found: dict[str, float], may_branch: bool) -> list[tuple]:
     """Return the beginnings to read on, likeliest first, and add the numbers among the others to `found`."""
     open_ones = []
     for beginning in beginnings:
         _, text, share = beginning
-        if may_read and writer.nexts(text):
+        is_near = writer.may_end(text) and "." in writer.number(text)  # what follows are further decimals
+        if writer.nexts(text) and (may_branch or not is_near):
             open_ones.append(beginning)
         elif writer.may_end(text):
             _add(found, writer.number(text), share)
     return sorted(open_ones, key=lambda beginning: -beginning[2])
 
 
-def _likeliest(beginnings: list[tuple], most: int, smallest: float) -> list[tuple]:
-    """Return the first of beginnings sorted by probability, which take over what the others hold.
+def _choose(writer: _Writer, beginnings: list[tuple], most: int, smallest: float) -> list[tuple]:
+    """Return those of beginnings sorted by probability that are read on; they take over what the others hold.
 
     Dropped and scaled away, it would go to the shorter numbers too, which are complete by now.
     """
-    kept = [one for one in beginnings[:most] if one[2] > beginnings[0][2] * smallest]
+    kept = [one for one in beginnings if one[2] > beginnings[0][2] * smallest]
     scale = sum(one[2] for one in beginnings) / sum(one[2] for one in kept) if kept else 1.0
+    kept = kept if len(kept) <= most else _thin_out(writer, kept, most)
     return [(tokens, text, probability * scale) for tokens, text, probability in kept]
+
+
+def _thin_out(writer: _Writer, beginnings: list[tuple], most: int) -> list[tuple]:
+    """Return the middle one of each of `most` equal parts of the probability, in order of size, for its whole part.
+
+    The likeliest ones alone would not do: where 10 to 99 are equally likely they are any 32 of them.
+    """
+    shapes: dict[tuple, list[tuple]] = {}  # equally long, with sign and point in the same places: order is size
+    for one in sorted(beginnings, key=lambda beginning: beginning[1]):
+        number = writer.number(one[1])
+        shapes.setdefault((len(number), number.startswith("-"), number.find(".")), []).append(one)
+    share, thinned = sum(one[2] for one in beginnings) / most, []
+    for ordered in shapes.values():
+        parts: dict[int, list[tuple[float, tuple]]] = {}
+        below = 0.0
+        for one in ordered:
+            parts.setdefault(int((below + one[2] / 2) / share), []).append((below + one[2] / 2, one))
+            below += one[2]
+        for part in parts.values():
+            held = sum(one[2] for _, one in part)
+            centre = sum(middle * one[2] for middle, one in part) / held
+            _, (tokens, text, _) = min(part, key=lambda entry: abs(entry[0] - centre))
+            thinned.append((tokens, text, held))
+    return thinned
 
 
 def _add(found: dict[str, float], text: str, probability: float) -> None:
