@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     source = Source.from_args(args)
     task, read = open_source(source)
     rows = read_rows(settings, task, read, source_files(source))
-    settings = settings.fit_batch(len(rows.train), sum(len(row.answered) for row in rows.train))
+    settings = settings.fit_rows(len(rows.train), sum(len(row.answered) for row in rows.train))
     say_table(task)
     if settings.dry_run:  # leaves nothing behind
         with tempfile.TemporaryDirectory() as scratch:

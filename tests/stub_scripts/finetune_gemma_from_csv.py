@@ -64,6 +64,8 @@ def main():
     signal.signal(signal.SIGTERM, lambda number, frame: stopping.append(number))
     kept = folder / "checkpoints" / "count.json"
     done = json.loads(kept.read_text())["done"] if kept.exists() else 0
+    mark = {"settings": {"epochs": args.epochs, "max_steps": 0}}
+    files.write_json(folder / "checkpoints" / "checkpoint-1" / "complete.json", mark, force=True)
     level = abs(args.learning_rate * 1000 - 1) + args.lora_rank / 100 + float(args.seed) / 1e4
     for step in range(done + 1, STEPS + 1):
         time.sleep(float(os.environ.get("STUB_STEP", "0.01")))

@@ -1,5 +1,6 @@
 """The one table of training options: what it makes of a command line, and what it refuses."""
 
+import dataclasses
 from pathlib import Path
 
 import finetune_gemma_from_csv as finetune
@@ -107,3 +108,13 @@ def test_the_settings_page_shows_the_options_as_they_are():
     assert page == options.update_page(page), "docs/settings.md is old: run `make docs`"
     for name in options.FIELDS.keys() - {"base_model", "precision"}:
         assert f"| `{options.flag_of(name)}` |" in page
+
+
+@pytest.mark.parametrize(("n_rows", "n_questions", "epochs"), [
+    (100, 100, 4), (600, 600, 4), (1_227, 1_227, 4), (4_799, 4_799, 2), (4_800, 4_800, 1), (50_000, 50_000, 1),
+    (100, 800, 1),  # the choices of a row are nearly the same question
+])  # fmt: skip
+def test_a_small_table_is_shown_several_times_unless_the_person_says_how_often(n_rows, n_questions, epochs):
+    settings = TrainingSettings(out_dir="out")
+    assert settings.fit_rows(n_rows, n_questions).epochs == epochs
+    assert dataclasses.replace(settings, epochs=1.5).fit_rows(n_rows, n_questions).epochs == 1.5

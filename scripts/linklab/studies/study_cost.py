@@ -16,6 +16,7 @@ from linklab.manifest import MANIFEST
 from linklab.pipeline import Stage
 from linklab.studies.options import CurveSettings
 from linklab.studies.runs import explain
+from linklab.training.options import choose_epochs
 
 PROBE_STEPS = (1, 5)  # the first step also pays for warming up; their difference is four plain ones
 PROBE_ROWS = 32  # rows scored to time the scoring
@@ -32,7 +33,7 @@ class RunCost:
     batch: int  # items a step: rows or questions
     device_batch: int
     items_per_row: float
-    epochs: float
+    epochs: float | None  # None: those a training chooses for its rows
     max_steps: int | None
     save_steps: int | None
     memory_mb: float
@@ -41,8 +42,9 @@ class RunCost:
         """Return the optimizer steps of a training on these rows."""
         if self.max_steps:
             return self.max_steps
-        batches = math.ceil(rows * self.items_per_row / self.device_batch)
-        return max(1, math.ceil(math.ceil(batches / (self.batch // self.device_batch)) * self.epochs))
+        items = rows * self.items_per_row
+        batches = math.ceil(math.ceil(items / self.device_batch) / (self.batch // self.device_batch))
+        return max(1, math.ceil(batches * (self.epochs or choose_epochs(rows, items))))
 
     def seconds(self, rows: int, test_rows: int) -> float:
         """Return what training on `rows` and scoring `test_rows` takes."""
@@ -54,7 +56,7 @@ class RunCost:
 def split_length_options(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the options that decide how long a training is, and the other words."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--epochs", type=float, default=1.0)
+    parser.add_argument("--epochs", type=float)
     for name in ("--max-steps", "--save-steps", "--eval-steps", "--patience"):
         parser.add_argument(name, type=int)
     return parser.parse_known_args(list(words))

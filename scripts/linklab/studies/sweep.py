@@ -22,8 +22,8 @@ from linklab.studies import runs
 from linklab.studies.options import SweepSettings
 from linklab.studies.runs import StudyRun
 from linklab.studies.search_space import Axis, count_settings, draw_distinct, grid, write_words
-from linklab.studies.study_cost import split_length_options
 from linklab.studies.trials import HEARTBEAT_S, Trials, result_of
+from linklab.training import checkpoints
 from linklab.training.options import write_value
 
 LOSS = "loss"
@@ -96,20 +96,21 @@ def read_value(run: StudyRun, metric: str) -> float:
     return files.read_json(run.folder / "evaluation" / "metrics.json")["metrics"][metric]["value"]
 
 
-def validation_losses(log: Path, words: list[str]) -> dict[int, float]:
-    """Return the validation losses of a trainer_log.csv by how far the run was: {10: .93, 20: .71}, in steps of 10 %.
+def validation_losses(training: Path) -> dict[int, float]:
+    """Return the validation losses of a training by how far it was: {10: .93, 20: .71}, in steps of 10 %.
 
     Runs of different lengths are compared at the same share of their way, for their learning rates fall with it.
     """
-    if not log.exists():
+    whole = [path for path in checkpoints.list_all(training / "checkpoints") if (path / checkpoints.COMPLETE).exists()]
+    if not whole or not (training / "trainer_log.csv").exists():
         return {}
-    length, _ = split_length_options(words)
+    length = files.read_json(whole[-1] / checkpoints.COMPLETE)["settings"]
+    done, end = ("step", length["max_steps"]) if length["max_steps"] else ("epoch", length["epochs"])
     found: dict[int, float] = {}
-    with open(log, encoding="utf-8", newline="") as handle:
+    with open(training / "trainer_log.csv", encoding="utf-8", newline="") as handle:
         for line in csv.DictReader(handle):
             if line["validation_loss"]:
-                done, whole = ("step", length.max_steps) if length.max_steps else ("epoch", length.epochs)
-                share = float(line[done]) / whole
+                share = float(line[done]) / end
                 found.setdefault(int(100 * share / PART + 1e-6) * PART, float(line["validation_loss"]))
     return found
 
@@ -117,8 +118,8 @@ def validation_losses(log: Path, words: list[str]) -> dict[int, float]:
 class Watch:
     """Watches a running training: reports validation losses, sends heartbeats, decides when to stop it early."""
 
-    def __init__(self, trials: Trials, trial: Trial, run: StudyRun, words: list[str], *, prune: bool) -> None:
-        self.trials, self.trial, self.run, self.words, self.prune = trials, trial, run, words, prune
+    def __init__(self, trials: Trials, trial: Trial, run: StudyRun, *, prune: bool) -> None:
+        self.trials, self.trial, self.run, self.prune = trials, trial, run, prune
         self.reported: set[int] = set()
         self.beaten = time.monotonic()
         self.stopped_early = self.lost = False
@@ -128,7 +129,7 @@ class Watch:
             if time.monotonic() - self.beaten > HEARTBEAT_S:
                 self.beaten = time.monotonic()
                 self.lost = not self.trials.beat(self.trial)
-            losses = validation_losses(self.run.folder / "finetune" / "trainer_log.csv", self.words)
+            losses = validation_losses(self.run.folder / "finetune")
             for percent in sorted(losses.keys() - self.reported):
                 self.reported.add(percent)
                 self.trial.report(losses[percent], percent)
@@ -164,7 +165,7 @@ def make_trial(study: SweepSettings, trials: Trials, trial: Trial, place: int, h
     if trial.user_attrs.get("retry"):
         (run.folder / runs.ERROR).unlink(missing_ok=True)
     # Losses are not comparable with a metric that is better upwards; pruning then has nothing to go by.
-    watch = Watch(trials, trial, run, run.stages[0].words, prune=study.prune and study.metric == LOSS)
+    watch = Watch(trials, trial, run, prune=study.prune and study.metric == LOSS)
     done = run.error() is None and runs.attempt(run, handle, watch)
     if watch.lost:
         say(f"trial {place}: another process took it over because this one was silent for too long")
