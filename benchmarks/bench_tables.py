@@ -8,8 +8,8 @@ Three tables on the real Gemma 3 270M (a text class, a class, a number), at most
 
     pip download vaderSentiment==0.5 --no-deps --no-binary :all: --dest runs/archives
     python benchmarks/bench_tables.py --only tweets --rows 3500 --epochs 1 OPTIONS
-    python benchmarks/bench_tables.py --only diamonds --rows 1500 --epochs 1 OPTIONS
-    python benchmarks/bench_tables.py --only Housing --rows 546 --epochs 1 OPTIONS
+    python benchmarks/bench_tables.py --only diamonds --rows 1500 --epochs 4 OPTIONS
+    python benchmarks/bench_tables.py --only Housing --rows 546 --epochs 4 OPTIONS
     python benchmarks/save_tables.py runs/tables
 
 OPTIONS: --base-model embedded --test-rows 300 --keep runs/tables

@@ -53,6 +53,8 @@ def test_a_column_without_a_range_takes_any_number_of_at_most_twelve_characters(
     own = column("float")
     assert all(is_legal(text, own) for text in ("0", "-12.5", "-0.5", "123456789012", "0.001"))
     assert not any(is_legal(text, own) for text in ("1234567890123", "", "-", "5.", ".5", "1e5", "nan", "-0", "-0.0"))
+    prices = column("float", longest=7)  # as in the table
+    assert is_legal("42000.0", prices) and not can_begin("12345678", prices)
 
 
 def test_the_median_is_numpys_of_as_many_copies():

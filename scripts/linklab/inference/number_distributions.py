@@ -17,7 +17,7 @@ from linklab.tables.schema import Column
 if TYPE_CHECKING:
     from linklab.inference.choice_scorer import ChoiceScorer, PromptCache
 
-MAX_CHARACTERS = 12  # of a number whose column has no range
+MAX_CHARACTERS = 12  # of a number whose column has no range; its table may have shorter ones alone
 # How far a distribution is followed. Of the beginnings of one length those much less likely than the best are not read
 # on, and of more than MOST each stands for its neighbours: the median moves by no more than those hold together. Where
 # READ_AT_MOST of a row's have been read, each goes on with its likeliest token alone to the end of its whole part:
@@ -27,9 +27,10 @@ _BEGINNING = re.compile(r"(-?)(0|[1-9][0-9]*|)(?:(\.)([0-9]*))?")
 
 
 def longest_number(column: Column) -> int:
-    """Return the characters the longest number of a column's range has: 5..1000 -> 4."""
+    """Return the characters of the longest number of a column's range, 5..1000 -> 4, or of its table."""
     ends = [end for end in (column.low, column.high) if end is not None]
-    return max((len(f"{end:.{column.decimals or 0}f}") for end in ends), default=MAX_CHARACTERS)
+    known = min(column.longest or MAX_CHARACTERS, MAX_CHARACTERS)
+    return max((len(f"{end:.{column.decimals or 0}f}") for end in ends), default=known)
 
 
 def can_begin(text: str, column: Column) -> bool:

@@ -63,12 +63,14 @@ class ColumnScan:
     written: NumberShapes = dataclasses.field(default_factory=NumberShapes)  # those that are not in plain spelling
     values: Counter[str] | None = dataclasses.field(default_factory=Counter)  # None: too many to list
     likely: str = "int"
+    longest: int = 0  # characters of the longest cell
 
     def add(self, texts: Sequence[str]) -> None:
         """Take note of some cells."""
         filled = [text for text in texts if text and not text.isspace()]
         self.n += len(texts)
         self.empty += len(texts) - len(filled)
+        self.longest = max(self.longest, max(map(len, filled), default=0))
         if self.values is not None:
             self.values.update(filled)
             if len(self.values) > MAX_CHOICES:

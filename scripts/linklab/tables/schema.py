@@ -39,6 +39,7 @@ class Column:
     high: float | None = None
     choices: tuple[str, ...] | None = None  # the only texts allowed, for kind "str" (and the classes of a class target)
     decimals: int | None = None  # digits after the point the writer uses, for kind "float" and "list_float"
+    longest: int | None = None  # characters of the longest cell, for number targets whose range is not known
     nullable: bool = False
     aligned_with: str | None = None  # the list column that this one has an element for each element of
     choices_from: str | None = None  # class targets: the list column that holds the row's own legal answers

@@ -351,6 +351,7 @@ def _column(
         kind=found,
         unit=number_format.unit if number_format else "",
         choices=tuple(choices) if choices else None,
+        longest=scan.longest if role == "target" and kind == "number" else None,
         nullable=role != "target" and 0 < scan.n_missing(found) <= allow_missing * scan.n,
         class_target=kind == "class",
     )
