@@ -10,6 +10,7 @@ this repository -> a table; exit code 0 when every gate is green, 1 when one is 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import subprocess
 import sys
@@ -23,6 +24,13 @@ from linklab.notebooks.search import find_notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
 LINES_SHOWN = 60  # of what a failing command printed
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Which gates are run; None stands for all."""
+
+    only: tuple[str, ...] | None
 
 
 class Gate(NamedTuple):
@@ -119,9 +127,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Run the gates, cheap ones before dear ones as they are listed, and print the table."""
+    settings = cli.read_settings(Settings, args)
     results = []
     for gate in GATES:
-        if args.only and gate.name not in args.only:
+        if settings.only and gate.name not in settings.only:
             continue
         cli.say(f"{gate.name}: {gate.shows} ...")
         results.append(run_gate(gate))

@@ -9,6 +9,8 @@ report.md, report.html, plots/, blend/, manifest.json
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,24 @@ if TYPE_CHECKING:
     from linklab.metrics.comparison import ScoredRun
 
 EXIT_NOT_BETTER = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is compared, and where the report goes."""
+
+    runs: tuple[str, ...]
+    stage: tuple[str, ...]
+    validation_runs: tuple[str, ...]
+    reference: str | None
+    candidate: str | None
+    require_better_than: str | None
+    allow_different_prompts: bool
+    out_dir: Path
+    title: str
+    force: bool
+    seed: int
+    argv: tuple[str, ...]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -69,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_stages(names: list[str], runs: list, argv: list[str]) -> tuple[list[dict], list[Path]]:
+def read_stages(names: Sequence[str], runs: list, argv: Sequence[str]) -> tuple[list[dict], list[Path]]:
     """Return the manifests of the stages, of the runs not among them and of this command, and the manifests' paths."""
     paths = [Path(name) / MANIFEST if Path(name).is_dir() else Path(name) for name in names]
     for run in runs:  # a run's own manifest, or that of the folder of runs it belongs to
@@ -77,11 +97,11 @@ def read_stages(names: list[str], runs: list, argv: list[str]) -> tuple[list[dic
                   and any((path.parent / e["path"]).is_relative_to(run.folder)
                           for e in read_manifest(path)["outputs"])][:1]  # fmt: skip
     paths = list({path.resolve(): path for path in paths}.values())
-    own = {"script": Path(__file__).name, "argv": argv, "outputs": []}
+    own = {"script": Path(__file__).name, "argv": list(argv), "outputs": []}
     return [*map(read_manifest, paths), own], paths
 
 
-def read_verified(names: list[str]) -> list[ScoredRun]:
+def read_verified(names: Sequence[str]) -> list[ScoredRun]:
     """Return the runs in these folders; raises a UserError for one whose files contradict each other."""
     from linklab.metrics import comparison, run_checks
 
@@ -112,32 +132,33 @@ def run(args: argparse.Namespace) -> int | None:
     from linklab.reports import report, tables
     from linklab.reports.verdict import make_verdict
 
-    reads = [*args.runs, *args.validation_runs, *args.stage]
-    check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
-    runs, validation_runs = read_verified(args.runs), read_verified(args.validation_runs)
-    comparison.check_same_rows(runs, allow_different_prompts=args.allow_different_prompts)
+    settings = cli.read_settings(Settings, args)
+    reads = [*settings.runs, *settings.validation_runs, *settings.stage]
+    check_out_dir(settings.out_dir, script=__file__, force=settings.force, reads=reads)
+    runs, validation_runs = read_verified(settings.runs), read_verified(settings.validation_runs)
+    comparison.check_same_rows(runs, allow_different_prompts=settings.allow_different_prompts)
     primary = comparison.primary_metric(runs)
-    candidate, rival = choose_rivals(runs, args.candidate, args.require_better_than)
-    reference = comparison.choose_reference(runs, primary, args.reference, candidate)
-    gate = comparison.gate(candidate, rival, primary, seed=args.seed) if candidate and rival else None
-    stages, manifests = read_stages(args.stage, [*runs, *validation_runs], args.argv)
+    candidate, rival = choose_rivals(runs, settings.candidate, settings.require_better_than)
+    reference = comparison.choose_reference(runs, primary, settings.reference, candidate)
+    gate = comparison.gate(candidate, rival, primary, seed=settings.seed) if candidate and rival else None
+    stages, manifests = read_stages(settings.stage, [*runs, *validation_runs], settings.argv)
     logs = [path.parent / "trainer_log.csv" for path in manifests if (path.parent / "trainer_log.csv").exists()]
     inputs = {run.folder / name: None for run in [*runs, *validation_runs] for name in comparison.FILES}
     inputs |= dict.fromkeys(manifests + logs)
-    with staged_folder(args.out_dir, script=__file__, force=args.force, reads=inputs) as folder:
+    with staged_folder(settings.out_dir, script=__file__, force=settings.force, reads=inputs) as folder:
         blend = make_blend(folder / "blend", runs, validation_runs, candidate, primary) if validation_runs else None
         runs += [blend.run] if blend else []
-        differences = comparison.compare_to(runs, reference, seed=args.seed)
+        differences = comparison.compare_to(runs, reference, seed=settings.seed)
         experiment = tables.Experiment(
-            title=args.title, runs=runs, primary=primary, reference=reference, differences=differences,
-            candidate=candidate, blend=blend, stages=stages, trainer_log=logs[-1] if logs else None, seed=args.seed,
+            title=settings.title, runs=runs, primary=primary, reference=reference, differences=differences,
+            candidate=candidate, blend=blend, stages=stages, trainer_log=logs[-1] if logs else None, seed=settings.seed,
         )  # fmt: skip
         verdict = str(make_verdict(experiment))
         lines = comparison.write_comparison(folder / "comparison.csv", runs, differences)
         written = report.write_report(folder, experiment)
         written += sorted((folder / "blend").iterdir()) if blend else []
         write_manifest(
-            folder, script=__file__, argv=args.argv, seed=args.seed,
+            folder, script=__file__, argv=settings.argv, seed=settings.seed,
             inputs=inputs, outputs={folder / "comparison.csv": lines} | dict.fromkeys(written),
             extra={"verdict": verdict, "check_failed": bool(gate and not gate.passed)},
         )  # fmt: skip
@@ -145,7 +166,7 @@ def run(args: argparse.Namespace) -> int | None:
     if gate and candidate and rival:
         outcome = "passed" if gate.passed else "FAILED"
         cli.say(f"gate {outcome}: {candidate.name} against {rival.name}, {tables.describe_difference(gate.difference)}")
-    print(f"report: {args.out_dir / 'report.html'}")
+    print(f"report: {settings.out_dir / 'report.html'}")
     print(verdict)
     return EXIT_NOT_BETTER if gate and not gate.passed else 0
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from linklab import cli, files, manifest
 from linklab.manifest import check_out_dir, read_preset, staged_folder, write_manifest
@@ -27,12 +27,40 @@ if TYPE_CHECKING:
     from linklab.tables.csv_stream import Block
     from linklab.tables.table import Table
     from linklab.tasks.jsonl import CardFeatures, Converted
+    from linklab.tasks.source import Source
+    from linklab.tasks.split_count import SplitCount
     from linklab.tasks.splits import SplitRule
     from linklab.tasks.task import Task
 
     LastRow = tuple[tuple[float, str], int]  # rank key and number of a row, see `splits.last_chosen`
 
 SHARD_SIZE = 50_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Which rows are converted, and how they are written."""
+
+    source: Source
+    max_rows: int | None
+    base_model: str | None
+    max_length: int
+    out_dir: str
+    shard_size: int
+    workers: int | None
+    export_for: tuple[str, ...]
+    force: bool
+    argv: tuple[str, ...]
+
+
+class Written(NamedTuple):
+    """What was written of the rows: shards and cells with their rows, and what was counted on the way."""
+
+    names: dict[str, dict[str, int]]  # split -> shard -> rows
+    cells: dict[Path, int]
+    features: CardFeatures
+    split_count: SplitCount
+    copies: int  # left out of validation and test
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -85,56 +113,65 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from linklab.tasks import exports, jsonl, row_cells
+    from linklab.tasks import exports, jsonl
     from linklab.tasks.source import Source, open_table_task, say_table
-    from linklab.tasks.split_count import SplitCount
-    from linklab.tasks.splits import SPLITS
 
-    if unknown := [name for name in args.export_for if name not in exports.PROGRAMS]:
+    settings = cli.read_settings(Settings, args, source=Source.from_args(args))
+    if unknown := [name for name in settings.export_for if name not in exports.PROGRAMS]:
         raise cli.UserError(f"--export-for {unknown[0]}: not known; the programs are: {', '.join(exports.PROGRAMS)}")
-    reads = [args.csv, args.prompt_template]
-    check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
-    table, task = open_table_task(Source.from_args(args))
-    last = find_last_row(table, task, args.max_rows) if args.max_rows else None
-    task = dataclasses.replace(task, split=settle_rule(table, task, last, args.split_seed))
-    with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:
-        cells = row_cells.CellsWriter(folder, task)
-        writers = {split: ShardWriter(folder, split, args.shard_size) for split in SPLITS}
-        features, ids, count = jsonl.CardFeatures(task), SeenTexts(), SplitCount(task, SeenTexts().add)
-        copies = 0
-        for converted in convert(table, task, last=last, workers=args.workers):
-            features.merge(converted.features)
-            cells.write(converted.cells)
-            count.merge(converted.split_count)
-            lines = {"train": converted.train, "validation": [], "test": []}
-            for split, row_id, line in converted.others:
-                if ids.add(row_id):  # copies (oversampling) may weigh in training; a scorer wants each row once
-                    lines[split].append(line)
-                else:
-                    copies += 1
-                    count.rows[split] -= 1
-            for split, writer in writers.items():
-                writer.write(lines[split])
-        task, rows = count.finish(table), count.rows
-        names = {split: writer.finish() for split, writer in writers.items()}
-        if args.base_model:
-            check_lengths([folder / name for own in names.values() for name in own], args.base_model, args.max_length)
+    reads, seed, template = settings.source.paths(), settings.source.split_seed or 0, settings.source.prompt_template
+    check_out_dir(settings.out_dir, script=__file__, force=settings.force, reads=reads)
+    table, task = open_table_task(settings.source)
+    last = find_last_row(table, task, settings.max_rows) if settings.max_rows else None
+    task = dataclasses.replace(task, split=settle_rule(table, task, last, seed))
+    with staged_folder(settings.out_dir, script=__file__, force=settings.force, reads=reads) as folder:
+        written = write_rows(folder, table, task, last, settings)
+        task, rows, names = written.split_count.finish(table), written.split_count.rows, written.names
+        if settings.base_model:
+            shards = [folder / name for own in names.values() for name in own]
+            check_lengths(shards, settings.base_model, settings.max_length)
         files.write_json(folder / jsonl.TASK_FILE, task.to_dict())
-        files.write_text(folder / "README.md", write_card(task, features, names, rows, table.path))
-        exported = exports.write_exports(folder, args.export_for, {split: list(names[split]) for split in SPLITS})
-        outputs = {folder / name: n for split in SPLITS for name, n in names[split].items()} | cells.finish()
+        files.write_text(folder / "README.md", write_card(task, written.features, names, rows, table.path))
+        exported = exports.write_exports(folder, settings.export_for, {split: list(names[split]) for split in names})
+        outputs = {folder / name: n for own in names.values() for name, n in own.items()} | written.cells
         write_manifest(
-            folder, script=__file__, argv=args.argv, seed=args.split_seed,
-            inputs={table.path: sum(rows.values()) + copies} | dict.fromkeys(filter(None, [args.prompt_template])),
+            folder, script=__file__, argv=settings.argv, seed=seed,
+            inputs={table.path: sum(rows.values()) + written.copies} | ({template: None} if template else {}),
             outputs=outputs | dict.fromkeys(exported) | {folder / jsonl.TASK_FILE: None, folder / "README.md": None},
-            extra={"rows": rows, "copies_left_out": copies, "left_out": task.table.get("left_out", {}),
+            extra={"rows": rows, "copies_left_out": written.copies, "left_out": task.table.get("left_out", {}),
                    **read_preset(table.path.parent)},
         )  # fmt: skip
     say_table(task)
     counts = ", ".join(f"{n:,} {split}" for split, n in rows.items())
-    cli.say(
-        f"wrote {args.out_dir}: {counts} rows" + (f"; left out {copies:,} copies outside training" if copies else "")
-    )
+    left_out = f"; left out {written.copies:,} copies outside training" if written.copies else ""
+    cli.say(f"wrote {settings.out_dir}: {counts} rows{left_out}")
+
+
+def write_rows(folder: Path, table: Table, task: Task, last: LastRow | None, settings: Settings) -> Written:
+    """Write the conversations of every split and the cells, block by block; `last` is the last row of --max-rows."""
+    from linklab.tasks import jsonl, row_cells
+    from linklab.tasks.split_count import SplitCount
+    from linklab.tasks.splits import SPLITS
+
+    cells = row_cells.CellsWriter(folder, task)
+    writers = {split: ShardWriter(folder, split, settings.shard_size) for split in SPLITS}
+    features, ids, count = jsonl.CardFeatures(task), SeenTexts(), SplitCount(task, SeenTexts().add)
+    copies = 0
+    for converted in convert(table, task, last=last, workers=settings.workers):
+        features.merge(converted.features)
+        cells.write(converted.cells)
+        count.merge(converted.split_count)
+        lines = {"train": converted.train, "validation": [], "test": []}
+        for split, row_id, line in converted.others:
+            if ids.add(row_id):  # copies (oversampling) may weigh in training; a scorer wants each row once
+                lines[split].append(line)
+            else:
+                copies += 1
+                count.rows[split] -= 1
+        for split, writer in writers.items():
+            writer.write(lines[split])
+    names = {split: writer.finish() for split, writer in writers.items()}
+    return Written(names, cells.finish(), features, count, copies)
 
 
 def convert(table: Table, task: Task, *, last: LastRow | None, workers: int | None) -> Iterator[Converted]:

@@ -11,6 +11,7 @@ The same command with `--model embedded` scores the base model before any traini
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import hashlib
 import os
 import time
@@ -24,9 +25,30 @@ from linklab.manifest import check_out_dir, staged_folder, write_manifest
 
 if TYPE_CHECKING:
     from linklab.inference.row_answers import AskSettings
+    from linklab.metrics.predictions import Prediction
     from linklab.metrics.row_scores import JudgedRows
     from linklab.tasks.examples import Example
+    from linklab.tasks.source import Source
     from linklab.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Which rows are scored, whose answers to them, and what is written."""
+
+    source: Source
+    split: str
+    max_rows: int | None
+    allow_training_rows: bool
+    allow_other_prompt: bool
+    asking: AskSettings  # the model, and how it is asked
+    predictions: str | None  # answers of a file, instead of a model's
+    out_dir: str
+    name: str | None
+    role: str | None
+    top_k: int
+    force: bool
+    argv: tuple[str, ...]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -77,42 +99,38 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     from linklab.inference.row_answers import AskSettings, check_rank_by
     from linklab.metrics import general, metrics
-    from linklab.metrics.predictions import Prediction, read_predictions
     from linklab.models import base_names
     from linklab.tasks.source import Source, open_source, source_files
 
-    asking = AskSettings.from_args(args)
-    reads = [args.csv, args.data, args.prompt_template, args.predictions, args.model, args.base_model]
-    check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
-    if args.predictions:
+    asking, source = AskSettings.from_args(args), Source.from_args(args)
+    settings = cli.read_settings(Settings, args, asking=asking, source=source)
+    models = [name for name in (asking.model, asking.base_model) if name]
+    reads = [*source.paths(), settings.predictions, *models]
+    check_out_dir(settings.out_dir, script=__file__, force=settings.force, reads=reads)
+    if settings.predictions:
         check_no_model_options(asking)
-    for model in filter(None, [args.model, args.base_model]):
+    for model in models:
         base_names.require_model(model)
-    trained = read_trained_task(args.model) if args.model else None
-    source = Source.from_args(args)
+    trained = read_trained_task(asking.model) if asking.model else None
     task, read = open_source(
-        source, trained, allow_other_prompt=args.allow_other_prompt, allow_other_split=args.allow_training_rows
+        source,
+        trained,
+        allow_other_prompt=settings.allow_other_prompt,
+        allow_other_split=settings.allow_training_rows,
     )
     asked = None
-    if args.model:
+    if asking.model:
         check_rank_by(asking.rank_by, task, free=asking.free)
         asked = asked_settings(asking, task)
-    examples = read(args.split, args.max_rows)
-    may_be_seen = args.allow_training_rows or args.split == "train"
-    warnings = check_against_training(args.model, task, trained, examples, may_be_seen=may_be_seen) if trained else []
-    if args.predictions:
-        predictions = read_predictions(args.predictions, [example.id for example in examples])
-        cost: dict[str, float] = {}
-        asked_generally = None
-        name, role = args.name or Path(args.predictions).parent.name, args.role or "baseline"
-    else:
-        answers, cost, asked_generally = ask_model(asking, task, examples)
-        predictions = {answer["id"]: Prediction(**answer) for answer in answers}
-        name, role = args.name or describe_model(args.model, args.free), args.role or role_of(args.model)
-    judged = metrics.judge(examples, predictions, task, top_k=args.top_k)
-    with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:
+    examples = read(settings.split, settings.max_rows)
+    may_be_seen = settings.allow_training_rows or settings.split == "train"
+    warnings = check_against_training(asking.model, task, trained, examples, may_be_seen=may_be_seen)
+    name, role = name_answers(settings)
+    predictions, cost, asked_generally = collect_answers(settings, task, examples)
+    judged = metrics.judge(examples, predictions, task, top_k=settings.top_k)
+    with staged_folder(settings.out_dir, script=__file__, force=settings.force, reads=reads) as folder:
         result = metrics.write_run(
-            folder, examples, predictions, task, model=name, role=role, cost=cost, top_k=args.top_k, judged=judged,
+            folder, examples, predictions, task, model=name, role=role, cost=cost, top_k=settings.top_k, judged=judged,
             description=how_asked(asked) if asked else "", asked=asked, warnings=warnings,
         )  # fmt: skip
         if asked_generally:
@@ -121,14 +139,35 @@ def run(args: argparse.Namespace) -> None:
         files.write_text(
             folder / "report.md", write_summary(result, sorted(path.name for path in folder.glob("*.png")))
         )
-        inputs = source_files(source) | answered_from(args.predictions, args.model, len(examples))
+        inputs = source_files(source) | answered_from(settings.predictions, asking.model, len(examples))
         write_manifest(
-            folder, script=__file__, argv=args.argv, seed=None, inputs=inputs,
+            folder, script=__file__, argv=settings.argv, seed=None, inputs=inputs,
             outputs={path: None for path in sorted(folder.iterdir())}, extra={"n": result["n"], "cost": cost},
         )  # fmt: skip
     shown = "; ".join(f"{key} {entry['value']:.3g}" for key, entry in result["metrics"].items()
                       if key.split("/")[-1] in ("accuracy", "regret", "mae", "token_f1", "exact_match"))  # fmt: skip
-    say(f"wrote {args.out_dir}: {name} on {len(examples):,} {args.split} rows: {shown}")
+    say(f"wrote {settings.out_dir}: {name} on {len(examples):,} {settings.split} rows: {shown}")
+
+
+def name_answers(settings: Settings) -> tuple[str, str]:
+    """Return what tables call those who answered, and their role."""
+    if settings.predictions:
+        return settings.name or Path(settings.predictions).parent.name, settings.role or "baseline"
+    assert settings.asking.model, "one of the two is required"
+    name = settings.name or describe_model(settings.asking.model, settings.asking.free)
+    return name, settings.role or role_of(settings.asking.model)
+
+
+def collect_answers(
+    settings: Settings, task: Task, examples: list[Example]
+) -> tuple[dict[str, Prediction], dict, dict | None]:
+    """Return the answers of --predictions, or a model's, by id; what they cost, and general answers as `ask_model`."""
+    from linklab.metrics.predictions import Prediction, read_predictions
+
+    if settings.predictions:
+        return read_predictions(settings.predictions, [example.id for example in examples]), {}, None
+    answers, cost, asked_generally = ask_model(settings.asking, task, examples)
+    return {answer["id"]: Prediction(**answer) for answer in answers}, cost, asked_generally
 
 
 def answered_from(predictions: str | None, model: str | None, n_rows: int) -> dict[str, int | None]:
@@ -150,7 +189,7 @@ def read_trained_task(model: str) -> Task | None:
 
 
 def check_against_training(
-    model: str, task: Task, trained: Task, examples: list[Example], *, may_be_seen: bool
+    model: str | None, task: Task, trained: Task | None, examples: list[Example], *, may_be_seen: bool
 ) -> list[str]:
     """Return what a reader must know of rows the model was trained on, and of a prompt it was not trained with.
 
@@ -159,6 +198,8 @@ def check_against_training(
     from linklab.tasks.source import find_difference
     from linklab.tasks.training_record import count_seen, read_record
 
+    if model is None or trained is None:
+        return []
     warnings = [difference] if (difference := find_difference(task, trained)) else []
     record = read_record(model)
     if record is None:

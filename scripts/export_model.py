@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     model = parser.add_argument_group("Model")
     model.add_argument(
-        "--model", required=True, metavar="DIR", help="model folder, or the training folder that holds it"
+        "--model", type=Path, required=True, metavar="DIR", help="model folder, or the training folder that holds it"
     )
     model.add_argument("--base-model", metavar="NAME", help="the base model of an adapter, when it has moved")
     model.add_argument(
@@ -52,10 +52,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="numbers of the matrices: f16 540 MB, q8_0 half of that with rounding to 8 bits",
     )  # fmt: skip
     check = parser.add_argument_group("Check")
-    check.add_argument("--check", metavar="DIR", help="converted folder: ask the file and the model its test prompts")
+    check.add_argument(
+        "--check", type=Path, metavar="DIR", help="converted folder: ask the file and the model its test prompts"
+    )
     check.add_argument("--check-rows", type=cli.positive_int, default=50, metavar="N", help="prompts asked")
     output = parser.add_argument_group("Output")
-    output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to write")
+    output.add_argument("--out-dir", type=Path, required=True, metavar="DIR", help="folder to write")
     output.add_argument("--force", action="store_true", help="replace what an earlier export wrote")
     return parser
 
@@ -64,10 +66,7 @@ def run(args: argparse.Namespace) -> None:
     """Load, merge, write, and compare with the model."""
     from linklab.models import gguf_export, load
 
-    settings = Settings(
-        _model_folder(Path(args.model)), args.base_model, args.number_format, Path(args.check) if args.check else None,
-        args.check_rows, Path(args.out_dir), args.force, tuple(args.argv),
-    )  # fmt: skip
+    settings = cli.read_settings(Settings, args, model=_model_folder(args.model))
     reads = [settings.model, settings.check]
     check_out_dir(settings.out_dir, script=__file__, force=settings.force, reads=reads)
     prompts = read_prompts(settings.check, settings.check_rows) if settings.check else []
@@ -82,13 +81,8 @@ def run(args: argparse.Namespace) -> None:
             files.write_text(folder / "Modelfile", gguf_export.MODELFILE.format(name=name))
             outputs = {folder / name: None, folder / "Modelfile": None}
             write_manifest(
-                folder,
-                script=__file__,
-                argv=list(settings.argv),
-                seed=None,
-                inputs={settings.model: None},
-                outputs=outputs,
-            )
+                folder, script=__file__, argv=settings.argv, seed=None, inputs={settings.model: None}, outputs=outputs,
+            )  # fmt: skip
         say(f"wrote {settings.out_dir / name}: {n_tensors} tensors, and a Modelfile for `ollama create NAME -f`")
         if prompts:
             compare(settings.out_dir / name, model, tokenizer, prompts)

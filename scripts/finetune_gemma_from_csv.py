@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
 
     settings = options.read_settings(args)
     folder = Path(settings.out_dir)
-    reads = [args.csv, args.data, args.prompt_template, settings.base_model]
+    source = Source.from_args(args)
+    reads = [*source.paths(), settings.base_model]
     owner: dict[str, Any] = {"script": __file__, "force": settings.force, "resume": settings.resume, "reads": reads}
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":  # accelerate drops it in silence on CPUs
         raise UserError("FSDP is not supported: its shards are not merged here; launch without FSDP: "
@@ -78,7 +79,6 @@ def run(args: argparse.Namespace) -> int:
     if not settings.dry_run and first:
         out_dir.check(folder, **owner)
     base_names.require_model(settings.base_model)
-    source = Source.from_args(args)
     task, read = open_source(source)
     rows = read_rows(settings, task, read, source_files(source))
     settings = settings.fit_rows(len(rows.train), sum(len(row.answered) for row in rows.train))

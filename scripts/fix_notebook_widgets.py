@@ -34,12 +34,18 @@ STDIN = Path("-")
 
 @dataclass(frozen=True)
 class Settings:
-    """What is done to each notebook, and whether anything is written."""
+    """Which notebooks are fixed, and what is done to each."""
 
+    paths: tuple[Path, ...]
     widgets: str
     repair: bool
+    check: bool
     report: bool
-    write: bool
+
+    @property
+    def write(self) -> bool:
+        """Whether anything is written."""
+        return not self.check and (self.repair or not self.report)
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
@@ -127,10 +133,9 @@ def find_all(paths: Sequence[Path]) -> tuple[list[Path], int]:
 
 def run(args: argparse.Namespace) -> int:
     """Fix every notebook named, and return the exit code."""
-    write = not args.check and (args.repair or not args.report)
-    settings = Settings(args.widgets, args.repair, args.report, write)
+    settings = cli.read_settings(Settings, args)
     n_seen = n_fixed = n_faulty = 0
-    notebooks, n_failed = find_all(args.paths)
+    notebooks, n_failed = find_all(settings.paths)
     for notebook in notebooks:
         n_seen += 1
         try:
@@ -146,10 +151,10 @@ def run(args: argparse.Namespace) -> int:
     notes = f", {n_failed} failed" if n_failed else ""
     if n_faulty:
         notes += f", {n_faulty} with faults left{'' if settings.report else ' (--report names them)'}"
-    cli.say(f"{n_fixed} of {n_seen} notebooks {'' if write else 'would be '}fixed{notes}")
+    cli.say(f"{n_fixed} of {n_seen} notebooks {'' if settings.write else 'would be '}fixed{notes}")
     if n_failed:
         return 2
-    if args.paths == [STDIN] and write:
+    if settings.paths == (STDIN,) and settings.write:
         return 0
     return int(n_fixed > 0 or (n_faulty > 0 and (settings.report or settings.repair)))
 

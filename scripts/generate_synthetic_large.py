@@ -11,10 +11,31 @@ the chunk size and the number of workers.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from linklab import cli, manifest
 
 DOMAIN_SHARES = {"FCC": 0.55, "ETSI": 0.25, "ETSI_BFWA": 0.20}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Which rows are generated, and where they go."""
+
+    out_dir: str
+    n_samples: int
+    chunk_size: int
+    force: bool
+    upload_to_drive: str | None
+    upload_to_hf: str | None
+    preset: str
+    domains: tuple[tuple[str, float], ...]
+    min_gap: float  # percent
+    stratify_by: tuple[str, ...] | None
+    balance: str
+    seed: int
+    workers: int | None
+    argv: tuple[str, ...]
 
 
 def domain_mix(text: str) -> tuple[tuple[str, float], ...]:
@@ -127,29 +148,30 @@ def run(args: argparse.Namespace) -> None:
     from linklab.links.row_stream import Recipe
     from linklab.manifest import check_out_dir
 
-    check_out_dir(args.out_dir, script=__file__, force=args.force)
-    if args.upload_to_drive:
-        check_out_dir(args.upload_to_drive, script=__file__, force=True, reads=[args.out_dir])
-    if args.upload_to_hf:
+    settings = cli.read_settings(Settings, args)
+    check_out_dir(settings.out_dir, script=__file__, force=settings.force)
+    if settings.upload_to_drive:
+        check_out_dir(settings.upload_to_drive, script=__file__, force=True, reads=[settings.out_dir])
+    if settings.upload_to_hf:
         hub.require_token(upload.UPLOAD_OPTION)
     rows, figures = data_set.write_set(
-        args.out_dir,
+        settings.out_dir,
         script=__file__,
-        argv=args.argv,
-        recipe=Recipe(args.seed, args.preset, args.domains, args.min_gap / 100),
-        n_rows=args.n_samples,
-        chunk_rows=args.chunk_size,
-        workers=args.workers,
-        stratify_by=args.stratify_by,
-        balance=args.balance,
-        force=args.force,
+        argv=settings.argv,
+        recipe=Recipe(settings.seed, settings.preset, settings.domains, settings.min_gap / 100),
+        n_rows=settings.n_samples,
+        chunk_rows=settings.chunk_size,
+        workers=settings.workers,
+        stratify_by=settings.stratify_by or (),
+        balance=settings.balance,
+        force=settings.force,
     )
-    if args.upload_to_drive:
-        upload.copy_checked(args.out_dir, args.upload_to_drive)
-    if args.upload_to_hf:
-        upload.upload_dataset(args.out_dir, args.upload_to_hf)
+    if settings.upload_to_drive:
+        upload.copy_checked(settings.out_dir, settings.upload_to_drive)
+    if settings.upload_to_hf:
+        upload.upload_dataset(settings.out_dir, settings.upload_to_hf)
     ceiling, formula = figures["bayes"]["ceiling"], figures["pickers"]["formula"]["accuracy"]
-    cli.say(f"wrote {args.out_dir}: {rows:,} rows (ceiling {ceiling:.3f}, formula {formula:.3f}); "
+    cli.say(f"wrote {settings.out_dir}: {rows:,} rows (ceiling {ceiling:.3f}, formula {formula:.3f}); "
             f"links.csv, links.zip, README.md, manifest.json")  # fmt: skip
 
 

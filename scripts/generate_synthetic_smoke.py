@@ -8,8 +8,20 @@ seed -> OUT_DIR/links.csv, links.zip, README.md, manifest.json: the first rows o
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from linklab import cli, manifest
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How many rows are generated from which seed, and where they go."""
+
+    out_dir: str
+    n_samples: int
+    force: bool
+    seed: int
+    argv: tuple[str, ...]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -28,16 +40,17 @@ def run(args: argparse.Namespace) -> None:
     from linklab.links import data_set
     from linklab.links.row_stream import Recipe
 
+    settings = cli.read_settings(Settings, args)
     rows, _ = data_set.write_set(
-        args.out_dir,
+        settings.out_dir,
         script=__file__,
-        argv=args.argv,
-        recipe=Recipe(args.seed),
-        n_rows=args.n_samples,
-        chunk_rows=args.n_samples,
-        force=args.force,
+        argv=settings.argv,
+        recipe=Recipe(settings.seed),
+        n_rows=settings.n_samples,
+        chunk_rows=settings.n_samples,
+        force=settings.force,
     )
-    cli.say(f"wrote {args.out_dir}: {rows:,} rows; links.csv, links.zip, README.md, manifest.json")
+    cli.say(f"wrote {settings.out_dir}: {rows:,} rows; links.csv, links.zip, README.md, manifest.json")
 
 
 def main(argv: list[str] | None = None) -> int:

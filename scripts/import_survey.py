@@ -30,7 +30,7 @@ from linklab.manifest import check_out_files, manifest_beside, write_manifest
 class Settings:
     """What the command line says, read once."""
 
-    surveys: tuple[Path, ...]
+    survey: tuple[Path, ...]
     station: Path | None
     station_address: str | None
     signal_dbm: float | None
@@ -39,17 +39,19 @@ class Settings:
     measured_mbps: int | None
     out: Path
     force: bool
-    columns: dict[str, str]
+    columns: dict[str, str]  # what the options of the link say, by column
+    argv: tuple[str, ...]
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
     parser = cli.make_parser(__doc__)
     data = parser.add_argument_group("Input")
-    data.add_argument("--survey", required=True, nargs="+", metavar="FILE",
+    data.add_argument("--survey", type=Path, required=True, nargs="+", metavar="FILE",
                       help="output of `iw dev X survey dump` (two of them: the time between counts), `iw dev X scan`, "
                       "RouterOS frequency-scan, or a UniFi spectrum scan in JSON")  # fmt: skip
-    data.add_argument("--station", metavar="FILE", help="output of `iw dev X station dump`: the far end's signal")
+    data.add_argument("--station", type=Path, metavar="FILE",
+                      help="output of `iw dev X station dump`: the far end's signal")  # fmt: skip
     data.add_argument("--station-address", metavar="MAC", help="which station, when the dump holds several")
     data.add_argument("--signal-dbm", type=float, metavar="DBM", help="the far end's signal, instead of --station")
     data.add_argument("--current-channel-mhz", type=cli.positive_int, metavar="MHZ",
@@ -64,30 +66,27 @@ def build_parser() -> argparse.ArgumentParser:
                           default=default, metavar="NAME" if column.kind == "str" else (column.unit or "N").upper(),
                           help=field_rows.describe_column(column))  # fmt: skip
     output = parser.add_argument_group("Output")
-    output.add_argument("--out", required=True, metavar="FILE", help="CSV to write")
+    output.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV to write")
     output.add_argument("--force", action="store_true", help="replace an existing file")
     return parser
 
 
-def make_settings(args: argparse.Namespace) -> Settings:
+def read_settings(args: argparse.Namespace) -> Settings:
     """Return the options as typed settings; raises UserError when a signal is missing or given twice."""
     if (args.station is None) == (args.signal_dbm is None):
         raise UserError("give the far end's signal once: --station FILE or --signal-dbm DBM")
-    return Settings(
-        tuple(Path(name) for name in args.survey), Path(args.station) if args.station else None, args.station_address,
-        args.signal_dbm, args.current_channel_mhz, args.noise_dbm, args.measured_mbps, Path(args.out), args.force,
-        {column.name: getattr(args, column.name) for column in field_rows.link_options().values()},
-    )  # fmt: skip
+    columns = {column.name: getattr(args, column.name) for column in field_rows.link_options().values()}
+    return cli.read_settings(Settings, args, columns=columns)
 
 
 def run(args: argparse.Namespace) -> None:
     """Read the exports, build the row, check it as the validator does, and write it."""
     from linklab.links import surveys
 
-    settings = make_settings(args)
-    reads = (*settings.surveys, settings.station)
+    settings = read_settings(args)
+    reads = (*settings.survey, settings.station)
     check_out_files([settings.out], manifest_beside(settings.out), script=__file__, force=settings.force, reads=reads)
-    readings, notes = surveys.read_survey([_read_text(path) for path in settings.surveys])
+    readings, notes = surveys.read_survey([_read_text(path) for path in settings.survey])
     current = settings.current_channel_mhz or next((r.frequency_mhz for r in readings if r.in_use), None)
     signal = settings.signal_dbm
     if settings.station:
@@ -105,7 +104,7 @@ def run(args: argparse.Namespace) -> None:
             writer.writeheader()
             writer.writerow(row)
         write_manifest(
-            manifest_beside(settings.out), together=together, script=__file__, argv=args.argv, seed=None,
+            manifest_beside(settings.out), together=together, script=__file__, argv=settings.argv, seed=None,
             inputs=dict.fromkeys(filter(None, reads)), outputs={settings.out: 1},
         )  # fmt: skip
     say(f"wrote {settings.out}: one link with channels {row[CANDIDATES]}")

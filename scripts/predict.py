@@ -38,6 +38,21 @@ if TYPE_CHECKING:
     from linklab.tasks.task import Target, Task
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Which rows are answered by which model, and where the answers go."""
+
+    csv: str | None
+    given_row: tuple[str, ...] | None  # COL=VALUE of a row in the command, instead of a table
+    table: TableOptions
+    max_rows: int | None
+    out: str | None
+    force: bool
+    model: str
+    asking: AskSettings
+    argv: tuple[str, ...]
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     data = parser.add_argument_group("Input")
@@ -47,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     source.add_argument(
         "--set",
+        dest="given_row",
         nargs="+",
         metavar="COL=VALUE",
         help="one row to answer, given here; a list as 5210,5530,5775 or [5210,5530,5775]",
@@ -81,26 +97,36 @@ def run(args: argparse.Namespace) -> None:
     from linklab.inference.row_answers import AskSettings
     from linklab.tables.table import TableOptions
 
-    if args.csv and not args.out:
+    asking, table = AskSettings.from_args(args), TableOptions.from_args(args)
+    settings = cli.read_settings(Settings, args, asking=asking, table=table)
+    if settings.csv and not settings.out:
         raise UserError("--out is needed with --csv: the CSV to write, or - for standard output")
-    if args.out and args.out != "-":
-        reads = [args.csv, args.model, args.base_model]
-        check_out_files([args.out], manifest_beside(args.out), script=__file__, force=args.force, reads=reads)
-    task = read_task(args.model)
-    header, rows = (
-        read_given_row(args.set, task) if args.set else read_rows(args.csv, TableOptions.from_args(args), task)
-    )
-    examples = choose_rows(make_examples(task, rows), args.max_rows)
-    answered = answer(AskSettings.from_args(args), task, examples)
-    one_answer = len(answered) == 1 and not answered[0].prediction["error"] and args.out != "-"
-    if args.set or one_answer:
+    if settings.out and settings.out != "-":
+        reads = [settings.csv, settings.model, asking.base_model]
+        check_out_files(
+            [settings.out], manifest_beside(settings.out), script=__file__, force=settings.force, reads=reads
+        )
+    task = read_task(settings.model)
+    if settings.given_row:
+        header, rows = read_given_row(settings.given_row, task)
+    else:
+        assert settings.csv is not None, "one of the two is required"
+        header, rows = read_rows(settings.csv, table, task)
+    examples = choose_rows(make_examples(task, rows), settings.max_rows)
+    answered = answer(asking, task, examples)
+    one_answer = len(answered) == 1 and not answered[0].prediction["error"] and settings.out != "-"
+    if settings.given_row or one_answer:
         print(format_answer(answered[0], task))
-    if args.out:
-        inputs: dict[str, int | None] = {args.csv: len(answered)} if args.csv not in (None, "-") else {}
-        inputs |= {args.model: None} if Path(args.model).is_dir() else {}
-        with open_out(args.out, force=args.force, argv=args.argv, inputs=inputs, rows=len(answered)) as handle:
+    if settings.out:
+        inputs: dict[str, int | None] = {}
+        if settings.csv and settings.csv != "-":
+            inputs[settings.csv] = len(answered)
+        inputs |= {settings.model: None} if Path(settings.model).is_dir() else {}
+        with open_out(
+            settings.out, force=settings.force, argv=settings.argv, inputs=inputs, rows=len(answered)
+        ) as handle:
             write_answers(handle, task, header, answered)
-        say_written(args.out, answered)
+        say_written(settings.out, answered)
 
 
 def read_task(model: str) -> Task:
@@ -284,7 +310,9 @@ def ask(asking: AskSettings, task: Task, examples: Sequence[Example]) -> list[tu
 
 
 @contextlib.contextmanager
-def open_out(out: str, *, force: bool, argv: list[str], inputs: dict[str, int | None], rows: int) -> Iterator[TextIO]:
+def open_out(
+    out: str, *, force: bool, argv: Sequence[str], inputs: dict[str, int | None], rows: int
+) -> Iterator[TextIO]:
     """Open the file to write, with a manifest beside it, or standard output for `-`."""
     if out == "-":
         yield sys.stdout

@@ -12,12 +12,27 @@ failed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from linklab import cli, files
 from linklab.cli import CheckFailed, say
 from linklab.manifest import MANIFEST
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What is sent, and where to."""
+
+    folder: Path
+    evaluation: Path | None
+    merged: bool
+    base_model: str | None
+    repo: str
+    license: str
+    public: bool
+    dry_run: bool
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -45,24 +60,31 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     from linklab import hub, publish
 
-    if not args.dry_run:
+    settings = cli.read_settings(Settings, args)
+    if not settings.dry_run:
         hub.require_token("push_to_hub.py")
-    for folder in filter(None, (args.folder, args.evaluation)):
+    for folder in filter(None, (settings.folder, settings.evaluation)):
         files.require_file(folder / MANIFEST)
     parcel = publish.pack(
-        args.folder, args.license, evaluation=args.evaluation, merged=args.merged, base=args.base_model
+        settings.folder,
+        settings.license,
+        evaluation=settings.evaluation,
+        merged=settings.merged,
+        base=settings.base_model,
     )
     for line in publish.list_checks(parcel.faults):
         say(line)
     if failed := [name for name, fault in parcel.faults.items() if fault]:
-        raise CheckFailed(f"{args.folder}: {len(failed)} of {len(parcel.faults)} checks failed; nothing was sent")
+        raise CheckFailed(f"{settings.folder}: {len(failed)} of {len(parcel.faults)} checks failed; nothing was sent")
     for name, size in sorted(parcel.sizes().items()):
         say(f"    {size:>13,} bytes  {name}")
-    if args.dry_run:
-        say(f"dry run: {len(parcel.files)} files would go to the {parcel.kind} {args.repo}; nothing was sent")
+    if settings.dry_run:
+        say(f"dry run: {len(parcel.files)} files would go to the {parcel.kind} {settings.repo}; nothing was sent")
         return
-    message = f"Add {args.folder.resolve().name}, checked"
-    hub.send(parcel.files, args.repo, parcel.kind, message, asked_by=f"--repo {args.repo}", public=args.public)
+    message = f"Add {settings.folder.resolve().name}, checked"
+    hub.send(
+        parcel.files, settings.repo, parcel.kind, message, asked_by=f"--repo {settings.repo}", public=settings.public
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

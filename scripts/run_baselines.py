@@ -12,7 +12,9 @@ Every baseline learns from the train split and answers the same rows, which comp
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,23 @@ if TYPE_CHECKING:
     from linklab.tasks.task import Task
 
 PRESETS = ("easy", "standard", "hard")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Which rows are answered by which baselines, and where the scores go."""
+
+    source: Source
+    split: str
+    max_rows: int | None
+    max_train_rows: int | None
+    only: tuple[str, ...] | None
+    group_by: tuple[str, ...] | None
+    preset: str | None
+    out_dir: str
+    force: bool
+    seed: int
+    argv: tuple[str, ...]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -79,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_columns(task: Task, names: list[str]) -> tuple[str, ...]:
+def check_columns(task: Task, names: Sequence[str]) -> tuple[str, ...]:
     """Return the columns to group by; a UserError for one that a baseline may not see."""
     from linklab.tasks.row_cells import shown_columns
 
@@ -94,7 +113,7 @@ def check_columns(task: Task, names: list[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def choose(found: dict[str, Baseline], only: list[str] | None) -> dict[str, Baseline]:
+def choose(found: dict[str, Baseline], only: Sequence[str] | None) -> dict[str, Baseline]:
     """Return the baselines asked for; a UserError lists the names."""
     for name in only or []:
         if name not in found:
@@ -121,26 +140,27 @@ def run(args: argparse.Namespace) -> None:
     from linklab.reports import summary
     from linklab.tasks.source import Source, say_table, source_files
 
-    reads = [args.csv or args.data, args.prompt_template]
-    check_out_dir(args.out_dir, script=__file__, force=args.force, reads=reads)
-    source = Source.from_args(args)
+    settings = cli.read_settings(Settings, args, source=Source.from_args(args))
+    source = settings.source
+    reads = source.paths()
+    check_out_dir(settings.out_dir, script=__file__, force=settings.force, reads=reads)
     task, read = open_rows(source)
-    test, train = read(args.split, args.max_rows), read("train", args.max_train_rows)
-    preset = args.preset or read_preset(Path(args.csv or f"{args.data}/x").parent).get("preset")
+    test, train = read(settings.split, settings.max_rows), read("train", settings.max_train_rows)
+    preset = settings.preset or read_preset(Path(source.csv or f"{source.data}/x").parent).get("preset")
     problem = Problem(
-        train, test, task, args.seed, check_columns(task, args.group_by or []), preset or "standard",
+        train, test, task, settings.seed, check_columns(task, settings.group_by or ()), preset or "standard",
     )  # fmt: skip
-    chosen = choose(registry.available(problem), args.only)
+    chosen = choose(registry.available(problem), settings.only)
     say_table(task)
 
-    with staged_folder(args.out_dir, script=__file__, force=args.force, reads=reads) as folder:
+    with staged_folder(settings.out_dir, script=__file__, force=settings.force, reads=reads) as folder:
         for name, baseline in chosen.items():
             started = time.perf_counter()
             predictions, targets = registry.predict(problem, baseline)
             seconds = time.perf_counter() - started
             result = metrics.write_run(
                 folder / name, test, predictions, task, model=name, role=baseline.role, targets=targets,
-                description=baseline.description, seed=args.seed,
+                description=baseline.description, seed=settings.seed,
                 cost={"seconds": round(seconds, 3), "rows_per_second": round(len(test) / max(seconds, 1e-6), 1)},
             )  # fmt: skip
             cli.say(f"{name}: {summary.headline(result)} in {seconds:.1f} s")
@@ -149,12 +169,12 @@ def run(args: argparse.Namespace) -> None:
         folders = {path: len(test) if path.suffix in (".jsonl",) else None for name in chosen
                    for path in sorted((folder / name).iterdir())}  # fmt: skip
         write_manifest(
-            folder, script=__file__, argv=args.argv, seed=args.seed,
-            inputs=source_files(source) | ({args.prompt_template: None} if args.prompt_template else {}),
+            folder, script=__file__, argv=settings.argv, seed=settings.seed,
+            inputs=source_files(source) | ({source.prompt_template: None} if source.prompt_template else {}),
             outputs=folders | dict.fromkeys(outputs),
-            extra={"split": args.split, "rows": len(test), "train_rows": len(train), "preset": problem.preset},
+            extra={"split": settings.split, "rows": len(test), "train_rows": len(train), "preset": problem.preset},
         )  # fmt: skip
-    cli.say(f"{args.out_dir}: {len(chosen)} baselines on {len(test):,} {args.split} rows, summary.md")
+    cli.say(f"{settings.out_dir}: {len(chosen)} baselines on {len(test):,} {settings.split} rows, summary.md")
 
 
 def main(argv: list[str] | None = None) -> int:

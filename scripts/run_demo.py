@@ -12,6 +12,7 @@ same folder are refused: name another --out-dir, or pass --force to make again w
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import shlex
 import sys
@@ -27,6 +28,18 @@ from linklab.pipeline import Stage, call, command_of, stale_reason
 
 LONG = 1000  # training rows from which on a run is more than a quick look: more unseen rows
 FIT_ROWS = 150  # validation rows that say how much of the model and how much of the trees a blend of both takes
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Which model is trained on how many rows, and where everything goes."""
+
+    base_model: str
+    max_rows: int
+    test_rows: int
+    out_dir: Path
+    force: bool
+    seed: int
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -54,6 +67,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--seed", type=cli.seed_number, default=1, metavar="N", help="seed of data, baselines and training"
     )
     return parser
+
+
+def read_settings(args: argparse.Namespace) -> Settings:
+    """Return the options as settings; the folder is named after the model, and larger runs are tested on more rows."""
+    return cli.read_settings(
+        Settings, args, test_rows=args.test_rows or (400 if args.max_rows >= LONG else 200),
+        out_dir=Path(args.out_dir or f"runs/demo-{Path(args.base_model).name}-{args.max_rows}"),
+    )  # fmt: skip
 
 
 def training_words(model: str) -> list[str]:
@@ -118,13 +139,13 @@ def refuse_to_replace(out: Path, stages: list[Stage]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    out = Path(args.out_dir or f"runs/demo-{Path(args.base_model).name}-{args.max_rows}")
-    test_rows = args.test_rows or (400 if args.max_rows >= LONG else 200)
-    stages = plan_stages(args.base_model, args.max_rows, test_rows, args.seed, out)
-    if not args.force:
+    settings = read_settings(args)
+    out = settings.out_dir
+    stages = plan_stages(settings.base_model, settings.max_rows, settings.test_rows, settings.seed, out)
+    if not settings.force:
         refuse_to_replace(out, stages)
     if not (out / "finetune" / MANIFEST).exists():
-        base_names.require_model(args.base_model)
+        base_names.require_model(settings.base_model)
     out.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is named before anything runs
     started = time.monotonic()
     for number, stage in enumerate(stages, start=1):

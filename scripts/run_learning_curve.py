@@ -71,10 +71,7 @@ def read_settings(args: argparse.Namespace) -> CurveSettings:
     from linklab.studies.options import CurveSettings
     from linklab.tasks.source import Source
 
-    return CurveSettings(
-        source=Source.from_args(args), base_model=args.base_model, mode=args.mode, training=tuple(args.training),
-        sizes=tuple(sorted(args.sizes)), seeds=tuple(args.seeds), test_rows=args.test_rows, goals=tuple(args.goal),
-    )  # fmt: skip
+    return cli.read_settings(CurveSettings, args, source=Source.from_args(args), sizes=tuple(sorted(args.sizes)))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -86,11 +83,11 @@ def run(args: argparse.Namespace) -> int:
     settings = read_settings(args)
     base_names.require_model(settings.base_model, ask_hub=False)
     n_test = check(settings)
-    out_dir = check_study_dir(args.out_dir)
-    baselines = "--no-baselines" if args.no_baselines else learning_curve.choose_baselines(settings.source)
+    out_dir = check_study_dir(settings.out_dir)
+    baselines = "--no-baselines" if settings.no_baselines else learning_curve.choose_baselines(settings.source)
     missing = baselines if isinstance(baselines, str) else ""
     beside = None if isinstance(baselines, str) else baselines
-    if args.dry_run:
+    if settings.dry_run:
         estimate_cost(settings, n_test, beside)
         return 0
     deciding = {
@@ -104,11 +101,11 @@ def run(args: argparse.Namespace) -> int:
         say(f"baselines are left out: {missing}")
     planned = learning_curve.plan_runs(settings, folder, beside)
     try:
-        failed = runs.make_all(planned, describe_result, args.retry_failed)
+        failed = runs.make_all(planned, describe_result, settings.retry_failed)
     except runs.Stopped as stop:
         say("stopped; run the same command again to continue")
         return stop.code
-    write_results(settings, args.argv, folder, planned, missing)
+    write_results(settings, folder, planned, missing)
     if failed:
         say(f"error: {len(failed)} of {len(planned)} runs failed (first: {failed[0].name}: {failed[0].error()}); "
             f"--retry-failed tries them again")  # fmt: skip
@@ -150,9 +147,7 @@ def describe_result(run: StudyRun) -> str:
     return summary.headline(files.read_json(run.folder / "evaluation" / "metrics.json"))
 
 
-def write_results(
-    settings: CurveSettings, argv: list[str], folder: Path, planned: list[StudyRun], missing: str
-) -> None:
+def write_results(settings: CurveSettings, folder: Path, planned: list[StudyRun], missing: str) -> None:
     """Write curve.csv, plots, summary.md and the manifest, one process at a time, and say how the curve runs."""
     from linklab.studies import learning_curve, plots
     from linklab.studies.folder import results_of
@@ -161,7 +156,7 @@ def write_results(
     points = learning_curve.read_points(planned)
     curves = learning_curve.make_curves(points)
     n_test = points[0].run.n if points else 0
-    findings = learning_curve.find_findings(curves, settings.goals)
+    findings = learning_curve.find_findings(curves, settings.goal)
     images = {
         f"curve_{found.metric.replace('/', '_')}.png": plots.learning_curve(found) for found in curves
     }  # fmt: skip
@@ -174,7 +169,7 @@ def write_results(
                 handle.write(png)
         outputs = [folder / "study.json", *together.aside]
         write_manifest(
-            folder / MANIFEST, together=together, script=__file__, argv=argv, seed=None,
+            folder / MANIFEST, together=together, script=__file__, argv=settings.argv, seed=None,
             inputs=source_files(settings.source), outputs=dict.fromkeys(outputs),
             extra={"runs": len(planned), "points": len(points), "findings": findings},
         )  # fmt: skip

@@ -24,7 +24,6 @@ from linklab.manifest import MANIFEST, write_manifest
 
 if TYPE_CHECKING:
     from linklab.studies.options import SweepSettings
-    from linklab.studies.search_space import Axis
     from linklab.studies.trials import Trials
 
 RESULTS = ("trials.csv", "summary.md", "importances.png", "settings.png")
@@ -86,11 +85,7 @@ def read_settings(args: argparse.Namespace) -> SweepSettings:
     from linklab.studies.options import SweepSettings
     from linklab.tasks.source import Source
 
-    return SweepSettings(
-        source=Source.from_args(args), base_model=args.base_model, mode=args.mode, training=tuple(args.training),
-        max_rows=args.max_rows, validation_rows=args.validation_rows, metric=args.metric, sampler=args.sampler,
-        prune=args.prune, seed=args.seed,
-    )  # fmt: skip
+    return cli.read_settings(SweepSettings, args, source=Source.from_args(args))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,32 +95,33 @@ def run(args: argparse.Namespace) -> int:
 
     study = read_settings(args)
     base_names.require_model(study.base_model, ask_hub=False)
-    check(study, args.space)
-    out_dir = check_study_dir(args.out_dir)
+    check(study)
+    out_dir = check_study_dir(study.out_dir)
     from linklab.studies import runs, sweep
     from linklab.studies.trials import Trials
 
-    tried = sweep.choose_settings(args.sampler, args.space, args.trials, args.seed)
+    tried = sweep.choose_settings(study.sampler, study.space, study.trials, study.seed)
     deciding = {
         "study": "sweep", "base_model": study.base_model, "mode": study.mode, "training": list(study.training),
         "rows": study.max_rows, "validation_rows": study.validation_rows, "metric": study.metric,
-        "sampler": study.sampler, "space": [axis.text for axis in args.space], "seed": study.seed, "prune": study.prune,
+        "sampler": study.sampler, "space": [axis.text for axis in study.space], "seed": study.seed,
+        "prune": study.prune,
     } | fingerprint_data(study.source)  # fmt: skip
     folder = open_study(out_dir, deciding)
     with results_of(folder, RESULTS, script=__file__):
         pass  # what is not ours is named before the first trial
     trials = Trials(
-        folder, folder.name, args.space, tried, url=args.storage, tpe=args.sampler == "tpe",
+        folder, folder.name, study.space, tried, url=study.storage, tpe=study.sampler == "tpe",
         lower_is_better=sweep.lower_is_better(study.metric), prune=study.prune, seed=study.seed,
     )  # fmt: skip
-    if args.retry_failed and (again := trials.retry_failed()):
+    if study.retry_failed and (again := trials.retry_failed()):
         say(f"repeating {again} failed trials")
     try:
         sweep.work(study, trials)
     except runs.Stopped as stop:
         say("stopped; run the same command again to continue")
         return stop.code
-    write_results(study, args.argv, folder, trials)
+    write_results(study, folder, trials)
     results = trials.results()
     failed = [trial for trial in results if trial and "error" in trial.user_attrs]
     if failed:
@@ -133,17 +129,17 @@ def run(args: argparse.Namespace) -> int:
             f"--retry-failed tries them again")  # fmt: skip
     say(f"wrote {folder}: trials.csv, summary.md")
     if best := sweep.best_of(results, study.metric):
-        print(sweep.best_command(study, {axis.name: best.params[axis.name] for axis in args.space}))
+        print(sweep.best_command(study, {axis.name: best.params[axis.name] for axis in study.space}))
     return 1 if failed else 0
 
 
-def check(study: SweepSettings, space: Sequence[Axis]) -> None:
+def check(study: SweepSettings) -> None:
     """Raise a UserError for what no trial could use."""
     from linklab.studies.options import check_training_arguments
     from linklab.tasks.source import open_source
     from linklab.training.options import flag_of
 
-    names = [axis.name for axis in space]
+    names = [axis.name for axis in study.space]
     if len(set(names)) < len(names):
         raise UserError("--space: a setting is named twice")
     if {"epochs", "max_steps"} <= set(names):
@@ -157,7 +153,7 @@ def check(study: SweepSettings, space: Sequence[Axis]) -> None:
     read("validation", 1)
 
 
-def write_results(study: SweepSettings, argv: list[str], folder: Path, trials: Trials) -> None:
+def write_results(study: SweepSettings, folder: Path, trials: Trials) -> None:
     """Write trials.csv, summary.md, plots and the manifest; one process at a time."""
     from linklab.studies import plots, sweep
     from linklab.studies.folder import results_of
@@ -190,7 +186,7 @@ def write_results(study: SweepSettings, argv: list[str], folder: Path, trials: T
                 handle.write(png)
         outputs = [folder / "study.json", *together.aside]
         write_manifest(
-            folder / MANIFEST, together=together, script=__file__, argv=argv, seed=study.seed,
+            folder / MANIFEST, together=together, script=__file__, argv=study.argv, seed=study.seed,
             inputs=source_files(study.source), outputs=dict.fromkeys(outputs), extra={"trials": len(trials.settings)},
         )  # fmt: skip
 

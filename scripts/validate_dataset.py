@@ -12,15 +12,42 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from linklab import cli, files, manifest
 from linklab.manifest import check_out_files, manifest_beside, write_manifest
+
+if TYPE_CHECKING:
+    from linklab.tables.table import TableOptions
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Which table is checked against what, and what is written."""
+
+    csv: str
+    table: TableOptions
+    schema: str | None
+    allow_missing: float
+    against: str | None
+    allow_copies: bool
+    report: str | None
+    violations: str | None
+    max_examples: int
+    force: bool
+    argv: tuple[str, ...]
+
+    @property
+    def outputs(self) -> list[str]:
+        """The files that are written."""
+        return [path for path in (self.report, self.violations) if path]
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -57,39 +84,42 @@ def run(args: argparse.Namespace) -> int:
     from linklab.validation import validation_plan
     from linklab.validation import validation_report as vr
 
-    outputs = [path for path in (args.report, args.violations) if path]
+    settings = cli.read_settings(Settings, args, table=TableOptions.from_args(args))
+    outputs, options = settings.outputs, settings.table
     if outputs:
-        reads = (args.csv, args.against, args.schema)
-        check_out_files(outputs, manifest_beside(outputs[0]), script=__file__, force=args.force, reads=reads)
-    options = TableOptions.from_args(args)
-    if not os.path.isdir(args.csv):
-        files.require_file(args.csv)
-    if args.against and not os.path.isdir(args.against):
-        files.require_file(args.against)
-    dialect = sniff(Path(args.csv), delimiter=options.delimiter, encoding=options.encoding)
-    if early := first_damage(Path(args.csv), dialect):
-        cli.say(f"{args.csv}:{early[0]}: {early[1]}; reading on to name every violation")
-    plan = partial(validation_plan.make_plan, schema=args.schema, options=options, allow_missing=args.allow_missing)
-    with files.FileSet(force=args.force) as together, tempfile.TemporaryDirectory(prefix="linklab-table-") as scratch:
-        with violations_writer(args.violations, together) as sink:
-            start = plan(args.csv, scratch=Path(scratch))
+        reads = (settings.csv, settings.against, settings.schema)
+        check_out_files(outputs, manifest_beside(outputs[0]), script=__file__, force=settings.force, reads=reads)
+    if not os.path.isdir(settings.csv):
+        files.require_file(settings.csv)
+    if settings.against and not os.path.isdir(settings.against):
+        files.require_file(settings.against)
+    dialect = sniff(Path(settings.csv), delimiter=options.delimiter, encoding=options.encoding)
+    if early := first_damage(Path(settings.csv), dialect):
+        cli.say(f"{settings.csv}:{early[0]}: {early[1]}; reading on to name every violation")
+    plan = partial(
+        validation_plan.make_plan, schema=settings.schema, options=options, allow_missing=settings.allow_missing
+    )
+    temporary = partial(tempfile.TemporaryDirectory, prefix="linklab-table-")
+    with files.FileSet(force=settings.force) as together, temporary() as scratch:
+        with violations_writer(settings.violations, together) as sink:
+            start = plan(settings.csv, scratch=Path(scratch))
             progress = cli.Progress("validating", os.path.getsize(start.path), unit="bytes")
-            tally = vr.Tally(args.max_examples, sink)
-            found = vr.validate(start, tally, allow_copies=args.allow_copies, say_at=progress.at)
-        report = vr.build_report(args.csv, found)
-        inputs = {args.csv: found.n_rows}
-        if args.against:
-            with tempfile.TemporaryDirectory(prefix="linklab-table-") as other:
-                earlier = vr.validate(plan(args.against, scratch=Path(other)), vr.Tally(0))
-            report["drift"] = {"against": Path(args.against).name} | vr.compare(earlier, found)
-            inputs[args.against] = earlier.n_rows
-        if args.report:
-            with together.open(args.report) as handle:
+            tally = vr.Tally(settings.max_examples, sink)
+            found = vr.validate(start, tally, allow_copies=settings.allow_copies, say_at=progress.at)
+        report = vr.build_report(settings.csv, found)
+        inputs = {settings.csv: found.n_rows}
+        if settings.against:
+            with temporary() as other:
+                earlier = vr.validate(plan(settings.against, scratch=Path(other)), vr.Tally(0))
+            report["drift"] = {"against": Path(settings.against).name} | vr.compare(earlier, found)
+            inputs[settings.against] = earlier.n_rows
+        if settings.report:
+            with together.open(settings.report) as handle:
                 handle.write(files.json_text(report))
         if outputs:
-            rows = {args.report: None, args.violations: report["violations"]}
+            rows = {settings.report: None, settings.violations: report["violations"]}
             write_manifest(
-                manifest_beside(outputs[0]), together=together, script=__file__, argv=args.argv, seed=None,
+                manifest_beside(outputs[0]), together=together, script=__file__, argv=settings.argv, seed=None,
                 inputs=inputs, outputs={Path(path): rows[path] for path in outputs},
                 extra={"verdict": report["verdict"], "check_failed": not report["clean"]},
             )  # fmt: skip
@@ -97,15 +127,18 @@ def run(args: argparse.Namespace) -> int:
         cli.say(line)
     for note in found.notes[len(start.notes) :]:
         cli.say(f"  note: {note}")
-    say_report(report, args.csv, args.against, outputs)
+    say_report(report, settings.csv, settings.against, outputs)
     return 0 if report["clean"] else 1
 
 
 def find_manifest(args: argparse.Namespace) -> Path:
     """Return where the manifest of this command is; raise UserError where it writes none."""
-    if not (args.report or args.violations):
+    from linklab.tables.table import TableOptions
+
+    outputs = cli.read_settings(Settings, args, table=TableOptions()).outputs
+    if not outputs:
         raise cli.UserError("--skip-finished needs --report or --violations: without them nothing says it has finished")
-    return manifest.manifest_beside(args.report or args.violations)
+    return manifest_beside(outputs[0])
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Command-line manners: one line and the right code for whatever goes wrong, and options that take what they say."""
 
 import argparse
+import dataclasses
 import errno
 import importlib
 import re
@@ -242,3 +243,25 @@ def test_the_help_of_every_script_fits_a_narrow_terminal_and_shows_its_defaults(
             assert f"default:{action.default}".replace(" ", "") in told or "(default: " in action.help, (
                 action.option_strings
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    rows: tuple[int, ...]
+    folder: str
+    seed: int = 0
+
+
+def settings_of(words: list[str]) -> Settings:
+    parser = cli.make_parser("Try.")
+    parser.add_argument("--rows", type=int, nargs="+")
+    return cli.read_settings(Settings, parser.parse_args(words), folder="made")
+
+
+def test_settings_take_the_options_of_their_fields_names():
+    assert settings_of(["--rows", "3", "4"]) == Settings((3, 4), "made")
+
+
+def test_a_field_that_no_option_sets_is_a_mistake_of_the_script():
+    with pytest.raises(AssertionError, match="Settings: no option sets folder"):
+        cli.read_settings(Settings, argparse.Namespace(rows=[1]))

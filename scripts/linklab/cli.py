@@ -16,14 +16,18 @@ import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from linklab import __version__, config_file
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 DEBUG = "LINKLAB_DEBUG"  # set to 1, it does what --debug does
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
+_Made = TypeVar("_Made", bound="DataclassInstance")
 DATA_HELP = "folder of convert_csv_to_jsonl.py, or any file or folder of JSON Lines with `messages`"
 
 
@@ -449,6 +453,19 @@ def join_values(words: list[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
+
+
+def read_settings(kind: type[_Made], args: argparse.Namespace, **made: Any) -> _Made:
+    """Return the settings dataclass `kind` of a parsed command line: a field has the value of the option of its name.
+
+    `made` holds the fields that are no single option. A list becomes a tuple, so that settings stay as they are. A
+    field that no option sets must have a default: anything else is an AssertionError, our mistake.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in made}
+    given = {name: getattr(args, name) for name in fields if hasattr(args, name)}
+    missing = [n for n, field in fields.items() if n not in given and field.default is dataclasses.MISSING]
+    assert not missing, f"{kind.__name__}: no option sets {', '.join(missing)}"
+    return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}, **made)
 
 
 _LONG_DASH = re.compile(r"[‐-―−]+(?=\w)")  # what text programs make of one hyphen or two

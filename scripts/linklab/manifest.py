@@ -91,7 +91,7 @@ def write_manifest(
     place: str | os.PathLike,
     *,
     script: str,
-    argv: list[str],
+    argv: Sequence[str],
     seed: int | None,
     inputs: PathRows,
     outputs: PathRows,
@@ -174,7 +174,7 @@ def _deciding(argv: Sequence[str]) -> list[str]:
     return [mask_secrets(word) for word in argv if word not in ("--force", "--skip-finished", "--debug")]
 
 
-def stale_reason(manifest_path: str | os.PathLike, *, script: str, argv: list[str]) -> str | None:
+def stale_reason(manifest_path: str | os.PathLike, *, script: str, argv: Sequence[str]) -> str | None:
     """Return why a stage must run again, or None when its manifest says that it is done.
 
     Done means: same script, same words, every input and output there with the bytes the manifest names; and where the

@@ -314,6 +314,19 @@ def test_no_function_of_a_room_takes_the_parsed_arguments(path):
             assert not [name for name in taken if "Namespace" in name], f"{path.name}: {node.name}"
 
 
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_reads_the_parsed_arguments_in_makers_of_settings_only(path):
+    """`run(args)` hands them to a maker of settings; no other line of a script sees what they hold."""
+    tree = ast.parse(path.read_text())
+    handed: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        called = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
+        if called in MAKES_SETTINGS or (isinstance(node, ast.FunctionDef) and node.name in MAKES_SETTINGS):
+            handed |= set(ast.walk(node))
+    seen = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == "args" and n not in handed]
+    assert not seen, f"{path.name}: args on lines {', '.join(str(node.lineno) for node in seen)}"
+
+
 def test_no_function_is_more_complex_than_radon_grade_c():
     from radon.complexity import cc_visit
 

@@ -7,6 +7,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
+from linklab import cli
 from linklab.cli import UserError, say
 from linklab.inference import choice_answers, number_distributions
 from linklab.inference.choice_scorer import ANY_NEXT, ChoiceScorer, PromptCache
@@ -37,7 +38,7 @@ class AskSettings:
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> AskSettings:
         """Return the options of a script that called `cli.add_asking_options`."""
-        return cls(**{name: getattr(args, name) for name in cls.__dataclass_fields__ if hasattr(args, name)})
+        return cli.read_settings(cls, args)
 
 
 def load_scorer(settings: AskSettings) -> ChoiceScorer:

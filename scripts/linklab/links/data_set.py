@@ -135,12 +135,12 @@ def write_set(
     out_dir: str | os.PathLike,
     *,
     script: str,
-    argv: list[str],
+    argv: Sequence[str],
     recipe: Recipe,
     n_rows: int,
     chunk_rows: int,
     workers: int | None = None,
-    stratify_by: list[str] | None = None,
+    stratify_by: Sequence[str] = (),
     balance: str = "none",
     force: bool = False,
 ) -> tuple[int, dict]:
@@ -152,7 +152,7 @@ def write_set(
     if n_rows >= 10**ID_DIGITS:
         raise UserError(f"--n-samples {n_rows}: at most {10**ID_DIGITS - 1} rows have a number")
     workers = min(workers or usable_cores(), -(-n_rows // ROWS_PER_BLOCK))
-    columns = strata.check_columns(LINK_SCHEMA, stratify_by or [])
+    columns = strata.check_columns(LINK_SCHEMA, stratify_by)
     with staged_folder(out_dir, script=script, force=force) as stage:
         extra: dict = {"preset": recipe.preset, "domain_mix": dict(recipe.domain_mix or ()), "min_gap": recipe.min_gap}
         if columns:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from linklab.cli import UserError
@@ -107,7 +109,7 @@ class StratumQuotas:
         return f"{self.strata.name(code)} ({self.seen[code]:,} of {self.quota[code]:,})"
 
 
-def check_columns(schema: Schema, names: list[str]) -> list[Column]:
+def check_columns(schema: Schema, names: Sequence[str]) -> list[Column]:
     """The columns rows can be stratified by, or a UserError that lists what is allowed."""
     columns = [schema[name] for name in names]
     allowed = [c.name for c in schema.columns if c.role in ("input", "target", "hidden") and c.kind[:4] != "list"]

@@ -288,7 +288,7 @@ def write_summary(
         f"{cli.format_seconds(sum(r.seconds() or 0 for r in trained))} of training and scoring.", "",
     ]  # fmt: skip
     for curve in curves:
-        lines += format_curve(curve, settings.goals)
+        lines += format_curve(curve, settings.goal)
     lines += [
         "Intervals hold 95 %: test rows (whole sites) and seeds resampled together. A smaller training set is part of "
         "every larger one, and each seed trains on the same rows: the luck of which rows were collected is not in the "

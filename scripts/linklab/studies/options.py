@@ -11,6 +11,7 @@ from linklab import cli
 from linklab.cli import UserError
 
 if TYPE_CHECKING:
+    from linklab.studies.search_space import Axis
     from linklab.tasks.source import Source
 
 MEASURED = ("accuracy", "mae")  # the metric a curve is drawn of, for class and for number targets
@@ -20,7 +21,7 @@ OWN = ("--csv", "--data", *(name for name, _ in cli.TABLE_OPTIONS), "--prompt-te
        "--base-model", "--mode")  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class StudySettings:
     """What a learning curve and a sweep have in common."""
 
@@ -28,31 +29,39 @@ class StudySettings:
     base_model: str
     mode: str
     training: tuple[str, ...]  # arguments after `--`, passed to finetune_gemma_from_csv.py unchanged
+    out_dir: str
+    retry_failed: bool
+    argv: tuple[str, ...] = ()
 
     def describe(self) -> str:
         """Return the model and what it is trained with: `embedded, lora --epochs 2`."""
         return " ".join([f"{self.base_model}, {self.mode}", *self.training])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class CurveSettings(StudySettings):
     """A learning curve: `sizes` training rows x `seeds`, scored on `test_rows` unseen rows."""
 
     sizes: tuple[int, ...]
     seeds: tuple[int, ...]
     test_rows: int
-    goals: tuple[tuple[str, float], ...]  # (metric, value) whose rows are asked for
+    goal: tuple[tuple[str, float], ...]  # (metric, value) whose rows are asked for
+    no_baselines: bool
+    dry_run: bool
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepSettings(StudySettings):
     """A sweep: how trials are chosen, trained and judged."""
 
     max_rows: int | None
     validation_rows: int
     metric: str
+    space: tuple[Axis, ...]
     sampler: str
+    trials: int | None
     prune: bool
+    storage: str | None
     seed: int
 
 

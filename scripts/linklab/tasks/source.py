@@ -27,20 +27,23 @@ Reader = Callable[[str, int | None], list[Example]]
 class Source:
     """Which rows a script works on: those of a table, with how it is read and asked about, or a converted folder's."""
 
-    csv: str | None
-    data: str | None
     table: TableOptions
-    prompt_template: str | None
-    system_prompt: str | None
-    ask: str | None
-    answer_format: str | None
-    split_seed: int | None
+    csv: str | None
+    data: str | None = None
+    prompt_template: str | None = None
+    system_prompt: str | None = None
+    ask: str | None = None
+    answer_format: str | None = None
+    split_seed: int | None = None
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Source:
         """Return what a script that called `cli.add_source_options`, or `add_row_options` and --csv, was given."""
-        names = ("csv", "data", *cli.QUESTION_OPTIONS, "split_seed")
-        return cls(table=TableOptions.from_args(args), **{name: getattr(args, name, None) for name in names})
+        return cli.read_settings(cls, args, table=TableOptions.from_args(args))
+
+    def paths(self) -> list[str]:
+        """Return the files and folders that are read."""
+        return [path for path in (self.csv, self.data, self.prompt_template) if path]
 
     def question_words(self) -> list[str]:
         """Return the words that let another script ask rows the same way."""
