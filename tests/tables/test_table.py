@@ -155,6 +155,106 @@ def json_list(path):
     path.write_text("[" + ",".join(path.read_text().splitlines()) + "]")
 
 
+def write_book(path, *sheets):
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    for at, rows in enumerate(sheets):
+        sheet = book.active if at == 0 else book.create_sheet(f"sheet {at}")
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
+
+
+TREE_ROWS = [[kind, float(height), side] for kind, height, side in ROWS]
+HEADER = ["kind", "height", "side"]
+BOOKS = [
+    ([["Notes on trees"]], [HEADER, *TREE_ROWS], "sheet 2 of 2 sheets was read"),
+    ([["Trees of the park"], [], HEADER, *TREE_ROWS], None, "2 rows before the header left out ('Trees of the park')"),
+    ([[], [None, None, *HEADER], *([None, None, *row] for row in TREE_ROWS)], None, "2 empty columns without a name"),
+]
+
+
+@pytest.mark.parametrize(("first", "second", "note"), BOOKS, ids=[case[2][:20] for case in BOOKS])
+def test_a_workbooks_table_is_found_by_the_target_wherever_it_stands(tmp_path, first, second, note):
+    write_book(tmp_path / "t.xlsx", first, *([second] if second else []))
+    table = open_table(tmp_path / "t.xlsx", TableOptions(target_fields=("kind",)))
+    assert [cells for _, cells in table.rows()] == [[kind, f"{float(height):g}", side] for kind, height, side in ROWS]
+    assert any(note in said for said in table.notes), table.notes
+
+
+def test_a_row_of_data_is_not_taken_for_the_header(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("5.1,3.5,oak\n4.9,3.0,oak\n4.7,3.2,fir\n")
+    with pytest.raises(UserError, match="no column 'fir'; the columns are: 5.1, 3.5, oak"):
+        understand(open_table(path, TableOptions(target_fields=("fir",))))
+
+
+def test_a_workbooks_column_without_a_name_does_not_shift_the_others(tmp_path):
+    """A header one cell shorter than its rows is R's way to write row names, and not Excel's."""
+    write_book(tmp_path / "t.xlsx", [["kind", "height"], *TREE_ROWS])
+    with pytest.raises(UserError, match="a value in column 3, for which the header has no name"):
+        list(open_table(tmp_path / "t.xlsx").rows())
+
+
+def test_numbers_of_typed_files_are_what_people_see_in_them(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    short = pa.array([0.1, 2.7, 1e-7], pa.float32())
+    lists = pa.array([[0.1], [2.7, 0.5], []], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"kind": ["a", "b", "c"], "short": short, "lists": lists}), tmp_path / "t.parquet")
+    found = [cells[1:] for _, cells in open_table(tmp_path / "t.parquet").rows()]
+    assert found == [["0.1", "[0.1]"], ["2.7", "[2.7,0.5]"], ["1e-07", "[]"]]
+    write_book(tmp_path / "t.xlsx", [["kind", "sum"], ["a", 0.1 + 0.2], ["b", 3.0]])
+    assert [cells[1] for _, cells in open_table(tmp_path / "t.xlsx").rows()] == ["0.3", "3"]
+
+
+def test_a_typed_number_keeps_its_value_where_texts_beside_it_use_a_decimal_comma(tmp_path):
+    write_book(tmp_path / "t.xlsx", [["kind", "weight", "price"]] + [["ab"[i % 2], 1.125, f"{i},5"] for i in range(9)])
+    table = open_table(tmp_path / "t.xlsx", TableOptions(target_fields=("kind",)))
+    understand(table)
+    assert next(iter(table.rows()))[1] == ["a", "1.125", "0.5"]
+
+
+def test_a_formula_without_its_value_is_named(tmp_path):
+    write_book(tmp_path / "t.xlsx", [["kind", "size", "twice"]] + [["ab"[i % 2], i, f"=B{i + 2}*2"] for i in range(9)])
+    table = open_table(tmp_path / "t.xlsx", TableOptions(target_fields=("kind",)))
+    assert any("'twice' holds formulas without their values" in said for said in understand(table).record["warnings"])
+
+
+def test_nested_values_are_left_out_where_the_column_is_dropped(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"kind": "a", "at": {"x": 1}, "size": 2}\n{"kind": "b", "at": [[1]], "size": 3}\n')
+    with pytest.raises(UserError, match="t.jsonl:1: column 'at' holds dict values; .*--drop-columns at"):
+        list(open_table(path).rows())
+    found = open_table(path, TableOptions(drop_columns=("at",))).rows()
+    assert [cells for _, cells in found] == [["a", "", "2"], ["b", "", "3"]]
+
+
+RECORDS = [{"kind": "fir", "height": 1.5}, {"kind": "oak", "height": 2.5}]
+JSON_TABLES = {
+    "columns": {name: {str(i): row[name] for i, row in enumerate(RECORDS)} for name in RECORDS[0]},
+    "split": {"columns": ["kind", "height"], "index": [0, 1], "data": [list(row.values()) for row in RECORDS]},
+    "table": {"schema": {"fields": []}, "data": RECORDS},
+}
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("form", JSON_TABLES)
+def test_json_as_pandas_writes_it_is_a_table(tmp_path, form, indent):
+    (tmp_path / "t.json").write_text(json.dumps(JSON_TABLES[form], indent=indent))
+    table = open_table(tmp_path / "t.json")
+    assert table.names == ["kind", "height"]
+    assert [cells for _, cells in table.rows()] == [["fir", "1.5"], ["oak", "2.5"]]
+
+
+def test_a_broken_line_of_json_lines_is_named_with_its_number(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"a": 1}\n{"a": 2}\n{"a": \n')
+    with pytest.raises(UserError, match="t.jsonl:3: not JSON Lines at column 6"):
+        list(open_table(tmp_path / "t.jsonl").rows())
+
+
 @pytest.mark.parametrize(
     ("name", "write"),
     [("t.xlsx", excel), ("t.parquet", parquet), ("t.jsonl", json_lines), ("t.json", json_list)],

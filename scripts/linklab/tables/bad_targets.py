@@ -109,6 +109,8 @@ def _refuse_bad_targets(table: Table, found: BadCells, n_rows: int, is_number: d
         name = found["missing"][0][0]
         cells = [(line, text) for column, line, text in found["missing"] if column == name]
         words = sorted({text.strip() for _, text in cells} - {""})
+        if len(cells) == n_rows and not words:
+            raise UserError(f"{table.path}: column '{name}' is empty in every row; choose another --target-field")
         kept = f", or keep {words[0]!r} as an answer with --keep-missing-class" if words and not is_number[name] else ""
         held = f" ({', '.join(map(repr, words))})" if words else ""
         raise UserError(

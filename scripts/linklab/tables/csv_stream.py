@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ BLOCK_BYTES = 1 << 20
 MAX_RECORD_BYTES = 1 << 20  # a quote that is never closed may not swallow more than this
 BOM = b"\xef\xbb\xbf"
 _QUOTE, _COMMA, _LF, _CR = b'",\n\r'
+
+INVISIBLE = re.compile("[\ufeff\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # BOM, marks of the writing direction
 
 # One cell and what ends it. Inside quotes everything may stand, a quote doubled; outside, a lone CR is a character.
 _CELL = re.compile(
@@ -172,9 +175,14 @@ def header_problem(names: list[str]) -> tuple[str, str] | None:
     if repeated:
         return "bad_header", f"column '{repeated[0]}' appears in the header {names.count(repeated[0])} times"
     for name in names:
-        if name != name.strip() or _damage(name) or not name.isprintable():
+        if name != name.strip() or _damage(name) or INVISIBLE.search(name) or not is_text(name):
             return "bad_header", f"column name {name!r} holds outer spaces or characters that are not text"
     return None
+
+
+def is_text(name: str) -> bool:
+    """True for a name of characters that can be seen, or that join those (in emoji, in Persian)."""
+    return all(mark.isprintable() or unicodedata.category(mark) == "Cf" for mark in name)
 
 
 def read_header(path: str | Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import dataclasses
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from linklab.tables import csv_stream
 SNIFFED_BYTES = 64 << 10
 SNIFFED_ROWS = 100
 DELIMITERS = (",", ";", "\t", "|")
+_BLANK_LINE = re.compile(r"\n[ \t]*\r?\n")
 NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "space"}
 
 # What other kinds of file start with, and what a person should do with each.
@@ -72,6 +74,7 @@ class Dialect:
     separator_line: bool = False  # the file starts with Excel's `sep=;`
     spaced: bool = False  # a space follows every delimiter
     plain: bool = False
+    sheet: int = 0  # of an Excel workbook
 
     def describe(self) -> str:
         """Return what was found in a few words: `delimiter ';' (semicolon), utf-8 with BOM, CRLF`."""
@@ -99,8 +102,7 @@ def sniff(path: Path, *, delimiter: str | None = None, encoding: str | None = No
         raise UserError(f"{path}: the file is empty; a table starts with a header line")
     if kind := _other_kind(path, head):
         return Dialect(kind)
-    encoding = _encoding(path, head, encoding)
-    text = _decode(head, encoding, whole)
+    text, encoding = _decode(path, head, encoding, whole)
     line_end = _line_end(text)
     separator_line = text[:4].lower() == "sep=" and len(text[4:6].strip("\r\n")) == 1
     if separator_line:
@@ -108,11 +110,11 @@ def sniff(path: Path, *, delimiter: str | None = None, encoding: str | None = No
         text = text.split({"LF": "\n", "CR": "\r", "CRLF": "\r\n"}[line_end], 1)[-1]
     if not whole:
         text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1] or text
-    delimiter = delimiter or _delimiter(text)
+    delimiter = _told_delimiter(path, text, delimiter) if delimiter else _delimiter(text)
     spaced = _spaced(text, delimiter)
     plain = (
         encoding == "utf-8" and delimiter == "," and line_end != "CR" and not separator_line and not spaced
-        and not _ends_empty(tail) and _clean_header(path) and not _unnamed_first(text)
+        and not _BLANK_LINE.search(text) and not _ends_empty(tail) and _clean_header(path) and not _unnamed_first(text)
     )  # fmt: skip
     return Dialect("csv", encoding, delimiter, line_end, separator_line, spaced, plain)
 
@@ -187,27 +189,34 @@ def _utf16(head: bytes) -> str | None:
     return None
 
 
-def _encoding(path: Path, head: bytes, told: str | None) -> str:
-    if head.startswith(codecs.BOM_UTF8):
-        found = "utf-8-sig"
-    elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        found = "utf-16"
-    else:
-        found = _utf16(head) or "utf-8"
+def _decode(path: Path, head: bytes, told: str | None, whole: bool) -> tuple[str, str]:
+    """Return (text of a file's first bytes, encoding); raises a UserError for an encoding that is none, or not its."""
+    encoding = _encoding(head, told)
+    decoder = codecs.getincrementaldecoder(encoding)("replace")
+    try:
+        text = decoder.decode(head, final=whole)
+    except UnicodeError:  # UTF-16 or UTF-32 without its mark
+        text = "\ufffd"
+    if told and not encoding.startswith("utf-8") and text.startswith("\ufffd"):
+        raise UserError(f"{path}: --encoding {told}: the file is not {encoding} text; leave the option out, or name "
+                        f"another")  # fmt: skip
+    return text, encoding
+
+
+def _encoding(head: bytes, told: str | None) -> str:
+    marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+             codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
+    found = next((name for mark, name in marks.items() if head.startswith(mark)), _utf16(head) or "utf-8")
     if told is None:
         return found
     try:
         name = codecs.lookup(told).name
+        "".encode(name)  # refused for codecs that are no encodings of text: hex, zip
     except LookupError:
         raise UserError(f"--encoding {told}: no such encoding; utf-8, cp1252, latin-1 and utf-16 are common") from None
     if name == "utf-8":
         return found if found.startswith("utf-8") else "utf-8"
     return found if name == "utf-16" and found.startswith("utf-16") else name
-
-
-def _decode(head: bytes, encoding: str, whole: bool) -> str:
-    decoder = codecs.getincrementaldecoder(encoding)("replace")
-    return decoder.decode(head, final=whole)
 
 
 def _line_end(text: str) -> str:
@@ -235,21 +244,48 @@ def _delimiter(text: str) -> str:
     best, best_score = ",", (0.0, 0)
     for delimiter in DELIMITERS:
         rows = list(first_records(text, delimiter))
-        if not rows or len(rows[0]) < 2:
-            continue
-        width = len(rows[0])
-        share = sum(len(row) in (width, width + 1) for row in rows[1:]) / max(1, len(rows) - 1)
-        score = (round(share, 1), width)
+        score = _score(rows)
         if score > best_score:
             best, best_score = delimiter, score
+    if best_score == (0.0, 0):  # no header of two columns: lines of a title above it, or spaces between cells
+        scores = {d: _score(_below_title(list(first_records(text, d)))) for d in DELIMITERS}
+        best = max(scores, key=lambda delimiter: scores[delimiter])
+        if scores[best] == (0.0, 0) and _score(list(first_records(text, " ", spaced=True)))[0] == 1.0:
+            best = " "
     return best
 
 
+def _score(rows: list[list[str]]) -> tuple[float, int]:
+    """Return (share of the rows that are as wide as the first, its width); zeros where that is one cell."""
+    if not rows or len(rows[0]) < 2:
+        return 0.0, 0
+    width = len(rows[0])
+    share = sum(len(row) in (width, width + 1) for row in rows[1:]) / max(1, len(rows) - 1)
+    return round(share, 1), width
+
+
+def _below_title(rows: list[list[str]]) -> list[list[str]]:
+    """Return the rows from the first one on that has two cells or more."""
+    return rows[next((at for at, row in enumerate(rows) if len(row) > 1), len(rows)) :]
+
+
+def _told_delimiter(path: Path, text: str, delimiter: str) -> str:
+    """Return the delimiter a person named; a UserError where it stands nowhere and another one does."""
+    found = _delimiter(text)
+    if delimiter not in text and found in text:
+        shown = {"\t": "tab"}.get(delimiter, delimiter)
+        raise UserError(f"{path}: --delimiter {shown} does not occur in the first rows; they are cut by "
+                        f"{found!r} ({NAMES[found]}): leave the option out")  # fmt: skip
+    return delimiter
+
+
 def _spaced(text: str, delimiter: str) -> bool:
-    """True where a space follows every delimiter of the first rows."""
+    """True where a space follows every delimiter of the first rows, or cells stand in columns with spaces between."""
     rows = list(first_records(text, delimiter))
+    if delimiter == " ":
+        return _score(list(first_records(text, delimiter, spaced=True))) > _score(rows)
     later = [cell for row in rows for cell in row[1:]]
-    return delimiter != " " and len(rows) > 1 and bool(later) and all(cell.startswith(" ") for cell in later)
+    return len(rows) > 1 and bool(later) and all(cell.startswith(" ") for cell in later)
 
 
 def _unnamed_first(text: str) -> bool:
@@ -261,7 +297,7 @@ def _unnamed_first(text: str) -> bool:
 def _ends_empty(tail: bytes) -> bool:
     """True where the last line is blank or holds delimiters only."""
     lines = tail.replace(b"\r\n", b"\n").removesuffix(b"\n").split(b"\n")
-    return len(lines) > 1 and not lines[-1].strip(b", \t\r")
+    return len(lines) > 1 and not lines[-1].strip(b", \t\r\x1a")  # Ctrl-Z ends a file of DOS
 
 
 def _clean_header(path: Path) -> bool:

@@ -27,6 +27,9 @@ NOT_A_VALUE = _NO_VALUE | {"inf", "-inf", "+inf", "infinity", "-infinity"}  # wh
 MISSING_WORDS = frozenset(("NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "<NA>", "#NA",
                            "#N/A N/A", *_ERRORS))  # fmt: skip
 
+# é read as Windows-1252 is Ã©: a letter of C3-F4 (as first byte), then the characters of bytes 80-BF.
+_MOJIBAKE_HINT = re.compile("\ufffd|[\u00c2-\u00f4][^\x00-\x7f]")
+
 _INT = r"(?:0|-?[1-9][0-9]{0,17})"  # a leading zero makes a code (a postcode, a serial number), not a number
 _FLOAT = f"(?:{NUMBER})"
 _KINDS = {
@@ -50,6 +53,20 @@ def is_missing_word(text: str) -> bool:
 def is_missing_number(text: str) -> bool:
     """True for a cell of a number column that says there is no value: `NA`, `nan`, `#DIV/0!`; not for `inf`."""
     return text.strip().lower() in _NO_VALUE
+
+
+def looks_like_mojibake(text: str) -> bool:
+    """True for text such as `CafÃ©`, or with a replacement character."""
+    if text.isascii() or not _MOJIBAKE_HINT.search(text):
+        return False
+    if "\ufffd" in text:
+        return True
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            return text.encode(encoding).decode("utf-8") != text
+        except UnicodeError:
+            continue
+    return False
 
 
 @dataclasses.dataclass
@@ -164,12 +181,15 @@ def scan_table(table: Table, *, rows: Iterator[tuple[int, list[str]]], known: di
     if decimal is None and table.dialect.kind == "csv" and table.dialect.delimiter == ",":
         decimal = "."
     formats: dict[int, NumberFormat] = {}
+    is_csv = table.dialect.kind == "csv"
     for at, (name, column) in enumerate(zip(table.names, columns, strict=True)):
         if column.list_kind() is None and name not in table.options.drop_columns:
+            is_typed = not is_csv and column.shapes.read_by((".", "")) == column.shapes.counts.total()
             try:
                 found = choose_format(
-                    name, column.shapes, n_filled=column.n_filled, decimal=decimal, known=known.get(name)
-                )
+                    name, column.shapes, n_filled=column.n_filled, decimal="." if is_typed else decimal,
+                    known=known.get(name), told=is_csv and table.options.decimal is not None,
+                )  # fmt: skip
             except UserError as error:
                 raise UserError(f"{table.path}: {error}") from error
             if found is not None:

@@ -11,20 +11,32 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from linklab.cli import UserError
-from linklab.tables.schema import NUMBER
 
 NUMBER_SHARE = 0.95  # a column of at least this share of number cells is a number column; the rest are odd cells
 SPACES = " \u00a0\u202f\u2009"
-_CURRENCY = r"US\$|R\$|[$€£¥₹₩₽]|USD|EUR|GBP|CHF|JPY|CNY|INR|SEK|NOK|DKK|PLN|Fr\.|kr|zł|Kč"
-_WRITTEN = re.compile(
-    rf"(?P<open>\()?(?P<sign>[-+\u2212])?(?P<before>{_CURRENCY})?[ \u00a0\u202f]?(?P<inner_sign>[-+\u2212])?"
-    rf"(?P<digits>[0-9](?:[0-9.,'\u2019{SPACES}]*[0-9])?|[.,][0-9]+|[0-9]+[.,])(?P<exponent>[eE][-+]?[0-9]{{1,3}})?"
-    rf"[ \u00a0\u202f]?(?P<after>%|{_CURRENCY})?(?P<close>\))?"
+_CODES = (
+    "AED|ARS|AUD|BRL|CAD|CHF|CLP|CNY|COP|CZK|DKK|EGP|EUR|GBP|HKD|HUF|IDR|ILS|INR|JPY|KES|KRW|MXN|MYR|NGN|NOK|NZD|PHP|"
+    "PKR|PLN|RON|RUB|SAR|SEK|SGD|THB|TRY|TWD|UAH|USD|VND|ZAR"
 )
-_PLAIN = re.compile(NUMBER)
+_CURRENCY = rf"(?:US|A|AU|C|CA|HK|NT|NZ|R|S)?\$|[£¢¥฿\u20a0-\u20cf]|{_CODES}|Rs\.?|Fr\.|kr\.?|zł|Kč|Ft|лв"
+_WRITTEN = re.compile(
+    rf"(?P<first>{_CURRENCY})?[ \u00a0\u202f]?(?P<open>\()?"
+    rf"(?P<sign>[-+\u2212])?(?P<before>{_CURRENCY})?[ \u00a0\u202f]*(?P<inner_sign>[-+\u2212])?"
+    rf"(?P<digits>[0-9](?:[0-9.,'\u2019{SPACES}]*[0-9])?|[.,][0-9]+|[0-9]+[.,])(?P<exponent>[eE][-+]?[0-9]{{1,3}})?"
+    rf"(?P<last_sign>[-\u2212])?[ \u00a0\u202f]?(?P<after>[%‰]|{_CURRENCY})?(?P<close>\))?"  # 12,50- is SAP's -12.50
+)
+_SIGNS = ("sign", "inner_sign", "last_sign")
 _MAY_BE_GROUPED = re.compile(r"[-+]?(?:[1-9][0-9]{0,2}\.[0-9]{3}|[^.]*)")
 _WHOLE = r"(?:0|[1-9][0-9]*)"
 _GROUPED = r"[1-9][0-9]{0,2}"
+
+
+def _match(text: str) -> re.Match[str] | None:
+    """Return the parts of a number as people write it: at most one sign, one currency before it, brackets in pairs."""
+    found = _WRITTEN.fullmatch(text.strip())
+    if found is None or bool(found["open"]) != bool(found["close"]) or (found["first"] and found["before"]):
+        return None
+    return found if (found["open"] is not None) + sum(bool(found[name]) for name in _SIGNS) <= 1 else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,17 +50,12 @@ class NumberFormat:
     def read(self, text: str) -> str | None:
         """Return the plain spelling, None where the cell is not a number here: `($2,700)` -> `-2700`, `27.0%` -> "
         "`27.0`."""
-        text = text.strip()
-        found = _WRITTEN.fullmatch(text)
-        if found is None or bool(found["open"]) != bool(found["close"]):
-            return None
-        if not self._reads(found["digits"]):
+        found = _match(text)
+        if found is None or not self._reads(found["digits"]):
             return None
         marks = {"": "", " ": SPACES, "'": "'\u2019"}.get(self.thousands, self.thousands)
         digits = "".join(mark for mark in found["digits"] if mark not in marks).replace(self.decimal, ".")
-        minus = (found["open"] is not None) + sum(found[name] in ("-", "\u2212") for name in ("sign", "inner_sign"))
-        if minus > 1:
-            return None
+        minus = found["open"] is not None or any(found[name] in ("-", "\u2212") for name in _SIGNS)
         return "-" * minus + digits + (found["exponent"] or "")
 
     def _reads(self, digits: str) -> bool:
@@ -72,6 +79,8 @@ def _digit_pattern(decimal: str, thousands: str) -> re.Pattern[str]:
         mark = {"": "", " ": f"[{SPACES}]", "'": "['\u2019]"}.get(thousands, re.escape(thousands))
         point = re.escape(decimal)
         grouped = rf"|{_GROUPED}(?:{mark}[0-9]{{3}})+" if thousands else ""
+        if (decimal, thousands) == (".", ","):  # India groups by two above the thousands: 1,23,456
+            grouped += "|[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}"
         _PATTERNS[decimal, thousands] = re.compile(rf"(?:{_WHOLE}{grouped})(?:{point}[0-9]*)?|{point}[0-9]+")
     return _PATTERNS[decimal, thousands]
 
@@ -81,15 +90,16 @@ def shape_of(text: str) -> tuple[str, str] | None:
 
     Cells of one shape are read alike by every format: `2,700` -> ("9,999", ""), `$12.5` -> ("9.9", "$").
     """
-    found = _WRITTEN.fullmatch(text.strip())
-    if found is None or bool(found["open"]) != bool(found["close"]):
+    found = _match(text)
+    if found is None:
         return None
     first, *runs = re.split(r"([^0-9])", found["digits"])
     head = "0" * (first[:1] == "0" and len(first) > 1) + {0: "", 1: "9", 2: "99", 3: "999"}.get(len(first), "9999")
     if first == "0":
         head = "0"
-    shape = head + "".join("999" if len(run) == 3 and run.isdigit() else "9" if run.isdigit() else run for run in runs)
-    return shape, found["before"] or found["after"] or ""
+    shape = head + "".join("9" * len(run) if run.isdigit() and len(run) < 4 else "9" if run.isdigit() else run
+                           for run in runs)  # fmt: skip
+    return shape, found["first"] or found["before"] or found["after"] or ""
 
 
 @dataclasses.dataclass
@@ -144,11 +154,13 @@ class NumberShapes:
 
 
 def choose_format(
-    name: str, shapes: NumberShapes, *, n_filled: int, decimal: str | None, known: NumberFormat | None = None
-) -> NumberFormat | None:
+    name: str, shapes: NumberShapes, *, n_filled: int, decimal: str | None, known: NumberFormat | None = None,
+    told: bool = False,
+) -> NumberFormat | None:  # fmt: skip
     """Return the format of a column with `n_filled` filled cells, None where fewer than 95 % of them are numbers.
 
-    `decimal` is the file's decimal mark, None where nothing tells; `known` the format the column had in training.
+    `decimal` is the file's decimal mark, None where nothing tells; `known` the format the column had in training. With
+    `told` a person named the mark, and a column that it cannot read is an error.
     Raises a UserError naming the column where its numbers can be read in two ways, or are written in two.
     """
     total = shapes.counts.total()
@@ -162,6 +174,13 @@ def choose_format(
         two = [shapes.examples[shape] for shape, _ in shapes.counts.most_common(2)]
         raise UserError(f"column '{name}': numbers are written in more than one way ({' and '.join(map(repr, two))}); "
                         f"write them alike, or leave the column out with --drop-columns")  # fmt: skip
+    if told and not any(style[0] == decimal for style in best):
+        readers = [_digit_pattern(*style) for style in _STYLES if style[0] == decimal]
+        example = next(
+            text for (shape, _), text in shapes.examples.items() if not any(r.fullmatch(shape) for r in readers)
+        )
+        raise UserError(f"column '{name}': {example!r} is not a number with --decimal {decimal}; leave --decimal out, "
+                        f"or leave the column out with --drop-columns")  # fmt: skip
     if len({_meaning(shapes, style) for style in best}) == 1:  # `12` is 12 whatever the decimal mark
         return NumberFormat(*best[0], unit=unit)
     preferred = known.decimal if known and any(style[0] == known.decimal for style in best) else decimal

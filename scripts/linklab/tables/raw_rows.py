@@ -9,10 +9,13 @@ import io
 import itertools
 import json
 import math
+import re
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+import numpy as np
 
 from linklab import files
 from linklab.cli import UserError
@@ -24,15 +27,20 @@ FIRST_ROWS = 1000
 Row = tuple[int, list[str]]  # line in the file (row number where the kind has no lines), cells
 
 
-def read_raw_rows(path: Path, dialect: Dialect, on_damage: OnDamage) -> Iterator[Row]:
+def read_raw_rows(
+    path: Path, dialect: Dialect, on_damage: OnDamage, hidden: Collection[str] = frozenset()
+) -> Iterator[Row]:
     """Yield every row, the header first; blank rows are yielded with no or only empty cells.
 
-    Rows that cannot be read go to `on_damage`; a UserError is raised where the whole file cannot.
+    Rows that cannot be read go to `on_damage`; a UserError is raised where the whole file cannot. `hidden` columns of
+    a typed table may hold what is no cell (nested values): they are read as empty.
     """
     if dialect.kind == "csv":
         return _csv_rows(path, dialect, on_damage)
-    readers = {"xlsx": _excel_rows, "parquet": _parquet_rows, "jsonl": _json_rows, "dataset": _dataset_rows}
-    return readers[dialect.kind](path)
+    if dialect.kind == "xlsx":
+        return _excel_rows(path, dialect.sheet)
+    readers = {"parquet": _parquet_rows, "jsonl": _json_rows, "dataset": _dataset_rows}
+    return readers[dialect.kind](path, hidden)
 
 
 def _csv_rows(path: Path, dialect: Dialect, on_damage: OnDamage) -> Iterator[Row]:
@@ -51,11 +59,7 @@ def _csv_rows(path: Path, dialect: Dialect, on_damage: OnDamage) -> Iterator[Row
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    open_quote = "unexpected end" in str(error) or "field limit" in str(error)
-                    said = (
-                        "a quote is opened and never closed" if open_quote else "text after the closing quote of a cell"
-                    )
-                    on_damage(line, "bad_quoting", said)
+                    on_damage(line, "bad_quoting", _quoting_words(str(error)))
                     continue
                 if "\0" in "".join(cells):
                     on_damage(line, "nul_byte", "a NUL byte")
@@ -65,12 +69,23 @@ def _csv_rows(path: Path, dialect: Dialect, on_damage: OnDamage) -> Iterator[Row
             raise encoding_error(path, dialect.encoding) from None
 
 
+def _quoting_words(error: str) -> str:
+    """Say what the csv module cannot read."""
+    if "field limit" in error:
+        return f"a quote is opened and never closed, or a cell has more than {csv_stream.MAX_RECORD_BYTES:,} characters"
+    return (
+        "a quote is opened and never closed"
+        if "unexpected end" in error
+        else ("text after the closing quote of a cell")
+    )
+
+
 def first_damage(path: Path, dialect: Dialect) -> tuple[int, str] | None:
     """Return (line, message) of the first row of a CSV's first thousand whose quotes do not fit; None where all do.
 
     Reads at most a few MB, so that a lost quote at the beginning can be told before a large file is read.
     """
-    if dialect.kind != "csv" or dialect.encoding.startswith("utf-16"):
+    if dialect.kind != "csv" or dialect.encoding.startswith(("utf-16", "utf-32")):
         return None
     found: list[tuple[int, str]] = []
     # Any bytes are Latin-1 text, and quotes and line ends are the same: what is not UTF-8 is named elsewhere.
@@ -94,23 +109,27 @@ def encoding_error(path: Path, encoding: str) -> UserError:
     return UserError(f"{path}: not UTF-8 text")
 
 
-def _excel_rows(path: Path) -> Iterator[Row]:
+def _excel_rows(path: Path, sheet_at: int) -> Iterator[Row]:
+    """Yield the rows of a sheet, each as wide as the first rows' widest, so that no row is taken for a longer one."""
     import openpyxl
     from openpyxl.utils.exceptions import InvalidFileException
 
     try:
         # the bytes, not the path: openpyxl refuses a workbook whose name ends in .csv
         book = openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True, data_only=True)
-        sheet = next(iter(book.worksheets), None)
-        if sheet is None:
+        if not book.worksheets:
             raise UserError(f"{path}: the workbook has no sheet with cells")
+        sheet = book.worksheets[sheet_at]
         sheet.reset_dimensions()  # some programs write a wrong one
-        width = 0
-        for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):
-            cells = [to_text(value, path, number, f"column {at}") for at, value in enumerate(row, start=1)]
-            if any(cells):
-                width = width or max(at for at, cell in enumerate(cells, start=1) if cell)
-            yield number, cells + [""] * (width - len(cells))
+        rows = (
+            (number, [to_text(_as_shown(value), path, number, f"column {at}") for at, value in enumerate(row, start=1)])
+            for number, row in enumerate(sheet.iter_rows(values_only=True), start=1)
+        )
+        first = list(itertools.islice(rows, FIRST_ROWS))
+        width = max((at for _, cells in first for at, cell in enumerate(cells, start=1) if cell), default=0)
+        for number, cells in itertools.chain(first, rows):
+            filled = cells[:width] if not any(cells[width:]) else cells
+            yield number, filled + [""] * (width - len(filled))
         book.close()
     except (InvalidFileException, KeyError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: the Excel workbook cannot be read ({error}); save it again, or as CSV") from error
@@ -126,7 +145,23 @@ def sheet_names(path: Path) -> list[str]:
     return names
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _as_shown(value: Any) -> Any:
+    """Return a number with the 15 digits Excel works with: 0.3, where the file holds 0.30000000000000004."""
+    return float(f"{value:.15g}") if isinstance(value, float) else value
+
+
+def formula_columns(path: Path, sheet_at: int, line: int) -> list[int]:
+    """Return the columns (from 0) of a workbook whose cell in the row `line` is a formula."""
+    import openpyxl
+
+    book = openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True)
+    rows = book.worksheets[sheet_at].iter_rows(min_row=line, max_row=line, values_only=True)
+    found = [at for row in rows for at, value in enumerate(row) if isinstance(value, str) and value.startswith("=")]
+    book.close()
+    return found
+
+
+def _parquet_rows(path: Path, hidden: Collection[str]) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -136,34 +171,102 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         yield 0, list(names)
         number = 0
         for batch in source.iter_batches(batch_size=5000, columns=names):
-            for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            columns = [
+                [None] * len(column) if name in hidden else map(_shorten(str(column.type)), column.to_pylist())
+                for name, column in zip(names, batch.columns, strict=True)
+            ]
+            for values in zip(*columns, strict=True):
                 number += 1
                 yield number, [to_text(v, path, number, n) for v, n in zip(values, names, strict=True)]
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: the Parquet file cannot be read ({error}); write it again") from error
 
 
-def _json_rows(path: Path) -> Iterator[Row]:
+def _shorten(kind: str) -> Callable[[Any], Any]:
+    """Return what gives the numbers of a column of `kind` as they were meant: a float32 of 0.1, and not 0.10000000149.
+
+    Python's floats have twice the digits.
+    """
+    found = re.search(r"\b(halffloat|float16|float32|float)\b", kind)
+    if found is None:
+        return lambda value: value
+    rounded = np.float32 if found[0] in ("float32", "float") else np.float16
+
+    def shorten(value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return list(map(shorten, value))
+        return float(str(rounded(value))) if isinstance(value, float) else value
+
+    return shorten
+
+
+def _json_rows(path: Path, hidden: Collection[str]) -> Iterator[Row]:
     names: dict[str, None] = {}
     for _, value in _json_objects(path):
         names |= dict.fromkeys(value)
     yield 0, list(names)
     for line, value in _json_objects(path):
-        yield line, [to_text(value.get(name), path, line, name) for name in names]
+        yield line, ["" if name in hidden else to_text(value.get(name), path, line, name) for name in names]
+
+
+def _json_records(value: Any) -> Iterable[Any]:
+    """Return the rows of one JSON value, as pandas' to_json writes a table: a list of rows, or an object that holds
+    them (`data`), or each column's cells by row name.
+    """
+    if not isinstance(value, dict):
+        return value if isinstance(value, list) else [value]
+    if isinstance(value.get("data"), list):
+        names, rows = value.get("columns"), value["data"]
+        if isinstance(names, list) and all(isinstance(row, list) and len(row) == len(names) for row in rows):
+            return [dict(zip(map(str, names), row, strict=True)) for row in rows]
+        return rows
+    columns = list(value.values())
+    if len(columns) and all(
+        isinstance(column, dict) and len(column) > 1 and column.keys() == columns[0].keys() for column in columns
+    ):
+        return [{name: column[key] for name, column in value.items()} for key in columns[0]]
+    return [value]
+
+
+def _json_values(path: Path, handle: TextIO) -> Iterator[tuple[int, Any]]:
+    """Yield (line, value) of JSON Lines, or (number, row) of one JSON value that holds a table."""
+    first = next((text for text in handle if text.strip()), "")
+    handle.seek(0)
+    if first.lstrip().startswith("[") or not _is_json(first):
+        yield from enumerate(_json_records(_parse(path, 1, handle.read())), start=1)
+        return
+    lines = ((line, text) for line, text in enumerate(handle, start=1) if text.strip())
+    start = list(itertools.islice(lines, 2))
+    if len(start) == 1:
+        yield from enumerate(_json_records(_parse(path, *start[0])), start=1)
+        return
+    for line, text in itertools.chain(start, lines):
+        yield line, _parse(path, line, text.rstrip())
+
+
+def _is_json(text: str) -> bool:
+    try:
+        files.parse_json(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse(path: Path, line: int, text: str) -> Any:
+    try:
+        return files.parse_json(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{line + error.lineno - 1}: not JSON Lines at column {error.colno} ({error.msg}); one "
+                        f"flat JSON object a line is expected") from error  # fmt: skip
+    except ValueError as error:
+        raise UserError(f"{path}:{line}: {error}") from error
 
 
 def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, object) of JSON Lines, or (number, object) of one JSON list."""
+    """Yield (line, object) of JSON Lines, or (number, object) of one JSON value."""
     with open(path, encoding="utf-8-sig", newline="\n") as handle:
         try:
-            start = handle.read(1000).lstrip()
-            handle.seek(0)
-            values: Iterable[tuple[int, Any]]
-            if start.startswith("["):
-                values = enumerate(files.parse_json(handle.read()), start=1)
-            else:
-                values = ((line, files.parse_json(text)) for line, text in enumerate(handle, start=1) if text.strip())
-            for line, value in values:
+            for line, value in _json_values(path, handle):
                 if not isinstance(value, dict):
                     raise UserError(f"{path}:{line}: a JSON object is expected on each line")
                 if "messages" in value:
@@ -173,11 +276,9 @@ def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise UserError(f"{path}: nested too deeply; flat JSON objects are expected") from None
         except UnicodeDecodeError as error:
             raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
-        except ValueError as error:
-            raise UserError(f"{path}: not JSON Lines ({error}); one flat JSON object a line is expected") from error
 
 
-def _dataset_rows(path: Path) -> Iterator[Row]:
+def _dataset_rows(path: Path, hidden: Collection[str]) -> Iterator[Row]:
     import datasets
 
     try:
@@ -191,9 +292,12 @@ def _dataset_rows(path: Path) -> Iterator[Row]:
     number = 0
     for side, part in sides.items():
         labels = {n: f.int2str for n, f in part.features.items() if isinstance(f, datasets.ClassLabel)}
+        shorten = {n: _shorten(str(f)) for n, f in part.features.items()}
+        part = part.remove_columns([name for name in part.column_names if name in hidden])
         for row in part:
             number += 1
-            named = {n: labels[n](v) if n in labels and v is not None and v >= 0 else v for n, v in row.items()}
+            named = {n: labels[n](v) if n in labels and v is not None and v >= 0 else shorten[n](v)
+                     for n, v in row.items()}  # fmt: skip
             yield number, [to_text(named.get(name), path, number, name) for name in names] + [side] * shows_side
 
 
@@ -207,10 +311,12 @@ def to_text(value: Any, path: Path, line: int, name: str) -> str:
         return value.date().isoformat() if value.time() == datetime.time() else value.isoformat(sep=" ")
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
-    if isinstance(value, list | tuple) and all(isinstance(v, str | int | float) for v in value):
+    if isinstance(value, list | tuple) and all(isinstance(v, str | int | float) and v == v for v in value):
         return json.dumps(list(value), ensure_ascii=False, separators=(",", ":"))
     if isinstance(value, dict | list | tuple | bytes):
-        raise UserError(f"{path}:{line}: column '{name}' holds {type(value).__name__} values; a table's cells are "
-                        f"texts, numbers or lists of them: flatten it (pandas.json_normalize), one object per row"
+        nested = isinstance(value, list | tuple)
+        what = "lists with an empty or nested element" if nested else f"{type(value).__name__} values"
+        raise UserError(f"{path}:{line}: column '{name}' holds {what}; a table's cells are texts, numbers or lists of "
+                        f"them: flatten it (pandas.json_normalize), or leave it out with --drop-columns {name}"
                         )  # fmt: skip
     return str(value)

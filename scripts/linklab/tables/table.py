@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,14 @@ from linklab.tables import csv_stream
 from linklab.tables.csv_stream import Block, OnDamage
 from linklab.tables.dialect import SNIFFED_ROWS, Dialect, sniff
 from linklab.tables.number_format import PLAIN, NumberFormat
-from linklab.tables.raw_rows import Row, encoding_error, read_raw_rows, sheet_names
+from linklab.tables.raw_rows import Row, encoding_error, formula_columns, read_raw_rows, sheet_names
 
 ROW_NAME = "row_name"  # what a first column without a name is called: R and pandas write row names there
 BAD_ROWS = "rows that cannot be read"  # why rows are left out with --drop-bad-rows
 BLOCK_ROWS = 2000
 SHOWN_LINES = 5
 _OPTION_OF = {"target_fields": "target_field", "target_kinds": "target_kind"}  # the others are called alike
-_INVISIBLE = re.compile("[\ufeff\u200b]")
+EMPTY_ROWS = "empty rows between the others"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +60,11 @@ class TableOptions:
         told: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items() if v}
         return cls(**told)
 
+    def named_columns(self) -> tuple[str, ...]:
+        """Return the columns that must be there."""
+        single = (self.id_field, self.group_field, self.split_field)
+        return (*self.target_fields, *filter(None, single))
+
     def words(self) -> list[str]:
         """Return the words that give another script the same options."""
         words = []
@@ -89,18 +95,23 @@ class Table:
     spelling once `formats` are set, and rows `leave_out` names are left out.
     """
 
-    def __init__(self, path: Path, options: TableOptions, dialect: Dialect) -> None:
+    def __init__(self, path: Path, options: TableOptions, dialect: Dialect, wanted: Collection[str] = ()) -> None:
         self.path, self.options, self.dialect = path, options, dialect
+        self.wanted = frozenset(wanted)  # columns that must be there: they tell the header from lines above it
         self.notes: list[str] = []
+        self.missing_seen: set[str] = set()  # which of the cells that mean "no value" there are
         self.formats: dict[int, NumberFormat] = {}
         self.leave_out: Callable[[list[str]], str | None] | None = None
         self.left_out: dict[str, list[int]] = {}  # why -> lines
         self.known_formats: dict[str, NumberFormat] = {}  # of the same columns in another file, by name
         self._header_rows = 0
         self.row_name: str | None = None
-        self._blank: list[int] = []
-        raw = csv_stream.read_header(path) if dialect.plain else self._first_row()
+        self._blank: list[int] = []  # columns without a name and without values
+        if dialect.plain and not self.wanted <= set(csv_stream.read_header(path)):
+            self.dialect = dialect = dataclasses.replace(dialect, plain=False)
+        raw, self._shown = (csv_stream.read_header(path), []) if dialect.plain else self._first_row()
         self.names = self._clean(raw)
+        self._named = [at for at in range(len(raw)) if at not in self._blank]
         self._width = len(raw)
 
     def __str__(self) -> str:
@@ -125,11 +136,8 @@ class Table:
         if self.is_plain and on_damage is None:
             yield from csv_stream.iter_rows(self.path)
             return
-        missing = frozenset(self.options.missing)
         formats = list(self.formats.items())
-        for line, cells in self._whole_rows(on_damage or self._on_damage):
-            if missing:
-                cells = ["" if cell.strip() in missing else cell for cell in cells]
+        for line, cells in self.unclean_rows(on_damage):
             for at, number_format in formats:
                 plain = number_format.read(cells[at])
                 if plain is not None:
@@ -153,9 +161,13 @@ class Table:
 
     def unclean_rows(self, on_damage: OnDamage | None = None, *, keep_missing: bool = False) -> Iterator[Row]:
         """Yield every row that can be read, as `rows` before numbers are rewritten; the others go to `on_damage`."""
-        missing = frozenset(() if keep_missing else self.options.missing)
+        missing = frozenset(self.options.missing)
         for line, cells in self._whole_rows(on_damage or self._on_damage):
-            yield line, ["" if cell.strip() in missing else cell for cell in cells] if missing else cells
+            if missing and (found := missing.intersection(map(str.strip, cells))):
+                self.missing_seen |= found
+                if not keep_missing:
+                    cells = ["" if cell.strip() in missing else cell for cell in cells]
+            yield line, cells
 
     def note_left_out(self, why: str, line: int) -> None:
         """Remember a row that is left out, once for every pass over the file."""
@@ -164,6 +176,9 @@ class Table:
             lines.append(line)
 
     def _on_damage(self, line: int, code: str, message: str) -> None:
+        if code == "blank_line":
+            self.note_left_out(EMPTY_ROWS, line)
+            return
         if not self.options.drop_bad_rows:
             raise csv_stream.damage_error(self.path, line, message)
         self.note_left_out(BAD_ROWS, line)
@@ -173,12 +188,12 @@ class Table:
         if self.dialect.plain:
             yield from csv_stream.iter_rows(self.path, on_damage=on_damage)
             return
-        rows = read_raw_rows(self.path, self.dialect, on_damage)
+        rows = read_raw_rows(self.path, self.dialect, on_damage, self._hidden)
         for _ in range(self._header_rows):
             next(rows)
         empty: list[int] = []
         for line, cells in rows:
-            if not any(map(str.strip, cells)):
+            if not any(map(str.strip, cells)) or cells == ["\x1a"]:  # Ctrl-Z ends a file of DOS
                 empty.append(line)
                 continue
             for at in empty:
@@ -195,62 +210,99 @@ class Table:
                     raise UserError(f"{self.path}:{line}: a value in column {at + 1}, for which the header has no "
                                     f"name; "
                                     f"name the column")  # fmt: skip
-            yield line, cells[: len(self.names)]
+            yield line, [cells[at] for at in self._named] if self._blank else cells
         for line in empty:
             self.note_left_out("empty rows at the end", line)
 
-    def _first_row(self) -> list[str]:
-        """Return the cells of the header, with a name in front where R's write.table has left it out."""
+    @property
+    def _hidden(self) -> frozenset[str]:
+        return frozenset(self.options.drop_columns)
+
+    def _first_row(self) -> tuple[list[str], list[list[str]]]:
+        """Return the cells of the header, with a name in front where R's write.table has left it out, and some rows."""
         damage: list[tuple[int, str]] = []
-        rows = read_raw_rows(self.path, self.dialect, lambda line, code, message: damage.append((line, message)))
+        rows = read_raw_rows(
+            self.path, self.dialect, lambda line, code, message: damage.append((line, message)), self._hidden
+        )
+        first = []
         for line, cells in rows:
             if damage:
                 break
             self._header_rows += 1
-            if not any(map(str.strip, cells)):
-                continue
-            if self._header_rows > 1:
-                self.notes.append(f"{self._header_rows - 1} blank lines before the header left out")
-            shown = [row for _, row in islice(rows, SNIFFED_ROWS) if any(row)]
-            if {len(row) for row in shown} != {len(cells) + 1} or not line:
-                return cells
-            if any(row[-1].strip() for row in shown):
-                return ["", *cells]
-            return [*cells, ""]  # every row ends with a delimiter, and the header does not
-        if damage:
+            if any(map(str.strip, cells)):
+                first = [(line, cells), *islice(rows, SNIFFED_ROWS)]
+                break
+        if damage and not first:
             raise UserError(f"{self.path}:{damage[0][0]}: no header: {damage[0][1]}")
-        raise UserError(f"{self.path}: the file holds no header and no rows")
+        if not first:
+            raise UserError(f"{self.path}: the file holds no header and no rows")
+        at = self._header_at([cells for _, cells in first])
+        if above := self._header_rows - 1 + at:
+            what = "lines" if self.dialect.kind == "csv" else "rows"
+            text = f" ({' '.join(filter(None, map(str.strip, first[0][1])))[:60]!r})" if at else ""
+            blank = "" if at else "blank "
+            self.notes.append(f"{above} {blank}{what if above > 1 else what[:-1]} before the header left out{text}")
+        self._header_rows += at
+        line, cells = first[at]
+        shown = [row for _, row in first[at + 1 :] if any(row)]
+        if self.dialect.kind != "csv" or {len(row) for row in shown} != {len(cells) + 1}:
+            return cells, shown
+        if any(row[-1].strip() for row in shown):
+            return ["", *cells], shown
+        return [*cells, ""], shown  # every row ends with a delimiter, and the header does not
+
+    def _header_at(self, rows: list[list[str]]) -> int:
+        """Return which of the first rows is the header: the first one, or one below a title that has all columns
+        wanted. A title has fewer filled cells than the header, so a row of data is not taken for one.
+        """
+        filled = [[name for cell in row if (name := _clean_name(cell))] for row in rows]
+        for at, names in enumerate(filled if self.wanted else ()):
+            if self.wanted <= set(names):
+                return at if all(len(above) < len(names) for above in filled[:at]) else 0
+        return 0
 
     def _clean(self, raw: Sequence[str]) -> list[str]:
         n_named = max((at for at, text in enumerate(raw, start=1) if _clean_name(text)), default=1)
-        self._blank += range(n_named, len(raw))
-        names = [self._name(raw, at) for at in range(min(n_named, len(raw)))]
+        unnamed = [at for at, text in enumerate(raw) if not _clean_name(text)]
+        self._blank += [at for at in unnamed if at >= n_named or self._shows_nothing(at)]
+        names = [self._name(raw, at) for at in range(n_named) if at not in self._blank]
         repeated = [name for name, count in Counter(names).items() if count > 1]
         if repeated:
             raise UserError(f"{self.path}:1: column '{repeated[0]}' appears in the header {names.count(repeated[0])} "
                             f"times; give each column its own name")  # fmt: skip
         if self._blank:
             n = len(self._blank)
-            self.notes.append(f"{n} empty column{'s' * (n > 1)} at the end left out")
+            where = " at the end" if self._blank[0] >= n_named else " without a name"
+            self.notes.append(f"{n} empty column{'s' * (n > 1)}{where} left out")
         return names
+
+    def _shows_nothing(self, at: int) -> bool:
+        """True for a column whose cells are empty in all of the first rows."""
+        return bool(self._shown) and not any(row[at].strip() for row in self._shown if at < len(row))
 
     def _name(self, raw: Sequence[str], at: int) -> str:
         """Return what a column is called, with a note where it is not its cell of the header."""
         text, name = raw[at], _clean_name(raw[at])
-        if not name and at:
-            raise UserError(f"{self.path}:1: the header has no name for column {at + 1}; name it, or remove it")
-        if not name or (at == 0 and name == "Unnamed: 0"):
+        first = all(before in self._blank for before in range(at))
+        if not name and not first:
+            raise UserError(f"{self.path}:1: the header has no name for column {at + 1}; name it, or remove it (a "
+                            f"header of two lines must become one)")  # fmt: skip
+        if not name or (first and name == "Unnamed: 0"):
             while not name or (name != text and name in raw):
                 name = f"{name}_" if name else ROW_NAME
             self.row_name = name
-            self.notes.append(f"column 1 has no name in the header: read as the row name '{name}', hidden from "
+            self.notes.append(f"column {at + 1} has no name in the header: read as the row name '{name}', hidden from "
                               f"models and baselines")  # fmt: skip
         elif name != text:
             why = " has a line break in its name" if "\n" in text.strip() or "\r" in text.strip() else ""
             self.notes.append(f"column {at + 1} {text!r}{why}: called '{name}'")
-        if not name.isprintable():
+        if not csv_stream.is_text(name):
             raise UserError(f"{self.path}:1: column name {name!r} holds characters that are not text")
         return name
+
+    def has_formulas(self, at: int) -> bool:
+        """True where the first row of a workbook's column `at` is a formula."""
+        return self._named[at] in formula_columns(self.path, self.dialect.sheet, self._header_rows + 1)
 
     def canonical_copy(self, path: Path, on_damage: OnDamage) -> list[int]:
         """Write the rows that can be read as plain CSV (UTF-8, comma, LF) to `path`.
@@ -268,24 +320,51 @@ class Table:
 
 
 def _clean_name(text: str) -> str:
-    return re.sub(r"\s*[\r\n]+\s*", " ", _INVISIBLE.sub("", text)).replace("\u00a0", " ").strip()
+    return re.sub(r"\s*[\r\n]+\s*", " ", csv_stream.INVISIBLE.sub("", text)).replace("\u00a0", " ").strip()
 
 
-def open_table(path: str | Path | Table, options: TableOptions = TableOptions()) -> Table:  # noqa: B008 (frozen)
-    """Look at a file or folder and return the table in it; a UserError says what it is when it is none."""
+def open_table(
+    path: str | Path | Table,
+    options: TableOptions = TableOptions(),  # noqa: B008 (frozen)
+    wanted: Collection[str] = (),
+) -> Table:
+    """Look at a file or folder and return the table in it; a UserError says what it is when it is none.
+
+    The columns that `options` name, and those `wanted`, tell the header from a title above it, and the sheet of a
+    workbook.
+    """
     if isinstance(path, Table):
         return path
     path = Path(path)
     if not path.is_dir():
         path = files.require_file(path)
     dialect = sniff(path, delimiter=options.delimiter, encoding=options.encoding)
+    wanted = wanted or options.named_columns()
     try:
-        table = Table(path, options, dialect)
+        if dialect.kind == "xlsx":
+            return _open_workbook(path, options, dialect, wanted)
+        return Table(path, options, dialect, wanted)
     except UnicodeError:
         raise encoding_error(path, dialect.encoding) from None
-    if dialect.kind == "xlsx" and len(sheets := sheet_names(path)) > 1:
-        table.notes.append(f"the first of {len(sheets)} sheets was read: '{sheets[0]}'")
-    return table
+
+
+def _open_workbook(path: Path, options: TableOptions, dialect: Dialect, wanted: Collection[str]) -> Table:
+    """Return the table of the first sheet that has the wanted columns, else that of the first sheet."""
+    sheets = sheet_names(path)
+    found: Table | None = None
+    for at in range(len(sheets) if wanted else 1):
+        with contextlib.suppress(UserError):  # an empty sheet, or one of notes
+            table = Table(path, options, dataclasses.replace(dialect, sheet=at), wanted)
+            if set(wanted) <= set(table.names):
+                found = table
+                break
+    if found is None:
+        found = Table(path, options, dialect, wanted)
+    if len(sheets) > 1:
+        at = found.dialect.sheet
+        which = "the first of" if not at else f"sheet {at + 1} of"
+        found.notes.append(f"{which} {len(sheets)} sheets was read: '{sheets[at]}'")
+    return found
 
 
 def unknown_column(path: str | Path | Table, name: str, names: Sequence[str]) -> str:

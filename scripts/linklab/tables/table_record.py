@@ -38,7 +38,8 @@ def make_record(table: Table, scan: Scan, schema: Schema, kinds: dict[str, str])
 
 
 def _notes_of_cells(table: Table, scan: Scan) -> list[str]:
-    notes = []
+    unused = [text for text in table.options.missing if text not in table.missing_seen]
+    notes = [f"--missing {text}: no cell is {text!r}" for text in unused]
     for at, number_format in scan.formats.items():
         column, name = scan.columns[at], table.names[at]
         n_odd = column.n_odd(number_format)

@@ -7,13 +7,20 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from linklab.tables.infer import ColumnScan, Scan, is_missing_word
+from linklab.tables.infer import ColumnScan, Scan, is_missing_word, looks_like_mojibake
 from linklab.tables.schema import Column, Schema, read_number
 from linklab.tables.table import SHOWN_LINES, Table
 
+SIDES = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation"),
+    **dict.fromkeys(("test", "testing", "holdout"), "test"),
+}
 FEW_TRAINING_ROWS = 3  # a class with fewer cannot be learnt
 FEW_ROWS = 10  # a validation or test side with fewer measures nothing
-_WITH_UNIT = re.compile(r"[-+]?[0-9][0-9.,]* ?([^\W\d_]+[23²³]?(?:/[^\W\d_]+)?)")  # `12 kg`, `3.5 m²`, `80 km/h`
+_WITH_UNIT = re.compile(
+    r"[-+]?[0-9][0-9.,]* ?(°?[^\W\d_]+[23²³]?(?:/[^\W\d_]+)?|[°'\"′″])"
+)  # `12 kg`, `3.5 m²`, `80 km/h`, `9 °C`
 
 
 def warn_of_columns(table: Table, schema: Schema, scan: Scan) -> list[str]:
@@ -21,8 +28,15 @@ def warn_of_columns(table: Table, schema: Schema, scan: Scan) -> list[str]:
     columns = list(zip(*scan.sample, strict=True))
     for at, (column, cells) in enumerate(zip(schema.columns, columns, strict=True)):
         if column.role == "input" and scan.columns[at].empty == scan.n_rows:
-            warnings.append(f"column '{column.name}' is empty in every row; leave it out with --drop-columns "
+            warnings.append(f"column '{column.name}' {_why_empty(table, at)}; or leave it out with --drop-columns "
                             f"{_quoted(column.name)}")  # fmt: skip
+        if column.role == "input" and (said := _names_sides(column.name, scan.columns[at])):
+            warnings.append(said)
+        if shown := next(filter(looks_like_mojibake, cells), None):
+            told = f": the file may be UTF-8, without --encoding {table.options.encoding}" * bool(
+                table.options.encoding
+            )
+            warnings.append(f"column '{column.name}' holds text read with the wrong encoding ({shown[:40]!r}){told}")
         if column.role == "input" and _counts_up(cells):
             warnings.append(f"column '{column.name}' is different in every row and counts up, as a row number does; "
                             f"hide it with --id-field {_quoted(column.name)}")  # fmt: skip
@@ -37,6 +51,30 @@ def warn_of_columns(table: Table, schema: Schema, scan: Scan) -> list[str]:
         if target.class_target:
             warnings += _warn_of_classes(target, scan.columns[at])
     return warnings
+
+
+def _why_empty(table: Table, at: int) -> str:
+    """Say why a column is empty in every row: the values of a workbook's formulas may never have been computed."""
+    if table.dialect.kind == "xlsx" and table.has_formulas(at):
+        return "holds formulas without their values: open the workbook in Excel or LibreOffice and save it"
+    return "is empty in every row: fill it in"
+
+
+def _names_sides(name: str, scan: ColumnScan) -> str:
+    """Return a warning for an input that seems to name the sides of a split, "" for any other."""
+    values = {text.strip().lower() for text in scan.values or ()}
+    sides = {SIDES[value] for value in values & SIDES.keys()}
+    if "train" not in sides or (name.strip().lower() != "split" and (sides == {"train"} or not values <= SIDES.keys())):
+        return ""
+    strange = sorted(text for text in scan.values or () if text.strip().lower() not in SIDES)
+    if strange or scan.empty:
+        why = (
+            f"holds {', '.join(map(repr, strange[:SHOWN_LINES]))} too" if strange else f"has {scan.empty:,} empty cells"
+        )
+        return (f"column '{name}' names sides of a split, but {why}: it is read as an input; write train, validation "
+                f"or test in each row, or leave it out with --drop-columns {_quoted(name)}")  # fmt: skip
+    return (f"column '{name}' names sides of a split and is read as an input; divide the rows by it with --split-field "
+            f"{_quoted(name)}, or leave it out with --drop-columns {_quoted(name)}")  # fmt: skip
 
 
 def _quoted(name: str) -> str:

@@ -35,15 +35,9 @@ from linklab.tables.table import (
     unknown_column,
 )
 from linklab.tables.table_record import known_record, make_record
-from linklab.tables.table_warnings import warn_of_columns
+from linklab.tables.table_warnings import SIDES, warn_of_columns
 
-MIN_ROWS = 2
 TARGET_KINDS = ("class", "number", "text")
-SIDES = {
-    **dict.fromkeys(("train", "training", "tr"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev", "eval"), "validation"),
-    **dict.fromkeys(("test", "testing", "holdout"), "test"),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,15 +104,16 @@ def understand(
     schema = Schema(tuple(columns))
     record = make_record(table, scan, schema, kinds)
     if not lenient:
-        if scan.n_rows < MIN_ROWS:
-            raise UserError(f"{table.path}: too few rows ({scan.n_rows}) to train, validate and test on; a few "
-                            f"hundred are "
-                            f"a beginning")  # fmt: skip
         check_targets(table, schema, scan, classes_as_told, record)
         check_constant(table, schema, scan)
     elif table.options.leave_out_targets:
         with contextlib.suppress(UserError):  # rows that no option leaves out stay, and are named
             check_targets(table, schema, scan, classes_as_told, record)
+    if lenient:
+        try:
+            check_constant(table, schema, scan)
+        except UserError as error:  # no damage of a cell, but nothing to train on
+            record["warnings"].append(str(error))
     record["warnings"] += warn_of_columns(table, schema, scan)
     return Understood(schema, record)
 
@@ -337,6 +332,7 @@ def _column(
         found = scan.number_kind(number_format, tolerance)
     else:
         found = "str" if kind == "text" else scan.list_kind() or "str"
+    holds_empty_lists = found.startswith("list_") and (scan.values is None or "[]" in scan.values)
     choices = None
     if role == "split":
         choices = sorted(scan.values or ())
@@ -352,7 +348,12 @@ def _column(
         unit=number_format.unit if number_format else "",
         choices=tuple(choices) if choices else None,
         longest=scan.longest if role == "target" and kind == "number" else None,
-        nullable=role != "target" and 0 < scan.n_missing(found) <= allow_missing * scan.n,
+        nullable=role != "target"
+        and (
+            0 < scan.n_missing(found) <= allow_missing * scan.n
+            or holds_empty_lists
+            or name in table.options.drop_columns
+        ),
         class_target=kind == "class",
     )
 

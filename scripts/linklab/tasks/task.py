@@ -18,6 +18,7 @@ from linklab.tasks.answer_forms import AnswerForm, JsonForm, PlainForm
 from linklab.tasks.splits import SplitRule
 from linklab.tasks.templates import Template, default_template, escape_braces, read_template
 
+MIN_ROWS = 3  # one for each side of the split
 ASK = ("row", "choices")  # one question per row, or one per choice of a row
 
 
@@ -226,6 +227,9 @@ def make_task(
         names = [column.name for column in known.by_role("target")]
     understood = understand(table, known=known.with_targets(names) if known else None)
     schema = understood.schema
+    if known is None and understood.record["rows"] < MIN_ROWS:
+        raise UserError(f"{table}: too few rows ({understood.record['rows']}) to train, validate and test on; a few "
+                        f"hundred are a beginning")  # fmt: skip
     if not schema.by_role("input"):
         raise UserError(f"{table}: no input column is left besides {', '.join(names)}")
     targets = tuple(_target(schema, name) for name in names)

@@ -11,7 +11,7 @@ import re
 from sys import float_info
 from typing import NamedTuple
 
-from linklab.tables.infer import NOT_A_VALUE, is_missing_number, is_missing_word
+from linklab.tables.infer import NOT_A_VALUE, is_missing_number, is_missing_word, looks_like_mojibake
 from linklab.tables.schema import NUMBER, Column
 
 # Codes are a contract: reports of different months are compared by them.
@@ -70,8 +70,6 @@ _FLOAT = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.([0-9]+))?")
 _LENIENT_FLOAT = re.compile(NUMBER)
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200b\ufeff]")  # with the zero-width space and the BOM
 _FREE_TEXT_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")  # a note may hold tabs and line breaks
-# é read as Windows-1252 is Ã©: a letter of C3-F4 (as first byte), then the characters of bytes 80-BF.
-_MOJIBAKE_HINT = re.compile("\ufffd|[\u00c2-\u00f4][^\x00-\x7f]")
 
 
 class Violation(NamedTuple):
@@ -134,20 +132,6 @@ def _check_text(column: Column, text: str, lenient: bool) -> CellCheck:
     if column.role == "target" and is_missing_word(text):
         return CellCheck(None, "missing_value", f"a value: {describe_cell(column)}")
     return CellCheck(None, "unknown_value", describe_cell(column))
-
-
-def looks_like_mojibake(text: str) -> bool:
-    """True for text such as `CafÃ©`, or with a replacement character."""
-    if text.isascii() or not _MOJIBAKE_HINT.search(text):
-        return False
-    if "\ufffd" in text:
-        return True
-    for encoding in ("cp1252", "latin-1"):
-        try:
-            return text.encode(encoding).decode("utf-8") != text
-        except UnicodeError:
-            continue
-    return False
 
 
 def _check_number(column: Column, kind: str, text: str, lenient: bool) -> CellCheck:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from linklab.links.links import LINK_SCHEMA
 from linklab.tables import csv_stream
 from linklab.tables.dialect import sniff
 from linklab.tables.schema import Column, Schema
-from linklab.tables.table import BAD_ROWS, TableOptions, match_names, open_table
+from linklab.tables.table import BAD_ROWS, EMPTY_ROWS, TableOptions, match_names, open_table
 from linklab.tables.understand import understand
 from linklab.validation.cell_checks import Violation
 from linklab.validation.validator import Plan, check_block, show
@@ -23,6 +23,7 @@ from linklab.validation.validator import Plan, check_block, show
 TRIED_BYTES = 256 << 10  # of the rows, to see whether a faulty header's names or its order are right
 TOLERANCE = 0.02  # an inferred column is a number column when all but so many of its cells are numbers
 ALLOW_MISSING = 0.5  # the share of a column's cells that may be empty
+_EXPECTED = {"nul_byte": "text without NUL bytes", "bad_utf8": "UTF-8 text"}  # of rows that cannot be read
 SPLIT_NAMES = ("split", "fold", "subset")
 
 
@@ -39,6 +40,11 @@ class Start:
     path: Path  # the file to check: the person's, or a plain copy of a table that is written otherwise
     lines: Sequence[int] | None = None  # of such a copy: the person's line of each line from the second on
     record: dict[str, Any] | None = None  # what was understood of the table
+
+    @property
+    def names_ids(self) -> bool:
+        """Whether a person said which column is the id; row names that R wrote say nothing of equal rows."""
+        return bool(self.record and self.record["options"].get("id_field"))
 
     def line_of(self, line: int) -> int:
         """Return the line of the person's file that a line of `path` came from."""
@@ -75,10 +81,12 @@ def make_plan(
         copy = scratch / "table.csv"
 
         def on_damage(line: int, code: str, said: str) -> None:
-            if options.drop_bad_rows:
+            if code == "blank_line" and name == "infer":
+                table.note_left_out(EMPTY_ROWS, line)
+            elif options.drop_bad_rows:
                 table.note_left_out(BAD_ROWS, line)
             else:
-                damage.append(Violation(line, "", code, "", said))
+                damage.append(Violation(line, "", code, "", _EXPECTED.get(code, said)))
 
         lines = table.canonical_copy(copy, on_damage)
         understood.record["left_out"] |= {why: len(lines) for why, lines in table.left_out.items()}
@@ -98,7 +106,7 @@ def _plan_of_file(path: Path, name: str, chosen: Schema, options: TableOptions) 
     lenient = name == "infer"
     by_name = {column.name: column for column in chosen.columns}
     columns = [by_name.get(column) for column in header.names]
-    split_at = _split_column(header.names, by_name, split_field, inferred=lenient)
+    split_at = _split_column(header.names, by_name, split_field, lenient)
     violations = _header_faults(header, chosen, strict_file=not lenient, notes=notes)
     violations += _column_faults(header.names, chosen, split_at, notes)
     seen: set[str] = set()
@@ -149,14 +157,16 @@ def _read_schema(path: str) -> Schema:
 
 
 def _split_column(
-    names: list[str], schema_names: Container[str], split_field: str | None, *, inferred: bool
+    names: list[str], by_name: Mapping[str, Column], split_field: str | None, inferred: bool
 ) -> int | None:
+    """Return which column says on which side of a split each row is, None where none does."""
     if split_field is not None:
         if split_field not in names:
             raise UserError(f"--split-field: no column '{split_field}'; the columns are: {', '.join(names)}")
         return names.index(split_field)
-    found = [at for at, name in enumerate(names) if name.lower() in SPLIT_NAMES]
-    return found[0] if found and (inferred or names[found[0]] not in schema_names) else None
+    if inferred:
+        return next((at for at, name in enumerate(names) if name in by_name and by_name[name].role == "split"), None)
+    return next((at for at, name in enumerate(names) if name.lower() in SPLIT_NAMES and name not in by_name), None)
 
 
 def _header_faults(

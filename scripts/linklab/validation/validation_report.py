@@ -78,7 +78,7 @@ def validate(
         with open(path, "rb") as handle:
             tally.add(_repeated_rows(found, handle, plan, stores, allow_copies))
             rows = sample.rows(handle)
-        if found.n_copies and plan.lenient and plan.id_at is None:
+        if found.n_copies and plan.lenient and not (plan.id_at is not None and found.start.names_ids):
             found.notes.append(f"{found.n_copies:,} row{'s' * (found.n_copies > 1)} equal to an earlier one: without "
                                f"an id (--id-field) nothing tells copies from chance")  # fmt: skip
     finally:
@@ -118,10 +118,11 @@ def _repeated_rows(
     """Yield rows whose content or id was there before, and groups on two sides of a split."""
     line_of = found.start.line_of
     id_name = "" if plan.id_at is None else plan.names[plan.id_at]
+    has_ids = plan.id_at is not None and (not plan.lenient or found.start.names_ids)
     for later, first in stores["rows"].repeats():
-        copies = later["other"] == first["other"] if plan.id_at is not None else np.ones(len(later), bool)
+        copies = later["other"] == first["other"] if has_ids else np.ones(len(later), bool)
         found.n_copies += int(copies.sum())
-        if plan.lenient and plan.id_at is None:  # few columns repeat by chance: Fisher's iris holds two equal flowers
+        if plan.lenient and not has_ids:  # few columns repeat by chance: Fisher's iris holds two equal flowers
             continue
         chosen = ~copies if allow_copies else slice(None)
         for row, earlier in zip(later[chosen], first[chosen], strict=True):
