@@ -180,21 +180,25 @@ def scan_table(table: Table, *, rows: Iterator[tuple[int, list[str]]], known: di
     )  # fmt: skip
     if decimal is None and table.dialect.kind == "csv" and table.dialect.delimiter == ",":
         decimal = "."
-    formats: dict[int, NumberFormat] = {}
-    is_csv = table.dialect.kind == "csv"
-    for at, (name, column) in enumerate(zip(table.names, columns, strict=True)):
-        if column.list_kind() is None and name not in table.options.drop_columns:
-            is_typed = not is_csv and column.shapes.read_by((".", "")) == column.shapes.counts.total()
-            try:
-                found = choose_format(
-                    name, column.shapes, n_filled=column.n_filled, decimal="." if is_typed else decimal,
-                    known=known.get(name), told=is_csv and table.options.decimal is not None,
-                )  # fmt: skip
-            except UserError as error:
-                raise UserError(f"{table.path}: {error}") from error
-            if found is not None:
-                formats[at] = found
+    formats = {at: found for at in range(len(columns)) if (found := _format_of(table, at, columns[at], decimal, known))}
     return Scan(columns[0].n, columns, formats, sample, decimal)
+
+
+def _format_of(
+    table: Table, at: int, column: ColumnScan, decimal: str | None, known: dict[str, NumberFormat]
+) -> NumberFormat | None:
+    """Return how a column writes its numbers, None where it is none or is not read."""
+    name, is_csv = table.names[at], table.dialect.kind == "csv"
+    if column.list_kind() is not None or name in table.options.drop_columns:
+        return None
+    is_typed = not is_csv and column.shapes.read_by((".", "")) == column.shapes.counts.total()
+    try:
+        return choose_format(
+            name, column.shapes, n_filled=column.n_filled, decimal="." if is_typed else decimal, known=known.get(name),
+            told=is_csv and table.options.decimal is not None,
+        )  # fmt: skip
+    except UserError as error:
+        raise UserError(f"{table.path}: {error}") from error
 
 
 def _kind_of(text: str) -> str:

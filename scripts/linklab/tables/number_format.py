@@ -174,13 +174,8 @@ def choose_format(
         two = [shapes.examples[shape] for shape, _ in shapes.counts.most_common(2)]
         raise UserError(f"column '{name}': numbers are written in more than one way ({' and '.join(map(repr, two))}); "
                         f"write them alike, or leave the column out with --drop-columns")  # fmt: skip
-    if told and not any(style[0] == decimal for style in best):
-        readers = [_digit_pattern(*style) for style in _STYLES if style[0] == decimal]
-        example = next(
-            text for (shape, _), text in shapes.examples.items() if not any(r.fullmatch(shape) for r in readers)
-        )
-        raise UserError(f"column '{name}': {example!r} is not a number with --decimal {decimal}; leave --decimal out, "
-                        f"or leave the column out with --drop-columns")  # fmt: skip
+    if told:
+        _refuse_told(name, shapes, best, decimal)
     if len({_meaning(shapes, style) for style in best}) == 1:  # `12` is 12 whatever the decimal mark
         return NumberFormat(*best[0], unit=unit)
     preferred = known.decimal if known and any(style[0] == known.decimal for style in best) else decimal
@@ -189,6 +184,16 @@ def choose_format(
     else:
         _refuse_commas(name, shapes, best)
     return NumberFormat(*best[0], unit=unit)
+
+
+def _refuse_told(name: str, shapes: NumberShapes, styles: Sequence[tuple[str, str]], decimal: str | None) -> None:
+    """Raise a UserError where none of the styles that read a column has the decimal mark a person named."""
+    if any(style[0] == decimal for style in styles):
+        return
+    readers = [_digit_pattern(*style) for style in _STYLES if style[0] == decimal]
+    example = next(text for (shape, _), text in shapes.examples.items() if not any(r.fullmatch(shape) for r in readers))
+    raise UserError(f"column '{name}': {example!r} is not a number with --decimal {decimal}; leave --decimal out, "
+                    f"or leave the column out with --drop-columns")  # fmt: skip
 
 
 def _refuse_commas(name: str, shapes: NumberShapes, styles: Sequence[tuple[str, str]]) -> None:

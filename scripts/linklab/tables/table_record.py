@@ -30,16 +30,20 @@ def make_record(table: Table, scan: Scan, schema: Schema, kinds: dict[str, str])
             for at, (column, found) in enumerate(zip(schema.columns, scan.columns, strict=True))
         ],
         "left_out": {why: len(lines) for why, lines in table.left_out.items()},
-        "notes": list(table.notes) + _notes_of_cells(table, scan),
+        "notes": list(table.notes) + _notes_of_missing(table) + _notes_of_cells(table, scan),
         "warnings": [],
         "options": table.options.to_dict(),
         "number_formats": formats_to_dict(table),
     }
 
 
-def _notes_of_cells(table: Table, scan: Scan) -> list[str]:
+def _notes_of_missing(table: Table) -> list[str]:
     unused = [text for text in table.options.missing if text not in table.missing_seen]
-    notes = [f"--missing {text}: no cell is {text!r}" for text in unused]
+    return [f"--missing {text}: no cell is {text!r}" for text in unused]
+
+
+def _notes_of_cells(table: Table, scan: Scan) -> list[str]:
+    notes = []
     for at, number_format in scan.formats.items():
         column, name = scan.columns[at], table.names[at]
         n_odd = column.n_odd(number_format)

@@ -332,7 +332,6 @@ def _column(
         found = scan.number_kind(number_format, tolerance)
     else:
         found = "str" if kind == "text" else scan.list_kind() or "str"
-    holds_empty_lists = found.startswith("list_") and (scan.values is None or "[]" in scan.values)
     choices = None
     if role == "split":
         choices = sorted(scan.values or ())
@@ -348,14 +347,16 @@ def _column(
         unit=number_format.unit if number_format else "",
         choices=tuple(choices) if choices else None,
         longest=scan.longest if role == "target" and kind == "number" else None,
-        nullable=role != "target"
-        and (
-            0 < scan.n_missing(found) <= allow_missing * scan.n
-            or holds_empty_lists
-            or name in table.options.drop_columns
-        ),
+        nullable=role != "target" and (name in table.options.drop_columns or _is_nullable(scan, found, allow_missing)),
         class_target=kind == "class",
     )
+
+
+def _is_nullable(scan: ColumnScan, kind: str, allow_missing: float) -> bool:
+    """True for a column with some cells, but not more than a share of `allow_missing`, that hold no value."""
+    if kind.startswith("list_") and (scan.values is None or "[]" in scan.values):
+        return True
+    return 0 < scan.n_missing(kind) <= allow_missing * scan.n
 
 
 def _classes(

@@ -191,6 +191,15 @@ def why_not_choices(schema: Schema, targets: Sequence[Target]) -> str | None:
     return None
 
 
+def _require_rows_and_inputs(table: Table, schema: Schema, n_rows: int | None, targets: Sequence[str]) -> None:
+    """Raise a UserError for a table that nothing can be learnt from; the rows of a links.csv are not counted here."""
+    if n_rows is not None and n_rows < MIN_ROWS:
+        raise UserError(f"{table}: too few rows ({n_rows}) to train, validate and test on; a few hundred are a "
+                        f"beginning")  # fmt: skip
+    if not schema.by_role("input"):
+        raise UserError(f"{table}: no input column is left besides {', '.join(targets)}")
+
+
 def make_task(
     csv: str | Path | Table,
     target_fields: Sequence[str] | None = None,
@@ -227,11 +236,7 @@ def make_task(
         names = [column.name for column in known.by_role("target")]
     understood = understand(table, known=known.with_targets(names) if known else None)
     schema = understood.schema
-    if known is None and understood.record["rows"] < MIN_ROWS:
-        raise UserError(f"{table}: too few rows ({understood.record['rows']}) to train, validate and test on; a few "
-                        f"hundred are a beginning")  # fmt: skip
-    if not schema.by_role("input"):
-        raise UserError(f"{table}: no input column is left besides {', '.join(names)}")
+    _require_rows_and_inputs(table, schema, understood.record.get("rows"), names)
     targets = tuple(_target(schema, name) for name in names)
     reason = why_not_choices(schema, targets)
     if ask == "choices" and reason:
