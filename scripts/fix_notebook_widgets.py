@@ -17,15 +17,14 @@ written. A notebook from stdin that was fixed is not a failure: 0.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from linklab import cli
 from linklab.notebooks.fixing import Outcome, UnreadableNotebook, decode, fix
+from linklab.notebooks.replacing import replace_bytes
 from linklab.notebooks.search import find_notebooks
 from linklab.notebooks.widgets import TREATMENTS
 
@@ -46,24 +45,6 @@ class Settings:
     def write(self) -> bool:
         """Whether anything is written."""
         return not self.check and (self.repair or not self.report)
-
-
-def replace_bytes(path: Path, data: bytes) -> None:
-    """Replace what a file holds: whatever kills this process, the old or the new bytes are there, never a part.
-
-    Not with `linklab.files`, which needs the package filelock and leaves a lock beside: a hook may do neither.
-    """
-    number, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(number, "wb") as handle:
-            handle.write(data)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.chmod(name, path.stat().st_mode & 0o7777)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def fix_file(path: Path, settings: Settings) -> Outcome:

@@ -277,6 +277,28 @@ def test_killed_at_random_moments_the_folder_holds_one_complete_set_and_the_next
     assert os.listdir(tmp_path) == [name]
 
 
+MINE = [".set.backup.tmp", ".set.abcd1234.tmp", ".set.tmp", "set.linklab-abcd1234.tmp", ".set.linklab-notes.tmp",
+        ".set.csv.linklab-abcd1234.tmp", ".set.linklab-abcd1234.tmp.txt"]  # fmt: skip
+
+
+@pytest.mark.parametrize("out", ["set", "set.csv"])
+@pytest.mark.parametrize("is_folder", [True, False])
+def test_a_persons_own_file_beside_an_output_is_not_taken_for_what_a_kill_left(tmp_path, out, is_folder):
+    def write():
+        if out == "set":
+            write_set(tmp_path / out, "mine")
+        else:
+            files.write_text(tmp_path / out, "mine", force=True)
+
+    mine = [name.replace(".set.", f".{out}.", 1) for name in MINE]
+    for name in mine:
+        (tmp_path / name).mkdir() if is_folder else (tmp_path / name).write_text("a person's own")
+    left = tmp_path / f".{out}.linklab-a_9z0000.tmp"
+    left.mkdir() if is_folder else left.write_text("half")
+    write()
+    assert sorted(os.listdir(tmp_path)) == sorted([out, *mine])
+
+
 def test_without_an_exchange_in_one_step_the_new_set_still_replaces_the_old(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_exchange", lambda first, second: False)
     for text in ("one", "two"):

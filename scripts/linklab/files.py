@@ -174,7 +174,7 @@ class FileSet:
         self._locks.enter_context(only_writer(there))
         remove_left_overs(there)
         try:
-            number, name = tempfile.mkstemp(prefix=f".{there.name}.", suffix=".tmp", dir=there.parent)
+            number, name = tempfile.mkstemp(prefix=aside_prefix(there), suffix=".tmp", dir=there.parent)
         except OSError as error:
             raise UserError(f"{path.parent}: cannot write here ({reason(error)})") from error
         self.aside[path] = Path(name)
@@ -318,11 +318,21 @@ def fsync_file(path: Path) -> None:
         os.close(handle)
 
 
+def aside_prefix(out: Path) -> str:
+    """Return what the name of a file or folder begins with that is written aside, to take the place of `out` later."""
+    return f".{out.name}.linklab-"
+
+
+def left_overs(out: Path) -> Iterator[Path]:
+    """Yield what killed runs have written aside for `out`; a person's `.out.backup.tmp` has another name."""
+    made_by_us = re.compile(re.escape(aside_prefix(out)) + r"[a-z0-9_]{8}\.tmp")  # as tempfile ends it
+    yield from (path for path in out.parent.glob(f"{glob.escape(aside_prefix(out))}*.tmp")
+                if made_by_us.fullmatch(path.name))  # fmt: skip
+
+
 def remove_left_overs(out: Path) -> None:
-    """Remove what killed runs have staged beside a folder or file; its one writer calls this (`locks.only_writer`)."""
-    for path in out.parent.glob(f".{glob.escape(out.name)}.*.tmp"):
-        if "." in path.name.removeprefix(f".{out.name}.").removesuffix(".tmp"):
-            continue  # another's: `report` is written beside `report.json`
+    """Remove what killed runs have written aside for `out`; its one writer calls this (`locks.only_writer`)."""
+    for path in left_overs(out):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
-import glob
 import os
 import platform
 import shutil
@@ -20,11 +19,13 @@ from typing import Any
 from linklab.cli import UserError, mask_secrets, say
 from linklab.files import (
     FileSet,
+    aside_prefix,
     atomic_write,
     check_out_file,
     fsync_file,
     fsync_folder,
     json_text,
+    left_overs,
     make_folder,
     read_json,
     reason,
@@ -369,7 +370,7 @@ def staged_folder(
                 stage = out_dir / NEW
                 stage.mkdir()
             else:
-                stage = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", suffix=".tmp", dir=out_dir.parent))
+                stage = Path(tempfile.mkdtemp(prefix=aside_prefix(out_dir), suffix=".tmp", dir=out_dir.parent))
         except OSError as error:
             raise UserError(f"{out_dir.parent}: cannot write here ({reason(error)})") from error
         try:
@@ -457,8 +458,7 @@ def check_out_files(
     known: dict[str, Any] = {}
     script = Path(script).name
     # What a run has staged that was killed while its files changed places is its own too.
-    staged = manifest_path.parent.glob(f".{glob.escape(manifest_path.name)}.*.tmp")
-    for place in (manifest_path, *staged):
+    for place in (manifest_path, *left_overs(manifest_path)):
         with contextlib.suppress(UserError):
             value = read_manifest(place)
             if value["script"] == script:

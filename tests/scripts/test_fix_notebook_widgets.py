@@ -448,6 +448,34 @@ def test_a_kill_at_each_step_of_writing_leaves_old_or_new(tmp_path, step, left):
     assert path.read_text() == {"old": '{"metadata": {"widgets": {}}}', "new": '{"metadata": {}}'}[left]
 
 
+@pytest.mark.parametrize("step", ["fsync before", "replace before"])
+def test_what_a_kill_left_beside_a_notebook_goes_with_the_next_run_and_nothing_else(tmp_path, step):
+    path = tmp_path / "n.ipynb"
+    path.write_text('{"metadata": {"widgets": {}}}')
+    mine = [".n.ipynb.tmp", ".n.ipynb.backup.tmp", ".n.ipynb.abcd1234.tmp", ".n.ipynb.linklab-notes.tmp", "n.ipynb.tmp",
+            ".other.ipynb.linklab-abcd1234.tmp"]  # fmt: skip
+    for name in mine:
+        (tmp_path / name).write_text("a person's own")
+    env = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
+    subprocess.run([sys.executable, "-c", KILLED_AT, step, str(path)], env=env, capture_output=True)
+    assert sorted(os.listdir(tmp_path)) != sorted([*mine, "n.ipynb"]), "the kill left nothing"
+    assert fixer.main([str(path)]) == 1
+    assert sorted(os.listdir(tmp_path)) == sorted([*mine, "n.ipynb"])
+    assert path.read_text() == '{"metadata": {}}'
+
+
+def test_what_another_run_is_writing_stays(tmp_path):
+    fcntl = pytest.importorskip("fcntl")
+    path, held = tmp_path / "n.ipynb", tmp_path / ".n.ipynb.linklab-abcd1234.tmp"
+    path.write_text('{"metadata": {"widgets": {}}}')
+    with open(held, "w") as handle:
+        fcntl.flock(handle.fileno(), fcntl.LOCK_EX)
+        assert fixer.main([str(path)]) == 1
+        assert held.exists() and path.read_text() == '{"metadata": {}}'
+    path.write_text('{"metadata": {"widgets": {}}}')
+    assert fixer.main([str(path)]) == 1 and not held.exists()
+
+
 @pytest.mark.parametrize("n_kills", [4, pytest.param(150, marks=pytest.mark.slow)])
 def test_kills_at_random_moments_leave_old_or_new(tmp_path, n_kills):
     path = tmp_path / "n.ipynb"

@@ -157,7 +157,7 @@ def test_a_drive_of_another_run_is_refused(places, here):
 def test_a_drive_with_checkpoints_is_used_with_resume_or_force_only(places):
     _, remote = places
     make_checkpoint(remote, 4)
-    (remote / ".checkpoint-6.abcdefgh.tmp").mkdir()  # a kill left it
+    (remote / ".checkpoint-6.linklab-abcdefgh.tmp").mkdir()  # a kill left it
     (remote / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match="already holds checkpoints of a training"):
         checkpoint_mirror.prepare(remote, force=False, resume=None)

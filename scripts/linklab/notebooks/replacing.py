@@ -1,0 +1,70 @@
+"""Replace what a file holds in one step, with the standard library alone, and remove what killed runs have left beside.
+
+Not with `linklab.files`, which needs the package filelock and leaves a lock beside: a hook may do neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import re
+import tempfile
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows, where a file that is open cannot be removed
+    fcntl = None  # type: ignore[assignment]
+
+
+def replace_bytes(path: Path, data: bytes) -> None:
+    """Replace what a file holds: whatever kills this process, the old or the new bytes are there, never a part.
+
+    The bytes are written to a file beside it first, which is locked until it takes the place of the old one.
+    """
+    remove_left_overs(path)
+    number, name = tempfile.mkstemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(number, "wb") as handle:
+            _lock(number)
+            handle.write(data)
+            handle.flush()
+            os.fsync(number)
+            os.chmod(name, path.stat().st_mode & 0o7777)
+            if fcntl is not None:
+                os.replace(name, path)
+        if fcntl is None:  # Windows does not rename an open file
+            os.replace(name, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def remove_left_overs(path: Path) -> None:
+    """Remove the files that killed runs have left beside `path`: by their exact name, and if no process holds them."""
+    made_by_us = re.compile(re.escape(_prefix(path)) + r"[a-z0-9_]{8}\.tmp")  # as tempfile ends it
+    for left in path.parent.glob(f"{glob.escape(_prefix(path))}*.tmp"):
+        if made_by_us.fullmatch(left.name) and left.is_file() and not left.is_symlink():
+            with contextlib.suppress(OSError):  # held by a run at work
+                _remove_unheld(left)
+
+
+def _prefix(path: Path) -> str:
+    return f".{path.name}.linklab-"
+
+
+def _remove_unheld(path: Path) -> None:
+    with open(path, "rb") as handle:
+        _lock(handle.fileno())
+        if fcntl is not None:
+            path.unlink()
+            return
+    path.unlink()
+
+
+def _lock(number: int) -> None:
+    """Lock an open file for this process; an OSError where another one holds it."""
+    if fcntl is not None:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
