@@ -337,9 +337,8 @@ def _column(
         choices = sorted(scan.values or ())
     elif kind == "class" and scan.values is not None:
         choices = _classes(scan, number_format, found, table, tolerance)
-    elif lenient and found == "str" and role in ("input", "hidden") and scan.values is not None:
-        words = scan.words(tolerance)
-        choices = words if len(words) <= FEW_WORDS else None
+    elif lenient and found == "str" and role in ("input", "hidden"):
+        choices = _few_words(scan, tolerance)
     return Column(
         name=name,
         role=role,
@@ -350,6 +349,12 @@ def _column(
         nullable=role != "target" and (name in table.options.drop_columns or _is_nullable(scan, found, allow_missing)),
         class_target=kind == "class",
     )
+
+
+def _few_words(scan: ColumnScan, tolerance: float) -> list[str] | None:
+    """Return the words of a text column that has few different ones, else None."""
+    words = scan.words(tolerance) if scan.values is not None else []
+    return words if 0 < len(words) <= FEW_WORDS else None
 
 
 def _is_nullable(scan: ColumnScan, kind: str, allow_missing: float) -> bool:
