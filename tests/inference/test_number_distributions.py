@@ -1,6 +1,7 @@
 """Numbers token by token: what is legal, and the distribution is that of asking for every number alone."""
 
 import dataclasses
+import functools
 import math
 from types import SimpleNamespace
 from unittest import mock
@@ -8,7 +9,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from inference.test_choice_scorer import log_probability
 from linklab.inference import choice_scorer, number_distributions, row_answers
 from linklab.inference.number_distributions import can_begin, is_legal, weighted_median
 from linklab.models import tiny
@@ -83,19 +83,23 @@ def scorer():
 
 def by_hand(scorer, head, before, texts, stops):
     """The definition: at each token the model's probabilities among those that go on to one of `texts`, or end one."""
-    probabilities = {}
-    for text in texts:
-        log_p = 0.0
-        for n in range(len(text) + 1):
-            tokens = scorer.tokens(before + text[:n])
-            ends = [[stop] for stop in stops] if text[:n] in texts else []
-            nexts = sorted({other[n] for other in texts if other.startswith(text[:n]) and len(other) > n})
-            ways = [scorer.tokens(digit) for digit in nexts] + ends
-            scores = [log_probability(scorer.model, head + tokens, way) for way in ways]
-            own = scores[nexts.index(text[n])] if n < len(text) else np.logaddexp.reduce(scores[len(nexts) :])
-            log_p += own - np.logaddexp.reduce(scores)
-        probabilities[text] = math.exp(log_p)
-    return probabilities
+
+    @functools.cache
+    def steps(beginning):
+        """Return the log-probability of each next character, and under "" that of an end."""
+        nexts = sorted({text[len(beginning)] for text in texts if text.startswith(beginning) and text != beginning})
+        ways = [token for character in nexts for token in scorer.tokens(character)]
+        assert len(ways) == len(nexts)  # one token a character
+        with torch.inference_mode():
+            tokens = head + scorer.tokens(before + beginning)
+            logits = scorer.model(input_ids=torch.tensor([tokens])).logits[0, -1].double()
+        scores = torch.log_softmax(logits[ways + (stops if beginning in texts else [])], dim=-1)
+        found = dict(zip(nexts, scores.tolist(), strict=False))
+        return found | {"": torch.logsumexp(scores[len(nexts) :], dim=-1).item()}
+
+    return {
+        text: math.exp(sum(steps(text[:n])[character] for n, character in enumerate([*text, ""]))) for text in texts
+    }
 
 
 @pytest.mark.parametrize("low, high", [(5, 112), (-12, 3)])
@@ -103,18 +107,19 @@ def test_the_distribution_is_that_of_asking_for_every_number_alone(scorer, low, 
     """Three rows of different length and start in one batch; numbers that begin others; nothing left out."""
     heads = [encode_prompt(scorer.tokenizer, "ab " * n) for n in (1, 7, 3)]
     starts = [scorer.tokens(text) for text in ("a", "abc", "b")]
-    follower = scorer.tokens("x")[0]
+    follow = [[], scorer.tokens("x"), []]
     cache = choice_scorer.PromptCache(3)
     scorer.read(cache, heads)
     texts = [str(n) for n in range(low, high + 1)]
-    for _ in range(2):  # asking leaves what was read as it was
-        found = number_distributions.distributions(
-            scorer, cache, starts, " ", [[], [follower], []], column(low=low, high=high), **ALL
-        )
-        for head, start, own, row in zip(heads, starts, ([], [follower], []), found, strict=True):
-            expected = by_hand(scorer, head + start, " ", texts, [scorer.end, scorer.tokenizer.eos_token_id, *own])
-            assert sum(expected.values()) == pytest.approx(1)
-            assert row == pytest.approx(expected, abs=1e-6)
+    first, again = (
+        number_distributions.distributions(scorer, cache, starts, " ", follow, column(low=low, high=high), **ALL)
+        for _ in range(2)
+    )
+    assert first == again  # asking leaves what was read as it was
+    for head, start, own, row in zip(heads, starts, follow, first, strict=True):
+        expected = by_hand(scorer, head + start, " ", texts, [scorer.end, scorer.tokenizer.eos_token_id, *own])
+        assert sum(expected.values()) == pytest.approx(1)
+        assert row == pytest.approx(expected, abs=1e-6)
 
 
 def test_an_exact_answer_holds_the_median_of_what_may_follow_its_class(scorer, tmp_path):
