@@ -1,14 +1,15 @@
 """What several test files share: a cache of their own, generated links, a table with a rule, fresh processes."""
 
-import contextlib
 import csv
-import functools
+import gc
 import multiprocessing
 import os
 import random
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 
+import fresh_process
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tiny model is faster on one thread; read when torch is imported
@@ -89,75 +90,56 @@ def taught_rule(tmp_path_factory):
     return train_on_rule(tmp_path_factory.mktemp("taught_rule"))
 
 
-@pytest.fixture(scope="module")
-def plots_drawn_once():
-    """Draw each kind of plot for real the first time, and give the same picture again after that.
+RENDERED: list[bytes] = []
 
-    Drawing takes a third of a second. For tests that train or evaluate many times and look at no picture; what plots
-    show is tested in test_report.py.
+
+@pytest.fixture(scope="module", autouse=True)
+def rendered_once():
+    """Draw every plot, but turn only the first into pixels, nine tenths of the work; its PNG stands for the others.
+
+    A test file that looks at pictures has an empty fixture of this name.
     """
-    from linklab.reports import plots
+    from matplotlib.figure import Figure
 
-    def once(draw):
-        drawn = []
+    render = Figure.savefig
 
-        @functools.wraps(draw)
-        def draw_once(*args, **kwargs):
-            if not drawn:
-                drawn.append(draw(*args, **kwargs))
-            return drawn[0]
-
-        return draw_once
+    def savefig(figure, buffer, **options):
+        if not RENDERED:
+            render(figure, buffer, **options)
+            RENDERED.append(buffer.getvalue())
+        else:
+            buffer.write(RENDERED[0])
 
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("loss_curve", "confusion_matrix", "predicted_against_true", "reliability", "intervals_chart"):
-            patch.setattr(plots, name, once(getattr(plots, name)))
+        patch.setattr(Figure, "savefig", savefig)
         yield
 
 
-@pytest.fixture(scope="module")
-def imported_things_are_not_garbage(rule_table, tmp_path_factory, plots_drawn_once):
+@pytest.fixture(scope="module", autouse=True)
+def imported_things_are_not_garbage():
     """Every training collects garbage, a third of a second over all that torch imports, and finds nothing."""
-    import gc
-
-    import finetune_gemma_from_csv
-    from training_runs import words
-
-    out = tmp_path_factory.mktemp("first") / "out"
-    assert finetune_gemma_from_csv.main(words(rule_table, out, steps=1, save=1)) == 0
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-def _enter(log: str, module: str, function: str, arguments: tuple) -> None:
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    import importlib
-
-    with contextlib.suppress(BrokenPipeError):
-        code = getattr(importlib.import_module(module), function)(*arguments)
-    sys.stderr.flush()
-    os._exit(code or 0)
 
 
 @pytest.fixture(scope="session")
 def start_process(cache, tmp_path_factory):
     """Start `module.function(*arguments)` in a process of its own; returns (process, path of what it prints).
 
-    The processes are forked from one that has imported torch and has done nothing with it: as fresh as a new one,
-    without the seconds an import takes.
+    The processes are forked from one that has imported what the scripts import and has done nothing with it: as fresh
+    as a new one, without the seconds an import takes.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "transformers.trainer", "transformers.models.gemma3", "peft"])
+    context.set_forkserver_preload(fresh_process.IMPORTED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+        forkserver.ensure_running()
     logs = tmp_path_factory.mktemp("process_logs")
 
     def start(module: str, function: str, *arguments):
         log = logs / f"{len(list(logs.iterdir()))}.txt"
         log.touch()
-        process = context.Process(target=_enter, args=(str(log), module, function, arguments))
+        process = context.Process(target=fresh_process.enter, args=(str(log), module, function, arguments))
         process.start()
         return process, log
 

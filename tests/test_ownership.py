@@ -17,13 +17,6 @@ from linklab.manifest import check_out_dir, read_manifest, staged_folder, write_
 SCRIPTS = Path(files.__file__).parents[1]
 
 
-@pytest.fixture(autouse=True)
-def quick_manifests(monkeypatch):
-    """Manifests ask git and the package folder; that is not what is tested here."""
-    monkeypatch.setattr(manifest, "commit", lambda: None)
-    monkeypatch.setattr(manifest, "versions", dict)
-
-
 def make(folder, text="old", *, script="s.py", force=False, reads=()):
     """Write a folder as a stage does: two files, one of them in a folder below, and the manifest."""
     with staged_folder(folder, script=script, force=force, reads=reads) as stage:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import functools
 import os
 import platform
 import shutil
@@ -42,6 +43,7 @@ MANIFEST = "manifest.json"
 _VERSIONED = ("numpy", "pandas", "torch", "transformers", "datasets", "peft", "scikit-learn", "bitsandbytes")
 
 
+@functools.cache  # here and below: of what this process runs, asked once; asking takes longer than writing a manifest
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that can change a result, without importing them."""
     from importlib import metadata
@@ -53,6 +55,7 @@ def versions() -> dict[str, str]:
     return found
 
 
+@functools.cache
 def commit() -> str | None:
     """Return the commit of the checkout these scripts run from, with `-dirty` for a changed tree; None outside git."""
     checkout = Path(__file__).parents[2]

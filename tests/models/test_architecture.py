@@ -100,7 +100,7 @@ PAIRS = [(name, mode) for name in NAMES for mode in ("full", "lora")]
     ("name", "mode"), [pytest.param(*pair, marks=[] if pair in ALWAYS else pytest.mark.slow) for pair in PAIRS]
 )
 def test_a_family_trains_and_its_model_answers_and_stops_in_plain_transformers(
-    name, mode, saved, letters, tmp_path, start_process, plots_drawn_once
+    name, mode, saved, letters, tmp_path, start_process
 ):
     out = tmp_path / "out"
     words = ["--csv", str(letters), "--target-field", "letter", "--base-model", str(saved[name]), "--mode", mode]

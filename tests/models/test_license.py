@@ -22,9 +22,7 @@ def test_a_gemma_is_under_gemmas_terms_also_where_no_card_lies(tmp_path):
         assert license.license_of(name) == "gemma"
 
 
-def test_a_model_made_from_an_apache_base_is_under_its_license_and_names_no_gemma(
-    rule_table, tmp_path, plots_drawn_once
-):
+def test_a_model_made_from_an_apache_base_is_under_its_license_and_names_no_gemma(rule_table, tmp_path):
     base = families.save_family("llama", tmp_path / "base")
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     out = tmp_path / "out"

@@ -16,6 +16,11 @@ from metrics.test_comparison import make_examples, write_run
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.fixture(scope="module")
+def rendered_once():
+    """Every picture is a real one here."""
+
+
 def make_experiment(folder, candidate="tuned", **more):
     runs = comparison.read_runs([folder])
     reference = comparison.find_run(runs, "trees")

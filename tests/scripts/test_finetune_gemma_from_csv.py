@@ -14,8 +14,6 @@ from linklab.models import load
 from linklab.training import results, safeguards
 from training_runs import MODES, PROMPT, WEIGHTS, settings_of, words
 
-pytestmark = pytest.mark.usefixtures("imported_things_are_not_garbage")
-
 
 @pytest.fixture(scope="module")
 def trained(rule_table, tmp_path_factory):

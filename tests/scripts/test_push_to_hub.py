@@ -21,7 +21,7 @@ TERMS = ["--license", "gemma"]
 
 
 @pytest.fixture(scope="module")
-def trained(rule_table, tmp_path_factory, plots_drawn_once):
+def trained(rule_table, tmp_path_factory):
     """An adapter of a base model in a folder, merged too, and its evaluations on test and validation rows."""
     folder = tmp_path_factory.mktemp("trained")
     tokenizer = tiny.build_tokenizer()

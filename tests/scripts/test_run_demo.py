@@ -37,7 +37,7 @@ def scripts_of(commands):
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory, plots_drawn_once):
+def demo(tmp_path_factory):
     """A demo that has run: (its folder, the commands it ran)."""
     out, commands = tmp_path_factory.mktemp("demo") / "out", []
     with pytest.MonkeyPatch.context() as patch:

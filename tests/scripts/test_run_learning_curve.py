@@ -19,7 +19,7 @@ from linklab.manifest import MANIFEST, staged_folder, write_manifest
 from linklab.metrics import metrics
 from linklab.metrics.metric_table import METRICS
 from linklab.metrics.predictions import Prediction
-from linklab.studies import learning_curve, plots, study_cost
+from linklab.studies import learning_curve, study_cost
 from linklab.studies.options import MEASURED
 from linklab.tasks.source import Source, open_source
 
@@ -97,8 +97,6 @@ def luck(text, seed):
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "call", stand_in(tmp_path / "ledger"))
-    monkeypatch.setattr(plots, "learning_curve", lambda found: b"png")  # half a second each
-    monkeypatch.setattr(manifest, "commit", lambda: None)
     (tmp_path / "ledger").touch()
     return tmp_path
 
@@ -131,7 +129,6 @@ def test_a_study_writes_its_table_its_law_and_what_a_goal_needs_and_runs_nothing
 ):
     monkeypatch.setattr(pipeline, "call", stand_in(tmp_path / "ledger"))
     monkeypatch.setattr(learning_curve, "BESIDE", ("most_frequent",))  # trees take seconds
-    monkeypatch.setattr(manifest, "commit", lambda: None)
     asked = words(big_table, tmp_path, "--goal", "accuracy=0.9", rows="100")
     assert run_learning_curve.main(asked) == 0
     folder = study_of(tmp_path)

@@ -19,7 +19,7 @@ import optuna
 import pytest
 import run_sweep
 from linklab import manifest, pipeline
-from linklab.studies import plots, sweep
+from linklab.studies import sweep
 from linklab.studies import trials as trials_room
 from linklab.studies.search_space import Axis
 from linklab.studies.trials import Trials
@@ -30,9 +30,8 @@ SPACE = ["--space", "learning_rate=log:1e-4:1e-2", "lora_rank=4,8,16"]
 
 @pytest.fixture
 def place(drawing, monkeypatch):
-    """As `drawing`, without plots and importances, which cost a second each time."""
+    """As `drawing`, without importances, which cost a second each time."""
     monkeypatch.setattr(sweep, "find_importances", lambda trials: {})
-    monkeypatch.setattr(plots, "parallel_coordinates", lambda *a, **k: b"png")
     return drawing
 
 
@@ -40,7 +39,6 @@ def place(drawing, monkeypatch):
 def drawing(rule_table, tmp_path, monkeypatch):
     """A folder in which the stand-in for training is used; its ledger is in `ledger`."""
     monkeypatch.setattr(pipeline, "SCRIPTS", STUBS)
-    monkeypatch.setattr(manifest, "commit", lambda: None)  # git takes longer than the rest
     monkeypatch.setenv("STUB_LEDGER", str(tmp_path / "ledger"))
     (tmp_path / "ledger").touch()
     return tmp_path

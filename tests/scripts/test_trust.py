@@ -32,7 +32,7 @@ def change(path, old=None, new=None):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, rule_table, plots_drawn_once):
+def trained(tmp_path_factory, rule_table):
     """A table, its conversations (jsonl/), and a tiny adapter trained on them for one step (run/)."""
     place = tmp_path_factory.mktemp("trust")
     shutil.copy(rule_table, place / "animals.csv")

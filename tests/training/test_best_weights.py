@@ -11,8 +11,6 @@ from linklab.models import load
 from linklab.training import answer_loss
 from training_runs import same, stopping_before, validation_losses, weights_of, words
 
-pytestmark = pytest.mark.usefixtures("imported_things_are_not_garbage")
-
 
 def test_the_validation_loss_is_the_mean_over_answer_tokens(rule_table, tmp_path):
     """`insect` has more tokens than `fish`: the mean of three batches' means would be another number."""

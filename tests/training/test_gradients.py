@@ -10,8 +10,6 @@ from linklab.models import load
 from linklab.training import answer_loss
 from training_runs import MODES, WEIGHTS, settings_of, unfinish, words
 
-pytestmark = pytest.mark.usefixtures("imported_things_are_not_garbage")
-
 
 def test_one_row_accumulated_eight_times_trains_as_a_batch_of_eight(rule_table, tmp_path):
     from safetensors.torch import load_file

@@ -16,8 +16,6 @@ from linklab.manifest import NEW, find_changed, read_manifest
 from linklab.training import checkpoints
 from training_runs import stopping_before, tree, words
 
-pytestmark = pytest.mark.usefixtures("imported_things_are_not_garbage")
-
 
 def test_a_second_training_in_one_folder_is_refused_while_the_first_one_runs(rule_table, tmp_path, monkeypatch, capfd):
     out = tmp_path / "out"
@@ -70,7 +68,7 @@ def test_what_a_person_keeps_under_a_trainings_names_is_named_and_stays(rule_tab
 
 
 @pytest.fixture(scope="module")
-def finished(rule_table, tmp_path_factory, plots_drawn_once):
+def finished(rule_table, tmp_path_factory):
     """A finished training of two steps."""
     out = tmp_path_factory.mktemp("finished") / "out"
     assert finetune.main(words(rule_table, out, steps=2, save=1)) == 0

@@ -12,9 +12,6 @@ from linklab import files
 from linklab.manifest import MANIFEST
 from training_runs import WEIGHTS, stopping_before, tree, unfinish, validation_losses, words
 
-pytestmark = pytest.mark.usefixtures("imported_things_are_not_garbage")
-
-
 STOPPABLE = ["--mode", "lora", "--lora-dropout", "0.1"]  # dropout: the random state must be continued too
 
 
