@@ -68,12 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group("Input")
     data.add_argument("--csv", required=True, metavar="FILE", help="the rows to convert")
     cli.add_row_options(data)
-    data.add_argument(
-        "--max-rows",
-        type=cli.positive_int,
-        metavar="N",
-        help="convert at most N rows, the same in every script (default: all)",
-    )
+    cli.add_max_rows_option(data, "convert at most N rows")
     data.add_argument(
         "--base-model",
         metavar="NAME",

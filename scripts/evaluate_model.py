@@ -59,12 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     judged.add_argument("--predictions", metavar="FILE", help="predictions.jsonl of any origin")
     cli.add_source_options(data)
     data.add_argument("--split", choices=("train", "validation", "test"), default="test", help="the rows to score")
-    data.add_argument(
-        "--max-rows",
-        type=cli.positive_int,
-        metavar="N",
-        help="score at most N rows, the same in every script (default: all)",
-    )
+    cli.add_max_rows_option(data, "score at most N rows")
     data.add_argument(
         "--allow-training-rows", action="store_true",
         help="score rows although the model was trained on them; the report says so",

@@ -67,12 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="COL=VALUE",
         help="one row to answer, given here; a list as 5210,5530,5775 or [5210,5530,5775]",
     )
-    data.add_argument(
-        "--max-rows",
-        type=cli.positive_int,
-        metavar="N",
-        help="answer at most N rows, the same in every script (default: all)",
-    )
+    cli.add_max_rows_option(data, "answer at most N rows")
     cli.add_table_options(data, "with --csv: ", only=("--delimiter", "--decimal", "--encoding", "--drop-bad-rows"))
     output = parser.add_argument_group("Output")
     output.add_argument("--out", metavar="FILE", help="CSV to write; `-` writes standard output (optional with --set)")

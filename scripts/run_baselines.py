@@ -55,18 +55,8 @@ def build_parser() -> argparse.ArgumentParser:
     source.add_argument("--data", metavar="PATH", help=cli.DATA_HELP)
     cli.add_row_options(data)
     data.add_argument("--split", default="test", choices=("train", "validation", "test"), help="rows to answer")
-    data.add_argument(
-        "--max-rows",
-        type=cli.positive_int,
-        metavar="N",
-        help="answer at most N rows of the split, the same in every script (default: all)",
-    )
-    data.add_argument(
-        "--max-train-rows",
-        type=cli.positive_int,
-        metavar="N",
-        help="learn from at most N rows of the train split, the same in every script (default: all)",
-    )
+    cli.add_max_rows_option(data, "answer at most N rows of the split")
+    cli.add_max_rows_option(data, "learn from at most N rows of the train split", "--max-train-rows")
     rules = parser.add_argument_group("Baselines")
     rules.add_argument(
         "--only", type=cli.comma_list, metavar="NAME[,NAME]", help="run only these (default: all that fit)"

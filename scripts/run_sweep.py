@@ -38,12 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     parser = cli.make_parser(__doc__)
     data = options.add_data_options(parser)
-    data.add_argument(
-        "--max-rows",
-        type=cli.positive_int,
-        metavar="N",
-        help="train on at most N rows, the same in every script (default: all)",
-    )
+    cli.add_max_rows_option(data, "train on at most N rows")
     data.add_argument(
         "--validation-rows", type=cli.positive_int, default=100, metavar="N", help="rows that trials are judged on"
     )

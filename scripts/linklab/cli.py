@@ -387,6 +387,11 @@ def add_source_options(group: argparse._ActionsContainer) -> None:
     )  # fmt: skip
 
 
+def add_max_rows_option(group: argparse._ActionsContainer, what: str, option: str = "--max-rows") -> None:
+    """Add at most how many rows are worked on; `what` says it: `score at most N rows`."""
+    group.add_argument(option, type=positive_int, metavar="N", help=f"{what}, the same in every script (default: all)")
+
+
 def add_base_model_option(group: argparse._ActionsContainer) -> None:
     """Add the model that is trained."""
     group.add_argument(

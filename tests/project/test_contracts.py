@@ -108,7 +108,8 @@ def test_no_script_imports_a_script(path):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_help_answers_where_the_heavy_packages_cannot_be_imported(path):
-    blocker = f"import sys; sys.modules.update(dict.fromkeys({HEAVY!r})); "
+    heavy = HEAVY if path.name == "import_survey.py" else (*HEAVY, "numpy")  # its options are columns of links.csv
+    blocker = f"import sys; sys.modules.update(dict.fromkeys({heavy!r})); "
     run = f"import runpy; sys.path.insert(0, {str(path.parent)!r}); sys.argv = [{str(path)!r}, '--help']; "
     run += f"runpy.run_path({str(path)!r}, run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", blocker + run], capture_output=True, text=True, check=False)
