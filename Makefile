@@ -23,7 +23,7 @@ demo: $(VENV)/.runtime
 	$(PY) scripts/run_demo.py --base-model $(MODEL) --max-rows $(ROWS)
 
 test: $(VENV)/.dev
-	$(PY) -m pytest -n auto
+	$(PY) scripts/check_merge.py --only tests --live
 
 test-slow: $(VENV)/.dev
 	$(PY) -m pytest -m slow

@@ -242,12 +242,6 @@ def test_ci_runs_what_is_here_with_actions_pinned_by_commit():
         assert done.returncode == 0, done.stderr.decode()
 
 
-def test_make_test_runs_the_tests_with_the_words_of_the_gate():
-    recipe = re.findall(r"^test: .*\n\t\$\(PY\) (.*)$", (ROOT / "Makefile").read_text(), flags=re.M)
-    gate = next(gate for gate in check_merge.GATES if gate.name == "tests")
-    assert len(recipe) == 1 and gate.commands[0].split(" --ignore ")[0] == recipe[0]
-
-
 # Each room may import from its own level's earlier ones only; rooms of one level do not know each other.
 LEVELS = (
     {"config_file"}, {"cli", "radio"}, {"notebooks", "locks", "parallel", "hub"}, {"files"}, {"manifest"},

@@ -41,6 +41,14 @@ def test_a_red_gate_is_named_with_its_command_and_what_it_printed_and_the_others
     assert "\nwhy\n" in told.err
 
 
+def test_with_live_a_gate_prints_while_it_runs(gates, capfd):
+    gates(Gate("one", "one holds", (FAILS,)))
+    assert check_merge.main(["--live"]) == 1
+    out, shown = capfd.readouterr()
+    assert out.startswith("why\n") and "exit code 3" in out
+    assert "\nwhy\n" not in shown
+
+
 def test_a_command_after_a_failing_one_is_not_run(gates, tmp_path):
     gates(Gate("one", "", (FAILS, f"-c open('{tmp_path}/made','w')")))
     assert check_merge.main([]) == 1
@@ -82,7 +90,7 @@ def replace(name: str, old: str, new: str):
 
 def break_one_test_of_few(folder: Path) -> None:
     """Break a formula; of the tests leave those that guard it, so that the canary takes seconds."""
-    for path in (folder / "tests").glob("test_*.py"):
+    for path in (folder / "tests").rglob("test_*.py"):
         if path.name != "test_channels.py":
             path.unlink()
     replace("scripts/linklab/radio/channels.py", "5000 + 5 *", "5000 + 6 *")(folder)
