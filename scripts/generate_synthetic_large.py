@@ -55,24 +55,6 @@ def domain_mix(text: str) -> tuple[tuple[str, float], ...]:
     return tuple((name, mix[name] / total) for name in DOMAIN_SHARES if name in mix)
 
 
-def percent(text: str) -> float:
-    """Argparse type: a number from 0 up to, not including, 100."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
-    if not 0 <= value < 100:
-        raise argparse.ArgumentTypeError(f"{text} is not in [0, 100)")
-    return value
-
-
-def seed_number(text: str) -> int:
-    """Argparse type: a whole number from 0 to 2^64 - 1."""
-    if not text.isascii() or not text.isdigit() or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 to 2^64 - 1")
-    return int(text)
-
-
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.make_parser(__doc__)
     group = parser.add_argument_group("Output")
@@ -113,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--min-gap",
-        type=percent,
+        type=cli.Limits(float, 0, 100, below=True),
         default=2.0,
         metavar="PERCENT",
         help="least lead of the best channel over the second, in %% of its throughput",
@@ -132,7 +114,9 @@ def build_parser() -> argparse.ArgumentParser:
         "fill every stratum with fresh rows",
     )
     group = parser.add_argument_group("Reproducibility")
-    group.add_argument("--seed", type=seed_number, default=0, metavar="N", help="whole number from 0 to 2^64 - 1")
+    group.add_argument(
+        "--seed", type=cli.Limits(int, 0, 2**64 - 1), default=0, metavar="N", help="whole number from 0 to 2^64 - 1"
+    )
     group.add_argument(
         "--workers",
         type=cli.positive_int,

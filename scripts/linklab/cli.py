@@ -195,39 +195,6 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds // 3600} h {seconds % 3600 // 60} min"
 
 
-def positive_int(text: str) -> int:
-    """Argparse type: a whole number of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
-
-
-def seed_number(text: str) -> int:
-    """Argparse type: a whole number from 0 to 2^32 - 1, what PyTorch and NumPy both take as a seed."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
-    if not 0 <= value < 2**32:
-        raise argparse.ArgumentTypeError(f"{value} is outside 0 to 2^32 - 1")
-    return value
-
-
-def positive_float(text: str) -> float:
-    """Argparse type: a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not above 0 and finite")
-    return value
-
-
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """Argparse type: a finite number of `kind` from `low` to `high`; `above` and `below` leave out that end itself."""
@@ -254,22 +221,18 @@ class Limits:
     def text(self) -> str:
         """Return the range in words: `a whole number of at least 1`, `a number from 0 to below 1`."""
         what = "a whole number" if self.kind is int else "a number"
+        first, last = (str(end) if isinstance(end, int) else f"{end:.10g}" for end in (self.low, self.high))
         if self.high == math.inf:
-            return f"{what} {'above' if self.above else 'of at least'} {self.low:.10g}"
-        low = f"above {self.low:.10g}" if self.above else f"from {self.low:.10g}"
-        high = f"below {self.high:.10g}" if self.below else f"{self.high:.10g}"
+            return f"{what} {'above' if self.above else 'of at least'} {first}"
+        low = f"above {first}" if self.above else f"from {first}"
+        high = f"below {last}" if self.below else last
         return f"{what} {low} {'and at most' if self.above and not self.below else 'to'} {high}"
 
 
-def share(text: str) -> float:
-    """Argparse type: a number from 0 to 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number") from None
-    if not 0 <= value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return value
+positive_int = Limits(int, 1)
+positive_float = Limits(float, 0, above=True)
+share = Limits(float, 0, 1)
+seed_number = Limits(int, 0, 2**32 - 1)  # what PyTorch and NumPy both take
 
 
 def comma_list(text: str) -> list[str]:

@@ -257,11 +257,11 @@ def test_quotas_count_across_blocks():
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--n-samples", "0"], "below 1"),
+        (["--n-samples", "0"], "at least 1"),
         (["--domains", "FCC,MARS"], "MARS"),
         (["--domains", "FCC=0"], "above 0"),
-        (["--seed", "-1"], "seed"),
-        (["--min-gap", "100"], "100"),
+        (["--seed", "-1"], "from 0 to 18446744073709551615"),
+        (["--min-gap", "100"], "from 0 to below 100"),
         (["--balance", "oversample"], "--stratify-by"),
         (["--stratify-by", "colour"], "colour"),
         (["--stratify-by", "rssi_dbm"], "rssi_dbm"),

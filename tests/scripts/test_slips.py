@@ -60,7 +60,12 @@ SLIPS = [
         f"--csv table.csv {OUT} --epochs 3",
         "arguments: --epochs 3 (",
     ),
-    ("no rows", "run_baselines", f"--csv table.csv --max-rows 0 {OUT}", "argument --max-rows: 0 is below 1"),
+    (
+        "no rows",
+        "run_baselines",
+        f"--csv table.csv --max-rows 0 {OUT}",
+        "argument --max-rows: 0 is out of range; expected a whole number of at least 1",
+    ),
     ("a thousands comma", "generate_synthetic_large", f"--n-samples 4,000 {OUT}", "'4,000' is not a whole number"),
     ("a misspelt model", "finetune_gemma_from_csv", f"{TABLE} --base-model embeded {OUT}", "did you mean embedded?"),
     ("a misspelt model to score", "evaluate_model", f"{TABLE} --model ./modle {OUT}", "./modle: no such model folder"),

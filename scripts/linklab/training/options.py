@@ -44,13 +44,10 @@ def option(
     checkpoint is only continued with the same value. A `tunable` one can be swept. Of the options with the same
     `exclusive` name only one may be given. `optional_value` is used where the option stands without a value.
     """
-    told = {"help": help, "group": group, "metavar": metavar, "limits": limits, "source": source, "unset": unset,
+    metadata = {"help": help, "group": group, "metavar": metavar, "limits": limits, "source": source, "unset": unset,
             "decides": decides, "tunable": tunable, "exclusive": exclusive,
             "optional_value": optional_value}  # fmt: skip
-    return dataclasses.field(default=default, metadata=told)
-
-
-AT_LEAST_ONE = cli.Limits(int, 1)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,12 +64,12 @@ class TrainingSettings:
         "train on at most N rows, the same ones in every script",
         group="Input",
         metavar="N",
-        limits=AT_LEAST_ONE,
+        limits=cli.positive_int,
         unset="all rows",
     )
     validation_rows: int = option(
-        0, "validation rows that the validation loss is computed on", group="Input", metavar="N", limits=AT_LEAST_ONE,
-        unset="a tenth of the training rows, 40 to 100",
+        0, "validation rows that the validation loss is computed on", group="Input", metavar="N",
+        limits=cli.positive_int, unset="a tenth of the training rows, 40 to 100",
     )  # fmt: skip
     out_dir: str = option(None, "folder for the model and its records", group="Output", metavar="DIR")
     resume: str | None = option(
@@ -98,11 +95,11 @@ class TrainingSettings:
         "(NF4)", group="Model", decides=True, source="fast, small files, hard to spoil: [training.md](training.md)",
     )  # fmt: skip
     lora_rank: int = option(
-        16, "rank of the adapters", group="Model", metavar="N", limits=AT_LEAST_ONE, decides=True, tunable=True,
+        16, "rank of the adapters", group="Model", metavar="N", limits=cli.positive_int, decides=True, tunable=True,
         source="Biderman et al., \"LoRA Learns Less and Forgets Less\", 2024",
     )  # fmt: skip
     lora_alpha: int = option(
-        32, "scale of the adapters; twice the rank is usual", group="Model", metavar="N", limits=AT_LEAST_ONE,
+        32, "scale of the adapters; twice the rank is usual", group="Model", metavar="N", limits=cli.positive_int,
         decides=True, tunable=True, source="twice the rank: Biderman et al., 2024",
     )  # fmt: skip
     lora_dropout: float = option(
@@ -123,7 +120,7 @@ class TrainingSettings:
         "[three tables](results/tables-embedded.md)",
     )  # fmt: skip
     max_steps: int = option(
-        0, "optimizer steps, instead of --epochs", group="Training", metavar="N", limits=AT_LEAST_ONE, decides=True,
+        0, "optimizer steps, instead of --epochs", group="Training", metavar="N", limits=cli.positive_int, decides=True,
         tunable=True, exclusive="length", unset="as many as --epochs needs",
     )  # fmt: skip
     batch_of: Literal["questions", "rows"] = option(
@@ -134,14 +131,14 @@ class TrainingSettings:
     )  # fmt: skip
     per_device_batch_size: int = option(
         0, "batch size per device, in questions: a row is one, or with --ask choices one per choice (see --batch-of)",
-        group="Training", metavar="N", limits=AT_LEAST_ONE, decides=True, tunable=True,
+        group="Training", metavar="N", limits=cli.positive_int, decides=True, tunable=True,
         unset="16 questions where rows have several, else 8 rows",
         source="16 short questions take little longer than 8 and learn as much each: "
         "[experiments](results/experiments.md)",
     )  # fmt: skip
     gradient_accumulation_steps: int = option(
-        1, "batches accumulated per optimizer step", group="Training", metavar="N", limits=AT_LEAST_ONE, decides=True,
-        tunable=True, source="8 rows fit a small GPU; raise it where they do not",
+        1, "batches accumulated per optimizer step", group="Training", metavar="N", limits=cli.positive_int,
+        decides=True, tunable=True, source="8 rows fit a small GPU; raise it where they do not",
     )  # fmt: skip
     learning_rate: float = option(
         0.0, "peak learning rate", group="Training", metavar="X", limits=cli.Limits(float, 0, 1, above=True),
@@ -165,7 +162,7 @@ class TrainingSettings:
     )  # fmt: skip
     max_length: int = option(
         512, "maximum tokens per row; longer rows are rejected, never truncated", group="Training", metavar="N",
-        limits=AT_LEAST_ONE, decides=True, source="rows of links have 60 to 300 tokens",
+        limits=cli.positive_int, decides=True, source="rows of links have 60 to 300 tokens",
     )  # fmt: skip
     precision: Literal["bf16", "fp32", "fp16"] | None = option(
         None, "what matrix products are computed in", group="Training", decides=True,
@@ -173,16 +170,16 @@ class TrainingSettings:
     )  # fmt: skip
     gradient_checkpointing: bool = option(False, "less memory, about a third more time", group="Training", decides=True)
     eval_steps: int = option(
-        0, "steps between validation losses", group="Training", metavar="N", limits=AT_LEAST_ONE,
+        0, "steps between validation losses", group="Training", metavar="N", limits=cli.positive_int,
         unset="the save steps",
     )  # fmt: skip
     save_steps: int = option(
-        0, "steps between checkpoints", group="Training", metavar="N", limits=AT_LEAST_ONE,
+        0, "steps between checkpoints", group="Training", metavar="N", limits=cli.positive_int,
         unset="a tenth of the run, at most 200",
     )  # fmt: skip
     save_total_limit: int = option(
         2, "checkpoints kept; never fewer than 2, so that one is always complete", group="Training", metavar="N",
-        limits=AT_LEAST_ONE, source="the last one, and one to fall back to",
+        limits=cli.positive_int, source="the last one, and one to fall back to",
     )  # fmt: skip
     patience: int = option(
         0, "stop after N validations in a row without an improvement (see --best-by); 0: never", group="Training",
@@ -207,7 +204,7 @@ class TrainingSettings:
     )  # fmt: skip
     seed: int = option(
         0, "seed of the adapters' first values and of the row order", group="Reproducibility", metavar="N",
-        limits=cli.Limits(int, 0, 2**32 - 1), decides=True,
+        limits=cli.seed_number, decides=True,
     )  # fmt: skip
     argv: tuple[str, ...] = ()
 
@@ -285,37 +282,37 @@ def add_options(parser: argparse.ArgumentParser, groups: dict[str, Any]) -> None
     """Add every training option to the parser; `groups` holds its argument groups by title, and gets the others."""
     exclusive: dict[str, Any] = {}
     for name, field in FIELDS.items():
-        told = field.metadata
-        if "group" not in told:
+        about = field.metadata
+        if "group" not in about:
             continue  # --base-model, which other scripts have too
-        if told["group"] not in groups:
-            groups[told["group"]] = parser.add_argument_group(told["group"])
-        group = groups[told["group"]]
+        if about["group"] not in groups:
+            groups[about["group"]] = parser.add_argument_group(about["group"])
+        group = groups[about["group"]]
         if name == "precision":
             cli.add_precision_options(group, float16=True)
             continue
-        if told["exclusive"]:
-            if told["exclusive"] not in exclusive:
-                exclusive[told["exclusive"]] = group.add_mutually_exclusive_group()
-            group = exclusive[told["exclusive"]]
+        if about["exclusive"]:
+            if about["exclusive"] not in exclusive:
+                exclusive[about["exclusive"]] = group.add_mutually_exclusive_group()
+            group = exclusive[about["exclusive"]]
         group.add_argument(flag_of(name), **_argument_of(name, field))
 
 
 def _argument_of(name: str, field: dataclasses.Field) -> dict[str, Any]:
-    """Return what argparse is told of an option."""
-    told = field.metadata
+    """Return the keywords of an option's `add_argument`."""
+    about = field.metadata
     if _TYPES[name] is bool:
-        return {"action": "store_true", "help": told["help"]}
-    made: dict[str, Any] = {"help": told["help"], "default": None if told["unset"] else field.default}
-    if told["unset"]:
-        made["help"] += f" (default: {told['unset']})"
+        return {"action": "store_true", "help": about["help"]}
+    made: dict[str, Any] = {"help": about["help"], "default": None if about["unset"] else field.default}
+    if about["unset"]:
+        made["help"] += f" (default: {about['unset']})"
     if name == "out_dir":
         made["required"] = True
-    if told["optional_value"]:
-        made |= {"nargs": "?", "const": told["optional_value"]}
+    if about["optional_value"]:
+        made |= {"nargs": "?", "const": about["optional_value"]}
     if choices := choices_of(name):
         return made | {"choices": choices}
-    return made | {"metavar": told["metavar"]} | ({"type": told["limits"]} if told["limits"] else {})
+    return made | {"metavar": about["metavar"]} | ({"type": about["limits"]} if about["limits"] else {})
 
 
 def read_settings(args: argparse.Namespace) -> TrainingSettings:
@@ -349,8 +346,8 @@ def write_table() -> str:
     """Return the options as the markdown table of docs/settings.md."""
     lines = ["| option | default | takes | what it does | source of the default |", "|---|---|---|---|---|"]
     for name, field in FIELDS.items():
-        told = field.metadata
-        if "group" not in told:
+        about = field.metadata
+        if "group" not in about:
             continue
         flags = list(SWITCHES.values()) if name == "precision" else [flag_of(name)]
         if _TYPES[name] is bool or name == "precision":
@@ -358,11 +355,11 @@ def write_table() -> str:
         elif choices := choices_of(name):
             takes = ", ".join(f"`{choice}`" for choice in choices)
         else:
-            takes = told["limits"].text() if told["limits"] else f"`{told['metavar']}`".replace("|", "\\|")
-        default = told["unset"] or ("off" if _TYPES[name] is bool else write_value(field.default))
-        if field.default is None and not told["unset"]:
+            takes = about["limits"].text() if about["limits"] else f"`{about['metavar']}`".replace("|", "\\|")
+        default = about["unset"] or ("off" if _TYPES[name] is bool else write_value(field.default))
+        if field.default is None and not about["unset"]:
             default = "required" if name == "out_dir" else "–"
-        words = (", ".join(f"`{flag}`" for flag in flags), default, takes, told["help"], told["source"] or "–")
+        words = (", ".join(f"`{flag}`" for flag in flags), default, takes, about["help"], about["source"] or "–")
         lines.append("| " + " | ".join(words) + " |")
     return "\n".join(lines)
 
