@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from linklab import cli, files, manifest
 from linklab.manifest import check_out_dir, read_preset, staged_folder, write_manifest
+from linklab.training.options import TrainingSettings
 
 if TYPE_CHECKING:
     from linklab.tables.csv_stream import Block
@@ -78,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--max-length",
         type=cli.positive_int,
-        default=512,
+        default=TrainingSettings.max_length,
         metavar="N",
         help="maximum tokens per row for --base-model, as in finetune_gemma_from_csv.py",
     )
