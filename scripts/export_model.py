@@ -170,7 +170,7 @@ def open_judge(path: Path) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code."""
-    return cli.main(build_parser(), run, None if argv is None else list(argv))
+    return cli.main(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

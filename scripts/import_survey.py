@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     current = settings.current_channel_mhz or next((r.frequency_mhz for r in readings if r.in_use), None)
     signal = settings.signal_dbm
     if settings.station:
-        signal = surveys.read_station(_read_text(settings.station), settings.station_address).signal_dbm
+        signal = surveys.read_station(_read_text(settings.station), settings.station_address)
     assert signal is not None and math.isfinite(signal)
     row, more = field_rows.make_row(
         settings.columns, readings, signal_dbm=signal, current_mhz=current, noise_dbm=settings.noise_dbm,
@@ -119,7 +119,7 @@ def _read_text(path: Path) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the script and return its exit code."""
-    return cli.main(build_parser(), run, None if argv is None else list(argv))
+    return cli.main(build_parser(), run, argv)
 
 
 if __name__ == "__main__":

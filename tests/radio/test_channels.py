@@ -6,7 +6,7 @@ from linklab.radio import channels as ch
 
 
 def eirp(domain, number, power, gain):
-    return float(ch.eirp_dbm(ch.DOMAINS.index(domain), ch.INDEX_OF_CENTRE[5000 + 5 * number], power, gain))
+    return float(ch.eirp_dbm(ch.DOMAINS.index(domain), ch.channel_index(5000 + 5 * number), power, gain))
 
 
 def test_45_centres_and_no_two_widths_share_one():
@@ -17,7 +17,7 @@ def test_45_centres_and_no_two_widths_share_one():
 
 def test_wide_channels_are_made_of_whole_20_mhz_channels():
     assert (ch.COVERS.sum(1) == ch.WIDTH_MHZ // 20).all()
-    sub = ch.CENTRE_MHZ[:25][ch.COVERS[ch.INDEX_OF_CENTRE[5690]]]  # channel 138
+    sub = ch.CENTRE_MHZ[:25][ch.COVERS[ch.channel_index(5690)]]  # channel 138
     assert sub.tolist() == [5660, 5680, 5700, 5720]
 
 
@@ -56,13 +56,13 @@ def test_radiated_power(domain, number, power, gain, expected):
 
 def test_psd_limits_bind_only_below_their_reference_bandwidth():
     fcc = ch.DOMAINS.index("FCC")
-    c = ch.INDEX_OF_CENTRE[5260]
+    c = ch.channel_index(5260)
     assert ch.CONDUCTED_LIMIT_DBM[fcc, c] == 24.0  # 11 + 10 lg 20 = 24.01
 
 
 def test_dfs_and_cac_follow_the_band():
     def of(domain, number):
-        d, c = ch.DOMAINS.index(domain), ch.INDEX_OF_CENTRE[5000 + 5 * number]
+        d, c = ch.DOMAINS.index(domain), ch.channel_index(5000 + 5 * number)
         return bool(ch.IS_DFS[d, c]), float(ch.CAC_S[d, c])
 
     assert of("FCC", 36) == (False, 0) and of("FCC", 52) == (True, 60) and of("FCC", 165) == (False, 0)
@@ -73,9 +73,9 @@ def test_dfs_and_cac_follow_the_band():
 
 
 def test_availability_counts_non_occupancy_and_channel_check():
-    etsi, weather = ch.DOMAINS.index("ETSI"), ch.INDEX_OF_CENTRE[5600]
+    etsi, weather = ch.DOMAINS.index("ETSI"), ch.channel_index(5600)
     assert ch.availability(etsi, weather, 2.0) == pytest.approx(1 - 2 * 2400 / 86400)
-    assert ch.availability(ch.DOMAINS.index("FCC"), ch.INDEX_OF_CENTRE[5180], 2.0) == 1.0
+    assert ch.availability(ch.DOMAINS.index("FCC"), ch.channel_index(5180), 2.0) == 1.0
 
 
 def test_channel_index_finds_centres_and_refuses_others():

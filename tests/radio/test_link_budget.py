@@ -19,7 +19,7 @@ def test_noise_floor_agrees_with_scipy():
 # constant of free space; 20 lg(4 pi d f / c) has 92.4478, which is 2.2 thousandths of a dB (and .05 Mbit/s) less.
 @pytest.mark.parametrize("number, rssi, throughput", [(155, -46.705, 547.65), (58, -65.944, 407.32)])
 def test_chain_check_values(number, rssi, throughput):
-    fcc, c = ch.DOMAINS.index("FCC"), ch.INDEX_OF_CENTRE[5000 + 5 * number]
+    fcc, c = ch.DOMAINS.index("FCC"), ch.channel_index(5000 + 5 * number)
     eirp = ch.eirp_dbm(fcc, c, 25, 25)
     level = lb.rssi_dbm(eirp, 25, 5.0, ch.CENTRE_MHZ[c])
     assert level - (92.45 - 92.4478) == pytest.approx(rssi, abs=1e-3)
@@ -69,7 +69,7 @@ def test_interference_agrees_with_a_plain_loop():
 
 
 def test_a_neighbour_that_is_heard_costs_time_and_one_that_is_not_costs_sinr():
-    c = ch.INDEX_OF_CENTRE[5180]
+    c = ch.channel_index(5180)
     heard = lb.interference(
         np.array([0]), np.array([0]), np.array([c]), np.array([-70.0]), np.array([-70.0]), np.array([0.4])
     )

@@ -147,6 +147,6 @@ def test_every_link_of_a_trees_obstruction_loses_what_weissberger_says():
         "offset_deg": np.zeros((2, 2)), "gain_dbi": np.array([25, 25]), "obstruction": np.array([2, 1]),
         "clearance": np.array([0.0, 0.0]), "rain_mm_h": np.array([0.0, 0.0]), "distance_m": np.array([1e3, 1e3]),
     }  # fmt: skip
-    c = ch.INDEX_OF_CENTRE[5500]
+    c = ch.channel_index(5500)
     loss = sc.extra_losses_db(links, np.array([0, 1]), np.array([c, c]))
     assert loss == pytest.approx([0.45 * 5.5**0.284 * 8, 6.0329], abs=1e-3)

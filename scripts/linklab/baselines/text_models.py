@@ -20,8 +20,6 @@ RIDGE_PENALTY = 1.0
 FOLDS = 5
 NEAREST_AT_ONCE = 256  # rows compared with all training rows at a time
 
-Scores = tuple[np.ndarray, np.ndarray]  # of (training rows, rows to answer)
-
 
 def tfidf_class(problem: Problem, target: Target) -> Answers:
     """Rank the legal choices by logistic regression on the words of the text columns."""

@@ -42,14 +42,6 @@ class Counters:
     in_use: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Station:
-    """The far end as `iw station dump` shows it: signal in dBm (average where there is one), rates in Mbit/s."""
-
-    signal_dbm: float
-    transmit_rate_mbps: float | None = None
-
-
 def recognise(text: str) -> str:
     """Return which of FORMATS a text is; raises UserError when it is none."""
     if re.search(r"^Survey data from ", text, re.M):
@@ -218,8 +210,11 @@ def read_unifi(text: str) -> list[ChannelReading]:
     return sorted(readings.values(), key=lambda reading: reading.frequency_mhz)
 
 
-def read_station(text: str, address: str | None = None) -> Station:
-    """Return the far end of an `iw dev X station dump`; `address` says which when there are several."""
+def read_station(text: str, address: str | None = None) -> float:
+    """Return the signal in dBm (the average where there is one) of the far end in an `iw dev X station dump`.
+
+    `address` says which far end when there are several.
+    """
     blocks = re.split(r"^Station (?=[0-9a-fA-F:]{17})", text, flags=re.M)[1:]
     if not blocks:
         raise UserError("no station in the dump; expected the output of `iw dev INTERFACE station dump`")
@@ -233,7 +228,7 @@ def read_station(text: str, address: str | None = None) -> Station:
         signal = _number(blocks[0], r"signal:\s*(-?\d+)")
     if signal is None:
         raise UserError("the station dump holds no signal; send some traffic over the link and dump again")
-    return Station(signal, _number(blocks[0], r"tx bitrate:\s*([\d.]+)"))
+    return signal
 
 
 def combine(

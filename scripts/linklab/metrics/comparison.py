@@ -327,17 +327,18 @@ def write_comparison(
             for metric, entry in run.metrics["metrics"].items():
                 result = by_key.get((run.name, metric))
                 cells = [entry["value"], entry["low"], entry["high"]]
-                row = [run.name, run.role, metric, entry["unit"], *map(_cell, cells), entry["n"]]
+                row = [run.name, run.role, metric, entry["unit"], *map(csv_cell, cells), entry["n"]]
                 if result is None:
                     row += [""] * 10
                 else:
-                    row += [result.reference, *map(_cell, (result.difference, result.low, result.high)), result.test]
-                    row += [_cell(result.p), _cell(result.p_holm), _cell(result.p_mcnemar)]
-                    row += [_cell(result.detectable), result.outcome]
+                    row += [result.reference, *map(csv_cell, (result.difference, result.low, result.high)), result.test]
+                    row += [csv_cell(result.p), csv_cell(result.p_holm), csv_cell(result.p_mcnemar)]
+                    row += [csv_cell(result.detectable), result.outcome]
                 writer.writerow(row)
                 lines += 1
     return lines
 
 
-def _cell(value: float | None) -> str:
+def csv_cell(value: float | None) -> str:
+    """Return a number as a cell of a result, empty where there is none."""
     return "" if value is None or math.isnan(value) else f"{value:.6g}"

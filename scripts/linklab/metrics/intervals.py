@@ -41,32 +41,18 @@ def _wilson(successes: float, n: float, z: float) -> tuple[float, float]:
     return low, high
 
 
-def wilson_coverage(n: int, share: float, level: float = LEVEL) -> float:
-    """Return the exact chance that Wilson's interval holds the true `share`: a binomial sum, no simulation."""
-    from scipy.stats import binom
-
-    counts = np.arange(n + 1)
-    ends = np.array([wilson(int(k), n, level) for k in counts])
-    inside = (ends[:, 0] <= share) & (share <= ends[:, 1])
-    return float(binom.pmf(counts[inside], n, share).sum())
-
-
 def number_clusters(groups: Sequence[str]) -> np.ndarray:
     """Return the cluster number of each row: ["a", "b", "a"] -> [0, 1, 0]."""
     seen: dict[str, int] = {}
     return np.array([seen.setdefault(group, len(seen)) for group in groups], dtype=np.int64)
 
 
-def tango(only_first: float, only_second: float, n: float, level: float = LEVEL) -> tuple[float, float]:
+def tango(only_first: float, only_second: float, n: float, z: float) -> tuple[float, float]:
     """Return Tango's score interval of the difference of two shares on the same n rows (Tango 1998).
 
     `only_first` and `only_second` count the rows that one of the two has and the other has not; all may be effective
     numbers. Where they never differ, the interval is not a point: n rows without a difference allow z^2 / (n + z^2).
     """
-    return _tango(only_first, only_second, n, _normal_quantile(level))
-
-
-def _tango(only_first: float, only_second: float, n: float, z: float) -> tuple[float, float]:
     from scipy.optimize import brentq
 
     found = (only_first - only_second) / n
@@ -131,7 +117,7 @@ def share_difference_interval(
     """
     differences = np.asarray(differences, dtype=float)
     n, z = _count_clusters(differences, clusters, level)
-    return _tango(float((differences > 0).mean()) * n, float((differences < 0).mean()) * n, n, z)
+    return tango(float((differences > 0).mean()) * n, float((differences < 0).mean()) * n, n, z)
 
 
 def resample_counts(clusters: np.ndarray, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[np.ndarray]:

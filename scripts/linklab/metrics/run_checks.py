@@ -62,20 +62,12 @@ def _judged_rows(run: ScoredRun, target: str) -> JudgedRows:
     if truth is None or answers is None:
         raise UserError(f"{run.folder / ROWS_FILE}: no '{target}/true' and '{target}/answer'; {AGAIN}")
     if "mae" in columns:
-        true, given = ([_number(text) for text in texts] for texts in (truth, answers))
+        true, given = ([read_number(text) for text in texts] for texts in (truth, answers))
         return JudgedRows(target, "number", "", true, given, columns)
     sure = run.texts.get(f"{target}/confidence")
-    confidences = np.array([_number(text) for text in sure]) if sure else None
+    confidences = np.array([read_number(text) for text in sure]) if sure else None
     kind = "class" if "accuracy" in columns else "text"
     return JudgedRows(target, kind, "", truth, [text or INVALID for text in answers], columns, confidences)
-
-
-def _number(text: str) -> float:
-    """Return a number that row_scores.csv holds, NaN for none."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def _check_rows(run: ScoredRun, rows: JudgedRows) -> None:

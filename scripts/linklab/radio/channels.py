@@ -80,7 +80,6 @@ POSITION = np.arange(len(LEVEL)) - FIRST_OF_LEVEL[LEVEL]  # place among the chan
 N_SUBCHANNELS = len(CHANNEL_NUMBERS[20])
 _SUB_CENTRE = CENTRE_MHZ[:N_SUBCHANNELS]
 COVERS = np.abs(CENTRE_MHZ[:, None] - _SUB_CENTRE) < WIDTH_MHZ[:, None] / 2  # (45, 25): sub-channels of a channel
-INDEX_OF_CENTRE = {int(f): i for i, f in enumerate(CENTRE_MHZ)}  # no centre occurs at two widths
 
 
 def channel_index(centres_mhz: ArrayLike) -> np.ndarray:

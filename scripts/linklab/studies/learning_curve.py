@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from linklab import cli, files
 from linklab.cli import UserError
 from linklab.manifest import MANIFEST, read_manifest
 from linklab.metrics import comparison, intervals
+from linklab.metrics.comparison import csv_cell
 from linklab.metrics.metric_table import find_metric
 from linklab.pipeline import Stage
 from linklab.reports import markdown, tables
@@ -258,20 +258,16 @@ def write_csv(
                 if metric.rsplit("/", 1)[1] in MEASURED:
                     ends = [entry["value"], entry["low"], entry["high"]]
                     seed = "" if point.seed is None else point.seed
-                    writer.writerow([point.predictor, point.rows, seed, metric, entry["unit"], *map(_cell, ends),
-                                     entry["n"], _cell(point.seconds), ""])  # fmt: skip
+                    writer.writerow([point.predictor, point.rows, seed, metric, entry["unit"], *map(csv_cell, ends),
+                                     entry["n"], csv_cell(point.seconds), ""])  # fmt: skip
         for curve in curves:
             for rows, mean, interval in zip(curve.sizes, curve.means, curve.ends, strict=True):
-                cells = [_cell(value) for value in (mean, *interval)]
+                cells = [csv_cell(value) for value in (mean, *interval)]
                 writer.writerow(["model", rows, "mean", curve.metric, curve.unit, *cells, points[0].run.n, "", ""])
         for run in runs:
             if run.error():
                 seed = run.name.rsplit("-", 1)[1] if run.kind == "model" else ""
                 writer.writerow([run.kind, run.rows, seed, "", "", "", "", "", "", "", run.error()])
-
-
-def _cell(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{value:.6g}"
 
 
 def write_summary(
@@ -299,8 +295,8 @@ def write_summary(
     failed = [run for run in runs if run.error()]
     if failed:
         lines += ["## Failed", ""]
-        told = ((run.name, markdown.escape(str(run.error()))) for run in failed)
-        lines += [*(f"- {name}: {error} (`points/{name}/log.txt`)" for name, error in told), ""]
+        errors = ((run.name, markdown.escape(str(run.error()))) for run in failed)
+        lines += [*(f"- {name}: {error} (`points/{name}/log.txt`)" for name, error in errors), ""]
     return "\n".join(lines)
 
 
