@@ -59,7 +59,7 @@ ALONE = {
 HEAVY = ("torch", "transformers", "transformers.trainer", "transformers.models.gemma3.modeling_gemma3", "peft.auto",
          "safetensors.torch", "sklearn.ensemble", "scipy.stats", "matplotlib.pyplot", "optuna.importance", "gguf",
          "jinja2")  # fmt: skip
-CAPABILITIES = (1, 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: with them root may write where nobody may
+CAPABILITIES = (1, 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: root can write to read-only folders with them
 
 
 class Run:

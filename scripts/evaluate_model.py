@@ -201,12 +201,12 @@ def check_against_training(
         say(f"{model}: no training_record.json, so nothing shows that these rows are unseen")
         return [*warnings, "nothing shows that these rows were not training rows"]
     if seen := count_seen(record, examples):
-        told = f"{seen:,} of {len(examples):,} rows were training rows, or share their group with one"
+        warning = f"{seen:,} of {len(examples):,} rows were training rows, or share their group with one"
         if not may_be_seen:
-            raise UserError(f"{model}: {told}; score unseen rows, or pass --allow-training-rows, and the report "
+            raise UserError(f"{model}: {warning}; score unseen rows, or pass --allow-training-rows, and the report "
                             f"will say so")  # fmt: skip
-        say(f"warning: {told}")
-        warnings.append(told)
+        say(f"warning: {warning}")
+        warnings.append(warning)
     return warnings
 
 

@@ -141,9 +141,15 @@ def _pack_model(
     unseen = f"On unseen rows:\n\n{_score_table(scores)}"
     if training["model"] == "embedded" and "adapter_config.json" in parcel.files:
         unseen += f"\n\n{DEQUANTIZED}"
-    told = training | {"model": named, "license": licence, "settings": training["settings"] | {"base_model": named}}
+    described = training | {
+        "model": named,
+        "license": licence,
+        "settings": training["settings"] | {"base_model": named},
+    }
     task = jsonl.read_task(folder / part)
-    card = results.write_card(told, task, manifest["inputs"], merged=part == "merged", unseen=unseen, measured=scores)
+    card = results.write_card(
+        described, task, manifest["inputs"], merged=part == "merged", unseen=unseen, measured=scores
+    )
     parcel.files["README.md"] = card.encode()
     parcel.files["metrics.json"] = evaluation / "metrics.json"
     for name in ("adapter_config.json", "config.json", "base_model.json"):

@@ -277,7 +277,7 @@ class ChoiceScorer:
     ) -> list[str]:  # fmt: skip
         """Return the number every row's answer goes on with, chosen greedily among the tokens numbers are written in.
 
-        It has at most `characters` characters: a model that knows no end would otherwise write digits for ever.
+        It has at most `characters` characters: a model that knows no end would otherwise write digits forever.
         `before` stands between what is written so far (`starts`) and the number; it ends at the end of the turn or at
         one of the row's `next_tokens`, the tokens the next part may begin with.
         """

@@ -25,7 +25,7 @@ from linklab.tasks.examples import Example
 from linklab.tasks.task import Target
 
 FLOOR = 1e-3  # of an even share, the least chance a choice counts with: one very sure miss must not decide the weights
-MAX_WEIGHT = 10.0  # where validation rows are told apart without a miss, the best weights are infinite
+MAX_WEIGHT = 10.0  # where validation rows are separated without a miss, the best weights are infinite
 Predictions = Mapping[str, Prediction]
 
 
@@ -148,9 +148,9 @@ class Pair:
                 raise UserError(f"{self.model.folder}: no row's true '{target}' is among its choices; nothing to fit")
             return fit_weights([scores for _, scores in known], [place for place, _ in known])
         numbers = np.array([self.numbers(row_id, target) for row_id in self.model.ids])
-        told = ~np.isnan(numbers).any(axis=1)
+        filled = ~np.isnan(numbers).any(axis=1)
         truth = np.array([read_number(text) for text in truths])
-        share = fit_share(numbers[told, 0], numbers[told, 1], truth[told])
+        share = fit_share(numbers[filled, 0], numbers[filled, 1], truth[filled])
         return share, 1 - share
 
     def choice_scores(self, row_id: str, target: str) -> tuple[list[str], np.ndarray]:
@@ -245,9 +245,9 @@ def fit_share(first: np.ndarray, second: np.ndarray, truth: np.ndarray) -> float
 
 def mean_number(numbers: tuple[float, float], weights: tuple[float, float]) -> float:
     """Return the weighted mean of two answers; the other where one is NaN, NaN where both are."""
-    told = [number for number in numbers if not np.isnan(number)]
-    if len(told) < 2:
-        return told[0] if told else float("nan")
+    filled = [number for number in numbers if not np.isnan(number)]
+    if len(filled) < 2:
+        return filled[0] if filled else float("nan")
     return numbers[0] * weights[0] + numbers[1] * weights[1]
 
 

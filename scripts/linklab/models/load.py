@@ -156,7 +156,7 @@ def _made_in_cache(target: Path) -> Iterator[Path]:
         try:
             os.replace(made, target)
         except OSError:
-            if not (target / MANIFEST).exists():  # else somebody finished first, and theirs is the same
+            if not (target / MANIFEST).exists():  # else another process finished first, with the same result
                 raise
     finally:
         shutil.rmtree(stage, ignore_errors=True)

@@ -82,7 +82,7 @@ def _name_bytes(data: bytes) -> str | None:
 
 
 def _judge_text(text: str, error: json.JSONDecodeError) -> UnreadableNotebook:
-    """Say what a text is that is no JSON, where that can be told, or where the JSON breaks."""
+    """Say what a text is that is not JSON, where that is known, or where the JSON breaks."""
     text = text.removeprefix(BOM)
     if not text.strip():
         return UnreadableNotebook(f"only white space: the content is lost; {_RESTORE}")

@@ -127,7 +127,7 @@ def _find_top_faults(notebook: dict, minor: int) -> Iterator[Finding]:
 
 def _find_kernel_faults(metadata: dict, minor: int) -> Iterator[Finding]:
     """Yield what is wrong with kernelspec, language_info and the other keys of the metadata that have a form."""
-    told = {}
+    objects = {}
     for key, required in (("kernelspec", ("name", "display_name")), ("language_info", ("name",))):
         value = metadata.get(key, {})
         if key in metadata and says_nothing(value) and not (isinstance(value, dict) and value.keys() >= {*required}):
@@ -137,9 +137,9 @@ def _find_kernel_faults(metadata: dict, minor: int) -> Iterator[Finding]:
                 ("metadata",), key, f"'{key}' is {json.dumps(value)[:40]}, not an object", "correct or remove it"
             )
         else:
-            told[key] = value
+            objects[key] = value
     yield from _find_other_metadata_faults(metadata, minor)
-    spec, info = told.get("kernelspec"), told.get("language_info")
+    spec, info = objects.get("kernelspec"), objects.get("language_info")
     language = _guess_language(spec, info)
     if spec:
         name, shown = spec.get("name"), spec.get("display_name")

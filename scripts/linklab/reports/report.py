@@ -201,7 +201,7 @@ def build_notes(experiment: Experiment) -> list[str]:
             "may stand above it, by luck or by that knowledge."
         )
     if any(run.name == "boosting_pointwise" for run in experiment.runs):
-        notes.append("boosting_pointwise is told every candidate's utility in training; others see the answer only.")
+        notes.append("boosting_pointwise sees every candidate's utility in training; the others see the answer only.")
     return notes
 
 

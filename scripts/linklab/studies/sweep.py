@@ -287,8 +287,8 @@ def write_summary(study: SweepSettings, trials: Trials, shares: dict[str, float]
     lines += [said, "", "One seed a setting: between the first few the order may be luck.", ""]
     failed = [(place, trial) for place, trial in enumerate(results) if trial and trial.state == TrialState.FAIL]
     if failed:
-        told = (f"- trial {place}: {markdown.escape(trial.user_attrs['error'])}" for place, trial in failed)
-        lines += ["## Failed", "", *told, ""]
+        errors = (f"- trial {place}: {markdown.escape(trial.user_attrs['error'])}" for place, trial in failed)
+        lines += ["## Failed", "", *errors, ""]
     return "\n".join(lines)
 
 

@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 HEARTBEAT_S = 30
-GRACE_S = 150  # five heartbeats; a machine that is silent for longer is taken for dead
+GRACE_S = 150  # five heartbeats; a machine that is silent for longer counts as dead
 # No run is stopped before so many percent of its way: a low learning rate begins slowly. Of the first four runs of
 # docs/results/sweep-embedded.md the best one had the highest loss up to a fifth of its way.
 PRUNE_FROM = 50
-LOST_LIMIT = 10  # workers a place may lose: what kills every process that takes it must not go on for ever
+LOST_LIMIT = 10  # workers a place may lose: what kills every process that takes it must not go on forever
 SETTLED = (TrialState.COMPLETE, TrialState.PRUNED)
 ALIVE = (TrialState.WAITING, TrialState.RUNNING)
 
@@ -151,7 +151,7 @@ class Trials:
                 if trial is not None and self.shared_by_file:
                     taken = self._claim(kept, trial)
             if trial is not None and taken is None:
-                with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # taken for dead meanwhile
+                with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # counted as dead meanwhile
                     taken = self._claim(kept, trial)
             yield taken
 
@@ -174,7 +174,7 @@ class Trials:
     def finish(self, trial: Trial, *, value: float | None = None, error: str | None = None, **facts: Any) -> bool:
         """Record a trial's result, its error, or (neither) that it was stopped early.
 
-        Returns False when this process had been taken for dead, and somebody else is at the place.
+        Returns False when this process counted as dead, and another one is at the place.
         """
         try:
             for name, fact in (facts | ({"error": error} if error else {})).items():

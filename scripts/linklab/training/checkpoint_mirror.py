@@ -22,7 +22,9 @@ def prepare(folder: Path, *, force: bool, resume: str | None) -> None:
                         f"them with --force or choose another --drive-dir")  # fmt: skip
     files.require_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for staged in folder.glob(f".{checkpoints.PREFIX}*.tmp"):  # what a kill has left, unless somebody is at it now
+    for staged in folder.glob(
+        f".{checkpoints.PREFIX}*.tmp"
+    ):  # what a kill has left, unless another process is writing it now
         target = folder / staged.name.split(".")[1]
         with contextlib.suppress(UserError), only_writer(target, wait_s=0.0):
             files.remove_left_overs(target)

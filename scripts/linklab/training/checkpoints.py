@@ -1,4 +1,4 @@
-"""Checkpoints that are either whole or not there, and that are continued only with what they were made from."""
+"""Checkpoints that are complete or not there, and that are continued only with what they were made from."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def announced(folder: Path) -> set[int]:
 
 
 def find_foreign(folder: Path) -> str | None:
-    """Return the path, from the folder above, of what in a folder of checkpoints no training wrote; None when all is.
+    """Return the path, from the folder above, of a file among checkpoints that was not created by a training, or None.
 
     A checkpoint is ours when it is complete or was announced: what somebody else calls checkpoint-500 is not.
     """
@@ -75,7 +75,7 @@ def steps_of(folder: Path) -> int:
 
 
 def list_all(folder: Path) -> list[Path]:
-    """Return the checkpoints below `folder`, whole or not, in the order of their steps."""
+    """Return the checkpoints below `folder`, complete or not, in the order of their steps."""
     found = [p for p in folder.glob(f"{PREFIX}*") if p.is_dir() and p.name.removeprefix(PREFIX).isdigit()]
     return sorted(found, key=steps_of)
 

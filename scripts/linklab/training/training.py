@@ -195,7 +195,7 @@ def make_callbacks(steps: int, settings: TrainingSettings) -> list:
             self.before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if args.world_size > 1:  # all stop at one step, or those that go on would wait for the others for ever
+            if args.world_size > 1:  # all stop at one step, or those that go on would wait for the others forever
                 self.received = int(agree_on_largest(self.received, args.device))
             if self.received:  # a validation loss that is due is still taken: the run that continues would lack it
                 control.should_save = control.should_training_stop = True
