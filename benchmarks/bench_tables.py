@@ -292,11 +292,11 @@ def read_scores(rivals: Path, tuned: Path) -> tuple[str, str]:
 
 def write_page(outcomes: list[Outcome], settings: Settings) -> str:
     """Return the results as a markdown page."""
+    import torch
+
     reports = sum(not outcome.stage for outcome in outcomes)
     faults = sum(outcome.is_fault for outcome in outcomes)
     length = f"{settings.steps} steps" if settings.steps else f"{settings.epochs:g} passes"
-    import torch
-
     time_taken = cli.format_seconds(sum(outcome.seconds for outcome in outcomes))
     lines = [
         "# The whole chain over tables of packages", "",
@@ -304,7 +304,7 @@ def write_page(outcomes: list[Outcome], settings: Settings) -> str:
         f"finetune (`{settings.base_model}`, {length}), evaluate, compare and predict with `--target-field` and no "
         f"other option about the table: {reports} ended with a report, {len(outcomes) - reports - faults} were refused "
         f"with one line, {faults} failed. At most {settings.rows:,} rows were converted and {settings.test_rows:,} "
-        f"scored; {time_taken} in all on {torch.get_num_threads()} core(s). Made with `benchmarks/bench_tables.py`.", "",
+        f"scored; {time_taken} in all, {torch.get_num_threads()} core(s). Made with `benchmarks/bench_tables.py`.", "",
         *(["The tiny model is untrained: only the chain is tested.", ""] if settings.base_model == "tiny" else []),
         "| table | package | rows x columns | target | kind | scores on unseen rows | ended with |",
         "|---|---|---:|---|---|---|---|",
