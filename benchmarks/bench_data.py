@@ -34,7 +34,7 @@ SEED = 1
 PANDAS = (
     "import sys, time, pandas; t = time.perf_counter(); pandas.read_csv(sys.argv[1]); print(time.perf_counter() - t)"
 )
-TARGETS = {"generate": 40_000, "validate": 100_000, "convert": 40_000}  # rows a second
+TARGETS = {"generate": 40_000, "validate": 100_000, "convert": 40_000}  # rows per second
 MOST_MB, MOST_GROWTH = 250, 0.20
 LOOK_EVERY_S = 0.1
 

@@ -149,7 +149,7 @@ def score_channels(scorer, examples) -> dict[str, dict[str, float]]:
 
 
 def best_size(ask, examples, sizes: list[int], name: str) -> tuple[int, dict[int, float]]:
-    """Return the fastest batch size on these rows, and rows a second of each."""
+    """Return the fastest batch size on these rows, and rows per second of each."""
     speeds = {}
     for size in sizes:
         started = time.perf_counter()

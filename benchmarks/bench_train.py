@@ -34,7 +34,7 @@ from save_results import describe_machine  # noqa: E402
 ENGINES = {"ours": "this toolkit", "plain": "transformers Trainer", "trl": "TRL SFTTrainer"}
 MODES = ("full", "lora", "qlora")
 LOSS_TOLERANCE = 1e-4
-TARGETS = {"trl": 2.5, "plain": 1.7}  # full fine-tuning: our rows a second over theirs
+TARGETS = {"trl": 2.5, "plain": 1.7}  # full fine-tuning: our rows per second over theirs
 SEED = 0
 # Small, because AdamW's first steps turn the rounding of a gradient near zero into a whole step up or down: at 5e-5
 # TRL's losses, equal within 2e-5 in the first three steps, are 1e-3 away in the fifth.
@@ -57,7 +57,7 @@ def build_parser():
     parser.add_argument("--steps", type=cli.positive_int, default=5, metavar="N", help="steps a run, the first untimed")
     parser.add_argument("--rounds", type=cli.positive_int, default=2, metavar="N", help="runs an engine for full")
     parser.add_argument("--adapter-rounds", type=cli.positive_int, default=1, metavar="N", help="the same for (q)lora")
-    parser.add_argument("--batch-size", type=cli.positive_int, default=8, metavar="N", help="questions a step")
+    parser.add_argument("--batch-size", type=cli.positive_int, default=8, metavar="N", help="questions per step")
     parser.add_argument("--ask", choices=("choices", "row"), default="choices", help="a question per choice or per row")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="what products are computed in")
     parser.add_argument("--out", metavar="FILE", help="(default: benchmarks/results/train.md; none for tiny)")

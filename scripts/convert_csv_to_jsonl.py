@@ -85,7 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", required=True, metavar="DIR", help="folder to make")
-    output.add_argument("--shard-size", type=cli.positive_int, default=SHARD_SIZE, metavar="N", help="rows a shard")
+    output.add_argument("--shard-size", type=cli.positive_int, default=SHARD_SIZE, metavar="N", help="rows per shard")
     output.add_argument(
         "--workers",
         type=cli.positive_int,
@@ -103,7 +103,7 @@ def build_parser() -> argparse.ArgumentParser:
     manifest.add_skip_finished_option(output)
     again = parser.add_argument_group("Reproducibility")
     again.add_argument(
-        "--split-seed", type=cli.seed_number, default=0, metavar="N", help="another number gives another division"
+        "--split-seed", type=cli.seed_number, default=0, metavar="N", help="seed of the train/validation/test split"
     )
     return parser
 

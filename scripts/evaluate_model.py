@@ -188,7 +188,7 @@ def check_against_training(
 ) -> list[str]:
     """Return what a reader must know of rows the model was trained on, and of a prompt it was not trained with.
 
-    Raises a UserError for training rows that were not asked for in so many words.
+    Raises a UserError for training rows that were not asked for explicitly.
     """
     from linklab.tasks.source import find_difference
     from linklab.tasks.training_record import count_seen, read_record

@@ -216,7 +216,7 @@ def test_progress_speaks_at_most_once_in_its_interval_and_extrapolates_the_time_
     monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
     progress = cli.Progress("convert", 1000, every_s=5.0)
     for done in range(0, 1001):
-        now[0] = 100.0 + done / 50  # 50 rows a second
+        now[0] = 100.0 + done / 50  # 50 rows per second
         progress.at(done)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4

@@ -82,7 +82,7 @@ def test_presets_change_reports_and_never_the_truth():
             (b["busy_pct"] - b["true_busy_pct"])[inner].std(),
             per_row.std(),
         )
-        assert (offset - per_row[row]).std() < 0.4  # one offset a row: only rounding is left within it
+        assert (offset - per_row[row]).std() < 0.4  # one offset per row: only rounding is left within it
     for name, preset in sc.PRESETS.items():
         rounding = np.sqrt(1 / 12)
         expected = np.hypot(preset, rounding)

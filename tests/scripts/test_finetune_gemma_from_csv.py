@@ -151,7 +151,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(rule_table, tmp_path, capf
     assert not (tmp_path / "out").exists() and list(scratch.iterdir()) == []
     told = capfd.readouterr().err
     for part in ("rows in all: 319 training, 44 validation, 37 test", "precision: fp32",
-                 "rows: 32 training, 8 validation", "tokens a row: median 37, 95 % 37, longest 37",
+                 "rows: 32 training, 8 validation", "tokens per row: median 37, 95 % 37, longest 37",
                  "above --max-length 512: none", "276,192 of 276,192 parameters trained", "4 steps of 4 rows",
                  "set: --csv", "chosen: --lora-rank 16", "--fp32 (the tiny model", "--warmup-fraction 0.05 (0 steps)",
                  "--eval-steps 2, ", "a step of 146 tokens",

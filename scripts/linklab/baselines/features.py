@@ -1,4 +1,4 @@
-"""Tables for the boosted trees: one line a row (any CSV), or one line a candidate (rows that bring their choices)."""
+"""Tables for the boosted trees: one line per row (any CSV), or one per candidate (rows that bring their choices)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""predictions.jsonl: one answer a row, no truth inside; what cannot be matched to the rows asked is refused."""
+"""predictions.jsonl: one answer per row, no truth inside; what does not match the rows asked is refused."""
 
 from __future__ import annotations
 

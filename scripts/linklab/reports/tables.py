@@ -119,7 +119,7 @@ def order_runs(runs: Sequence[ScoredRun], primary: str) -> list[ScoredRun]:
 
 
 def build_table(runs: Sequence[ScoredRun], primary: str) -> dict:
-    """Return the main table: columns (label, unit), their targets, and a line a run with value and interval of each."""
+    """Return the main table: columns (label, unit), their targets, and a line per run: each value with its interval."""
     metrics = table_metrics(runs)
     lines = []
     for run in order_runs(runs, primary):

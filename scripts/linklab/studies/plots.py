@@ -78,9 +78,9 @@ def importances(shares: dict[str, float], n: int) -> bytes:
 def parallel_coordinates(
     axes_of: Sequence[dict], trials: Sequence[dict], label: str, *, lower_is_better: bool = True
 ) -> bytes:
-    """Return a line a trial over one axis a setting, and the result at the right: darker is better, the best is thick.
+    """Return one line per trial, over an axis per setting and the result at the right; darker is better.
 
-    `axes_of` holds name, ticks (position 0..1, text); `trials` hold `at` (positions, one a setting), `value` and
+    `axes_of` holds name, ticks (position 0..1, text); `trials` hold `at` (positions, one per setting), `value` and
     `pruned`. A run stopped early has no result to compare: its line ends before the last axis. Results that differ
     fivefold are drawn by their logarithm, for one bad trial must not press the others together.
     """

@@ -30,7 +30,7 @@ class RunCost:
     step: float  # one optimizer step
     checkpoint: float  # one validation loss and one checkpoint
     row: float  # one test row scored
-    batch: int  # items a step: rows or questions
+    batch: int  # items per step: rows or questions
     device_batch: int
     items_per_row: float
     epochs: float | None  # None: those a training chooses for its rows

@@ -35,7 +35,7 @@ PART = 10  # percent of a run between the validation losses that trials are comp
 
 
 def choose_settings(sampler: str, axes: Sequence[Axis], trials: int | None, seed: int) -> list[dict]:
-    """Return a setting a place: a grid's, random ones, or {} where TPE chooses when the time has come."""
+    """Return a setting per place: a grid's, random ones, or {} where TPE chooses when the trial starts."""
     if sampler == "grid":
         ranges = [axis.text for axis in axes if not axis.choices]
         if ranges:
@@ -208,7 +208,7 @@ def best_of(results: Sequence[FrozenTrial | None], metric: str) -> FrozenTrial |
 
 
 def write_csv(together: files.FileSet, path: Path, trials: Trials, metric: str) -> None:
-    """Add trials.csv to a set of files: one line a place, in order."""
+    """Add trials.csv to a set of files: one line per place, in order."""
     names = [axis.name for axis in trials.axes]
     with together.open(path) as handle:
         writer = files.SheetWriter(handle)

@@ -97,7 +97,7 @@ class Trials:
         self, folder: Path, name: str, axes: Sequence[Axis], settings: Sequence[dict], *, url: str | None = None,
         lower_is_better: bool = True, tpe: bool = False, prune: bool = True, seed: int = 0,
     ) -> None:  # fmt: skip
-        """`settings` holds a setting a place, {} where TPE is to choose it."""
+        """`settings` holds a setting per place, {} where TPE is to choose it."""
         self.folder, self.axes, self.settings, self.tpe, self.seed = folder, list(axes), list(settings), tpe, seed
         self.shared_by_file = url is None
         # A median of fewer than four finished runs says little.

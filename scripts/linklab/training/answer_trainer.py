@@ -135,7 +135,7 @@ class AnswerTrainer(Trainer):
 
 
 def write_log(path: Path, history: list[dict]) -> None:
-    """Write trainer_log.csv: one line a step that logged a training or a validation loss."""
+    """Write trainer_log.csv: a line for each step that logged a training or a validation loss."""
     lines: dict[int, dict] = {}
     for entry in history:
         line = lines.setdefault(entry["step"], dict.fromkeys(LOG_FIELDS, "") | {"step": entry["step"]})

@@ -42,7 +42,7 @@ def report(
     step_rows = settings.per_device_batch_size * settings.gradient_accumulation_steps * training.world_size()
     unit = "questions" if len(train) > train.n_rows else "rows"
     counted = "" if unit == "rows" else f" ({len(train):,} questions)"
-    say(f"rows: {train.n_rows:,} training{counted}, {len(validation):,} validation; tokens a {unit[:-1]}: median "
+    say(f"rows: {train.n_rows:,} training{counted}, {len(validation):,} validation; tokens per {unit[:-1]}: median "
         f"{statistics.median(lengths):.0f}, 95 % {lengths[int(0.95 * (len(lengths) - 1))]}, longest {lengths[-1]}; "
         f"answers: {train.answer_tokens / len(train):.1f} tokens; above --max-length {settings.max_length}: "
         f"none (longer rows are rejected, never truncated)")  # fmt: skip
