@@ -84,6 +84,15 @@ def _legal_channels(columns: CheckedColumns) -> Iterator[BrokenRule]:
     yield BrokenRule(bad, CANDIDATES, "illegal_channel", expected)
 
 
+def _mismatch(column: str, code: str, rows: np.ndarray, bad: np.ndarray, computed: np.ndarray, text: str) -> BrokenRule:
+    """Return the rule of a cell that must hold a number computed from others; `text` says which, with a place for it.
+
+    `rows`, `bad` and `computed` have one element per checked row.
+    """
+    number_of = dict(zip(rows[bad].tolist(), computed[bad].tolist(), strict=True))
+    return BrokenRule(rows[bad], column, code, lambda row: text.format(number_of[row]))
+
+
 def _distances(columns: CheckedColumns) -> Iterator[BrokenRule]:
     names = ("lat_a", "lon_a", "lat_b", "lon_b", "link_distance_m")
     rows = complete_rows(columns, *names)
@@ -92,31 +101,18 @@ def _distances(columns: CheckedColumns) -> Iterator[BrokenRule]:
     *ends, stated_m = (columns[name].values[rows] for name in names)
     true_m = np.asarray(1000.0 * propagation.haversine_km(*ends))
     bad = np.abs(stated_m - true_m) > DISTANCE_TOLERANCE_M + DISTANCE_TOLERANCE_SHARE * true_m
-    words = dict(zip(rows[bad].tolist(), true_m[bad].tolist(), strict=True))
-    yield BrokenRule(
-        rows[bad], "link_distance_m", "distance_mismatch", lambda row: f"{words[row]:.0f} m between the coordinates"
-    )
-
-
-def _best_throughput(columns: CheckedColumns, *names: str) -> tuple[np.ndarray, np.ndarray] | None:
-    rows = complete_rows(columns, *names, "channel_throughput_mbps")
-    if rows is None:
-        return None
-    return rows, columns["channel_throughput_mbps"].highest[rows]
+    text = "{:.0f} m between the coordinates"
+    yield _mismatch("link_distance_m", "distance_mismatch", rows, bad, true_m, text)
 
 
 def _throughputs(columns: CheckedColumns) -> Iterator[BrokenRule]:
-    found = _best_throughput(columns, "expected_throughput_mbps")
-    if found is None:
+    rows = complete_rows(columns, "expected_throughput_mbps", "channel_throughput_mbps")
+    if rows is None:
         return
-    rows, best = found
-    answer = np.rint(np.minimum(best, phy.ETHERNET_MBPS))
+    answer = np.rint(np.minimum(columns["channel_throughput_mbps"].highest[rows], phy.ETHERNET_MBPS))
     bad = answer != columns["expected_throughput_mbps"].values[rows]
-    words = dict(zip(rows[bad].tolist(), answer[bad].tolist(), strict=True))
-    yield BrokenRule(
-        rows[bad], "expected_throughput_mbps", "target_mismatch",
-        lambda row: f"{words[row]:.0f}, the highest of channel_throughput_mbps, at most {phy.ETHERNET_MBPS:.0f}",
-    )  # fmt: skip
+    text = f"{{:.0f}}, the highest of channel_throughput_mbps, at most {phy.ETHERNET_MBPS:.0f}"
+    yield _mismatch("expected_throughput_mbps", "target_mismatch", rows, bad, answer, text)
 
 
 def _acceptable(columns: CheckedColumns) -> Iterator[BrokenRule]:
@@ -141,10 +137,10 @@ def _acceptable(columns: CheckedColumns) -> Iterator[BrokenRule]:
 
 
 def _gaps(columns: CheckedColumns) -> Iterator[BrokenRule]:
-    found = _best_throughput(columns, "second_best_gap_pct")
-    if found is None:
+    rows = complete_rows(columns, "second_best_gap_pct", "channel_throughput_mbps")
+    if rows is None:
         return
-    rows, best = found
+    best = columns["channel_throughput_mbps"].highest[rows]
     lists = RowLists(columns, rows, "channel_throughput_mbps")
     worth = lists.flat("channel_throughput_mbps")
     at_top = worth == np.repeat(best, lists.n)
@@ -153,11 +149,8 @@ def _gaps(columns: CheckedColumns) -> Iterator[BrokenRule]:
     gap_pct = 100.0 * (best - second) / np.maximum(best, 1e-9)
     known = (lists.n > 1) & (best > 0)
     bad = known & (np.abs(gap_pct - columns["second_best_gap_pct"].values[rows]) > GAP_TOLERANCE_PCT)
-    words = dict(zip(rows[bad].tolist(), gap_pct[bad].tolist(), strict=True))
-    yield BrokenRule(
-        rows[bad], "second_best_gap_pct", "target_mismatch",
-        lambda row: f"{words[row]:.2f} from channel_throughput_mbps",
-    )  # fmt: skip
+    text = "{:.2f} from channel_throughput_mbps"
+    yield _mismatch("second_best_gap_pct", "target_mismatch", rows, bad, gap_pct, text)
 
 
 def _signals(columns: CheckedColumns) -> Iterator[BrokenRule]:
