@@ -97,7 +97,7 @@ def find_format_faults(notebook: dict) -> list[Finding]:
         taken = {cell["id"] for cell in _objects(cells) if _is_id(cell.get("id"))}
         seen: set[str] = set()
         for n, cell in enumerate(cells):
-            found += _find_cell_faults(notebook, n, cell, minor, seen, taken)
+            found += _find_cell_faults(n, cell, minor, seen, taken)
     return found
 
 
@@ -185,9 +185,7 @@ def _guess_language(spec: dict | None, info: dict | None) -> str | None:
     return None
 
 
-def _find_cell_faults(
-    notebook: dict, n: int, cell: object, minor: int, seen: set[str], taken: set[str]
-) -> Iterator[Finding]:
+def _find_cell_faults(n: int, cell: object, minor: int, seen: set[str], taken: set[str]) -> Iterator[Finding]:
     path: Path = ("cells", n)
     kind = cell.get("cell_type") if isinstance(cell, dict) else None
     where = f"cell {n + 1}" + (f" ({kind})" if kind in _CELL_TYPES else "")

@@ -61,7 +61,7 @@ class Task:
             if self.answer_format != "plain":
                 raise UserError("--answer-format json: asked choice by choice (--ask choices), an answer is one "
                                 "number; use --ask row")  # fmt: skip
-            if reason := why_not_choices(self.schema, self.targets):
+            if reason := why_not_choices(self.targets):
                 raise UserError(f"--ask choices: {reason}; use --ask row")
             source = self.choice_target.choices_from
             own = [c.name for c in self.schema.by_role("input") if source in (c.name, c.aligned_with)]
@@ -178,7 +178,7 @@ def _wrong(kind: str, text: str, choices: Sequence[str]) -> str | None:
     return None if text else "empty"
 
 
-def why_not_choices(schema: Schema, targets: Sequence[Target]) -> str | None:
+def why_not_choices(targets: Sequence[Target]) -> str | None:
     """Return why these targets cannot be asked choice by choice, None where they can."""
     own = [t for t in targets if t.kind == "class" and t.choices_from]
     if len(own) != 1:
@@ -238,7 +238,7 @@ def make_task(
     schema = understood.schema
     _require_rows_and_inputs(table, schema, understood.record.get("rows"), names)
     targets = tuple(_target(schema, name) for name in names)
-    reason = why_not_choices(schema, targets)
+    reason = why_not_choices(targets)
     if ask == "choices" and reason:
         raise UserError(f"--ask choices: {reason}; use --ask row")
     ask = ask or ("row" if reason else "choices")
