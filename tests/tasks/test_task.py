@@ -88,7 +88,7 @@ def test_free_text_is_no_class(tmp_path):
 
 
 def test_a_class_with_line_ends_cannot_share_an_answer(tmp_path):
-    path = write_csv(tmp_path / "a.csv", 'x,y,z\n1,"a\nb",3.5\n2,c,4.5\n')
+    path = write_csv(tmp_path / "a.csv", 'x,y,z\n1,"a\nb",3.5\n2,c,4.5\n3,c,5.5\n')
     with pytest.raises(UserError, match="column 'y' holds line ends"):
         make_task(path, ["y", "z"])
     assert make_task(path, ["y"]).read_answer("a\nb", {"y": ["a\nb", "c"]}) == ({"y": "a\nb"}, None)
