@@ -116,6 +116,17 @@ def rendered_once():
 
 
 @pytest.fixture(scope="module", autouse=True)
+def few_trees():
+    """Boost with a tenth of the trees or so; what they learn is judged in tests/baselines/, with all of them."""
+    from linklab.baselines import boosting
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, rounds in (("FLAT_ROUNDS", 10), ("POINTWISE_ROUNDS", 20), ("CANDIDATE_ROUNDS", 15)):
+            patch.setattr(boosting, name, rounds)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
 def imported_things_are_not_garbage():
     """Every training collects garbage, a third of a second over all that torch imports, and finds nothing."""
     gc.collect()

@@ -285,23 +285,22 @@ def test_freed_memory_is_kept_for_the_next_tensors():
     resident when it is looked at; page faults would do too, but other processes' memory pressure adds to them.
     """
     script = """
-import ctypes, sys, torch
+import torch
 from linklab.models import load
-if sys.argv[1] == "keep":
-    load.keep_freed_memory()
 def held():
     return sum(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
-grown = []
-for _ in range(5):  # another thread may take a part of the first one's place
-    before = held()
-    block = torch.ones(25_000_000)  # 100 MB, freed before the next
-    grown.append(held() - before)
-    del block
-print(min(grown[1:]))
+def grows():
+    grown = []
+    for _ in range(5):  # another thread may take a part of the first one's place
+        before = held()
+        block = torch.ones(25_000_000)  # 100 MB, freed before the next
+        grown.append(held() - before)
+        del block
+    return min(grown[1:])
+print(grows())
+load.keep_freed_memory()
+print(grows())
 """
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(load.__file__).parents[2])}
-    given, kept = (
-        int(subprocess.run([sys.executable, "-c", script, word], env=env, capture_output=True, check=True).stdout)
-        for word in ("give back", "keep")
-    )
+    given, kept = map(int, subprocess.check_output([sys.executable, "-c", script], env=env).split())
     assert given > 90_000 and kept < 10_000  # KB of address space that a later block had to ask for

@@ -674,7 +674,7 @@ def test_rows_too_long_for_the_base_model_are_found_at_conversion(small_links, t
     from linklab.models import load
 
     links, tokenizer = small_links / "links.csv", load.load_tokenizer("tiny")
-    folder = convert(links, tmp_path / "fits", "--base-model", "tiny", "--max-length", 10_000)
+    folder = convert(links, tmp_path / "fits", *BY_ROW, "--base-model", "tiny", "--max-length", 10_000)
     lines = [line for rows in lines_of(folder).values() for line in rows]
     turns = [tokenizer.apply_chat_template(line["messages"], tokenize=False).removesuffix("\n") for line in lines]
     lengths = [len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in turns]
@@ -682,10 +682,10 @@ def test_rows_too_long_for_the_base_model_are_found_at_conversion(small_links, t
     limit = sorted(lengths)[len(lengths) // 2]
     n = sum(length > limit for length in lengths)
     assert 0 < n < len(lengths)
-    convert(links, tmp_path / "long", "--base-model", "tiny", "--max-length", limit, code=1)
+    convert(links, tmp_path / "long", *BY_ROW, "--base-model", "tiny", "--max-length", limit, code=1)
     said = capsys.readouterr().err
     assert (
         f"{n:,} of {len(lengths):,} conversations have more than --max-length {limit} tokens of tiny (first: " in said
     )
     assert f"longest: {max(lengths)})" in said and not (tmp_path / "long").exists()
-    convert(links, tmp_path / "exact", "--base-model", "tiny", "--max-length", max(lengths))
+    convert(links, tmp_path / "exact", *BY_ROW, "--base-model", "tiny", "--max-length", max(lengths))

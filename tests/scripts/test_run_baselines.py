@@ -141,7 +141,7 @@ def test_what_cannot_be_done_is_one_clear_line(tmp_path, capsys, words, said):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("options", [[], ["--ask", "row"], ["--ask", "choices"]])
+@pytest.mark.parametrize("options", [[], ["--ask", "row"]])  # choice by choice and whole rows
 def test_conversations_give_the_same_answers_as_the_csv_they_came_from(links_csv, tmp_path, options):
     jsonl, names = tmp_path / "jsonl", "snr_and_busy,formula,boosting_candidates,boosting_pointwise,most_frequent"
     assert convert_csv_to_jsonl.main(["--csv", str(links_csv), "--out-dir", str(jsonl), *options]) == 0

@@ -120,7 +120,7 @@ def test_memory_is_counted_in_bytes_on_macos_and_in_kibibytes_elsewhere(monkeypa
 @pytest.mark.parametrize("mode", ["lora", "full"])
 def test_a_training_on_an_adapters_folder_goes_on_from_what_it_learned(rule_table, tmp_path, mode, capfd):
     first = ["--lora-rank", "8", "--lora-alpha", "16"]
-    assert finetune.main(words(rule_table, tmp_path / "a", *first, steps=30, save=30)) == 0
+    assert finetune.main(words(rule_table, tmp_path / "a", *first, steps=10, save=10)) == 0
     before = json.loads((tmp_path / "a" / "metrics.json").read_text())["best_validation_loss"]
     again = words(rule_table, tmp_path / "b", "--mode", mode, "--learning-rate", "1e-9", "--merge", steps=1, save=1)
     again[again.index("tiny")] = str(tmp_path / "a" / "model")
