@@ -52,7 +52,7 @@ def map_in_order(function: Callable, items: Iterable, workers: int) -> Generator
 
 
 def _end_with_parent(parent: int) -> None:
-    """Make a worker end when its parent was killed, instead of waiting for work for ever."""
+    """Make a worker end when its parent was killed, instead of waiting for work forever."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -66,7 +66,7 @@ END_OF_TURN = "<end_of_turn>"
 _ANSWER = "ANSWER"  # stands for an answer where the end of a turn is looked for
 # Templates of Llama 3, SmolLM3 and others print today's date. They are given the day that Llama's own falls back to.
 TEMPLATE_DATE = date(2024, 7, 26)
-TEMPLATE_S = 10.0  # a template takes milliseconds; one that loops for ever comes with a model that cannot be trusted
+TEMPLATE_S = 10.0  # a template takes milliseconds; one that loops forever comes with a model that cannot be trusted
 
 
 @contextlib.contextmanager

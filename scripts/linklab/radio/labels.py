@@ -95,7 +95,7 @@ def best_candidates(
 def observe(rng: np.random.Generator, preset: scenarios.Preset, state: Columns, count: np.ndarray) -> Columns:
     """What the radio shows, in whole dB and percent: RSSI, noise and busy of every candidate, (n_candidates,) ints.
 
-    One RSSI offset a row (calibration), independent noise and busy errors for every candidate.
+    One RSSI offset per row (calibration), independent noise and busy errors for every candidate.
     """
     offset = preset.rssi_db * rng.standard_normal(len(count))
     rssi = state["rssi_dbm"] + np.repeat(offset, count)

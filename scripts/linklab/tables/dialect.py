@@ -1,4 +1,4 @@
-"""How a table is written: kind of file, encoding, delimiter, line ends; found by looking, or as told."""
+"""How a table is written: kind of file, encoding, delimiter, line ends; found by looking, or given."""
 
 from __future__ import annotations
 
@@ -84,7 +84,8 @@ class Dialect:
             )
         encoding = "utf-8 with BOM" if self.encoding == "utf-8-sig" else self.encoding
         shown = "\\t" if self.delimiter == "\t" else self.delimiter
-        said = [f"delimiter '{shown}' ({NAMES.get(self.delimiter, 'as told')})", encoding, f"{self.line_end} line ends"]
+        name = NAMES.get(self.delimiter, "given")
+        said = [f"delimiter '{shown}' ({name})", encoding, f"{self.line_end} line ends"]
         return ", ".join(said + ["a sep= line"] * self.separator_line)
 
 
@@ -189,31 +190,31 @@ def _utf16(head: bytes) -> str | None:
     return None
 
 
-def _decode(path: Path, head: bytes, told: str | None, whole: bool) -> tuple[str, str]:
+def _decode(path: Path, head: bytes, given: str | None, whole: bool) -> tuple[str, str]:
     """Return (text of a file's first bytes, encoding); raises a UserError for an encoding that is none, or not its."""
-    encoding = _encoding(head, told)
+    encoding = _encoding(head, given)
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     try:
         text = decoder.decode(head, final=whole)
     except UnicodeError:  # UTF-16 or UTF-32 without its mark
         text = "\ufffd"
-    if told and not encoding.startswith("utf-8") and text.startswith("\ufffd"):
-        raise UserError(f"{path}: --encoding {told}: the file is not {encoding} text; leave the option out, or name "
+    if given and not encoding.startswith("utf-8") and text.startswith("\ufffd"):
+        raise UserError(f"{path}: --encoding {given}: the file is not {encoding} text; leave the option out, or name "
                         f"another")  # fmt: skip
     return text, encoding
 
 
-def _encoding(head: bytes, told: str | None) -> str:
+def _encoding(head: bytes, given: str | None) -> str:
     marks = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
              codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}  # fmt: skip
     found = next((name for mark, name in marks.items() if head.startswith(mark)), _utf16(head) or "utf-8")
-    if told is None:
+    if given is None:
         return found
     try:
-        name = codecs.lookup(told).name
+        name = codecs.lookup(given).name
         "".encode(name)  # refused for codecs that are no encodings of text: hex, zip
     except LookupError:
-        raise UserError(f"--encoding {told}: no such encoding; utf-8, cp1252, latin-1 and utf-16 are common") from None
+        raise UserError(f"--encoding {given}: no such encoding; utf-8, cp1252, latin-1 and utf-16 are common") from None
     if name == "utf-8":
         return found if found.startswith("utf-8") else "utf-8"
     return found if name == "utf-16" and found.startswith("utf-16") else name

@@ -195,7 +195,7 @@ def _format_of(
     try:
         return choose_format(
             name, column.shapes, n_filled=column.n_filled, decimal="." if is_typed else decimal, known=known.get(name),
-            told=is_csv and table.options.decimal is not None,
+            given=is_csv and table.options.decimal is not None,
         )  # fmt: skip
     except UserError as error:
         raise UserError(f"{table.path}: {error}") from error

@@ -155,12 +155,12 @@ class NumberShapes:
 
 def choose_format(
     name: str, shapes: NumberShapes, *, n_filled: int, decimal: str | None, known: NumberFormat | None = None,
-    told: bool = False,
+    given: bool = False,
 ) -> NumberFormat | None:  # fmt: skip
     """Return the format of a column with `n_filled` filled cells, None where fewer than 95 % of them are numbers.
 
     `decimal` is the file's decimal mark, None where nothing tells; `known` the format the column had in training. With
-    `told` a person named the mark, and a column that it cannot read is an error.
+    `given` a person named the mark, and a column that it cannot read is an error.
     Raises a UserError naming the column where its numbers can be read in two ways, or are written in two.
     """
     total = shapes.counts.total()
@@ -174,8 +174,8 @@ def choose_format(
         two = [shapes.examples[shape] for shape, _ in shapes.counts.most_common(2)]
         raise UserError(f"column '{name}': numbers are written in more than one way ({' and '.join(map(repr, two))}); "
                         f"write them alike, or leave the column out with --drop-columns")  # fmt: skip
-    if told:
-        _refuse_told(name, shapes, best, decimal)
+    if given:
+        _refuse_given(name, shapes, best, decimal)
     if len({_meaning(shapes, style) for style in best}) == 1:  # `12` is 12 whatever the decimal mark
         return NumberFormat(*best[0], unit=unit)
     preferred = known.decimal if known and any(style[0] == known.decimal for style in best) else decimal
@@ -186,7 +186,7 @@ def choose_format(
     return NumberFormat(*best[0], unit=unit)
 
 
-def _refuse_told(name: str, shapes: NumberShapes, styles: Sequence[tuple[str, str]], decimal: str | None) -> None:
+def _refuse_given(name: str, shapes: NumberShapes, styles: Sequence[tuple[str, str]], decimal: str | None) -> None:
     """Raise a UserError where none of the styles that read a column has the decimal mark a person named."""
     if any(style[0] == decimal for style in styles):
         return

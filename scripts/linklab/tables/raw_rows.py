@@ -83,7 +83,7 @@ def _quoting_words(error: str) -> str:
 def first_damage(path: Path, dialect: Dialect) -> tuple[int, str] | None:
     """Return (line, message) of the first row of a CSV's first thousand whose quotes do not fit; None where all do.
 
-    Reads at most a few MB, so that a lost quote at the beginning can be told before a large file is read.
+    Reads at most a few MB, so that a lost quote at the beginning is reported before a large file is read.
     """
     if dialect.kind != "csv" or dialect.encoding.startswith(("utf-16", "utf-32")):
         return None

@@ -57,8 +57,8 @@ class TableOptions:
     def from_args(cls, args: argparse.Namespace) -> TableOptions:
         """Return the options of a script that called `cli.add_table_options`."""
         given = {name: getattr(args, _OPTION_OF.get(name, name), None) for name in cls.__dataclass_fields__}
-        told: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items() if v}
-        return cls(**told)
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items() if v}
+        return cls(**values)
 
     def named_columns(self) -> tuple[str, ...]:
         """Return the columns that must be there."""
@@ -84,8 +84,8 @@ class TableOptions:
     def from_dict(cls, value: Mapping[str, Any]) -> TableOptions:
         """Return the options that `to_dict` gave."""
         known = {field.name for field in dataclasses.fields(cls)}
-        told: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in value.items() if n in known}
-        return cls(**told)
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in value.items() if n in known}
+        return cls(**values)
 
 
 class Table:

@@ -33,10 +33,10 @@ def warn_of_columns(table: Table, schema: Schema, scan: Scan) -> list[str]:
         if column.role == "input" and (said := _names_sides(column.name, scan.columns[at])):
             warnings.append(said)
         if shown := next(filter(looks_like_mojibake, cells), None):
-            told = f": the file may be UTF-8, without --encoding {table.options.encoding}" * bool(
+            advice = f": the file may be UTF-8, without --encoding {table.options.encoding}" * bool(
                 table.options.encoding
             )
-            warnings.append(f"column '{column.name}' holds text read with the wrong encoding ({shown[:40]!r}){told}")
+            warnings.append(f"column '{column.name}' holds text read with the wrong encoding ({shown[:40]!r}){advice}")
         if column.role == "input" and _counts_up(cells):
             warnings.append(f"column '{column.name}' is different in every row and counts up, as a row number does; "
                             f"hide it with --id-field {_quoted(column.name)}")  # fmt: skip
