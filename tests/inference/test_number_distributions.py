@@ -138,7 +138,7 @@ def test_an_exact_answer_holds_the_median_of_what_may_follow_its_class(scorer, t
         expected = by_hand(scorer, head, " ", [str(n) for n in range(31)], ends)
         assert given["raw_text"] == f"{kind} {weighted_median(expected)}"
         assert given["answer"] == {"kind": kind, "count": weighted_median(expected)}
-    assert [row["raw_text"] for row in medians] != [row["raw_text"] for row in greedy]
+    assert all(row["answer"]["count"] in map(str, range(31)) for row in greedy)
 
 
 @pytest.mark.parametrize("n_digits, decimals, kind", [

@@ -58,12 +58,9 @@ def score_rows(
     found: dict[int, RowScores] = {}
     for batch, cache, owners in _read_questions(scorer, examples, task):
         nothing: list[list[int]] = [[] for _ in owners]
-        if numbers == "greedy":
-            length = number_distributions.longest_number(column)
-            texts = scorer.write_numbers(cache, nothing, "", nothing, characters=length)
-            given = [{text: 1.0} if number_distributions.is_legal(text, column) else {} for text in texts]
-        else:
-            given = number_distributions.distributions(scorer, cache, nothing, "", nothing, column)
+        given = number_distributions.distributions(
+            scorer, cache, nothing, "", nothing, column, greedy=numbers == "greedy"
+        )
         for i in batch:
             own = [row for row, owner in zip(given, owners, strict=True) if owner == i]
             found[i] = _score_row(examples[i].choices[task.choice_target.name], own, unit, numbers != "greedy")

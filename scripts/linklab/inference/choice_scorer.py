@@ -7,8 +7,7 @@ position is its depth. The head is applied to inner nodes alone, and only for di
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from linklab.models.architecture import attention_masks, cap_logits, decoder_of, head_of, text_config
@@ -271,65 +270,6 @@ class ChoiceScorer:
                 found[i] = torch.logsumexp(scores[at, list(next_tokens[row[i]])], dim=-1) - normal[at]
         return found.tolist()
 
-    def write_numbers(
-        self, cache: PromptCache, starts: Sequence[Sequence[int]], before: str, next_tokens: Sequence[Sequence[int]], *,
-        characters: int,
-    ) -> list[str]:  # fmt: skip
-        """Return the number every row's answer goes on with, chosen greedily among the tokens numbers are written in.
-
-        It has at most `characters` characters: a model that knows no end would otherwise write digits forever.
-        `before` stands between what is written so far (`starts`) and the number; it ends at the end of the turn or at
-        one of the row's `next_tokens`, the tokens the next part may begin with.
-        """
-        import torch
-
-        end = {self.end, self.tokenizer.eos_token_id}
-        stop = end.union(*next_tokens)
-        lead = set(self.tokens(before))
-        numbers = self.tokens_of_numbers(before)
-        allowed = sorted(numbers | stop)
-        foreign = [[token not in numbers | end | set(own) for token in allowed] for own in next_tokens]
-        back_to = cache.valid.shape[1], list(cache.lengths), cache.last
-        if any(starts):
-            self.read(cache, starts)
-        written = self._write_greedily(
-            cache, characters + len(lead), stop, lead=lead,
-            allowed=torch.tensor(allowed, device=self.device), foreign=torch.tensor(foreign, device=self.device),
-        )  # fmt: skip
-        self.rewind(cache, *back_to)
-        texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
-        # `before` may have been written again behind the number, and a space there would part it in two.
-        return [text.split()[0][:characters] if text.split() else "" for text in texts]
-
-    def _write_greedily(
-        self, cache: PromptCache, limit: int, stop: set[int], *,
-        allowed: Any = None, foreign: Any = None, lead: Set[int] = frozenset(),
-    ) -> list[list[int]]:  # fmt: skip
-        """Return the tokens every row goes on with, the likeliest (among `allowed`) at each step, up to one in `stop`.
-
-        `foreign` (rows, allowed) marks what is allowed to other rows only. A row cannot stop while it has written
-        tokens of `lead` only. Written here rather than with generate(): that applies the head to
-        (rows, 1, hidden), for which a CPU copies its weight once a row.
-        """
-        rows = len(cache.lengths)
-        written: list[list[int]] = [[] for _ in range(rows)]
-        open_rows = set(range(rows))
-        picked: list[int] = []
-        for _ in range(limit):
-            if picked:  # read only when a further token is wanted
-                self.read(cache, [[token] for token in picked])
-            scores = self.head(cache.last, allowed)
-            best = (scores if foreign is None else scores.masked_fill(foreign, -math.inf)).argmax(dim=-1)
-            picked = (best if allowed is None else allowed[best]).tolist()
-            for r in list(open_rows):
-                if picked[r] in stop and (not lead or set(written[r]) - lead):
-                    open_rows.discard(r)
-                else:
-                    written[r].append(picked[r])
-            if not open_rows:
-                break
-        return written
-
     def next_tokens(self, task: Task, position: int, row: Example) -> list[int]:
         """Return the tokens that may follow the target at `position` of a row's answer; none behind the last target.
 
@@ -377,6 +317,24 @@ class ChoiceScorer:
         return texts
 
     def write_after(self, cache: PromptCache, *, max_new_tokens: int) -> list[str]:
-        """Return what the model writes greedily after each row of `cache` when nothing holds it."""
-        written = self._write_greedily(cache, max_new_tokens, {self.end, self.tokenizer.eos_token_id})
+        """Return what the model writes greedily after each row of `cache` when nothing holds it.
+
+        Written here rather than with generate(): that applies the head to (rows, 1, hidden), for which a CPU copies its
+        weight once a row.
+        """
+        stop = {self.end, self.tokenizer.eos_token_id}
+        written: list[list[int]] = [[] for _ in cache.lengths]
+        open_rows = set(range(len(written)))
+        picked: list[int] = []
+        for _ in range(max_new_tokens):
+            if picked:  # read only when a further token is wanted
+                self.read(cache, [[token] for token in picked])
+            picked = self.head(cache.last).argmax(dim=-1).tolist()
+            for r in list(open_rows):
+                if picked[r] in stop:
+                    open_rows.discard(r)
+                else:
+                    written[r].append(picked[r])
+            if not open_rows:
+                break
         return self.tokenizer.batch_decode(written, skip_special_tokens=True)

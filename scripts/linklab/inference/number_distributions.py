@@ -88,14 +88,14 @@ def weighted_median(probabilities: Mapping[str, float]) -> str:
 def distributions(
     scorer: ChoiceScorer, cache: PromptCache, starts: Sequence[Sequence[int]], before: str,
     next_tokens: Sequence[Sequence[int]], column: Column, *,
-    most: int = MOST, smallest: float = SMALLEST, read_at_most: int = READ_AT_MOST,
+    most: int = MOST, smallest: float = SMALLEST, read_at_most: int = READ_AT_MOST, greedy: bool = False,
 ) -> list[dict[str, float]]:  # fmt: skip
     """Return, for every row, the probability of each number text its answer may go on with; they sum to 1.
 
     At every token the model is held to the column's legal numbers; a number ends with the turn's end or one of the
     row's `next_tokens`. `before` stands between what is written so far (`starts`) and the number. About `most`
-    beginnings of one length are followed, each at least `smallest` times as probable as the best. Empty where the
-    model could write no legal number.
+    beginnings of one length are followed, each at least `smallest` times as probable as the best. With `greedy` only
+    the likeliest next token is, until the end is likelier: one number. Empty where the model could write no legal one.
     """
     import torch
 
@@ -115,6 +115,10 @@ def distributions(
         scores = torch.log_softmax(scorer.head(states, headed).double(), dim=-1).exp().tolist()
         scored = iter(scores)
         for r, beginnings in enumerate(live):
+            if greedy:
+                ways = [_go_on(writer, one, next(scored), columns, stops[r], found[r]) for one in beginnings]
+                live[r] = [one for one in ways if one is not None]
+                continue
             longer, may_branch = [], len(keys[r]) <= read_at_most
             for beginning in beginnings:
                 nexts = _lengthen(writer, beginning, next(scored), columns, stops[r], found[r])
@@ -140,6 +144,21 @@ def _lengthen(
         return []
     _add(found, writer.number(text), probability * end / total)
     return [((*tokens, token), more, probability * scores[columns[token]] / total) for token, more in nexts]
+
+
+def _go_on(
+    writer: _Writer, beginning: tuple, scores: Sequence[float], columns: Mapping[int, int], stops: Sequence[int],
+    found: dict[str, float],
+) -> tuple | None:  # fmt: skip
+    """Return a beginning with its likeliest next token, None where it ends; `found` holds the last number it was."""
+    ended: dict[str, float] = {}
+    nexts = _lengthen(writer, beginning, scores, columns, stops, ended)
+    nexts = [one for one in nexts if writer.may_end(one[1]) or writer.nexts(one[1])]  # none after `12.`
+    best = max(nexts, key=lambda one: one[2], default=None)
+    if ended:
+        found.clear()
+        found |= dict.fromkeys(ended, 1.0)
+    return None if best is None or max(ended.values(), default=0.0) >= best[2] else best
 
 
 def _likeliest_alone(beginnings: list[tuple]) -> list[tuple]:

@@ -68,9 +68,9 @@ def answer_exactly(
     of writing it token by token when only legal tokens may be written, or with `rank_by` "summed" that of writing it
     among all texts, divided by the sum over the legal ones, which favours choices of few tokens in a model that is
     unsure. A
-    number target the median of the numbers that may follow the choices before it, or with `numbers` "greedy" what the
-    model writes greedily in digits. A task that asks choice by choice is answered as `choice_answers` says. Nothing can
-    hold a free text: it is written as `answer_freely` does, in at most `max_new_tokens`.
+    number target the median of the numbers that may follow the choices before it, or with `numbers` "greedy" the one
+    that the likeliest legal token each time gives. A task that asks choice by choice is answered as `choice_answers`
+    says. Nothing can hold a free text: it is written as `answer_freely` does, in at most `max_new_tokens`.
     """
     if is_written(task):
         return answer_freely(scorer, examples, task, max_new_tokens=max_new_tokens, progress=progress)
@@ -94,12 +94,11 @@ def answer_exactly(
             next_tokens = [scorer.next_tokens(task, position, row) for row in rows]
             if target.kind == "class":
                 texts = _choose(scorer, cache, rows, task, position, starts, next_tokens, rankings, rank_by)
-            elif numbers == "greedy":
-                size = number_distributions.longest_number(task.schema[target.name])
-                texts = scorer.write_numbers(cache, starts, before, next_tokens, characters=size)
             else:
-                column = task.schema[target.name]
-                given = number_distributions.distributions(scorer, cache, starts, before, next_tokens, column)
+                column, greedy = task.schema[target.name], numbers == "greedy"
+                given = number_distributions.distributions(
+                    scorer, cache, starts, before, next_tokens, column, greedy=greedy
+                )
                 texts = [number_distributions.weighted_median(row) for row in given]
             for r, text in enumerate(texts):
                 written = before + form.value(text, target.kind) + behind
