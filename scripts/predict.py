@@ -155,13 +155,17 @@ def read_rows(csv_name: str, options: TableOptions, task: Task) -> tuple[list[st
     with contextlib.ExitStack() as stack:
         path = Path(csv_name) if csv_name != "-" else stack.enter_context(standard_input())
         name = "standard input" if csv_name == "-" else csv_name
-        table = open_new_rows(path, task.schema, task.table, options)
+        needed = needed_columns(task)
+        table = open_new_rows(path, task.schema, task.table, options, wanted=needed)
         header = table.names
-        for column in needed_columns(task):
+        for column in needed:
             if column not in header:
+                folded = {given.casefold(): given for given in header}
+                meant = folded.get(column.casefold())
+                hint = f"; rename '{meant}' to '{column}'" if meant else ""
                 raise UserError(
                     f"{name}:1: no column '{column}', which the model's prompt shows; "
-                    f"the columns are: {', '.join(header)}"
+                    f"the columns are: {', '.join(header)}{hint}"
                 )
         rows = [(f"{name}:{line}", dict(zip(header, cells, strict=True))) for line, cells in table.rows()]
     if not rows:
@@ -203,7 +207,10 @@ def standard_input() -> Iterator[Path]:
 
 def read_set(words: Sequence[str], task: Task) -> dict[str, str]:
     """Return the row that `--set COL=VALUE …` gives: ["rssi_dbm=-60,-61"] -> {"rssi_dbm": "[-60,-61]"}."""
+    from linklab.tables.understand import number_formats
+
     row: dict[str, str] = {}
+    formats = number_formats(task.table)
     known = [column.name for column in task.schema.by_role("input", "id", "group")]
     for word in words:
         name, equals, value = word.partition("=")
@@ -213,7 +220,8 @@ def read_set(words: Sequence[str], task: Task) -> dict[str, str]:
             raise UserError(f"--set {name}: duplicate value")
         if task.schema[name].kind.startswith("list_") and not value.startswith("["):
             value = f"[{value}]"
-        row[name] = value
+        plain = formats[name].read(value) if name in formats else None  # $2,700 as the training rows had it
+        row[name] = value if plain is None else plain
     missing = [name for name in needed_columns(task) if name not in row]
     if missing:
         raise UserError(f"--set: no value for {', '.join(missing)}, which the model's prompt shows")

@@ -56,6 +56,17 @@ def excel(path):
     book.save(path)
 
 
+def second_sheet(path):
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.active.append(["Trees to be named"])
+    sheet = book.create_sheet("Trees")
+    for row in (["May 2024"], [], ["height", "side", "day"], *NEW):
+        sheet.append(list(row))
+    book.save(path)
+
+
 def typed():
     return {"height": [float(row[0]) for row in NEW], "side": [row[1] for row in NEW], "day": [row[2] for row in NEW]}
 
@@ -95,6 +106,15 @@ WRITTEN = {
     "utf16.csv": lambda path: path.write_text(text(delimiter="\t"), encoding="utf-16"),
     "cr.csv": lambda path: path.write_bytes(text().replace("\n", "\r").encode()),
     "sep.csv": lambda path: path.write_text("sep=|\n" + text(delimiter="|")),
+    "title.csv": lambda path: path.write_text("New trees\n\n" + text()),
+    "second_sheet.xlsx": second_sheet,
+    "blank_lines.csv": lambda path: path.write_text(text().replace("\n", "\n\n")),
+    "spaces.txt": lambda path: path.write_text(text(delimiter=" ")),
+    "pandas.json": lambda path: path.write_text(
+        json.dumps(
+            {name: dict(enumerate(cells)) for name, cells in zip(NAMES[1:], zip(*NEW, strict=True), strict=True)}
+        )
+    ),
     "empty_rows.csv": lambda path: path.write_text(text() + ",,\n,,\n"),
     "row_names.csv": lambda path: path.write_text(
         text([(str(i), *row) for i, row in enumerate(NEW, 1)], names=("", "height", "side", "day"))
@@ -126,6 +146,27 @@ def test_the_same_new_rows_get_the_same_answers_in_any_kind_of_file(model, plain
     assert all(row["kind"] in ("fir", "oak") and row["error"] == row["warning"] == "" for row in answers)
     printed = [" ".join(line.split()) for line in said.splitlines()]
     assert {"height input number", "side input text", "kind answer class, 2 known"} <= set(printed)
+
+
+def test_numbers_are_read_as_training_wrote_them_beside_a_word_and_with_set(tmp_path, capsys):
+    """One cell that is no number in a file of two rows does not make the other one none."""
+    from linklab.models.load import make_tiny
+    from linklab.tasks.task import make_task
+
+    prices = [f'"${i + 1},100.50"' for i in range(30)]
+    (tmp_path / "t.csv").write_text("kind,price\n" + "".join(f"{'ab'[i % 2]},{p}\n" for i, p in enumerate(prices)))
+    task = make_task(tmp_path / "t.csv", ["kind"])
+    model = shutil.copytree(make_tiny(), tmp_path / "model")
+    (model / "task.json").write_text(json.dumps(task.to_dict()))
+    new = tmp_path / "new.csv"
+    new.write_text('price\ncheap\n"$4,100.50"\n')
+    _, answers, _ = ask(model, new, capsys)
+    assert [row["price"] for row in answers] == ["cheap", "4100.50"]
+    new.write_text('price\n"€4,100.50"\n')
+    _, answers, said = ask(model, new, capsys)
+    assert answers[0]["price"] == "4100.50" and "in €, and were in $ in the training rows" in said
+    assert predict.main(["--model", str(model), "--set", "price=$4,100.50", "--out", str(tmp_path / "a.csv")]) == 0
+    assert next(csv.DictReader((tmp_path / "a.csv").open()))["price"] == "4100.50"
 
 
 STRANGE = [
@@ -161,6 +202,7 @@ def test_an_error_or_a_warning_stands_beside_every_row_unlike_the_training_rows(
     ("data", "said"),
     [
         ("height,day\n7.5,2024-05-03\n", "no column 'side', which the model's prompt shows"),
+        ("height,SIDE,day\n7.5,n,2024-05-03\n", "rename 'SIDE' to 'side'"),
         ("height,side,day\n", "no rows below the header"),
         ("height,side,day\n7.5,n\n", ":2: 2 cells; the header has 3"),
         ("height,side,day\n7.5,größe,x\n".encode("cp1252"), "--encoding cp1252"),

@@ -116,8 +116,8 @@ def distributions(
         scored = iter(scores)
         for r, beginnings in enumerate(live):
             if greedy:
-                ways = [_go_on(writer, one, next(scored), columns, stops[r], found[r]) for one in beginnings]
-                live[r] = [one for one in ways if one is not None]
+                live[r] = [more for one in beginnings
+                           for more in _go_on(writer, one, next(scored), columns, stops[r], found[r])]  # fmt: skip
                 continue
             longer, may_branch = [], len(keys[r]) <= read_at_most
             for beginning in beginnings:
@@ -128,7 +128,12 @@ def distributions(
             break
         states = _read_beginnings(scorer, cache, keys, live)
     scorer.rewind(cache, *back_to)
-    return [{text: p / sum(row.values()) for text, p in row.items()} if sum(row.values()) else {} for row in found]
+    return list(map(_shares, found))
+
+
+def _shares(row: dict[str, float]) -> dict[str, float]:
+    whole = sum(row.values())
+    return {text: p / whole for text, p in row.items()} if whole else {}
 
 
 def _lengthen(
@@ -149,8 +154,8 @@ def _lengthen(
 def _go_on(
     writer: _Writer, beginning: tuple, scores: Sequence[float], columns: Mapping[int, int], stops: Sequence[int],
     found: dict[str, float],
-) -> tuple | None:  # fmt: skip
-    """Return a beginning with its likeliest next token, None where it ends; `found` holds the last number it was."""
+) -> list[tuple]:  # fmt: skip
+    """Return a beginning with its likeliest next token, [] where it ends; `found` holds the last number it was."""
     ended: dict[str, float] = {}
     nexts = _lengthen(writer, beginning, scores, columns, stops, ended)
     nexts = [one for one in nexts if writer.may_end(one[1]) or writer.nexts(one[1])]  # none after `12.`
@@ -158,7 +163,7 @@ def _go_on(
     if ended:
         found.clear()
         found |= dict.fromkeys(ended, 1.0)
-    return None if best is None or max(ended.values(), default=0.0) >= best[2] else best
+    return [] if best is None or max(ended.values(), default=0.0) >= best[2] else [best]
 
 
 def _likeliest_alone(beginnings: list[tuple]) -> list[tuple]:

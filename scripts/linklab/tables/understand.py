@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def reopen_table(path: str | Path | Table, schema: Schema, record: Mapping[str, 
     if isinstance(path, Table):
         return path
     table = open_table(path, TableOptions.from_dict(record.get("options", {})))
-    formats = {name: NumberFormat(**value) for name, value in record.get("number_formats", {}).items()}
+    formats = number_formats(record)
     table.formats = {at: formats[name] for at, name in enumerate(table.names) if name in formats}
     if record.get("left_out"):
         table.leave_out = reason_to_leave_out(table, schema)
@@ -164,15 +164,16 @@ def open_new_rows(
     schema: Schema,
     record: Mapping[str, Any],
     options: TableOptions = TableOptions(),  # noqa: B008
+    wanted: Collection[str] = (),
 ) -> Table:
-    """Return a table of new rows for a model that learnt from the table of `record`.
+    """Return a table of new rows for a model that learnt from the table of `record`; see `open_table` for `wanted`.
 
     How it is written is found anew, or as `options` say; what means "no value" and how its numbers are written, where
     this file alone does not tell, are as in training.
     """
     told = TableOptions.from_dict(record.get("options", {}))
-    table = open_table(path, dataclasses.replace(options, missing=told.missing))
-    formats = {name: NumberFormat(**value) for name, value in record.get("number_formats", {}).items()}
+    table = open_table(path, dataclasses.replace(options, missing=told.missing), wanted)
+    formats = number_formats(record)
     numbers = {c.name: formats.get(c.name, PLAIN) for c in schema.columns if c.role == "input" and is_number_target(c)}
     if table.dialect.plain and not table.options.missing and any(c.choices_from for c in schema.by_role("target")):
         return table  # rows that bring their choices are written by a program
@@ -182,7 +183,20 @@ def open_new_rows(
         at: f for at, f in found.formats.items()
         if table.names[at] in numbers and (f != PLAIN or found.columns[at].written.counts.total())
     }  # fmt: skip
+    for at, name in enumerate(table.names):
+        if name not in numbers:
+            continue
+        if at not in found.formats:  # a word among few numbers does not make the others words
+            table.formats[at] = numbers[name]
+        here, there = found.formats.get(at, PLAIN).unit, numbers[name].unit
+        if here and there and here != there:
+            table.notes.append(f"column '{name}': the numbers are in {here}, and were in {there} in the training rows")
     return table
+
+
+def number_formats(record: Mapping[str, Any]) -> dict[str, NumberFormat]:
+    """Return how the columns of a table's record write numbers, where that is not plain."""
+    return {name: NumberFormat(**value) for name, value in record.get("number_formats", {}).items()}
 
 
 def _rows(table: Table, damage: list[str] | None) -> Iterator[tuple[int, list[str]]]:
