@@ -118,6 +118,8 @@ FAULTS: dict[str, tuple] = {
     "outputs null": (4, put("cells/3", "outputs", None), None),
     "execution_count an empty string": (4, put("cells/3", "execution_count", ""), None),
     "execution_count digits": (4, put(CODE, "execution_count", "3"), None),
+    "nbformat digits": (4, put("", "nbformat", "4"), None),
+    "nbformat_minor digits": (5, put("", "nbformat_minor", "5"), None),
     "attachments null": (4, put(RAW, "attachments", None), None),
     "metadata of an output null": (4, put(DISPLAY, "metadata", None), None),
     "text of a stream null": (4, put(STREAM, "text", None), put(STREAM, "text", [])),
@@ -174,9 +176,10 @@ STYLES = [{"indent": 1}, {"indent": 2}, {}, {"separators": (",", ":")}]
 
 def schema_errors(notebook: dict) -> list[str]:
     """Return what nbformat's schema of the notebook's own version refuses, plus repeated ids."""
-    errors = [
-        error.message[:200] for error in get_validator(4, notebook.get("nbformat_minor", 4)).iter_errors(notebook)
-    ]
+    minor = notebook.get("nbformat_minor", 4)
+    if isinstance(minor, str):
+        return ["nbformat_minor is text"]  # of which nbformat knows no schema
+    errors = [error.message[:200] for error in get_validator(4, minor).iter_errors(notebook)]
     ids = [cell.get("id") for cell in notebook.get("cells", []) if isinstance(cell, dict) and "id" in cell]
     return errors + [f"id {found} twice" for found in {found for found in ids if ids.count(found) > 1}]
 
@@ -274,6 +277,17 @@ def test_report_and_repair_together_mend_and_name_what_was_mended(tmp_path, caps
     assert fixer.main(["--report", "--repair", str(path)]) == 1
     assert "fixed: cell 4 (code) has no 'outputs': set to []" in capsys.readouterr().err
     assert fixer.main(["--report", "--repair", str(path)]) == 0
+
+
+def test_a_byte_order_mark_is_reported_and_goes_with_repair(tmp_path, capsys, html_exporter):
+    path = tmp_path / "n.ipynb"
+    sound = json.dumps(make_notebook(), indent=1)
+    path.write_text(f"\ufeff{sound}", encoding="utf-8")
+    assert fixer.main(["--report", str(path)]) == 1 and path.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert "n.ipynb:1: a byte order mark (BOM) before the JSON" in capsys.readouterr().err
+    assert fixer.main(["--repair", str(path)]) == 1
+    assert path.read_text() == sound and fixer.main(["--repair", str(path)]) == 0
+    html_exporter.from_filename(str(path))
 
 
 def test_ids_follow_content_and_not_place():

@@ -104,13 +104,18 @@ def fix(text: str, *, widgets: str = "keep", repair: bool = False) -> Outcome:
     With `repair`, also with what nbformat 4 asks for, wherever that loses nothing. Done twice is done once.
     """
     fixed: list[Said] = []
+    bom = [Said(1, "a byte order mark (BOM) before the JSON, which Jupyter does not read", "removed")]
+    if not text.startswith(BOM):
+        bom = []
+    elif repair:
+        fixed, bom, text = bom, [], text.removeprefix(BOM)
     for _ in range(_MOST_PASSES):  # fixing may uncover a fault: of a key written twice, or of what was put in its place
         notebook, source = json.loads(text.removeprefix(BOM)), JsonText(text)
         of_widgets, of_format = find_widget_faults(notebook, widgets), find_format_faults(notebook)
         mendable = [found for found in of_format if found.changes]
         now = of_widgets + (mendable if repair else [])
         if not now:
-            rest = [] if repair else [_say(source, found) for found in mendable]
+            rest = [] if repair else [*bom, *(_say(source, found) for found in mendable)]
             return Outcome(text, fixed, rest, [_say(source, found) for found in of_format if not found.changes])
         fixed += sorted(_say(source, found) for found in now)
         text = source.apply(change for found in now for change in found.changes)

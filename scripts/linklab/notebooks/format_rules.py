@@ -17,6 +17,8 @@ from linklab.notebooks.json_text import Change, Copy, Path
 NEWEST_MINOR = 5
 _CELL_TYPES = ("code", "markdown", "raw")
 _ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+_DIGITS = re.compile(r"0|[1-9]\d{0,8}")
+_NUMBERS = ("execution_count", "nbformat", "nbformat_minor")
 _JSON_MIME = re.compile(r"application/(.*\+)?json")
 _OUTPUT_KEYS = {  # output type -> what it must have, all it may have, and what is meant where it is missing
     "execute_result": {"data": "{}", "metadata": "{}", "execution_count": "null"},
@@ -87,9 +89,11 @@ _FORMS: dict[str, _Check] = {
 def find_format_faults(notebook: dict) -> list[Finding]:
     """Return what nbformat 4 would refuse in a parsed notebook. Other major versions are not judged."""
     cells = notebook.get("cells")
-    if notebook.get("nbformat", 4 if isinstance(cells, list) else None) != 4:
+    if notebook.get("nbformat", 4 if isinstance(cells, list) else None) not in (4, "4"):
         return []
     minor = notebook.get("nbformat_minor")
+    if isinstance(minor, str) and _DIGITS.fullmatch(minor):
+        minor = int(minor)
     if not isinstance(minor, int):
         minor = NEWEST_MINOR if any("id" in cell for cell in _objects(cells)) else 4
     found = list(_find_top_faults(notebook, minor))
@@ -347,7 +351,7 @@ def _require(path: Path, value: dict, key: str, check: _Check, default: str, whe
         return
     elif says_nothing(value[key]):
         yield _put(path, key, default, f"{where}: '{key}' is {json.dumps(value[key])}")
-    elif key == "execution_count" and isinstance(value[key], str) and re.fullmatch(r"[1-9]\d{0,8}", value[key]):
+    elif key in _NUMBERS and isinstance(value[key], str) and _DIGITS.fullmatch(value[key]):
         yield _put(path, key, value[key], f"{where}: '{key}' is text")
     else:
         fault = f"{where}: '{key}' is {json.dumps(value[key])[:40]}, not what nbformat 4 allows there"
