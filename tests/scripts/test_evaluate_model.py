@@ -81,7 +81,7 @@ def test_a_trained_folder_is_tuned_a_base_model_is_base_and_other_predictions_ar
 def test_a_merged_folder_is_tuned_too(tmp_path):
     """The roles of a comparison must not depend on how a model was saved."""
     import finetune_gemma_from_csv
-    from conftest import write_rule_table
+    from rule_table import write_rule_table
 
     table = write_rule_table(tmp_path / "animals.csv", n=60)
     command = ["--csv", str(table), "--target-field", "kind", "--base-model", "tiny", "--max-steps", "1", "--merge"]

@@ -7,11 +7,11 @@ import os
 import finetune_gemma_from_csv as finetune
 import pytest
 import torch
-from conftest import train_on_rule
 from linklab import files
 from linklab.manifest import read_manifest
 from linklab.models import load
 from linklab.training import results, safeguards
+from rule_table import train_on_rule
 from training_runs import MODES, PROMPT, WEIGHTS, settings_of, words
 
 
@@ -146,6 +146,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(rule_table, tmp_path, capf
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))  # torch makes it where it is first asked
     monkeypatch.chdir(scratch)
     assert finetune.main(words(rule_table, tmp_path / "out", "--dry-run", "--mode", "full")) == 0
     assert not (tmp_path / "out").exists() and list(scratch.iterdir()) == []

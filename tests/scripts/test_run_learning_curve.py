@@ -119,7 +119,7 @@ def lines_of(folder):
 
 @pytest.fixture(scope="module")
 def big_table(tmp_path_factory):
-    from conftest import write_rule_table
+    from rule_table import write_rule_table
 
     return write_rule_table(tmp_path_factory.mktemp("big") / "animals.csv", n=1200)
 
