@@ -87,7 +87,10 @@ def test_a_folder_is_read_whole_and_text_parts_are_joined(tmp_path):
         (json.dumps(talk("a", "b", "c")), "the roles are user, assistant, user: "),
         (json.dumps({"messages": talk("a", "b")["messages"][::-1]}), "the roles are assistant, user: "),
         ('{"messages": [{"role": "system", "content": "x"}]}', "the roles are none"),
-        ('{"messages": [{"role": "tool", "content": "x"}]}', 'a message\'s role is "tool"'),
+        (
+            '{"messages": [{"role": "assistant", "tool_calls": []}, {"role": "tool"}]}',
+            'a message\'s role is "tool": tool calls',
+        ),
         ('{"messages": ["x"]}', "a message's role is null"),
         (json.dumps(talk("a", " ")), "an empty assistant message"),
         (json.dumps(talk("a", None)), "a message's content is not a text"),

@@ -107,9 +107,11 @@ class Table:
         self._header_rows = 0
         self.row_name: str | None = None
         self._blank: list[int] = []  # columns without a name and without values
-        if dialect.plain and not self.wanted <= set(csv_stream.read_header(path)):
-            self.dialect = dialect = dataclasses.replace(dialect, plain=False)
-        raw, self._shown = (csv_stream.read_header(path), []) if dialect.plain else self._first_row()
+        self._shown: list[list[str]] = []  # some of the first rows
+        raw = csv_stream.read_header(path) if dialect.plain else None
+        if raw is None or not self.wanted <= set(raw):
+            self.dialect = dataclasses.replace(dialect, plain=False)
+            raw, self._shown = self._first_row()
         self.names = self._clean(raw)
         self._named = [at for at in range(len(raw)) if at not in self._blank]
         self._width = len(raw)

@@ -79,7 +79,8 @@ def _read_file(path: Path, rule: SplitRule) -> Iterator[Example]:
             except RecursionError as error:
                 raise UserError(f"{path}:{number}: nested too deeply; {EXPECTED}") from error
             except ValueError as error:
-                raise UserError(f"{path}:{number}: {error}; {EXPECTED}") from error
+                hint = "" if path.suffix.lower() in (*SUFFIXES, ".json") else "; a table is given with --csv"
+                raise UserError(f"{path}:{number}: {error}; {EXPECTED}{hint}") from error
 
 
 def parse_line(line: bytes, rule: SplitRule | None = None) -> Example:
@@ -96,7 +97,8 @@ def _read_messages(line: bytes) -> list[tuple[str, str]]:
     messages = value.get("messages") if isinstance(value, dict) else None
     if not isinstance(messages, list) or not messages:
         raise ValueError("no list 'messages'")
-    turns = [(_role(message), _text(message)) for message in messages]
+    given = [_role(message) for message in messages]  # first: what a tool call lacks is no text that was forgotten
+    turns = list(zip(given, map(_text, messages), strict=True))
     system = turns.pop(0)[1] if turns[0][0] == "system" else ""
     roles = [role for role, _ in turns]
     if len(roles) < 2 or roles != ["user", "assistant"] * (len(roles) // 2):
@@ -110,7 +112,8 @@ def _read_messages(line: bytes) -> list[tuple[str, str]]:
 def _role(message: object) -> str:
     role = message.get("role") if isinstance(message, dict) else None
     if role not in ("system", "user", "assistant"):
-        raise ValueError(f"a message's role is {json.dumps(role)}")
+        tools = ": tool calls cannot be trained on" if role == "tool" else ""
+        raise ValueError(f"a message's role is {json.dumps(role)}{tools}")
     return role
 
 
