@@ -15,13 +15,13 @@ from linklab.tables.table import SHOWN_LINES, Table
 MIN_ROWS_TO_JUDGE = 10  # fewer may hold one answer by chance
 
 
-def check_targets(table: Table, schema: Schema, scan: Scan, classes_as_told: set[str], record: dict[str, Any]) -> None:
+def check_targets(table: Table, schema: Schema, scan: Scan, given_classes: set[str], record: dict[str, Any]) -> None:
     """Find rows whose target is missing or no number; refuse them, or leave them out where an option says so."""
     options = table.options
     judges: dict[str, Callable[[str], str | None]] = {}
     for column in schema.by_role("target"):
         at = table.names.index(column.name)
-        judges[column.name] = _judge(column, scan.formats.get(at) if column.name not in classes_as_told else None,
+        judges[column.name] = _judge(column, scan.formats.get(at) if column.name not in given_classes else None,
                                      keep=options.keep_missing_class)  # fmt: skip
     places = {name: table.names.index(name) for name in judges}
     suspicious = [

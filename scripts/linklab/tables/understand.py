@@ -93,22 +93,22 @@ def understand(
         if (found != PLAIN or scan.columns[at].written.counts.total())
         and kinds.get(table.names[at]) != "text" and roles.of(table.names[at]) in ("input", "target")
     }  # fmt: skip
-    classes_as_told = {name for name in roles.targets if kinds[name] == "class" and table.options.target_kinds}
-    for name in classes_as_told:
+    given_classes = {name for name in roles.targets if kinds[name] == "class" and table.options.target_kinds}
+    for name in given_classes:
         table.formats.pop(table.names.index(name), None)
     columns = [
         _column(name, roles.of(name), column, scan.formats.get(at), kinds.get(name), table,
-                as_told=name in classes_as_told, lenient=lenient, allow_missing=allow_missing, tolerance=tolerance)
+                is_given=name in given_classes, lenient=lenient, allow_missing=allow_missing, tolerance=tolerance)
         for at, (name, column) in enumerate(zip(table.names, scan.columns, strict=True))
     ]  # fmt: skip
     schema = Schema(tuple(columns))
     record = make_record(table, scan, schema, kinds)
     if not lenient:
-        check_targets(table, schema, scan, classes_as_told, record)
+        check_targets(table, schema, scan, given_classes, record)
         check_constant(table, schema, scan)
     elif table.options.leave_out_targets:
         with contextlib.suppress(UserError):  # rows that no option leaves out stay, and are named
-            check_targets(table, schema, scan, classes_as_told, record)
+            check_targets(table, schema, scan, given_classes, record)
     if lenient:
         try:
             check_constant(table, schema, scan)
@@ -171,8 +171,8 @@ def open_new_rows(
     How it is written is found anew, or as `options` say; what means "no value" and how its numbers are written, where
     this file alone does not tell, are as in training.
     """
-    told = TableOptions.from_dict(record.get("options", {}))
-    table = open_table(path, dataclasses.replace(options, missing=told.missing), wanted)
+    recorded = TableOptions.from_dict(record.get("options", {}))
+    table = open_table(path, dataclasses.replace(options, missing=recorded.missing), wanted)
     formats = number_formats(record)
     numbers = {c.name: formats.get(c.name, PLAIN) for c in schema.columns if c.role == "input" and is_number_target(c)}
     if table.dialect.plain and not table.options.missing and any(c.choices_from for c in schema.by_role("target")):
@@ -304,17 +304,19 @@ def side_of(text: str) -> str:
 
 
 def _target_kinds(table: Table, roles: _Roles, scan: Scan, lenient: bool) -> dict[str, str]:
-    told = table.options.target_kinds
-    for kind in told:
+    given = table.options.target_kinds
+    for kind in given:
         if kind not in TARGET_KINDS:
             raise UserError(f"--target-kind {kind}: one of {', '.join(TARGET_KINDS)}, or one for each --target-field")
-    if len(told) > 1 and len(told) != len(roles.targets):
-        raise UserError(f"--target-kind: {len(told)} kinds for {len(roles.targets)} targets; give one, or one for each")
+    if len(given) > 1 and len(given) != len(roles.targets):
+        raise UserError(
+            f"--target-kind: {len(given)} kinds for {len(roles.targets)} targets; give one, or one for each"
+        )
     kinds = {}
     for i, name in enumerate(roles.targets):
         at = table.names.index(name)
         column, number_format = scan.columns[at], scan.formats.get(at)
-        kind = (told[i] if len(told) > 1 else told[0]) if told else _guess_kind(column, number_format)
+        kind = (given[i] if len(given) > 1 else given[0]) if given else _guess_kind(column, number_format)
         if kind == "number" and number_format is None and not lenient:
             n = column.shapes.counts.total()
             raise UserError(f"{table.path}: --target-kind number: column '{name}' is a number in {n:,} of "
@@ -337,10 +339,10 @@ def _guess_kind(column: ColumnScan, number_format: NumberFormat | None) -> str:
 
 def _column(
     name: str, role: str, scan: ColumnScan, number_format: NumberFormat | None, kind: str | None, table: Table, *,
-    as_told: bool, lenient: bool, allow_missing: float, tolerance: float,
+    is_given: bool, lenient: bool, allow_missing: float, tolerance: float,
 ) -> Column:  # fmt: skip
     """Return the schema's column."""
-    if kind == "text" or as_told:
+    if kind == "text" or is_given:
         number_format = None
     if number_format is not None:
         found = scan.number_kind(number_format, tolerance)
