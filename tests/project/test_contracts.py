@@ -1,6 +1,7 @@
 """The promises between README, scripts and rooms: what is documented exists, and what exists is documented."""
 
 import ast
+import dataclasses
 import functools
 import json
 import re
@@ -14,6 +15,7 @@ import check_merge
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 from linklab import __main__ as linklab_command
+from linklab import cli
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
@@ -320,6 +322,26 @@ def test_a_script_reads_the_parsed_arguments_in_makers_of_settings_only(path):
             handed |= set(ast.walk(node))
     seen = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == "args" and n not in handed]
     assert not seen, f"{path.name}: args on lines {', '.join(str(node.lineno) for node in seen)}"
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_every_option_of_a_script_is_a_field_of_settings(path):
+    """One that no settings hold would be taken in silence and change nothing."""
+    from linklab.inference.row_answers import AskSettings
+    from linklab.links import field_rows
+    from linklab.studies.options import CurveSettings, SweepSettings
+    from linklab.tasks.source import Source
+    from linklab.training.options import TrainingSettings
+
+    script = load(path)
+    shared = {"finetune_gemma_from_csv": TrainingSettings, "run_learning_curve": CurveSettings,
+              "run_sweep": SweepSettings}  # fmt: skip
+    settings = getattr(script, "Settings", None) or shared[path.stem]
+    held = {field.name for kind in (settings, Source, AskSettings) for field in dataclasses.fields(kind)}
+    held |= {name.removeprefix("--").replace("-", "_") for name, _ in cli.TABLE_OPTIONS}
+    held |= {column.name for column in field_rows.link_options().values()} if path.stem == "import_survey" else set()
+    options = {action.dest for action in script.build_parser()._actions}
+    assert options - held == {"help", "version", "debug", "config"} | options & {"skip_finished"}
 
 
 def test_no_function_is_more_complex_than_radon_grade_c():
