@@ -7,7 +7,7 @@ import csv
 import dataclasses
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from linklab.cli import UserError
@@ -16,6 +16,7 @@ from linklab.tables import csv_stream
 SNIFFED_BYTES = 64 << 10
 SNIFFED_ROWS = 100
 DELIMITERS = (",", ";", "\t", "|")
+_INNER_QUOTE = re.compile(r'(?:^|,)[^",\r\n]+"(?=[^",\r\n])', re.MULTILINE)  # 12" pipe: in a cell that no quote opens
 _BLANK_LINE = re.compile(r"\n[ \t]*\r?\n")
 NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "space"}
 
@@ -52,6 +53,7 @@ _MAGIC: tuple[tuple[bytes, str, str], ...] = (
     (b"\x80\x05\x95", "a pickle file", _SAVE_AS),
 )
 _MARKUP = (
+    ("<table", "a web page (HTML)"),
     ("<!doctype html", "a web page (HTML)"),
     ("<html", "a web page (HTML)"),
     ("<?xml", "an XML file"),
@@ -115,7 +117,7 @@ def sniff(path: Path, *, delimiter: str | None = None, encoding: str | None = No
     spaced = _spaced(text, delimiter)
     plain = (
         encoding == "utf-8" and delimiter == "," and line_end != "CR" and not separator_line and not spaced
-        and not _BLANK_LINE.search(text) and not _ends_empty(tail) and _clean_header(path) and not _unnamed_first(text)
+        and not _ends_empty(tail) and _clean_header(path) and not _needs_cleaning(text)
     )  # fmt: skip
     return Dialect("csv", encoding, delimiter, line_end, separator_line, spaced, plain)
 
@@ -289,10 +291,20 @@ def _spaced(text: str, delimiter: str) -> bool:
     return len(rows) > 1 and bool(later) and all(cell.startswith(" ") for cell in later)
 
 
+def _needs_cleaning(text: str) -> bool:
+    """True where the first rows hold what the block reader refuses and the row reader can read."""
+    return bool(_BLANK_LINE.search(text) or _INNER_QUOTE.search(text)) or _unnamed_first(text)
+
+
 def _unnamed_first(text: str) -> bool:
     """True where every row has one cell more than the header: R's write.table gives row names no column name."""
     header, *rows = first_records(text, ",")
     return {len(row) for row in rows} == {len(header) + 1}
+
+
+def name_rows(rows: Sequence[Sequence[str]]) -> bool:
+    """True where the first cells of rows differ, as names of rows do; with 0,5 in two cells they may not."""
+    return len({row[0] for row in rows}) == len(rows)
 
 
 def _ends_empty(tail: bytes) -> bool:

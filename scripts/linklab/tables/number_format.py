@@ -36,7 +36,16 @@ def _match(text: str) -> re.Match[str] | None:
     found = _WRITTEN.fullmatch(text.strip())
     if found is None or bool(found["open"]) != bool(found["close"]) or (found["first"] and found["before"]):
         return None
-    return found if (found["open"] is not None) + sum(bool(found[name]) for name in _SIGNS) <= 1 else None
+    if (found["open"] is not None) + sum(bool(found[name]) for name in _SIGNS) > 1:
+        return None
+    is_phone = found["sign"] == "+" and any(space in found["digits"] for space in SPACES)  # +49 170 100 200
+    return None if is_phone or _is_address(found["digits"]) else found
+
+
+def _is_address(digits: str) -> bool:
+    """True for `192.168.100.120`, an address of the internet."""
+    groups = digits.split(".")
+    return len(groups) == 4 and all(group.isdigit() and int(group) < 256 for group in groups)
 
 
 @dataclasses.dataclass(frozen=True)

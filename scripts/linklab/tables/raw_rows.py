@@ -64,7 +64,7 @@ def _csv_rows(path: Path, dialect: Dialect, on_damage: OnDamage) -> Iterator[Row
                 if "\0" in "".join(cells):
                     on_damage(line, "nul_byte", "a NUL byte")
                     continue
-                yield line, cells
+                yield line, [cell.rstrip(" ") for cell in cells] if dialect.spaced else cells
         except UnicodeError:
             raise encoding_error(path, dialect.encoding) from None
 

@@ -18,7 +18,7 @@ from linklab import files
 from linklab.cli import UserError
 from linklab.tables import csv_stream
 from linklab.tables.csv_stream import Block, OnDamage
-from linklab.tables.dialect import SNIFFED_ROWS, Dialect, sniff
+from linklab.tables.dialect import SNIFFED_ROWS, Dialect, name_rows, sniff
 from linklab.tables.number_format import PLAIN, NumberFormat
 from linklab.tables.raw_rows import Row, encoding_error, formula_columns, read_raw_rows, sheet_names
 
@@ -239,19 +239,22 @@ class Table:
         if not first:
             raise UserError(f"{self.path}: the file holds no header and no rows")
         at = self._header_at([cells for _, cells in first])
-        if above := self._header_rows - 1 + at:
-            what = "lines" if self.dialect.kind == "csv" else "rows"
-            text = f" ({' '.join(filter(None, map(str.strip, first[0][1])))[:60]!r})" if at else ""
-            blank = "" if at else "blank "
-            self.notes.append(f"{above} {blank}{what if above > 1 else what[:-1]} before the header left out{text}")
+        self._note_lines_above(self._header_rows - 1 + at, first[0][1] if at else [])
         self._header_rows += at
         line, cells = first[at]
         shown = [row for _, row in first[at + 1 :] if any(row)]
         if self.dialect.kind != "csv" or {len(row) for row in shown} != {len(cells) + 1}:
             return cells, shown
         if any(row[-1].strip() for row in shown):
-            return ["", *cells], shown
+            return (["", *cells] if name_rows(shown) else cells), shown
         return [*cells, ""], shown  # every row ends with a delimiter, and the header does not
+
+    def _note_lines_above(self, n: int, title: list[str]) -> None:
+        if n:
+            what = "line" if self.dialect.kind == "csv" else "row"
+            text = " ".join(filter(None, map(str.strip, title)))[:60]
+            self.notes.append(f"{n} {'' if title else 'blank '}{what}{'s' * (n > 1)} before the header left out"
+                              + f" ({text!r})" * bool(title))  # fmt: skip
 
     def _header_at(self, rows: list[list[str]]) -> int:
         """Return which of the first rows is the header: the first one, or one below a title that has all columns
