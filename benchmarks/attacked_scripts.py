@@ -1,4 +1,4 @@
-"""Every script that writes, with words under which it is quick, and what it may touch; for campaign_kills.py."""
+"""Every script that writes, with arguments that make it quick, and what it may change; for campaign_kills.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LINK = ("--signal-dbm -60 --current-channel-mhz 5180 --noise-dbm -9{n} --regulat
 
 
 def torn_checkpoints(place: Path, hub: object) -> list[str]:
-    """Return which checkpoints on the drive are not whole: there, nothing may appear before every byte is."""
+    """Return the incomplete checkpoints on the drive, where only complete ones may appear."""
     from linklab.training import checkpoints
 
     return [f"{path} is torn" for path in checkpoints.list_all(place / "drive") if not checkpoints.is_whole(path)]
@@ -55,7 +55,7 @@ def part_of_an_upload(place: Path, hub: object) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One script with its words; `{n}` changes from run to run, so that each run makes something else.
+    """One script with its arguments; `{n}` changes from run to run, so that each run makes another result.
 
     `own` are the folders it may write, `foreign` files of a person within them, `stays` what is there after every kill
     once a run has finished, `resumes` says that a killed run is continued by the next one, `text` are words that take
@@ -165,7 +165,7 @@ def prepare_export(folder: Path) -> None:
 
 
 def damage_notebooks(place: Path) -> None:
-    """Put the notebooks that a run fixes back into the state in which it has to."""
+    """Restore the notebooks that a run fixes to their faulty state."""
     if (place / "books").exists():
         for number in range(BOOKS):
             (place / "books" / f"{number}.ipynb").write_text(faulty_notebook())

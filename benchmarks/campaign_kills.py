@@ -4,10 +4,10 @@ nothing -> a table on stdout: per script what was tried, what was lost, and whet
 
     python benchmarks/campaign_kills.py --only convert,validate
 
-Each attack is followed by the same checks: every manifest holds, no file of anybody else has changed, no old result is
-gone, and in the end the same command succeeds. A token and a password are in the environment of every run, and in the
-words of some that fail; all outputs and everything said are then searched for them. Uploads go to a stand-in of the Hub
-on this machine. Not part of the tests: all scripts take over half an hour of one core, so --only makes a part of them.
+Each attack is followed by the same checks: every manifest is valid, no other file has changed, no old result is
+missing, and in the end the same command succeeds. A token and a password are in the environment of every run, and in
+the arguments of some that fail; all outputs and messages are then searched for them. Uploads go to a stand-in of the
+Hub on this machine. Not part of the tests: all scripts take over half an hour of one core; --only runs some of them.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ CAPABILITIES = (1, 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: root can writ
 
 
 class Run:
-    """A script that runs in a process of its own, forked from this one: what takes seconds to import is there already.
+    """A script that runs in a process of its own, forked from this one, where the slow imports are done.
 
     So most kills hit work, and few hit imports. `locked` takes root's right to write where modes forbid it; `apart`
     makes the process the first of a PID namespace.
@@ -114,7 +114,7 @@ class Run:
 
 
 class ForkedStage:
-    """Stands for subprocess.Popen in `pipeline.call`: a stage is forked too, and not imported anew.
+    """Stands for subprocess.Popen in `pipeline.call`: a stage is forked too, without importing again.
 
     Like a process started there it keeps open what it is told to, and asks to end with its parent.
     """
@@ -182,7 +182,7 @@ def run_script(argv: list[str]) -> int:
 
 
 def _become(argv: list[str], place: Path, log: Path, more: dict[str, str], *, locked: bool, apart: bool) -> int:
-    """Be a script from now on; returns its exit code."""
+    """Become a script; returns its exit code."""
     os.setsid()
     libc = ctypes.CDLL(None)
     if apart and libc.unshare(CLONE_NEWPID) == 0 and (child := os.fork()):
@@ -205,7 +205,7 @@ def _become(argv: list[str], place: Path, log: Path, more: dict[str, str], *, lo
 
 
 def drop_capabilities(libc: Any) -> None:
-    """Give up what lets root write everywhere, in this process (capset(2), version 3)."""
+    """Drop the capabilities with which root may write everywhere, in this process (capset(2), version 3)."""
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     data = (ctypes.c_uint32 * 6)()
     libc.capget(header, data)
@@ -264,7 +264,7 @@ class Attack:
         self.wrong += [f"{what}: {fault}" for fault in self.faults()]
 
     def faults(self) -> Iterator[str]:
-        """Yield what is wrong: a manifest that does not hold, a foreign file that changed, a result that is gone."""
+        """Yield what is wrong: an invalid manifest, another file that changed, a missing result."""
         for folder in self.command.own:
             for path in (self.place / folder).rglob(f"*{MANIFEST}"):
                 if any(part.startswith(".") for part in path.relative_to(self.place).parts) or self.is_foreign(path):
@@ -283,7 +283,7 @@ class Attack:
             yield from self.command.check(self.place, self.hub)
 
     def is_foreign(self, path: Path) -> bool:
-        """Say whether a file is none of the script's."""
+        """Say whether a file is not one of the script's."""
         name = path.relative_to(self.place)
         return str(name) in self.command.foreign or name.parts[0] not in self.command.own
 
@@ -393,7 +393,7 @@ def write_twice(attack: Attack) -> str:
 
 
 def fail_with_secrets(attack: Attack) -> None:
-    """Give the script secrets in every kind of word: in runs that fail and, where any text is taken, in one more."""
+    """Give the script secrets in every kind of argument: in runs that fail and, where any text is taken, in another."""
     script, *words = attack.command.argv(34)
     url = f"https://me:{PASSWORD}@host"
     failing = [
