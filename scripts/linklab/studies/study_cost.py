@@ -44,7 +44,7 @@ class RunCost:
             return self.max_steps
         items = rows * self.items_per_row
         batches = math.ceil(math.ceil(items / self.device_batch) / (self.batch // self.device_batch))
-        return max(1, math.ceil(batches * (self.epochs or choose_epochs(rows, items))))
+        return max(1, math.ceil(batches * (self.epochs or choose_epochs(items))))
 
     def seconds(self, rows: int, test_rows: int) -> float:
         """Return what training on `rows` and scoring `test_rows` takes."""

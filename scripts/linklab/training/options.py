@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 import typing
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -17,7 +16,7 @@ from linklab import cli
 
 # Adapters need about ten times the rate of full fine-tuning: docs/settings.md.
 LEARNING_RATES = {"full": 5e-5, "lora": 5e-4, "qlora": 5e-4}
-ROWS_SHOWN, MAX_EPOCHS = 4_800, 4  # where passes are not given: 600 steps of 8 rows
+QUESTIONS_SHOWN, MAX_EPOCHS = 4_800, 4  # where passes are not given: 600 steps of 8 questions, 300 of 16
 SWITCHES = {"bf16": "--bf16", "fp32": "--fp32", "fp16": "--fp16"}  # the options that set `precision`
 TABLE_START = "<!-- training options: written by `make docs` from scripts/linklab/training/options.py -->"
 TABLE_END = "<!-- end of training options -->"
@@ -115,9 +114,9 @@ class TrainingSettings:
     epochs: float = option(
         0.0, "passes over the training rows", group="Training", metavar="X",
         limits=cli.Limits(float, 0, 10_000, above=True), decides=True, tunable=True, exclusive="length",
-        unset="1 where rows have several questions, else as many as show 4,800 rows, 1 to 4",
-        source="1,227 diamonds seen once: one answer for all, 36.4 % right; seen 4 times: 67.4 %, as boosted trees: "
-        "[three tables](results/tables-embedded.md)",
+        unset="as many as show 4,800 questions, 1 to 4; a row is one, or with --ask choices one per choice",
+        source="1,227 diamonds seen once: one answer for all, .36 right; 4 times: .67, as boosted trees; 100 links .56 "
+        "and .75: [experiments](results/experiments.md)",
     )  # fmt: skip
     max_steps: int = option(
         0, "optimizer steps, instead of --epochs", group="Training", metavar="N", limits=cli.positive_int, decides=True,
@@ -226,7 +225,7 @@ class TrainingSettings:
             raise cli.UserError(
                 f"{items} training {what} for a batch of {size}: get more rows or lower --per-device-batch-size"
             )
-        epochs = self.epochs or choose_epochs(n_rows, n_questions)
+        epochs = self.epochs or choose_epochs(n_questions)
         return dataclasses.replace(self, per_device_batch_size=size, epochs=epochs)
 
     def prepare(self, *, precision: str, steps: int) -> TrainingSettings:
@@ -243,9 +242,9 @@ class TrainingSettings:
         )
 
 
-def choose_epochs(n_rows: int, n_questions: float) -> float:
+def choose_epochs(n_questions: float) -> float:
     """Return the passes that are made where the person names none."""
-    return 1.0 if n_questions > n_rows else float(min(MAX_EPOCHS, max(1, math.ceil(ROWS_SHOWN / n_rows))))
+    return float(min(MAX_EPOCHS, max(1, round(QUESTIONS_SHOWN / n_questions))))
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(TrainingSettings) if field.metadata}
