@@ -16,18 +16,14 @@ import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 from linklab import __version__, config_file
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 DEBUG = "LINKLAB_DEBUG"  # set to 1, it does what --debug does
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
-_Made = TypeVar("_Made", bound="DataclassInstance")
 DATA_HELP = "folder of convert_csv_to_jsonl.py, or any file or folder of JSON Lines with `messages`"
 
 
@@ -421,6 +417,13 @@ def join_values(words: list[str]) -> list[str]:
         else:
             joined.append(word)
     return joined
+
+
+class _Dataclass(Protocol):
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+_Made = TypeVar("_Made", bound=_Dataclass)
 
 
 def read_settings(kind: type[_Made], args: argparse.Namespace, **made: Any) -> _Made:
