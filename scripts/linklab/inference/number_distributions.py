@@ -26,6 +26,7 @@ MOST, SMALLEST, READ_AT_MOST = 32, 1 / 256, 128
 _BEGINNING = re.compile(r"(-?)(0|[1-9][0-9]*|)(?:(\.)([0-9]*))?")
 
 
+@functools.cache
 def longest_number(column: Column) -> int:
     """Return the characters of the longest number of a column's range, 5..1000 -> 4, or of its table."""
     ends = [end for end in (column.low, column.high) if end is not None]
@@ -33,6 +34,7 @@ def longest_number(column: Column) -> int:
     return max((len(f"{end:.{column.decimals or 0}f}") for end in ends), default=known)
 
 
+@functools.lru_cache(maxsize=1 << 16)  # of texts that rows ask about again and again
 def can_begin(text: str, column: Column) -> bool:
     """Say whether a legal number of the column begins with `text`: `9` begins none of 10..85, `1.` no whole number."""
     found = _BEGINNING.fullmatch(text)
@@ -59,6 +61,7 @@ def _reaches(found: re.Match[str], column: Column) -> bool:
     return any(least * 10**k <= high and (least + unit) * 10**k > low for k in scales)
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def is_legal(text: str, column: Column) -> bool:
     """Say whether `text` is a number of the column, in its range, as a CSV writes it."""
     if not re.fullmatch(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", text) or not can_begin(text, column):
