@@ -241,7 +241,8 @@ def check_lengths(shards: Sequence[Path], base_model: str, max_length: int) -> N
     if too_long:
         raise cli.CheckFailed(
             f"{too_long:,} of {lines:,} conversations have more than --max-length {max_length} tokens of {base_model} "
-            f"(first: {first}; longest: {longest}); raise it here and in training, or shorten the template"
+            f"(first: {first}; longest: {longest}); raise it here and in training, shorten the template "
+            f"or use --drop-columns"
         )
     cli.say(f"tokens of {base_model}: at most {longest} per conversation, {max_length} allowed")
 

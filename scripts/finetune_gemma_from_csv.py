@@ -187,7 +187,8 @@ def encode(
     if encoded.too_long:
         raise UserError(
             f"{len(encoded.too_long)} of {len(examples)} {name} rows have more than --max-length {max_length} tokens "
-            f"(first: {encoded.too_long[0]}; longest: {encoded.longest}); raise it or shorten the template"
+            f"(first: {encoded.too_long[0]}; longest: {encoded.longest}); raise it, shorten the template or "
+            f"use --drop-columns"
         )
     return encoded
 

@@ -28,7 +28,7 @@ def warn_of_columns(table: Table, schema: Schema, scan: Scan) -> list[str]:
     columns = list(zip(*scan.sample, strict=True))
     for at, (column, cells) in enumerate(zip(schema.columns, columns, strict=True)):
         if column.role == "input" and scan.columns[at].empty == scan.n_rows:
-            warnings.append(f"column '{column.name}' {_why_empty(table, at)}; or leave it out with --drop-columns "
+            warnings.append(f"column '{column.name}' {_why_empty(table, at)}, or leave it out with --drop-columns "
                             f"{_quoted(column.name)}")  # fmt: skip
         if column.role == "input" and (said := _names_sides(column.name, scan.columns[at])):
             warnings.append(said)
