@@ -137,6 +137,8 @@ BROTHERS = [  # what, text, words, what is said, an answer of the training rows
     ("addresses", add_column("ip", [f"192.168.{i + 100}.{i + 120}" for i in range(60)]), [],
      "ip      input   text, 60 different", "fir"),
     ("padded columns", "".join(f" {' | '.join(row.split(','))} \n" for row in TREES.splitlines()), [], "(pipe)", "fir"),
+    ("no header", "".join(f"5.{i},{i % 7}.5,{row[0]}\n" for i, row in enumerate(ROWS)), ["--target-field", "oak"],
+     "columns are called 5.0, 0.5: if line 1 is a row, add a header above it", "fir"),
     ("utf-32", TREES.encode("utf-32"), [], "utf-32", "fir"),
     ("a token that is nowhere", TREES, ["--missing=-99"], "--missing -99: no cell is '-99'", "fir"),
     ("the wrong encoding told", TREES.replace("fir", "bäum"), ["--encoding", "cp1252"],
@@ -180,6 +182,7 @@ REFUSED = [
     (TREES, ["--encoding", "hex"], "--encoding hex: no such encoding"),
     (TREES.replace("\nfir", "\n").replace("\noak", "\n"), [], "column 'kind' is empty in every row; choose another"),
     ("".join(TREES.splitlines(True)[:3]), [], "too few rows (2)"),
+    ("".join(f"0.2,0.2,{row[0]}\n" for row in ROWS), [], "line 1 seems to be a row (0.2, 0.2): add a header"),
     (TREES.replace(".5,", ",5,"), [], "5 cells; the header has 4"),  # and no row names
     (TREES.replace("height,side", ",side"), [], "the header has no name for column 2; name it, or remove it"),
     (TREES, ["--target-field", "Kind"], "did you mean 'kind'?"),
@@ -207,6 +210,14 @@ def test_what_cannot_serve_is_one_line_that_names_the_way_out(tmp_path, capsys, 
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and said in lines[0], lines
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("title", ["Trees of the park\n\n", "Trees of the park,,,\n,,,\n"])
+def test_a_title_above_the_header_is_suspected_where_no_column_is_named(tmp_path, capsys, title):
+    (tmp_path / "trees.csv").write_text(title + TREES)
+    assert validate_dataset.main([str(tmp_path / "trees.csv")]) == 2
+    assert "title above the header, name a column of the header with --target-field" in capsys.readouterr().err
+    assert validate_dataset.main([str(tmp_path / "trees.csv"), "--target-field", "kind"]) == 0
 
 
 SMALL = [

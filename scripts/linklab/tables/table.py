@@ -7,6 +7,7 @@ import contextlib
 import csv
 import dataclasses
 import difflib
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from linklab.tables.csv_stream import Block, OnDamage
 from linklab.tables.dialect import SNIFFED_ROWS, Dialect, name_rows, sniff
 from linklab.tables.number_format import PLAIN, NumberFormat
 from linklab.tables.raw_rows import Row, encoding_error, formula_columns, read_raw_rows, sheet_names
+from linklab.tables.schema import read_number
 
 ROW_NAME = "row_name"  # what a first column without a name is called: R and pandas write row names there
 BAD_ROWS = "rows that cannot be read"  # why rows are left out with --drop-bad-rows
@@ -210,11 +212,16 @@ class Table:
             for at in self._blank:
                 if cells[at].strip():
                     raise UserError(f"{self.path}:{line}: a value in column {at + 1}, for which the header has no "
-                                    f"name; "
-                                    f"name the column")  # fmt: skip
+                                    f"name; name the column{self.title_hint}")  # fmt: skip
             yield line, [cells[at] for at in self._named] if self._blank else cells
         for line in empty:
             self.note_left_out("empty rows at the end", line)
+
+    @property
+    def title_hint(self) -> str:
+        """The end of an error about rows that do not fit a header of one name: it may be a title above the header."""
+        told = "; if line 1 is a title above the header, name a column of the header with --target-field"
+        return told if len(self.names) == 1 and not self.wanted else ""
 
     @property
     def _hidden(self) -> frozenset[str]:
@@ -272,9 +279,15 @@ class Table:
         self._blank += [at for at in unnamed if at >= n_named or self._shows_nothing(at)]
         names = [self._name(raw, at) for at in range(n_named) if at not in self._blank]
         repeated = [name for name, count in Counter(names).items() if count > 1]
+        numbers = _decimals_among(names)
         if repeated:
+            advice = (
+                f"line 1 seems to be a row ({numbers}): add a header" if numbers else "give each column its own name"
+            )
             raise UserError(f"{self.path}:1: column '{repeated[0]}' appears in the header {names.count(repeated[0])} "
-                            f"times; give each column its own name")  # fmt: skip
+                            f"times; {advice}")  # fmt: skip
+        if numbers:
+            self.notes.append(f"columns are called {numbers}: if line 1 is a row, add a header above it")
         if self._blank:
             n = len(self._blank)
             where = " at the end" if self._blank[0] >= n_named else " without a name"
@@ -322,6 +335,13 @@ class Table:
                 writer.writerow(cells)
                 lines += [line] * (1 + sum(cell.count("\n") for cell in cells))
         return lines
+
+
+def _decimals_among(names: Sequence[str]) -> str:
+    """Return the numbers with a point that at least half of a header consists of: "5.1, 3.5"; "" for any other."""
+    numbers = [name for name in names if not math.isnan(read_number(name))]
+    found = [name for name in numbers if "." in name]
+    return ", ".join(found[:SHOWN_LINES]) if len(found) > 1 and 2 * len(numbers) >= len(names) else ""
 
 
 def _clean_name(text: str) -> str:

@@ -216,7 +216,7 @@ def _rows(table: Table, damage: list[str] | None) -> Iterator[tuple[int, list[st
         n += 1
         yield row
     if not n and damage:
-        raise UserError(f"{table.path}: no row can be read: {damage[0]}")
+        raise UserError(f"{table.path}: no row can be read: {damage[0]}{table.title_hint}")
 
 
 def _find_roles(options: TableOptions, table: Table) -> _Roles:
