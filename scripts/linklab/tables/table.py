@@ -280,12 +280,11 @@ class Table:
         names = [self._name(raw, at) for at in range(n_named) if at not in self._blank]
         repeated = [name for name, count in Counter(names).items() if count > 1]
         numbers = _decimals_among(names)
+        if repeated and numbers:
+            raise UserError(f"{self.path}:1: line 1 seems to be a row ({numbers}): add a header above it")
         if repeated:
-            advice = (
-                f"line 1 seems to be a row ({numbers}): add a header" if numbers else "give each column its own name"
-            )
             raise UserError(f"{self.path}:1: column '{repeated[0]}' appears in the header {names.count(repeated[0])} "
-                            f"times; {advice}")  # fmt: skip
+                            f"times; give each column its own name")  # fmt: skip
         if numbers:
             self.notes.append(f"columns are called {numbers}: if line 1 is a row, add a header above it")
         if self._blank:
