@@ -304,6 +304,7 @@ def test_a_worker_told_to_stop_stops_its_training_and_another_one_goes_on_from_i
     assert table(only_study(place))[0]["attempts"] == "2"
 
 
+@pytest.mark.slow  # a killed process on one machine is in the default suite
 def test_machines_that_share_a_database_take_over_from_one_that_fell_silent(rule_table, place, monkeypatch):
     monkeypatch.setattr(trials_room, "GRACE_S", 1)
     monkeypatch.setattr(trials_room, "HEARTBEAT_S", 1)

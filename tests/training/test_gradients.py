@@ -70,7 +70,7 @@ def free_port():
 def test_two_processes_train_as_one(mode, rule_table, tmp_path, start_process):
     """Two times two rows are one time four: the same losses, gradients and weights but for the order of additions.
 
-    Seven validation rows do not part evenly. The run continues from a checkpoint of the two, too.
+    Seven validation rows do not part evenly. Full training continues from a checkpoint of the two, too.
     """
     command = words(rule_table, tmp_path / "one", "--mode", mode, "--validation-rows", "7", steps=10)
     assert finetune.main(command) == 0
@@ -106,7 +106,7 @@ def test_two_processes_train_as_one(mode, rule_table, tmp_path, start_process):
     first, second = run_two()
     assert "10 steps of 4 rows" in first and "validation loss" not in second  # one of them speaks
     assert_same_as_one()
-    if mode == "lora":
+    if mode == "full":
         shutil.rmtree(tmp_path / "two" / "checkpoints" / "checkpoint-10")
         unfinish(tmp_path / "two")
         assert "continuing from" in run_two("--resume", "auto")[0]

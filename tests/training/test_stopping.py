@@ -172,7 +172,8 @@ def test_a_run_whose_machine_is_gone_continues_from_its_drive(rule_table, tmp_pa
     assert f"{drive}: already holds checkpoints of a training" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("room", [200_000, 400_000])  # none for the adapter, none for the optimizer
+# None for the adapter; none for the optimizer.
+@pytest.mark.parametrize("room", [200_000, pytest.param(400_000, marks=pytest.mark.slow)])
 def test_a_full_disk_is_named_and_the_run_continues_where_there_is_room_again(
     rule_table, tmp_path, uninterrupted, monkeypatch, capfd, room
 ):
