@@ -6,7 +6,6 @@ import contextlib
 import csv
 import ctypes
 import difflib
-import glob
 import hashlib
 import json
 import os
@@ -18,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from linklab.aside import aside_prefix, left_overs
 from linklab.cli import UserError
 from linklab.locks import only_writer
 
@@ -316,18 +316,6 @@ def fsync_file(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def aside_prefix(out: Path) -> str:
-    """Return what the name of a file or folder begins with that is written aside, to take the place of `out` later."""
-    return f".{out.name}.linklab-"
-
-
-def left_overs(out: Path) -> Iterator[Path]:
-    """Yield what killed runs have written aside for `out`; a person's `.out.backup.tmp` has another name."""
-    made_by_us = re.compile(re.escape(aside_prefix(out)) + r"[a-z0-9_]{8}\.tmp")  # as tempfile ends it
-    yield from (path for path in out.parent.glob(f"{glob.escape(aside_prefix(out))}*.tmp")
-                if made_by_us.fullmatch(path.name))  # fmt: skip
 
 
 def remove_left_overs(out: Path) -> None:

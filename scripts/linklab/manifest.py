@@ -17,16 +17,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from linklab.aside import aside_prefix, left_overs
 from linklab.cli import UserError, mask_secrets, say
 from linklab.files import (
     FileSet,
-    aside_prefix,
     atomic_write,
     check_out_file,
     fsync_file,
     fsync_folder,
     json_text,
-    left_overs,
     make_folder,
     read_json,
     reason,

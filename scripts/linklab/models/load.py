@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from linklab import files
+from linklab.aside import aside_prefix
 from linklab.cli import UserError, say
 from linklab.locks import only_writer
 from linklab.manifest import MANIFEST, write_manifest
@@ -162,7 +163,7 @@ def _make_in_cache(target: Path, make: Callable[[Path], None]) -> None:
         if (target / MANIFEST).exists():  # made by the process that was waited for
             return
         files.remove_left_overs(target)
-        stage = Path(tempfile.mkdtemp(prefix=files.aside_prefix(target), suffix=".tmp", dir=target.parent))
+        stage = Path(tempfile.mkdtemp(prefix=aside_prefix(target), suffix=".tmp", dir=target.parent))
         try:
             make(stage)
             write_manifest(stage / "model", script=__file__, argv=[], seed=None, inputs={}, outputs={})

@@ -6,11 +6,11 @@ Not with `linklab.files`, which needs the package filelock and leaves a lock bes
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
-import re
 import tempfile
 from pathlib import Path
+
+from linklab.aside import aside_prefix, left_overs
 
 try:
     import fcntl
@@ -24,7 +24,7 @@ def replace_bytes(path: Path, data: bytes) -> None:
     The bytes are written to a file beside it first, which is locked until it takes the place of the old one.
     """
     remove_left_overs(path)
-    number, name = tempfile.mkstemp(prefix=_prefix(path), suffix=".tmp", dir=path.parent)
+    number, name = tempfile.mkstemp(prefix=aside_prefix(path), suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(number, "wb") as handle:
             _lock(number)
@@ -44,15 +44,10 @@ def replace_bytes(path: Path, data: bytes) -> None:
 
 def remove_left_overs(path: Path) -> None:
     """Remove the files that killed runs have left beside `path`: by their exact name, and if no process holds them."""
-    made_by_us = re.compile(re.escape(_prefix(path)) + r"[a-z0-9_]{8}\.tmp")  # as tempfile ends it
-    for left in path.parent.glob(f"{glob.escape(_prefix(path))}*.tmp"):
-        if made_by_us.fullmatch(left.name) and left.is_file() and not left.is_symlink():
+    for left in left_overs(path):
+        if left.is_file() and not left.is_symlink():
             with contextlib.suppress(OSError):  # held by a run at work
                 _remove_unheld(left)
-
-
-def _prefix(path: Path) -> str:
-    return f".{path.name}.linklab-"
 
 
 def _remove_unheld(path: Path) -> None:

@@ -104,7 +104,7 @@ def validation_losses(training: Path) -> dict[int, float]:
     whole = [path for path in checkpoints.list_all(training / "checkpoints") if (path / checkpoints.COMPLETE).exists()]
     if not whole or not (training / "trainer_log.csv").exists():
         return {}
-    length = files.read_json(whole[-1] / checkpoints.COMPLETE)["settings"]
+    length = checkpoints.read_settings(whole[-1])
     done, end = ("step", length["max_steps"]) if length["max_steps"] else ("epoch", length["epochs"])
     found: dict[int, float] = {}
     with open(training / "trainer_log.csv", encoding="utf-8", newline="") as handle:

@@ -113,7 +113,7 @@ def sniff(path: Path, *, delimiter: str | None = None, encoding: str | None = No
         text = text.split({"LF": "\n", "CR": "\r", "CRLF": "\r\n"}[line_end], 1)[-1]
     if not whole:
         text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1] or text
-    delimiter = _told_delimiter(path, text, delimiter) if delimiter else _delimiter(text)
+    delimiter = _check_delimiter(path, text, delimiter) if delimiter else _delimiter(text)
     spaced = _spaced(text, delimiter)
     plain = (
         encoding == "utf-8" and delimiter == "," and line_end != "CR" and not separator_line and not spaced
@@ -272,10 +272,9 @@ def _below_title(rows: list[list[str]]) -> list[list[str]]:
     return rows[next((at for at, row in enumerate(rows) if len(row) > 1), len(rows)) :]
 
 
-def _told_delimiter(path: Path, text: str, delimiter: str) -> str:
+def _check_delimiter(path: Path, text: str, delimiter: str) -> str:
     """Return the delimiter a person named; a UserError where it stands nowhere and another one does."""
-    found = _delimiter(text)
-    if delimiter not in text and found in text:
+    if delimiter not in text and (found := _delimiter(text)) in text:
         shown = {"\t": "tab"}.get(delimiter, delimiter)
         raise UserError(f"{path}: --delimiter {shown} does not occur in the first rows; they are cut by "
                         f"{found!r} ({NAMES[found]}): leave the option out")  # fmt: skip

@@ -57,8 +57,7 @@ class NumberFormat:
     unit: str = ""  # "$", "%", "EUR", …
 
     def read(self, text: str) -> str | None:
-        """Return the plain spelling, None where the cell is not a number here: `($2,700)` -> `-2700`, `27.0%` -> "
-        "`27.0`."""
+        """Return the plain spelling: `($2,700)` -> `-2700`, `27.0%` -> `27.0`; None where the cell is not a number."""
         found = _match(text)
         if found is None or not self._reads(found["digits"]):
             return None

@@ -73,11 +73,9 @@ def _quoting_words(error: str) -> str:
     """Say what the csv module cannot read."""
     if "field limit" in error:
         return f"a quote is opened and never closed, or a cell has more than {csv_stream.MAX_RECORD_BYTES:,} characters"
-    return (
-        "a quote is opened and never closed"
-        if "unexpected end" in error
-        else ("text after the closing quote of a cell")
-    )
+    if "unexpected end" in error:
+        return "a quote is opened and never closed"
+    return "text after the closing quote of a cell"
 
 
 def first_damage(path: Path, dialect: Dialect) -> tuple[int, str] | None:

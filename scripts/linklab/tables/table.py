@@ -220,8 +220,8 @@ class Table:
     @property
     def title_hint(self) -> str:
         """The end of an error about rows that do not fit a header of one name: it may be a title above the header."""
-        told = "; if line 1 is a title above the header, name a column of the header with --target-field"
-        return told if len(self.names) == 1 and not self.wanted else ""
+        hint = "; if line 1 is a title above the header, name a column of the header with --target-field"
+        return hint if len(self.names) == 1 and not self.wanted else ""
 
     @property
     def _hidden(self) -> frozenset[str]:

@@ -99,10 +99,15 @@ def refuse_other_settings(folder: Path, settings: dict) -> None:
         )
 
 
+def read_settings(folder: Path) -> dict:
+    """Return the settings a whole checkpoint was made with; {} where its mark names none."""
+    settings = files.read_json(folder / COMPLETE).get("settings")
+    return settings if isinstance(settings, dict) else {}
+
+
 def find_difference(folder: Path, settings: dict) -> str | None:
     """Return the first setting a checkpoint was trained with that is another one now, None where all are equal."""
-    made_from = files.read_json(folder / COMPLETE).get("settings")
-    made_from = made_from if isinstance(made_from, dict) else {}
+    made_from = read_settings(folder)
     for name in sorted(settings.keys() | made_from.keys()):
         if made_from.get(name) != settings.get(name):
             return f"{name} = {made_from.get(name)!r}, and now it is {settings.get(name)!r}"

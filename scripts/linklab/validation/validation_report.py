@@ -78,7 +78,7 @@ def validate(
         with open(path, "rb") as handle:
             tally.add(_repeated_rows(found, handle, plan, stores, allow_copies))
             rows = sample.rows(handle)
-        if found.n_copies and plan.lenient and not (plan.id_at is not None and found.start.names_ids):
+        if found.n_copies and plan.lenient and not _has_ids(found, plan):
             found.notes.append(f"{found.n_copies:,} row{'s' * (found.n_copies > 1)} equal to an earlier one: without "
                                f"an id (--id-field) nothing tells copies from chance")  # fmt: skip
     finally:
@@ -112,13 +112,18 @@ def _take(found: Findings, outcome: Outcome, stores: dict, sample: Sample, line:
         sample.add(hashes, places + offset)
 
 
+def _has_ids(found: Findings, plan: Plan) -> bool:
+    """Say whether equal rows can be told from copies by an id: the schema's, or the one that a person named."""
+    return plan.id_at is not None and (not plan.lenient or found.start.names_ids)
+
+
 def _repeated_rows(
     found: Findings, handle: BinaryIO, plan: Plan, stores: dict, allow_copies: bool
 ) -> Iterator[Violation]:
     """Yield rows whose content or id was there before, and groups on two sides of a split."""
     line_of = found.start.line_of
     id_name = "" if plan.id_at is None else plan.names[plan.id_at]
-    has_ids = plan.id_at is not None and (not plan.lenient or found.start.names_ids)
+    has_ids = _has_ids(found, plan)
     for later, first in stores["rows"].repeats():
         copies = later["other"] == first["other"] if has_ids else np.ones(len(later), bool)
         found.n_copies += int(copies.sum())
