@@ -55,10 +55,9 @@ class Settings:
 
 
 class Written(NamedTuple):
-    """What was written of the rows: shards and cells with their rows, and what was counted on the way."""
+    """What was written of the rows: shards with their rows, and what was counted on the way."""
 
     names: dict[str, dict[str, int]]  # split -> shard -> rows
-    cells: dict[Path, int]
     features: CardFeatures
     split_count: SplitCount
     copies: int  # left out of validation and test
@@ -109,7 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from linklab.tasks import exports, jsonl
+    from linklab.tasks import exports, jsonl, row_cells
     from linklab.tasks.source import Source, open_table_task, say_table
 
     settings = cli.read_settings(Settings, args, source=Source.from_args(args))
@@ -129,10 +128,12 @@ def run(args: argparse.Namespace) -> None:
         files.write_json(folder / jsonl.TASK_FILE, task.to_dict())
         files.write_text(folder / "README.md", write_card(task, written.features, names, rows, table.path))
         exported = exports.write_exports(folder, settings.export_for, {split: list(names[split]) for split in names})
-        outputs = {folder / name: n for own in names.values() for name, n in own.items()} | written.cells
+        read = sum(rows.values()) + written.copies
+        outputs = {folder / name: n for own in names.values() for name, n in own.items()}
+        outputs[folder / row_cells.CELLS_FILE] = read
         write_manifest(
             folder, script=__file__, argv=settings.argv, seed=seed,
-            inputs={table.path: sum(rows.values()) + written.copies} | ({template: None} if template else {}),
+            inputs={table.path: read} | ({template: None} if template else {}),
             outputs=outputs | dict.fromkeys(exported) | {folder / jsonl.TASK_FILE: None, folder / "README.md": None},
             extra={"rows": rows, "copies_left_out": written.copies, "left_out": task.table.get("left_out", {}),
                    **read_preset(table.path.parent)},
@@ -149,25 +150,26 @@ def write_rows(folder: Path, table: Table, task: Task, last: LastRow | None, set
     from linklab.tasks.split_count import SplitCount
     from linklab.tasks.splits import SPLITS
 
-    cells = row_cells.CellsWriter(folder, task)
     writers = {split: ShardWriter(folder, split, settings.shard_size) for split in SPLITS}
     features, ids, count = jsonl.CardFeatures(task), SeenTexts(), SplitCount(task, SeenTexts().add)
     copies = 0
-    for converted in convert(table, task, last=last, workers=settings.workers):
-        features.merge(converted.features)
-        cells.write(converted.cells)
-        count.merge(converted.split_count)
-        lines = {"train": converted.train, "validation": [], "test": []}
-        for split, row_id, line in converted.others:
-            if ids.add(row_id):  # copies (oversampling) may weigh in training; a scorer wants each row once
-                lines[split].append(line)
-            else:
-                copies += 1
-                count.rows[split] -= 1
-        for split, writer in writers.items():
-            writer.write(lines[split])
+    with open(folder / row_cells.CELLS_FILE, "w", encoding="utf-8", newline="") as cells:
+        cells.write(row_cells.csv_lines([["id", *(column.name for column in row_cells.shown_columns(task))]]))
+        for converted in convert(table, task, last=last, workers=settings.workers):
+            features.merge(converted.features)
+            cells.write(converted.cells)
+            count.merge(converted.split_count)
+            lines = {"train": converted.train, "validation": [], "test": []}
+            for split, row_id, line in converted.others:
+                if ids.add(row_id):  # copies (oversampling) may weigh in training; a scorer wants each row once
+                    lines[split].append(line)
+                else:
+                    copies += 1
+                    count.rows[split] -= 1
+            for split, writer in writers.items():
+                writer.write(lines[split])
     names = {split: writer.finish() for split, writer in writers.items()}
-    return Written(names, cells.finish(), features, count, copies)
+    return Written(names, features, count, copies)
 
 
 def convert(table: Table, task: Task, *, last: LastRow | None, workers: int | None) -> Iterator[Converted]:
@@ -270,7 +272,7 @@ class ShardWriter:
         self._paths: list[Path] = []
         self._handle: BinaryIO | None = None
 
-    def write(self, lines: list[str]) -> None:
+    def write(self, lines: list[bytes]) -> None:
         """Add some lines."""
         while lines:
             room = self.size - self.rows % self.size
@@ -279,7 +281,7 @@ class ShardWriter:
                 self._paths.append(self.folder / f"{self.split}-{len(self._paths):05d}.part")
                 self._handle = open(self._paths[-1], "wb")  # noqa: SIM115
             assert self._handle, "opened with the first line"
-            self._handle.write("".join(lines[:room]).encode())
+            self._handle.write(b"".join(lines[:room]))
             self.rows += len(lines[:room])
             lines = lines[room:]
 

@@ -101,7 +101,7 @@ def test_a_row_is_too_long_when_one_of_its_questions_is(tokenizer, rows):
 
 def test_a_question_nobody_knows_the_answer_of_is_left_out(tokenizer, rows):
     known, *others = rows[0].questions
-    row = dataclasses.replace(rows[0], questions=(known, *(dataclasses.replace(q, answer=None) for q in others)))
+    row = dataclasses.replace(rows[0], questions=(known, *(q._replace(answer=None) for q in others)))
     (item,) = answer_loss.EncodedExamples([row], tokenizer, 512).items
     prompt, answer = answer_loss.encode_question(tokenizer, known)
     assert item == {"input_ids": prompt + answer, "shared": 0, "answers": [(len(prompt), len(prompt + answer))]}

@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from linklab.cli import UserError
 from linklab.tables.schema import read_number
@@ -20,8 +20,7 @@ from linklab.tasks.task import Target, Task
 from linklab.tasks.templates import read_list
 
 
-@dataclasses.dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """One turn a model is asked: about a whole row (`choice` None), or about one choice of it.
 
     `answer` is None where it is not known: field data knows the throughput of the channel in use alone. `history` holds

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
-from json.encoder import encode_basestring as quote
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
+
+import orjson
 
 from linklab import files
 from linklab.cli import UserError
 from linklab.manifest import MANIFEST, require_unchanged
 from linklab.tables.csv_stream import Block, read_block
 from linklab.tasks.examples import Example, ExampleMaker, Question, lowest_ranked, make_examples
-from linklab.tasks.row_cells import shown_columns
+from linklab.tasks.row_cells import csv_lines, shown_columns
 from linklab.tasks.split_count import SplitCount
 from linklab.tasks.splits import SPLITS, rank_key
 from linklab.tasks.task import Task
@@ -25,52 +26,41 @@ _DATE = re.compile(r"\d{4}-\d\d")  # how every text starts that Arrow's JSON rea
 _JSON = re.compile(r'\s*(?:[-\d"\[{]|null|true|false|NaN|Infinity)')  # and every text that may itself be read as JSON
 
 
-def to_jsonl(example: Example, task: Task) -> str:
+def to_jsonl(example: Example, task: Task) -> bytes:
     """Return an example's JSONL: a line per conversation, each with all that scoring its row needs.
 
     That is one line with `--ask row`. With `--ask choices` there is one for each choice whose answer is known, named
     `ROW/CHOICE`, with `row` and `choice`. Choices shared by all rows stand in task.json instead.
     """
-    # By hand, since millions are written: what json.dumps gives with ensure_ascii=False and no spaces.
     own = {t.name: example.choices[t.name] for t in task.targets if t.choices_from}
-    rest = (
-        f'"target":{{{_members(example.target, quote)}}},"choices":{{{_members(own, _quote_list)}}},'
-        f'"values":{{{_members(example.values, _write_floats)}}}}}\n'
-    )
-    group = quote(example.group)
+    rest = {"target": example.target, "choices": own, "values": example.values}
     if task.ask == "row":
-        text = f'{{"id":{quote(example.id)},"group":{group},{_messages(example.prompt, example.answer)},{rest}'
+        lines = [{"id": example.id, "group": example.group, "messages": _messages(example.questions[0]), **rest}]
     else:
-        row = quote(example.id)
-        text = "".join([
-            f'{{"id":{quote(f"{example.id}/{question.choice}")},"row":{row},"group":{group},'
-            f'"choice":{quote(cast(str, question.choice))},{_messages(question.prompt, question.answer)},{rest}'
+        # What a row's lines share is written once.
+        rest = {name: orjson.Fragment(orjson.dumps(value)) for name, value in rest.items()}
+        lines = [
+            {
+                "id": f"{example.id}/{question.choice}",
+                "row": example.id,
+                "group": example.group,
+                "choice": question.choice,
+                "messages": _messages(question),
+                **rest,
+            }
             for question in example.answered
-        ])  # fmt: skip
+        ]
+    text = b"".join([orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE) for line in lines])
     if text.isascii():
         return text
     # The line separators U+2028 and U+2029 end a line for some readers of JSONL, so they are escaped.
-    for character, escape in ("\u2028", "\\u2028"), ("\u2029", "\\u2029"), ("\x85", "\\u0085"):
-        text = text.replace(character, escape)
+    for character, escape in ("\u2028", b"\\u2028"), ("\u2029", b"\\u2029"), ("\x85", b"\\u0085"):
+        text = text.replace(character.encode(), escape)
     return text
 
 
-def _members(values: dict, write: Callable) -> str:
-    return ",".join([f"{quote(name)}:{write(value)}" for name, value in values.items()])
-
-
-def _messages(prompt: str, answer: str | None) -> str:
-    assert answer is not None, "only what was answered is written"
-    asked, answered = quote(prompt), quote(answer)
-    return f'"messages":[{{"role":"user","content":{asked}}},{{"role":"assistant","content":{answered}}}]'
-
-
-def _quote_list(texts: Iterable[str]) -> str:
-    return f"[{','.join(map(quote, texts))}]"
-
-
-def _write_floats(numbers: Iterable[float]) -> str:
-    return f"[{','.join(map(repr, numbers))}]"
+def _messages(question: Question) -> list[dict[str, str | None]]:
+    return [{"role": "user", "content": question.prompt}, {"role": "assistant", "content": question.answer}]
 
 
 class CardFeatures:
@@ -153,10 +143,10 @@ class CardFeatures:
 class Converted(NamedTuple):
     """What became of a block of rows."""
 
-    train: list[str]  # the JSONL of each row
-    others: list[tuple[str, str, str]]  # (split, id, JSONL) of each row outside training
+    train: list[bytes]  # the JSONL of each row
+    others: list[tuple[str, str, bytes]]  # (split, id, JSONL) of each row outside training
     features: CardFeatures  # what the card must know of the rows
-    cells: list[list[str]]  # the line of cells.csv of each row
+    cells: str  # the lines of cells.csv
     split_count: SplitCount
 
 
@@ -175,20 +165,21 @@ def convert_block(
     """
     first, block = item
     rows = read_block(path, block, len(task.schema.names))
-    made = Converted([], [], CardFeatures(task), [], SplitCount(task))
+    train, others, cells = [], [], []
+    features, split_count = CardFeatures(task), SplitCount(task)
     shown = [column.name for column in shown_columns(task)]
     for number, example in enumerate(make_examples(path, ExampleMaker(task, **how), rows, first), start=first):
         if last is not None and (rank_key(example.id), number) > last:
             continue
-        made.features.see(example)
-        made.cells.append([example.id, *(example.row[name] for name in shown)])
-        made.split_count.add(example.split, example.group, example.target)
+        features.see(example)
+        split_count.add(example.split, example.group, example.target)
+        cells.append([example.id, *map(example.row.__getitem__, shown)])
         text = to_jsonl(example, task)
         if example.split == "train":
-            made.train.append(text)
+            train.append(text)
         else:
-            made.others.append((example.split, example.id, text))
-    return made
+            others.append((example.split, example.id, text))
+    return Converted(train, others, features, csv_lines(cells), split_count)
 
 
 def shard_name(split: str, index: int, count: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,25 +30,11 @@ def shown_columns(task: Task) -> list[Column]:
     return [column for column in task.schema.by_role("input") if column.name in shown]
 
 
-class CellsWriter:
-    """Writes cells.csv, row by row."""
-
-    def __init__(self, folder: Path, task: Task) -> None:
-        self.path, self.rows = folder / CELLS_FILE, 0
-        self._handle = open(self.path, "w", encoding="utf-8", newline="")  # noqa: SIM115
-        self._writer = csv.writer(files.CsvLines(self._handle))
-        self._writer.writerow(["id", *(column.name for column in shown_columns(task))])
-
-    def write(self, lines: Iterable[Sequence[str]]) -> None:
-        """Add the id and the shown cells of some rows."""
-        for line in lines:
-            self._writer.writerow(line)
-            self.rows += 1
-
-    def finish(self) -> dict[Path, int]:
-        """Close the file and return it with its rows."""
-        self._handle.close()
-        return {self.path: self.rows}
+def csv_lines(rows: Iterable[Sequence[str]]) -> str:
+    """Return rows as lines of cells.csv."""
+    text = io.StringIO()
+    csv.writer(files.CsvLines(text)).writerows(rows)
+    return text.getvalue()
 
 
 def attach_cells(folder: str | Path, task: Task, examples: Sequence[Example]) -> list[Example]:

@@ -81,24 +81,25 @@ class _Line:
     def render(self, row: Mapping[str, str], lists: Mapping[str, list[str]]) -> list[str]:
         """Return the lines of a row: one, or one per element where there are list columns."""
         if not self.lists:
-            cells = ([row[name] for name in field.columns] for field in self.fields)
-            texts = [f.compute(*own) if f.compute else own[0] for f, own in zip(self.fields, cells, strict=True)]
-            return [self.pattern % tuple(texts)]
+            shown = [
+                f.compute(*map(row.__getitem__, f.columns)) if f.compute else row[f.columns[0]] for f in self.fields
+            ]
+            return [self.pattern % tuple(shown)]
         read = {name: lists[name] if name in lists else read_list(name, row[name]) for name in self.lists}
         if len(set(map(len, read.values()))) > 1:
             sizes = {name: len(elements) for name, elements in read.items()}
             raise UserError(f"the list columns of one template line differ in length: {sizes}")
-        shown: list[Iterable[str]] = []
+        texts: list[Iterable[str]] = []
         for field in self.fields:
             columns = [read[name] if name in read else itertools.repeat(row[name]) for name in field.columns]
             if field.compute is None:
-                shown.append(columns[0])
+                texts.append(columns[0])
             elif any(name in read for name in field.columns):
-                shown.append(map(field.compute, *columns))
+                texts.append(map(field.compute, *columns))
             else:
-                shown.append(itertools.repeat(field.compute(*(row[name] for name in field.columns))))
+                texts.append(itertools.repeat(field.compute(*(row[name] for name in field.columns))))
         write = self.pattern.__mod__ if self.separator is None else self.separator.join  # twice as fast as %
-        return list(map(write, zip(*shown, strict=False)))
+        return list(map(write, zip(*texts, strict=False)))
 
 
 class Template:
