@@ -89,10 +89,9 @@ def run(args: argparse.Namespace) -> int:
     if outputs:
         reads = (settings.csv, settings.against, settings.schema)
         check_out_files(outputs, manifest_beside(outputs[0]), script=__file__, force=settings.force, reads=reads)
-    if not os.path.isdir(settings.csv):
-        files.require_file(settings.csv)
-    if settings.against and not os.path.isdir(settings.against):
-        files.require_file(settings.against)
+    for path in filter(None, (settings.csv, settings.against)):
+        if not os.path.isdir(path):
+            files.require_file(path)
     dialect = sniff(Path(settings.csv), delimiter=options.delimiter, encoding=options.encoding)
     if early := first_damage(Path(settings.csv), dialect):
         cli.say(f"{settings.csv}:{early[0]}: {early[1]}; reading on to name every violation")

@@ -1,7 +1,6 @@
 """The validator names every damaged place by line, column and code, and calls clean files clean."""
 
 import csv
-import dataclasses
 import json
 import os
 import random
@@ -15,6 +14,7 @@ import validate_dataset
 from linklab.links import row_writer
 from linklab.radio import labels
 from linklab.validation import duplicates, validation_plan, validator
+from linklab.validation.column_checks import check_exactly
 from linklab.validation.validation_plan import make_plan
 from linklab.validation.validation_report import Tally, validate
 
@@ -213,10 +213,12 @@ def start_two_processes(monkeypatch):
 def outcome(path, exact, block_bytes, monkeypatch):
     monkeypatch.setattr(validator, "BLOCK_BYTES", block_bytes)
     monkeypatch.setattr(validator, "EXACT_BYTES", 3000)
-    start = make_plan(path)
-    start = dataclasses.replace(start, plan=dataclasses.replace(start.plan, exact=exact))
     found = []
-    result = validate(start, Tally(1, found.append))
+    with monkeypatch.context() as patch:
+        if exact:
+            patch.setattr(validator, "_split", lambda plan, chunk: None)
+            patch.setattr(validator, "check_column", check_exactly)
+        result = validate(make_plan(path), Tally(1, found.append))
     profiles = {name: (p.n, p.missing, p.invalid, p.classes) for name, p in result.profiles.items()}
     return found, result.n_rows, profiles, {k: sorted(v.tolist()) for k, v in result.sample.items()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -12,6 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from linklab.tables.schema import Column
+
+
+def to_binary(texts: Iterable[str]) -> pa.Array:
+    """Return the texts of cells as the checks take them; surrogate escapes become the bytes they stand for."""
+    return pa.array([text.encode("utf-8", "surrogateescape") for text in texts], pa.binary())
 
 
 @dataclasses.dataclass
@@ -23,25 +28,26 @@ class Cells:
     """
 
     column: Column
-    texts: pa.Array | Sequence[str]
+    texts: pa.Array  # of bytes, as `to_binary` makes them
     ok: np.ndarray
     n_missing: int = 0
     values: Any = None  # an array, None for texts
     offsets: Any = None  # an array, None where the cells are not lists
     lists: dict[int, list[str]] | None = None  # lists of texts, by row
-    extremes: tuple[float, float] | None = None  # least and largest of `values`, where the range check met them
 
     def text(self, row: int) -> str:
         """Return the cell as it stands in the file."""
-        cell = self.texts[row]
-        return cell if isinstance(cell, str) else cell.as_py().decode("utf-8", "surrogateescape")
+        return self.texts[row].as_py().decode("utf-8", "surrogateescape")
 
     def codes(self, words: Sequence[str]) -> np.ndarray:
         """Return for every cell of a text column its place in `words` (0 where it is none of them)."""
-        if isinstance(self.texts, list):
-            return np.array([words.index(text) if text in words else 0 for text in self.texts], np.int64)
         places = pc.index_in(self.texts, value_set=pa.array([word.encode() for word in words], pa.binary()))
         return pc.fill_null(places, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+    @property
+    def good_values(self) -> np.ndarray:
+        """The numbers of the cells that are ok: one per cell, or all elements of the lists."""
+        return self.values[self.ok] if self.offsets is None else self.values
 
     @cached_property
     def lengths(self) -> np.ndarray:

@@ -99,13 +99,6 @@ def _scan_one(data: bytes, at: int, line_end: int, line: int, n_columns: int | N
     return Record(line, at, position, [cell.decode("utf-8", "surrogateescape") for cell in cells])
 
 
-def cell_end(data: bytes, at: int) -> int:
-    """Return the byte behind the cell that starts at byte `at`, and behind the comma that ends it."""
-    found = _CELL.match(data, at)
-    assert found is not None, at
-    return found.end()
-
-
 def _quoting_fault(data: bytes, position: int, limit: int) -> str | None:
     """Say what is wrong with the cell at `position`; None when its quote is still open at `limit`."""
     if data[position] != _QUOTE:

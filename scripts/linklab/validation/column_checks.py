@@ -5,7 +5,6 @@ The fast path may only say "surely fine". Whatever it is not sure of goes to `ce
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,27 +44,27 @@ def split_cells(data: bytes, n_columns: int) -> list[pa.Array] | None:
     return [column.combine_chunks() if column.num_chunks != 1 else column.chunk(0) for column in table.columns]
 
 
-def check_column(column: Column, texts: pa.Array | Sequence[str], *, lenient: bool) -> tuple[Cells, Faults]:
+def check_column(column: Column, texts: pa.Array, *, lenient: bool) -> tuple[Cells, Faults]:
     """Check every cell of a column and return its values with the faults found, by row."""
-    if isinstance(texts, list) or column.kind == "list_str":
-        return _check_exactly(column, texts, lenient)
+    if column.kind == "list_str":
+        return check_exactly(column, texts, lenient=lenient)
     sure = _surely_fine(column, texts)
-    values = offsets = extremes = None
+    values = offsets = None
     if column.kind != "str":
         if column.kind.startswith("list_"):
             values, offsets = _parse_lists(texts, sure)
         else:
             values = _parse_numbers(texts, sure)
-        extremes = _doubt_range(column, values, offsets, sure)
+        _doubt_range(column, values, offsets, sure)
         if offsets is not None and not sure.all():
             values, offsets = _drop_lists(values, offsets, sure)
     doubtful = np.flatnonzero(~sure)
-    cells = Cells(column, texts, sure, 0, values, offsets, extremes=None if len(doubtful) else extremes)
+    cells = Cells(column, texts, sure, 0, values, offsets)
     faults: Faults = []
     for row in doubtful.tolist():
         check = check_cell(column, cells.text(row), lenient=lenient)
         if check.value is not None:  # fine after all, though not spelt as the fast path knows it
-            return _check_exactly(column, texts, lenient)
+            return check_exactly(column, texts, lenient=lenient)
         if check.code:
             faults.append((row, check))
         cells.n_missing += check.code in ("", "missing_value")
@@ -74,27 +73,22 @@ def check_column(column: Column, texts: pa.Array | Sequence[str], *, lenient: bo
     return cells, faults
 
 
-def _check_exactly(column: Column, texts: pa.Array | Sequence[str], lenient: bool) -> tuple[Cells, Faults]:
-    n = len(texts)
-    cells = Cells(column, texts, np.zeros(n, bool))
-    faults: Faults = []
-    checks: list[Any] = []  # number, text or list by the column's kind; None where faulty or missing
-    for row in range(n):
-        check = check_cell(column, cells.text(row), lenient=lenient)
-        cells.ok[row] = check.value is not None
-        cells.n_missing += check.value is None and check.code in ("", "missing_value")
-        if check.code:
-            faults.append((row, check))
-        checks.append(check.value)
+def check_exactly(column: Column, texts: pa.Array, *, lenient: bool) -> tuple[Cells, Faults]:
+    """Check every cell as `check_column` does, one after the other."""
+    cells = Cells(column, texts, np.zeros(len(texts), bool))
+    checks = [check_cell(column, cells.text(row), lenient=lenient) for row in range(len(texts))]
+    found: list[Any] = [check.value for check in checks]  # number, text or list; None where faulty or missing
+    cells.ok = np.array([value is not None for value in found], bool)
+    cells.n_missing = sum(check.value is None and check.code in ("", "missing_value") for check in checks)
     if column.kind in ("int", "float"):
-        cells.values = np.array([0.0 if value is None else value for value in checks], float)
-    elif column.kind == "list_str":
-        cells.lists = {row: value for row, value in enumerate(checks) if value is not None}
-        cells.offsets = np.concatenate([[0], np.cumsum([len(value or ()) for value in checks])]).astype(np.int64)
-    elif column.kind != "str":
-        cells.values = np.array([element for value in checks for element in value or ()], float)
-        cells.offsets = np.concatenate([[0], np.cumsum([len(value or ()) for value in checks])]).astype(np.int64)
-    return cells, faults
+        cells.values = np.array([value or 0.0 for value in found], float)
+    elif column.kind.startswith("list_"):
+        cells.offsets = np.cumsum([0, *(len(value or ()) for value in found)])
+        if column.kind == "list_str":
+            cells.lists = {row: value for row, value in enumerate(found) if value is not None}
+        else:
+            cells.values = np.array([element for value in found for element in value or ()], float)
+    return cells, [(row, check) for row, check in enumerate(checks) if check.code]
 
 
 def _number_pattern(column: Column) -> str:
@@ -150,23 +144,12 @@ def _parse_lists(texts: pa.Array, sure: np.ndarray) -> tuple[np.ndarray, np.ndar
     return numbers.to_numpy(zero_copy_only=False), offsets
 
 
-def _doubt_range(
-    column: Column, values: np.ndarray, offsets: np.ndarray | None, sure: np.ndarray
-) -> tuple[float, float] | None:
-    """Take cells with a number outside the column's range out of `sure`; return the extremes when there is none."""
-    if not len(values):
-        return None
+def _doubt_range(column: Column, values: np.ndarray, offsets: np.ndarray | None, sure: np.ndarray) -> None:
+    """Take cells with a number outside the column's range out of `sure`."""
     low = -np.inf if column.low is None else column.low
     high = np.inf if column.high is None else column.high
-    extremes = float(values.min()), float(values.max())
-    if extremes[0] >= low and extremes[1] <= high:
-        return extremes
-    outside = (values < low) | (values > high)
-    if offsets is None:
-        sure &= ~outside
-    else:
-        sure[np.searchsorted(offsets, np.flatnonzero(outside), side="right") - 1] = False
-    return None
+    outside = np.flatnonzero((values < low) | (values > high))
+    sure[outside if offsets is None else np.searchsorted(offsets, outside, side="right") - 1] = False
 
 
 def _drop_lists(values: np.ndarray, offsets: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

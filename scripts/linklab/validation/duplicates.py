@@ -82,8 +82,6 @@ def _repeats_of(packed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     packed = packed[np.lexsort((packed["line"], packed["key"]))]
     again = np.zeros(len(packed), bool)
     again[1:] = packed["key"][1:] == packed["key"][:-1]
-    if not again.any():
-        return
     first = np.maximum.accumulate(np.where(again, 0, np.arange(len(packed))))
     later, earlier = packed[again], packed[first[again]]
     order = np.argsort(later["line"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from linklab.links import link_checks
-from linklab.tables.cells import CheckedColumns
+from linklab.tables.cells import CheckedColumns, to_binary
 from linklab.tables.schema import Schema
 from linklab.validation.column_checks import check_column
 from linklab.validation.row_checks import find_broken_input_rules
@@ -22,7 +22,7 @@ def check_link_rows(schema: Schema, rows: Sequence[Mapping[str, str]], shown: Se
     columns: CheckedColumns = {}
     found: list[list[str]] = [[] for _ in rows]
     for name in shown:
-        cells, faults = check_column(schema[name], [row[name] for row in rows], lenient=False)
+        cells, faults = check_column(schema[name], to_binary(row[name] for row in rows), lenient=False)
         columns[name] = cells
         for at, check in faults:
             found[at].append(_describe(name, rows[at][name], check.expected))

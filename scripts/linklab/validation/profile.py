@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from linklab.tables.cells import Cells
@@ -28,15 +29,14 @@ class Numbers:
     square_sum: float = 0.0  # of deviations from the mean
 
     @classmethod
-    def of(cls, values: np.ndarray, extremes: tuple[float, float] | None = None) -> Numbers:
-        """Return the figures of some numbers; `extremes`, where they are known already, saves two passes."""
+    def of(cls, values: np.ndarray) -> Numbers:
+        """Return the figures of some numbers."""
         if not len(values):
             return cls()
-        low, high = extremes or (float(values.min()), float(values.max()))
         mean = float(values.mean())
         away = values - mean
         away *= away  # not `away @ away`: BLAS would start threads of its own, which costs ten times the sum
-        return cls(len(values), low, high, mean, float(away.sum()))
+        return cls(len(values), float(values.min()), float(values.max()), mean, float(away.sum()))
 
     def __add__(self, other: Numbers) -> Numbers:
         n = self.n + other.n
@@ -66,35 +66,30 @@ class Profile:
     n: int = 0
     missing: int = 0
     invalid: int = 0
-    numbers: Numbers | None = None
-    lengths: Numbers | None = None
+    numbers: Numbers = dataclasses.field(default_factory=Numbers)
+    lengths: Numbers = dataclasses.field(default_factory=Numbers)
     classes: Counter | None = None
 
     def __add__(self, other: Profile) -> Profile:
         classes = None
-        if self.n == 0:
-            classes = other.classes
-        elif self.classes is not None and other.classes is not None:
+        if self.classes is not None and other.classes is not None:
             classes = self.classes
             classes.update(other.classes)
-        if classes is not None and len(classes) > MAX_CLASSES:
-            classes = None
         return Profile(
             self.n + other.n,
             self.missing + other.missing,
             self.invalid + other.invalid,
-            _both(self.numbers, other.numbers),
-            _both(self.lengths, other.lengths),
-            classes,
+            self.numbers + other.numbers,
+            self.lengths + other.lengths,
+            classes if classes is not None and len(classes) <= MAX_CLASSES else None,
         )
 
     def to_dict(self, column: Column) -> dict:
         """Return the profile for the report."""
         value: dict = {"role": column.role, "kind": column.kind} | ({"unit": column.unit} if column.unit else {})
         value |= {"rows": self.n, "missing": self.missing, "invalid": self.invalid}
-        if self.numbers is not None:
-            value |= self.numbers.to_dict()
-        if self.lengths is not None and self.lengths.n:
+        value |= self.numbers.to_dict()
+        if self.lengths.n:
             value["length"] = self.lengths.to_dict() | {"elements": int(round(self.lengths.mean * self.lengths.n))}
         if self.classes is not None:
             value["distinct"] = len(self.classes)
@@ -102,10 +97,6 @@ class Profile:
         elif column.kind == "str" and column.role not in ("id", "group"):
             value["distinct"] = f"more than {MAX_CLASSES}"
         return value
-
-
-def _both(first: Numbers | None, second: Numbers | None) -> Numbers | None:
-    return second if first is None else first if second is None else first + second
 
 
 def is_counted(column: Column) -> bool:
@@ -118,11 +109,7 @@ def profile_cells(cells: Cells) -> Profile:
     column, n = cells.column, len(cells.ok)
     profile = Profile(n, cells.n_missing, int(n - cells.ok.sum()) - cells.n_missing)
     if cells.values is not None:
-        alone = cells.offsets is None
-        if alone and profile.missing + profile.invalid:
-            profile.numbers = Numbers.of(cells.values[cells.ok])
-        else:
-            profile.numbers = Numbers.of(cells.values, cells.extremes)
+        profile.numbers = Numbers.of(cells.good_values)
     if cells.offsets is not None:
         profile.lengths = Numbers.of(cells.lengths[cells.ok].astype(float))
     if is_counted(column):
@@ -131,12 +118,7 @@ def profile_cells(cells: Cells) -> Profile:
 
 
 def _count(cells: Cells) -> Counter | None:
-    if isinstance(cells.texts, list):
-        return Counter(text for text, ok in zip(cells.texts, cells.ok.tolist(), strict=True) if ok)
-    texts: Any = cells.texts
-    if not cells.ok.all():
-        texts = texts.filter(cells.ok)
-    counted = pc.value_counts(texts)
+    counted = pc.value_counts(cells.texts.filter(pa.array(cells.ok)))
     if len(counted) > MAX_CLASSES:
         return None
     words, numbers = counted.flatten()
@@ -148,7 +130,6 @@ class Sample:
 
     def __init__(self, n_rows: int = SAMPLE_ROWS) -> None:
         self.n_rows = n_rows
-        self.limit = np.uint64(2**64 - 1)  # rows with a larger hash cannot be in it any more
         self._hashes = np.empty(0, np.uint64)
         self._places = np.empty((0, 2), np.int64)
 
@@ -162,8 +143,6 @@ class Sample:
     def _cut(self) -> None:
         order = np.argsort(self._hashes, kind="stable")[: self.n_rows]
         self._hashes, self._places = self._hashes[order], self._places[order]
-        if len(order) == self.n_rows:
-            self.limit = self._hashes[-1]
 
     def rows(self, handle: BinaryIO) -> list[bytes]:
         """Read the sampled rows, each with a line end."""

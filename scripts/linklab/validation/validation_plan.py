@@ -63,7 +63,7 @@ def make_plan(
 
     A table that is not plain CSV is copied to `scratch` as one, and the copy is checked.
     """
-    path = files.require_file(path) if not Path(path).is_dir() else Path(path)
+    path = Path(path)
     dialect = sniff(path, delimiter=options.delimiter, encoding=options.encoding)
     as_it_is = dialect.kind == "csv" and dialect.delimiter == "," and dialect.encoding.startswith("utf-8")
     as_it_is = as_it_is and dialect.line_end != "CR" and not dialect.separator_line
@@ -102,18 +102,11 @@ def _plan_of_file(path: Path, name: str, chosen: Schema, options: TableOptions) 
     targets = match_names(path, options.target_fields, header.names)
     if name != "infer" and targets:
         chosen = chosen.with_targets(targets)
-    split_field = options.split_field
     lenient = name == "infer"
     by_name = {column.name: column for column in chosen.columns}
-    columns = [by_name.get(column) for column in header.names]
-    split_at = _split_column(header.names, by_name, split_field, lenient)
-    violations = _header_faults(header, chosen, strict_file=not lenient, notes=notes)
+    split_at = _split_column(header.names, by_name, options.split_field, lenient)
+    violations = _header_faults(header, strict_file=not lenient, notes=notes)
     violations += _column_faults(header.names, chosen, split_at, notes)
-    seen: set[str] = set()
-    for at, column in enumerate(header.names):  # a repeated name is checked once
-        if column in seen:
-            columns[at] = None
-        seen.add(column)
 
     def plan_of(names: list[str], columns: list[Column | None]) -> Plan:
         def place(role: str) -> int | None:
@@ -124,7 +117,8 @@ def _plan_of_file(path: Path, name: str, chosen: Schema, options: TableOptions) 
             id_at=place("id"), group_at=place("group"), split_at=split_at,
         )  # fmt: skip
 
-    plan = plan_of(header.names, columns)
+    names = header.names
+    plan = plan_of(names, [by_name.pop(name, None) for name in names])  # a repeated name is checked once
     if violations and split_at is None and len(header.names) == len(chosen.columns):
         in_order = plan_of(chosen.names, list(chosen.columns))
         if _count_faults(path, header, in_order) < _count_faults(path, header, plan):
@@ -169,9 +163,7 @@ def _split_column(
     return next((at for at, name in enumerate(names) if name.lower() in SPLIT_NAMES and name not in by_name), None)
 
 
-def _header_faults(
-    header: csv_stream.Header, schema: Schema, *, strict_file: bool, notes: list[str]
-) -> list[Violation]:
+def _header_faults(header: csv_stream.Header, *, strict_file: bool, notes: list[str]) -> list[Violation]:
     violations = []
     if header.bom:
         violations.append(Violation(1, "", "bom", "\\xef\\xbb\\xbf", "UTF-8 without a byte order mark"))

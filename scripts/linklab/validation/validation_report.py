@@ -69,7 +69,7 @@ def validate(
     stores = {"rows": KeyStore(), "ids": KeyStore(), "groups": KeyStore()}
     sample, line = Sample(), start.line
     try:
-        for offset, outcome in check_file(path, plan, start.offset, lambda: sample.limit):
+        for offset, outcome in check_file(path, plan, start.offset):
             _take(found, outcome, stores, sample, line, offset)
             line += outcome.n_lines
             say_at(offset + outcome.used)
@@ -122,7 +122,14 @@ def _repeated_rows(
 ) -> Iterator[Violation]:
     """Yield rows whose content or id was there before, and groups on two sides of a split."""
     line_of = found.start.line_of
-    id_name = "" if plan.id_at is None else plan.names[plan.id_at]
+
+    def blame(later: np.ndarray, first: np.ndarray, at: int | None, code: str, expected: str) -> Iterator[Violation]:
+        for row, earlier in zip(later, first, strict=True):
+            side = _cell(handle, plan, earlier, plan.split_at) if "{side}" in expected else ""
+            words = expected.format(line=line_of(int(earlier["line"])), side=side)
+            name = "" if at is None else plan.names[at]
+            yield Violation(line_of(int(row["line"])), name, code, _cell(handle, plan, row, at), words)
+
     has_ids = _has_ids(found, plan)
     for later, first in stores["rows"].repeats():
         copies = later["other"] == first["other"] if has_ids else np.ones(len(later), bool)
@@ -130,27 +137,15 @@ def _repeated_rows(
         if plan.lenient and not has_ids:  # few columns repeat by chance: Fisher's iris holds two equal flowers
             continue
         chosen = ~copies if allow_copies else slice(None)
-        for row, earlier in zip(later[chosen], first[chosen], strict=True):
-            yield Violation(
-                line_of(int(row["line"])), id_name, "duplicate_row", _cell(handle, plan, row, plan.id_at),
-                f"content that differs from line {line_of(int(earlier['line']))}",
-            )  # fmt: skip
-    for later, first in stores["ids"].repeats():
-        differs = later["other"] != first["other"]  # an exact copy is a repeated row, said once
-        for row, earlier in zip(later[differs], first[differs], strict=True):
-            yield Violation(
-                line_of(int(row["line"])), id_name, "duplicate_id", _cell(handle, plan, row, plan.id_at),
-                f"an id of its own; line {line_of(int(earlier['line']))} has it too",
-            )  # fmt: skip
-    for later, first in stores["groups"].repeats():
-        crosses = later["other"] != first["other"]
-        for row, earlier in zip(later[crosses], first[crosses], strict=True):
-            side = _cell(handle, plan, earlier, plan.split_at)
-            column = "" if plan.group_at is None else plan.names[plan.group_at]
-            yield Violation(
-                line_of(int(row["line"])), column, "group_overlap", _cell(handle, plan, row, plan.group_at),
-                f"split '{side}', where line {line_of(int(earlier['line']))} of the same group is",
-            )  # fmt: skip
+        yield from blame(later[chosen], first[chosen], plan.id_at, "duplicate_row",
+                         "content that differs from line {line}")  # fmt: skip
+    for store, at, code, expected in (
+        ("ids", plan.id_at, "duplicate_id", "an id of its own; line {line} has it too"),
+        ("groups", plan.group_at, "group_overlap", "split '{side}', where line {line} of the same group is"),
+    ):
+        for later, first in stores[store].repeats():
+            differs = later["other"] != first["other"]  # an exact copy is a repeated row, said once
+            yield from blame(later[differs], first[differs], at, code, expected)
 
 
 def _cell(handle: BinaryIO, plan: Plan, entry: np.void, at: int | None) -> str:
@@ -177,8 +172,7 @@ def _sample_values(plan: Plan, rows: list[bytes]) -> dict[str, np.ndarray]:
         for piece in pieces(plan, data, True, Outcome()):
             for cells, _ in check_cells(plan, piece):
                 if cells.values is not None:
-                    values = cells.values[cells.ok] if cells.offsets is None else cells.values
-                    parts.setdefault(cells.column.name, []).append(values.astype(np.float32))
+                    parts.setdefault(cells.column.name, []).append(cells.good_values.astype(np.float32))
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 

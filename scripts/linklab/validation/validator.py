@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, SupportsInt
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from linklab.parallel import map_in_order, usable_cores
 from linklab.tables import csv_stream
-from linklab.tables.cells import Cells, CheckedColumns
+from linklab.tables.cells import Cells, CheckedColumns, to_binary
 from linklab.tables.schema import Column, Schema
 from linklab.validation.cell_checks import Violation
 from linklab.validation.column_checks import Faults, check_column, split_cells
@@ -43,27 +43,16 @@ class Plan:
     id_at: int | None = None
     group_at: int | None = None
     split_at: int | None = None
-    exact: bool = False  # take the slow path everywhere (tests compare the two)
-
-    @property
-    def hashes_raw_rows(self) -> bool:
-        """True where a row's content is its line behind the id: no split column, the id first or absent."""
-        return self.split_at is None and not self.id_at
 
 
 @dataclasses.dataclass
 class Piece:
     """Rows as columns, with the line (from 0) and byte each row starts at, and the byte behind its line end."""
 
-    columns: list
+    columns: list[pa.Array]
     lines: np.ndarray
     offsets: np.ndarray
     ends: np.ndarray
-
-    @property
-    def exact(self) -> bool:
-        """True when the row-by-row reader made it: its columns are lists of str."""
-        return isinstance(self.columns[0], list)
 
 
 @dataclasses.dataclass
@@ -93,11 +82,11 @@ def show(text: str) -> str:
     )
 
 
-def check_block(plan: Plan, data: bytes, *, final: bool, sample_limit: int = 2**64 - 1) -> Outcome:
+def check_block(plan: Plan, data: bytes, *, final: bool) -> Outcome:
     """Check one block, which starts at the start of a row."""
     outcome = Outcome()
     for piece in pieces(plan, data, final, outcome):
-        _check_piece(plan, piece, outcome, data, sample_limit)
+        _check_piece(plan, piece, outcome)
     if final and outcome.used and not data.endswith(b"\n"):
         outcome.no_final_newline = True
     outcome.violations.sort(key=lambda v: v.line)
@@ -111,7 +100,7 @@ def pieces(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Iterator[P
         end = len(data) if at + step >= len(data) else data.rfind(b"\n", at, at + step) + 1
         end = end if end > at else data.find(b"\n", at) + 1 or len(data)
         chunk = data if (at, end) == (0, len(data)) else data[at:end]
-        columns = None if plan.exact else _split(plan, chunk)
+        columns = _split(plan, chunk)
         if columns is not None:
             n = len(columns[0])
             cuts = np.full(n + 1, at)
@@ -119,7 +108,7 @@ def pieces(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Iterator[P
             yield Piece(columns, outcome.n_lines + np.arange(n), cuts[:-1], cuts[1:])
             outcome.n_lines += n
             at = end
-        elif len(chunk) > EXACT_BYTES and not plan.exact:
+        elif len(chunk) > EXACT_BYTES:
             step = len(chunk) // 8
             continue
         else:
@@ -135,7 +124,7 @@ def pieces(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Iterator[P
     outcome.used = at
 
 
-def _split(plan: Plan, chunk: bytes) -> list | None:
+def _split(plan: Plan, chunk: bytes) -> list[pa.Array] | None:
     """Return a chunk's columns, None where it can only be read row by row."""
     if not csv_stream.is_plain(chunk):
         return None
@@ -164,7 +153,7 @@ def _read_exactly(plan: Plan, data: bytes, at: int, end: int, final: bool, outco
         at = record.end
         if at >= end:
             break
-    columns = [list(column) for column in zip(*cells, strict=True)]
+    columns = [to_binary(column) for column in zip(*cells, strict=True)]
     starts, places, behind = (np.array(part, np.int64) for part in (lines, offsets, ends))
     return Piece(columns, starts, places, behind), at
 
@@ -176,7 +165,7 @@ def check_cells(plan: Plan, piece: Piece) -> Iterator[tuple[Cells, Faults]]:
             yield check_column(column, texts, lenient=plan.lenient)
 
 
-def _check_piece(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, sample_limit: int) -> None:
+def _check_piece(plan: Plan, piece: Piece, outcome: Outcome) -> None:
     columns: CheckedColumns = {}
 
     def blame(row: int, name: str, code: str, expected: str) -> None:
@@ -194,54 +183,25 @@ def _check_piece(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, sample
         for row in broken.rows.tolist():
             blame(row, broken.column, broken.code, broken.expected(row))
     outcome.n_rows += len(piece.lines)
-    _remember_keys(plan, piece, outcome, data, sample_limit)
+    _remember_keys(plan, piece, outcome)
 
 
-def _remember_keys(plan: Plan, piece: Piece, outcome: Outcome, data: bytes, sample_limit: int) -> None:
+def _remember_keys(plan: Plan, piece: Piece, outcome: Outcome) -> None:
     lines, offsets = piece.lines, piece.offsets
     ids: Any = 0 if plan.id_at is None else _hash_columns([piece.columns[plan.id_at]])
-    if plan.hashes_raw_rows:
-        rows = hash_texts(_raw_contents(plan, piece, data))
-    else:
-        rows = _hash_columns([c for i, c in enumerate(piece.columns) if i not in (plan.id_at, plan.split_at)])
+    rows = _hash_columns([c for i, c in enumerate(piece.columns) if i not in (plan.id_at, plan.split_at)])
     outcome.rows.append(entries(rows, ids, lines, offsets))
     if plan.id_at is not None:
         outcome.ids.append(entries(ids, rows, lines, offsets))
     if plan.split_at is not None:
         group = rows if plan.group_at is None else _hash_columns([piece.columns[plan.group_at]])
         outcome.groups.append(entries(group, _hash_columns([piece.columns[plan.split_at]]), lines, offsets))
-    chosen = np.flatnonzero(rows <= np.uint64(sample_limit))
-    if len(chosen):
-        outcome.sample.append((rows[chosen], np.stack([offsets[chosen], piece.ends[chosen]], axis=1)))
+    outcome.sample.append((rows, np.stack([offsets, piece.ends], axis=1)))
 
 
-def _raw_contents(plan: Plan, piece: Piece, data: bytes) -> list[bytes]:
-    """Return the bytes of each row behind its id, line end included (that of the header)."""
-    starts = piece.offsets
-    if piece.exact:
-        contents = starts.tolist()
-        if plan.id_at is not None:
-            contents = [csv_stream.cell_end(data, at) for at in contents]
-        line_end = b"\r\n" if plan.crlf else b"\n"
-        rows = [data[at:end] for at, end in zip(contents, piece.ends, strict=True)]
-        return [row.removesuffix(b"\n").removesuffix(b"\r") + line_end for row in rows]
-    behind = starts
-    if plan.id_at is not None:
-        quotes = 2 * (np.frombuffer(data, np.uint8)[starts] == ord('"'))
-        behind = starts + pc.binary_length(piece.columns[0]).to_numpy(zero_copy_only=False) + quotes + 1
-    cuts = np.empty(2 * len(starts) + 1, np.int32)  # id, content, id, content, …
-    cuts[0:-1:2], cuts[1::2], cuts[-1] = starts, behind, piece.ends[-1]
-    buffers = [None, pa.py_buffer(cuts), pa.py_buffer(data)]
-    return pa.BinaryArray.from_buffers(pa.binary(), len(cuts) - 1, buffers).to_pylist()[1::2]
-
-
-def _hash_columns(columns: list) -> np.ndarray:
+def _hash_columns(columns: list[pa.Array]) -> np.ndarray:
     """Return a 64-bit hash of each row of some columns."""
-    if isinstance(columns[0], list):
-        rows = zip(*columns, strict=True)
-        return hash_texts("\x1f".join(row).encode("utf-8", "surrogateescape") for row in rows)
-    joined = columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, b"\x1f")
-    return hash_texts(joined.to_pylist())
+    return hash_texts(pc.binary_join_element_wise(*columns, b"\x1f").to_pylist())
 
 
 class _Part(NamedTuple):
@@ -250,30 +210,27 @@ class _Part(NamedTuple):
     at: int
     size: int
     final: bool
-    sample_limit: int
 
 
-def check_file(
-    path: str | Path, plan: Plan, start: int, sample_limit: Callable[[], SupportsInt]
-) -> Iterator[tuple[int, Outcome]]:
+def check_file(path: str | Path, plan: Plan, start: int) -> Iterator[tuple[int, Outcome]]:
     """Yield (byte offset, outcome) of the blocks of a file in order, the first row at byte `start`.
 
-    `sample_limit()` gives the largest content hash still of use for a sample. Constant memory: a few blocks.
+    Constant memory: a few blocks.
     """
     at: int | None = start
     workers = 1
     if os.path.getsize(path) - start >= PARALLEL_BYTES:
         workers = min(N_PROCESSES, usable_cores())
     while at is not None:
-        at = yield from _check_from(path, plan, at, sample_limit, workers)
+        at = yield from _check_from(path, plan, at, workers)
         workers = 1  # rows of several lines: where a block starts is known only when the one before has been read
 
 
 def _check_from(
-    path: str | Path, plan: Plan, at: int, sample_limit: Callable[[], SupportsInt], workers: int
+    path: str | Path, plan: Plan, at: int, workers: int
 ) -> Generator[tuple[int, Outcome], None, int | None]:
     """Check blocks from byte `at` on; returns where to go on when one has ended inside a row."""
-    outcomes = map_in_order(partial(_check_part, path, plan), _cut_parts(path, at, sample_limit), workers)
+    outcomes = map_in_order(partial(_check_part, path, plan), _cut_parts(path, at), workers)
     with contextlib.closing(outcomes):
         for part, outcome in outcomes:
             yield part.at, outcome
@@ -282,7 +239,7 @@ def _check_from(
     return None
 
 
-def _cut_parts(path: str | Path, at: int, sample_limit: Callable[[], SupportsInt]) -> Iterator[_Part]:
+def _cut_parts(path: str | Path, at: int) -> Iterator[_Part]:
     with open(path, "rb") as handle:
         final = False
         while not final:
@@ -291,7 +248,7 @@ def _cut_parts(path: str | Path, at: int, sample_limit: Callable[[], SupportsInt
             final = len(data) < BLOCK_BYTES or not handle.read(1)
             size = len(data) if final else data.rfind(b"\n") + 1 or len(data)
             if size:
-                yield _Part(at, size, final, int(sample_limit()))
+                yield _Part(at, size, final)
             at += size
 
 
@@ -299,4 +256,4 @@ def _check_part(path: str | Path, plan: Plan, part: _Part) -> tuple[_Part, Outco
     with open(path, "rb") as handle:
         handle.seek(part.at)
         data = handle.read(part.size)
-    return part, check_block(plan, data, final=part.final, sample_limit=part.sample_limit)
+    return part, check_block(plan, data, final=part.final)
