@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from linklab.cli import UserError
@@ -15,48 +15,46 @@ from linklab.tables.table import SHOWN_LINES, Table
 MIN_ROWS_TO_JUDGE = 10  # fewer may hold one answer by chance
 
 
+Judge = Callable[[str], str | None]  # why a target's cell cannot serve: "missing" or "odd"; None where it can
+BadCells = dict[str, list[tuple[str, int, str]]]  # why -> (column, line, text)
+
+
 def check_targets(table: Table, schema: Schema, scan: Scan, given_classes: set[str], record: dict[str, Any]) -> None:
     """Find rows whose target is missing or no number; refuse them, or leave them out where an option says so."""
-    options = table.options
-    judges: dict[str, Callable[[str], str | None]] = {}
+    judges: dict[int, Judge] = {}  # by place of the column
     for column in schema.by_role("target"):
         at = table.names.index(column.name)
-        judges[column.name] = _judge(column, scan.formats.get(at) if column.name not in given_classes else None,
-                                     keep=options.keep_missing_class)  # fmt: skip
-    places = {name: table.names.index(name) for name in judges}
-    suspicious = [
-        name for name, at in places.items()
-        if scan.columns[at].empty or scan.columns[at].kinds["nothing"] or (values := scan.columns[at].values) is None
-        or any(judges[name](text) for text in values)
-    ]  # fmt: skip
-    found: BadCells = {}
-    if suspicious:
-        found = _find_bad_targets(table, {name: judges[name] for name in suspicious}, places)
-        is_number = {name: not schema[name].class_target for name in suspicious}
-        _refuse_bad_targets(table, found, scan.n_rows, is_number)
-        _record_left_out(found, record)
-    if any(found.values()):
+        found = scan.columns[at]
+        number_format = scan.formats.get(at) if column.name not in given_classes else None
+        judge = _judge(number_format, keep=table.options.keep_missing_class)
+        if found.empty or found.kinds["nothing"] or found.values is None or any(map(judge, found.values)):
+            judges[at] = judge
+    bad: BadCells = _find_bad_targets(table, judges) if judges else {}
+    for why, cells in bad.items():
+        _refuse(table, why, cells, scan.n_rows, {c.name for c in schema.columns if c.class_target})
+    for why, cells in bad.items():
+        if cells:
+            lines = list(dict.fromkeys(line for _, line, _ in cells))
+            record["left_out"][_LEFT_OUT[why]] = len(lines)
+            record["notes"].append(f"{_LEFT_OUT[why]} are left out: {_lines(lines)}")
+    if any(bad.values()):
         table.leave_out = reason_to_leave_out(table, schema)
-    record["rows"] = scan.n_rows - len({line for cells in found.values() for _, line, _ in cells})
+    record["rows"] = scan.n_rows - len({line for cells in bad.values() for _, line, _ in cells})
     if not record["rows"]:
         raise UserError(f"{table.path}: no row is left: none of the {scan.n_rows:,} has a target that can be used")
 
 
-def _record_left_out(found: BadCells, record: dict[str, Any]) -> None:
-    """Note which rows are left out, and why."""
-    said = {"declared": "rows without a target (--missing)", "missing": "rows without a target",
-            "odd": "rows whose target is no number"}  # fmt: skip
-    for why, cells in found.items():
-        if cells:
-            lines = list(dict.fromkeys(line for _, line, _ in cells))
-            record["left_out"][said[why]] = len(lines)
-            record["notes"].append(f"{said[why]} are left out: {_lines(iter(lines))}")
+_LEFT_OUT = {
+    "declared": "rows without a target (--missing)",
+    "missing": "rows without a target",
+    "odd": "rows whose target is no number",
+}
 
 
 def reason_to_leave_out(table: Table, schema: Schema) -> Callable[[list[str]], str | None]:
     """Return what says why a row of plain cells cannot serve, None where it can."""
     judges = {
-        table.names.index(column.name): _judge(column, PLAIN if is_number_target(column) else None,
+        table.names.index(column.name): _judge(PLAIN if is_number_target(column) else None,
                                                keep=table.options.keep_missing_class)
         for column in schema.by_role("target") if column.name in table.names
     }  # fmt: skip
@@ -72,9 +70,7 @@ def is_number_target(column: Column) -> bool:
     return column.kind in ("int", "float")
 
 
-def _judge(column: Column, number_format: NumberFormat | None, *, keep: bool) -> Callable[[str], str | None]:
-    """Return what says whether a target's cell is missing or odd (None: fine)."""
-
+def _judge(number_format: NumberFormat | None, *, keep: bool) -> Judge:
     def judge(text: str) -> str | None:
         if not text.strip():
             return "missing"
@@ -88,63 +84,56 @@ def _judge(column: Column, number_format: NumberFormat | None, *, keep: bool) ->
     return judge
 
 
-BadCells = dict[str, list[tuple[str, int, str]]]  # why -> (column, line, text)
-
-
-def _find_bad_targets(table: Table, judges: dict[str, Callable], places: dict[str, int]) -> BadCells:
+def _find_bad_targets(table: Table, judges: dict[int, Judge]) -> BadCells:
     found: BadCells = {"declared": [], "missing": [], "odd": []}
-    tokens = frozenset(table.options.missing)
     for line, cells in table.unclean_rows(None, keep_missing=True):
-        for name, judge in judges.items():
-            text = cells[places[name]]
-            if text.strip() in tokens:
-                found["declared"].append((name, line, text))
-            elif (why := judge(text)) is not None:
-                found[why].append((name, line, text))
+        for at, judge in judges.items():
+            why = "declared" if cells[at].strip() in table.options.missing else judge(cells[at])
+            if why is not None:
+                found[why].append((table.names[at], line, cells[at]))
     return found
 
 
-def _refuse_bad_targets(table: Table, found: BadCells, n_rows: int, is_number: dict[str, bool]) -> None:
-    if found["missing"] and not table.options.drop_missing_target:
-        name = found["missing"][0][0]
-        cells = [(line, text) for column, line, text in found["missing"] if column == name]
-        words = sorted({text.strip() for _, text in cells} - {""})
-        if len(cells) == n_rows and not words:
-            raise UserError(f"{table.path}: column '{name}' is empty in every row; choose another --target-field")
-        kept = f", or keep {words[0]!r} as an answer with --keep-missing-class" if words and not is_number[name] else ""
-        held = f" ({', '.join(map(repr, words))})" if words else ""
-        raise UserError(
-            f"{table.path}:{cells[0][0]}: column '{name}' is missing{held} in {len(cells):,} of {n_rows:,} rows "
-            f"({_lines(line for line, _ in cells)}); a row without a target cannot be used for training "
-            f"or scoring: leave such "
-            f"rows out with --drop-missing-target{kept}"
-        )
-    if found["odd"] and not table.options.drop_bad_rows:
-        name = found["odd"][0][0]
-        cells = [(line, text) for column, line, text in found["odd"] if column == name]
-        words = list(dict.fromkeys(text.strip() for _, text in cells))
+def _refuse(table: Table, why: str, bad: list[tuple[str, int, str]], n_rows: int, classes: set[str]) -> None:
+    """Raise a UserError for rows that cannot serve, unless an option leaves them out."""
+    allowed = {"declared": True, "missing": table.options.drop_missing_target, "odd": table.options.drop_bad_rows}
+    if not bad or allowed[why]:
+        return
+    name = bad[0][0]
+    cells = [(line, text) for column, line, text in bad if column == name]
+    words = list(dict.fromkeys(text.strip() for _, text in cells))
+    where, many = f"{table.path}:{cells[0][0]}: column '{name}'", f"{len(cells):,} of {n_rows:,}"
+    if why == "odd":
         shown = ", ".join(f"line {line}: {text!r}" for line, text in cells[:SHOWN_LINES])
-        tokens = ",".join(words[:SHOWN_LINES])
         raise UserError(
-            f"{table.path}:{cells[0][0]}: column '{name}' is a number in all rows but {len(cells):,} of {n_rows:,} "
-            f'({shown}{", …" if len(cells) > SHOWN_LINES else ""}); say what means "no value" with --missing {tokens}, '
-            f"or leave such rows out with --drop-bad-rows"
+            f"{where} is a number in all rows but {many} ({shown}{', …' if len(cells) > SHOWN_LINES else ''}); say "
+            f'what means "no value" with --missing {",".join(words[:SHOWN_LINES])}, or leave such rows out with '
+            f"--drop-bad-rows"
         )
+    words = sorted(filter(None, words))
+    if len(cells) == n_rows and not words:
+        raise UserError(f"{table.path}: column '{name}' is empty in every row; choose another --target-field")
+    kept = f", or keep {words[0]!r} as an answer with --keep-missing-class" if words and name in classes else ""
+    held = f" ({', '.join(map(repr, words))})" if words else ""
+    raise UserError(
+        f"{where} is missing{held} in {many} rows ({_lines([line for line, _ in cells])}); a row without a target "
+        f"cannot be used for training or scoring: leave such rows out with --drop-missing-target{kept}"
+    )
 
 
-def _lines(lines: Iterator[int]) -> str:
-    found = list(lines)
-    shown = ", ".join(map(str, found[:SHOWN_LINES]))
-    return f"line{'s' * (len(found) > 1)} {shown}{', …' if len(found) > SHOWN_LINES else ''}"
+def _lines(lines: Sequence[int]) -> str:
+    shown = ", ".join(map(str, lines[:SHOWN_LINES]))
+    return f"line{'s' * (len(lines) > 1)} {shown}{', …' if len(lines) > SHOWN_LINES else ''}"
 
 
-def check_constant(table: Table, schema: Schema, scan: Scan) -> None:
+def constant_target(table: Table, schema: Schema, scan: Scan) -> str | None:
+    """Say which target has one answer in every row, so that there is nothing to learn; None where there is none."""
     for column in schema.by_role("target"):
         values = scan.columns[table.names.index(column.name)].values
-        distinct = [text for text in values if not is_missing_word(text)] if values is not None else None
+        distinct = [text for text in values if not is_missing_word(text)] if values is not None else []
         if column.class_target and column.choices is not None:
             distinct = list(column.choices)
-        if distinct is not None and len(distinct) == 1 and scan.n_rows >= MIN_ROWS_TO_JUDGE:
-            raise UserError(f"{table.path}: column '{column.name}' is {distinct[0]!r} in every row, so there is "
-                            f"nothing to "
-                            f"learn; choose another --target-field")  # fmt: skip
+        if len(distinct) == 1 and scan.n_rows >= MIN_ROWS_TO_JUDGE:
+            return (f"{table.path}: column '{column.name}' is {distinct[0]!r} in every row, so there is nothing to "
+                    f"learn; choose another --target-field")  # fmt: skip
+    return None

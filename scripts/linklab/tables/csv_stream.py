@@ -137,19 +137,9 @@ def is_plain(data: bytes, *, row_a_line: bool = False) -> bool:
 
 def scan_header(path: str | Path) -> Header:
     """Read the header of a file, damaged or not; a UserError is raised only where there is none to read."""
-    path = Path(path)
-    try:
-        with open(path, "rb") as handle:
-            data = handle.read(MAX_RECORD_BYTES)
-            final = not handle.read(1)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()})") from error
-    if not data:
-        raise UserError(f"{path}: the file is empty; a CSV starts with a header line")
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise UserError(f"{path}:1: the file is UTF-16; save it as UTF-8")
-    if data.startswith(b"PK\x03\x04") or data.startswith(b"\x1f\x8b"):
-        raise UserError(f"{path}:1: the file is compressed; unpack it first")
+    with open(path, "rb") as handle:
+        data = handle.read(MAX_RECORD_BYTES)
+        final = not handle.read(1)
     start = len(BOM) if data.startswith(BOM) else 0
     record = next(scan_records(data, at=start, line=1, n_columns=None, final=final), None)
     if record is None or record.cells is None:
@@ -178,20 +168,6 @@ def is_text(name: str) -> bool:
     return all(mark.isprintable() or unicodedata.category(mark) == "Cf" for mark in name)
 
 
-def read_header(path: str | Path) -> list[str]:
-    """Return the column names; raises UserError for a file whose header cannot be trusted."""
-    return _sound_header(path).names
-
-
-def _sound_header(path: str | Path) -> Header:
-    header = scan_header(path)
-    if header.bom:
-        raise UserError(f"{path}:1: the file starts with a byte order mark (BOM); save it as UTF-8 without BOM")
-    if header.problem:
-        raise UserError(f"{path}:1: {header.problem[1]}")
-    return header
-
-
 class Block(NamedTuple):
     """Some whole rows of a file: plain text of a row a line, still to be cut, or rows that had to be read exactly."""
 
@@ -211,17 +187,14 @@ def iter_rows(path: str | Path, *, on_damage: OnDamage | None = None) -> Iterato
     UTF-8; such rows go to `on_damage` instead, where there is one.
     Cells are what the file says: no stripping, no guessing, no missing values.
     """
-    header = scan_header(path) if on_damage else _sound_header(path)
-    for block in _cut_blocks(path, header, on_damage):
-        yield from read_block(path, block, len(header.names), on_damage=on_damage)
+    n_columns = len(scan_header(path).names)
+    for block in iter_blocks(path, on_damage=on_damage):
+        yield from read_block(path, block, n_columns, on_damage=on_damage)
 
 
-def iter_blocks(path: str | Path) -> Iterator[Block]:
+def iter_blocks(path: str | Path, *, on_damage: OnDamage | None = None) -> Iterator[Block]:
     """Yield the rows of a file block by block: each can be read by itself, in whatever process, with `read_block`."""
-    return _cut_blocks(path, _sound_header(path), None)
-
-
-def _cut_blocks(path: str | Path, header: Header, on_damage: OnDamage | None) -> Iterator[Block]:
+    header = scan_header(path)
     line, buffer = 1 + header.n_lines, b""
     with open(path, "rb") as handle:
         handle.seek(header.end)
@@ -242,15 +215,13 @@ def _cut_blocks(path: str | Path, header: Header, on_damage: OnDamage | None) ->
             used = 0
             for record in scan_records(text, at=0, line=line, n_columns=len(header.names), final=final):
                 used = record.end
-                fault = _fault(record)
-                if fault is None:
-                    assert record.cells is not None
-                    rows.append((record.line, record.cells))
-                elif on_damage is None:
+                try:
+                    cells = _sound_cells(path, record, on_damage)
+                except UserError:
                     yield Block(line, len(rows), b"", rows)
-                    raise damage_error(path, record.line, fault[1])
-                else:
-                    on_damage(record.line, *fault)
+                    raise
+                if cells is not None:
+                    rows.append((record.line, cells))
             if rows:
                 yield Block(line, len(rows), b"", rows)
             line += text.count(b"\n", 0, used)
@@ -278,22 +249,23 @@ def read_block(
         yield from enumerate(rows, start=block.line)
         return
     for record in scan_records(block.text, at=0, line=block.line, n_columns=n_columns, final=True):
-        fault = _fault(record)
-        if fault is None:
-            assert record.cells is not None
-            yield record.line, record.cells
-        elif on_damage is None:
-            raise damage_error(path, record.line, fault[1])
-        else:
-            on_damage(record.line, *fault)
+        cells = _sound_cells(path, record, on_damage)
+        if cells is not None:
+            yield record.line, cells
 
 
-def _fault(record: Record) -> tuple[str, str] | None:
-    """Return (code, message) of what is wrong with a record, or None."""
-    if record.cells is None:
-        return record.code, record.message
-    damaged = next(filter(None, map(_damage, record.cells)), None)
-    return None if damaged is None else ("nul_byte" if "NUL" in damaged else "bad_utf8", damaged)
+def _sound_cells(path: str | Path, record: Record, on_damage: OnDamage | None) -> list[str] | None:
+    """Return a record's cells; a damaged one raises, or goes to `on_damage` and is None."""
+    code, message = record.code, record.message
+    if record.cells is not None:
+        damaged = next(filter(None, map(_damage, record.cells)), None)
+        if damaged is None:
+            return record.cells
+        code, message = "nul_byte" if "NUL" in damaged else "bad_utf8", damaged
+    if on_damage is None:
+        raise damage_error(path, record.line, message)
+    on_damage(record.line, code, message)
+    return None
 
 
 def not_utf8_words(data: bytes, at: int) -> str:

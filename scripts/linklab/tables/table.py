@@ -59,8 +59,7 @@ class TableOptions:
     def from_args(cls, args: argparse.Namespace) -> TableOptions:
         """Return the options of a script that called `cli.add_table_options`."""
         given = {name: getattr(args, _OPTION_OF.get(name, name), None) for name in cls.__dataclass_fields__}
-        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in given.items() if v}
-        return cls(**values)
+        return cls.from_dict({name: value for name, value in given.items() if value})
 
     def named_columns(self) -> tuple[str, ...]:
         """Return the columns that must be there."""
@@ -70,24 +69,21 @@ class TableOptions:
     def words(self) -> list[str]:
         """Return the words that give another script the same options."""
         words = []
-        for name in self.__dataclass_fields__:
-            option, value = f"--{_OPTION_OF.get(name, name).replace('_', '-')}", getattr(self, name)
-            if value:
-                text = ",".join(value) if isinstance(value, tuple) else value
-                words.append(option if value is True else f"{option}={text}")
+        for name, value in self.to_dict().items():
+            option = f"--{_OPTION_OF.get(name, name).replace('_', '-')}"
+            text = ",".join(value) if isinstance(value, list) else value
+            words.append(option if value is True else f"{option}={text}")
         return words
 
     def to_dict(self) -> dict[str, Any]:
         """Return what was said, as JSON-ready values; what was left out is left out."""
-        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in found.items() if v}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items() if v}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TableOptions:
         """Return the options that `to_dict` gave."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in value.items() if n in known}
-        return cls(**values)
+        known = {name: v for name, v in value.items() if name in cls.__dataclass_fields__}
+        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in known.items()})
 
 
 class Table:
@@ -110,7 +106,7 @@ class Table:
         self.row_name: str | None = None
         self._blank: list[int] = []  # columns without a name and without values
         self._shown: list[list[str]] = []  # some of the first rows
-        raw = csv_stream.read_header(path) if dialect.plain else None
+        raw = csv_stream.scan_header(path).names if dialect.plain else None
         if raw is None or not self.wanted <= set(raw):
             self.dialect = dataclasses.replace(dialect, plain=False)
             raw, self._shown = self._first_row()
@@ -154,13 +150,8 @@ class Table:
         if self.is_plain:
             yield from csv_stream.iter_blocks(self.path)
             return
-        held: list[Row] = []
-        for row in self.rows():
-            held.append(row)
-            if len(held) == BLOCK_ROWS:
-                yield Block(held[0][0], len(held), b"", held)
-                held = []
-        if held:
+        rows = self.rows()
+        while held := list(islice(rows, BLOCK_ROWS)):
             yield Block(held[0][0], len(held), b"", held)
 
     def unclean_rows(self, on_damage: OnDamage | None = None, *, keep_missing: bool = False) -> Iterator[Row]:
@@ -361,7 +352,7 @@ def open_table(
         return path
     path = Path(path)
     if not path.is_dir():
-        path = files.require_file(path)
+        files.require_file(path)
     dialect = sniff(path, delimiter=options.delimiter, encoding=options.encoding)
     wanted = wanted or options.named_columns()
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from linklab.cli import UserError
-from linklab.tables.bad_targets import check_constant, check_targets, is_number_target, reason_to_leave_out
+from linklab.tables.bad_targets import check_targets, constant_target, is_number_target, reason_to_leave_out
 from linklab.tables.infer import (
     CLASS_MAX_INTEGERS,
     FEW_WORDS,
@@ -105,35 +105,29 @@ def understand(
     record = make_record(table, scan, schema, kinds)
     if not lenient:
         check_targets(table, schema, scan, given_classes, record)
-        check_constant(table, schema, scan)
     elif table.options.leave_out_targets:
         with contextlib.suppress(UserError):  # rows that no option leaves out stay, and are named
             check_targets(table, schema, scan, given_classes, record)
-    if lenient:
-        try:
-            check_constant(table, schema, scan)
-        except UserError as error:  # no damage of a cell, but nothing to train on
-            record["warnings"].append(str(error))
+    if constant := constant_target(table, schema, scan):
+        if not lenient:
+            raise UserError(constant)
+        record["warnings"].append(constant)  # no damage of a cell, but nothing to train on
     record["warnings"] += warn_of_columns(table, schema, scan)
     return Understood(schema, record)
 
 
 def _understand_known(table: Table, schema: Schema) -> Understood:
     options = table.options
-    for option, given in (
-        ("--target-kind", options.target_kinds),
-        ("--keep-missing-class", options.keep_missing_class),
-    ):
-        if given:
+    given = {"--target-kind": options.target_kinds, "--keep-missing-class": options.keep_missing_class}
+    for option, value in given.items():
+        if value:
             raise UserError(f"{option}: the columns of a links.csv are known; leave it out")
     roles = _find_roles(dataclasses.replace(options, group_field=None), table)  # a group column may be shown here
 
     def role(column: Column) -> str:
-        if roles.id_field and column.role == "id" and column.name != roles.id_field:
+        if column.name in roles.hidden or (roles.id_field and column.role == "id" and column.name != roles.id_field):
             return "hidden"
-        return {roles.id_field: "id", roles.split: "split"}.get(column.name) or (
-            "hidden" if column.name in roles.hidden else column.role
-        )
+        return {roles.id_field: "id", roles.split: "split"}.get(column.name, column.role)
 
     schema = Schema(tuple(dataclasses.replace(column, role=role(column)) for column in schema.columns))
     if not table.dialect.plain:
