@@ -102,13 +102,13 @@ def _refuse(table: Table, why: str, bad: list[tuple[str, int, str]], n_rows: int
     name = bad[0][0]
     cells = [(line, text) for column, line, text in bad if column == name]
     words = list(dict.fromkeys(text.strip() for _, text in cells))
-    where, many = f"{table.path}:{cells[0][0]}: column '{name}'", f"{len(cells):,} of {n_rows:,}"
+    where = f"{table.path}:{cells[0][0]}"
     if why == "odd":
         shown = ", ".join(f"line {line}: {text!r}" for line, text in cells[:SHOWN_LINES])
         raise UserError(
-            f"{where} is a number in all rows but {many} ({shown}{', …' if len(cells) > SHOWN_LINES else ''}); say "
-            f'what means "no value" with --missing {",".join(words[:SHOWN_LINES])}, or leave such rows out with '
-            f"--drop-bad-rows"
+            f"{where}: column '{name}' is a number in all rows but {len(cells):,} of {n_rows:,} "
+            f'({shown}{", …" if len(cells) > SHOWN_LINES else ""}); say what means "no value" with --missing '
+            f"{','.join(words[:SHOWN_LINES])}, or leave such rows out with --drop-bad-rows"
         )
     words = sorted(filter(None, words))
     if len(cells) == n_rows and not words:
@@ -116,8 +116,9 @@ def _refuse(table: Table, why: str, bad: list[tuple[str, int, str]], n_rows: int
     kept = f", or keep {words[0]!r} as an answer with --keep-missing-class" if words and name in classes else ""
     held = f" ({', '.join(map(repr, words))})" if words else ""
     raise UserError(
-        f"{where} is missing{held} in {many} rows ({_lines([line for line, _ in cells])}); a row without a target "
-        f"cannot be used for training or scoring: leave such rows out with --drop-missing-target{kept}"
+        f"{where}: column '{name}' is missing{held} in {len(cells):,} of {n_rows:,} rows "
+        f"({_lines([line for line, _ in cells])}); a row without a target cannot be used for training or scoring: leave "
+        f"such rows out with --drop-missing-target{kept}"
     )
 
 
