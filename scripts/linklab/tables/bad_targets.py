@@ -117,8 +117,8 @@ def _refuse(table: Table, why: str, bad: list[tuple[str, int, str]], n_rows: int
     held = f" ({', '.join(map(repr, words))})" if words else ""
     raise UserError(
         f"{where}: column '{name}' is missing{held} in {len(cells):,} of {n_rows:,} rows "
-        f"({_lines([line for line, _ in cells])}); a row without a target cannot be used for training or scoring: leave "
-        f"such rows out with --drop-missing-target{kept}"
+        f"({_lines([line for line, _ in cells])}); a row without a target cannot be used for training or scoring: "
+        f"leave such rows out with --drop-missing-target{kept}"
     )
 
 
