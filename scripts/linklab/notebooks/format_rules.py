@@ -44,21 +44,24 @@ def is_object(value: object) -> bool:
     return isinstance(value, dict)
 
 
+def _is_list(value: object) -> bool:
+    return isinstance(value, list)
+
+
 def _is_string(value: object) -> bool:
     return isinstance(value, str)
 
 
-def _is_tags(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and is_text(value)
-        and len(set(value)) == len(value)
-        and all(tag and "," not in tag for tag in value)
-    )
-
-
 def _is_strings(value: object) -> bool:
     return isinstance(value, list) and is_text(value)
+
+
+def _is_tags(value: Any) -> bool:
+    return _is_strings(value) and len(set(value)) == len(value) and all(tag and "," not in tag for tag in value)
+
+
+def _is_files(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(bundle, dict) for bundle in value.values())
 
 
 # Keys of cell metadata whose form the schemas prescribe: for which cells, from which minor version on.
@@ -67,18 +70,14 @@ _CELL_METADATA: dict[str, tuple[tuple[str, ...], int, _Check]] = {
     "tags": (_CELL_TYPES, 0, _is_tags),
     "format": (("raw",), 0, _is_string),
     "jupyter": (_CELL_TYPES, 3, is_object),
-    "execution": (
-        ("code",),
-        4,
-        lambda value: isinstance(value, dict) and all(isinstance(part, str) for part in value.values()),
-    ),
+    "execution": (("code",), 4, lambda value: isinstance(value, dict) and _is_strings(list(value.values()))),
     "collapsed": (("code",), 0, lambda value: isinstance(value, bool)),
     "scrolled": (("code",), 0, lambda value: isinstance(value, bool) or value == "auto"),
 }
 _METADATA: dict[str, tuple[int, _Check]] = {  # of the notebook, besides kernelspec and language_info
     "orig_nbformat": (0, lambda value: isinstance(value, int | float) and is_count(value) and value >= 1),
     "title": (2, _is_string),
-    "authors": (2, lambda value: isinstance(value, list)),
+    "authors": (2, _is_list),
 }
 _FORMS: dict[str, _Check] = {
     "data": is_object, "metadata": is_object, "execution_count": is_count, "name": _is_string, "text": is_text,
@@ -110,80 +109,58 @@ def _objects(values: object) -> Iterator[dict]:
 
 
 def _find_top_faults(notebook: dict, minor: int) -> Iterator[Finding]:
-    yield from _require((), notebook, "nbformat", lambda value: value == 4, "4", "the notebook")
-    yield from _require(
-        (), notebook, "nbformat_minor", lambda value: isinstance(value, int), str(minor), "the notebook"
-    )
-    yield from _require((), notebook, "metadata", is_object, "{}", "the notebook")
+    where = "the notebook"
+    yield from _require((), notebook, "nbformat", lambda value: value == 4, "4", where)
+    yield from _require((), notebook, "nbformat_minor", lambda value: isinstance(value, int), str(minor), where)
+    yield from _require((), notebook, "metadata", is_object, "{}", where)
     if "worksheets" in notebook:
         yield _unmended((), "worksheets", "the form of nbformat 3 in a notebook that says 4", "convert it with jupyter")
         return
-    yield from _require((), notebook, "cells", lambda value: isinstance(value, list), "[]", "the notebook")
+    yield from _require((), notebook, "cells", _is_list, "[]", where)
     metadata = notebook.get("metadata")
     allowed = {"nbformat", "nbformat_minor", "metadata", "cells"}
     if minor <= NEWEST_MINOR:
-        yield from _find_superfluous(
-            (), notebook, allowed, "the notebook", metadata, ("kernelspec", "language_info", *_METADATA)
-        )
+        typed = ("kernelspec", "language_info", *_METADATA)
+        yield from _find_superfluous((), notebook, allowed, where, metadata, typed)
     if isinstance(metadata, dict):
         yield from _find_kernel_faults(metadata, minor)
 
 
 def _find_kernel_faults(metadata: dict, minor: int) -> Iterator[Finding]:
     """Yield what is wrong with kernelspec, language_info and the other keys of the metadata that have a form."""
-    objects = {}
-    for key, required in (("kernelspec", ("name", "display_name")), ("language_info", ("name",))):
-        value = metadata.get(key, {})
-        if key in metadata and says_nothing(value) and not (isinstance(value, dict) and value.keys() >= {*required}):
-            yield _remove(("metadata",), key, f"'{key}' is empty")
-        elif not isinstance(value, dict):
-            yield _unmended(
-                ("metadata",), key, f"'{key}' is {json.dumps(value)[:40]}, not an object", "correct or remove it"
-            )
-        else:
+    objects: dict[str, dict] = {"kernelspec": {}, "language_info": {}}
+    for key, required in (("kernelspec", {"name", "display_name"}), ("language_info", {"name"})):
+        value = metadata.get(key)
+        if isinstance(value, dict) and (value.keys() >= required or not says_nothing(value)):
             objects[key] = value
-    yield from _find_other_metadata_faults(metadata, minor)
-    spec, info = objects.get("kernelspec"), objects.get("language_info")
+        else:
+            yield from _optional(("metadata",), metadata, key, lambda value: False, "", "not an object")
+    for key, (since, check) in _METADATA.items():
+        if minor >= since:
+            yield from _optional(("metadata",), metadata, key, check, "the metadata: ")
+    spec, info = objects.values()
     language = _guess_language(spec, info)
     if spec:
+        path: Path = ("metadata", "kernelspec")
         name, shown = spec.get("name"), spec.get("display_name")
         named = shown if isinstance(shown, str) and shown else "Python 3"
         guess = "python3" if language == "python" else language or named
-        yield from _require(("metadata", "kernelspec"), spec, "name", _is_string, json.dumps(guess), "the kernelspec")
+        yield from _require(path, spec, "name", _is_string, json.dumps(guess), "the kernelspec")
         guess = name if isinstance(name, str) else named
-        yield from _require(
-            ("metadata", "kernelspec"), spec, "display_name", _is_string, json.dumps(guess), "the kernelspec"
-        )
+        yield from _require(path, spec, "display_name", _is_string, json.dumps(guess), "the kernelspec")
     if info:
-        yield from _require(
-            ("metadata", "language_info"), info, "name", _is_string, json.dumps(language or "python"), "language_info"
-        )
+        path = ("metadata", "language_info")
+        yield from _require(path, info, "name", _is_string, json.dumps(language or "python"), "language_info")
         for key in ("file_extension", "mimetype", "pygments_lexer", "codemirror_mode"):
-            if key in info and info[key] is None:
-                yield _remove(("metadata", "language_info"), key, f"language_info: '{key}' is null")
+            yield from _optional(path, info, key, lambda value: value is not None, "language_info: ")
 
 
-def _find_other_metadata_faults(metadata: dict, minor: int) -> Iterator[Finding]:
-    for key, (since, check) in _METADATA.items():
-        if key in metadata and minor >= since and not check(metadata[key]):
-            fault = f"'{key}' in the metadata is {json.dumps(metadata[key])[:40]}"
-            if says_nothing(metadata[key]):
-                yield _remove(("metadata",), key, fault)
-            else:
-                yield _unmended(("metadata",), key, f"{fault}, not what nbformat 4 allows there", "correct it")
-
-
-def _guess_language(spec: dict | None, info: dict | None) -> str | None:
+def _guess_language(spec: dict, info: dict) -> str | None:
     """Return the notebook's language as far as the metadata tells: `python`, `r`, …"""
-    spec, info = spec or {}, info or {}
-    said = (
-        info.get("name"),
-        spec.get("language"),
-        info.get("pygments_lexer"),
-        spec.get("name"),
-        spec.get("display_name"),
-    )
-    for text in said:
+    for told, key in (
+        (info, "name"), (spec, "language"), (info, "pygments_lexer"), (spec, "name"), (spec, "display_name"),
+    ):  # fmt: skip
+        text = told.get(key)
         if isinstance(text, str) and text:
             return "python" if "python" in text.lower() else text.lower()
     return None
@@ -200,9 +177,8 @@ def _find_cell_faults(n: int, cell: object, minor: int, seen: set[str], taken: s
         if kind is None and ("outputs" in cell or "execution_count" in cell):
             yield _put(path, "cell_type", '"code"', f"{where} has no 'cell_type' but outputs")
         else:
-            yield _unmended(
-                path, "cell_type", f"{where} has the type {kind!r}, none of {', '.join(_CELL_TYPES)}", "correct it"
-            )
+            fault = f"{where} has the type {kind!r}, none of {', '.join(_CELL_TYPES)}"
+            yield _unmended(path, "cell_type", fault, "correct it")
         return
     if minor >= 5:
         yield from _find_id_faults(path, cell, where, seen, taken)
@@ -211,37 +187,32 @@ def _find_cell_faults(n: int, cell: object, minor: int, seen: set[str], taken: s
     allowed = {"cell_type", "metadata", "source"} | ({"id"} if minor >= 5 else set())
     if kind == "code":
         allowed |= {"outputs", "execution_count"}
-        yield from _require(path, cell, "outputs", lambda value: isinstance(value, list), "[]", where)
+        yield from _require(path, cell, "outputs", _is_list, "[]", where)
         yield from _require(path, cell, "execution_count", is_count, "null", where)
-        outputs = cell.get("outputs")
+        outputs, count = cell.get("outputs"), cell.get("execution_count")
         for m, output in enumerate(outputs if isinstance(outputs, list) else []):
-            yield from _find_output_faults(
-                (*path, "outputs", m), output, cell.get("execution_count"), f"output {m + 1} of cell {n + 1}"
-            )
+            yield from _find_output_faults((*path, "outputs", m), output, count, f"output {m + 1} of cell {n + 1}")
     else:
         allowed |= {"attachments"}
-        yield from _find_attachment_faults(path, cell, where)
+        yield from _optional(path, cell, "attachments", _is_files, f"{where}: ", "not files by name")
     metadata = cell.get("metadata")
     if isinstance(metadata, dict):
         yield from _find_cell_metadata_faults((*path, "metadata"), metadata, kind, minor, where)
     if minor <= NEWEST_MINOR:
-        yield from _find_superfluous(
-            path, cell, allowed, where, metadata, tuple(_CELL_METADATA), ("id", "execution_count")
-        )
+        meaningless = ("id", "execution_count")
+        yield from _find_superfluous(path, cell, allowed, where, metadata, tuple(_CELL_METADATA), meaningless)
 
 
 def _find_cell_metadata_faults(path: Path, metadata: dict, kind: str, minor: int, where: str) -> Iterator[Finding]:
     for key, (kinds, since, check) in _CELL_METADATA.items():
         value: Any = metadata.get(key)
-        if key not in metadata or kind not in kinds or minor < since or check(value):
+        if kind not in kinds or minor < since:
             continue
-        fault = f"{where}: '{key}' in its metadata is {json.dumps(value)[:40]}"
-        if says_nothing(value):
-            yield _remove(path, key, fault)
-        elif key == "tags" and _is_strings(value) and _is_tags(list(dict.fromkeys(value))):
-            yield _put(path, key, json.dumps(list(dict.fromkeys(value)), ensure_ascii=False), fault)
+        if key == "tags" and _is_strings(value) and not _is_tags(value) and _is_tags(list(dict.fromkeys(value))):
+            tags = json.dumps(list(dict.fromkeys(value)), ensure_ascii=False)
+            yield _put(path, key, tags, f"{where}, its metadata: '{key}' is {json.dumps(value)[:40]}")
         else:
-            yield _unmended(path, key, f"{fault}, not what nbformat 4 allows there", "correct it")
+            yield from _optional(path, metadata, key, check, f"{where}, its metadata: ")
 
 
 def _find_id_faults(path: Path, cell: dict, where: str, seen: set[str], taken: set[str]) -> Iterator[Finding]:
@@ -253,12 +224,10 @@ def _find_id_faults(path: Path, cell: dict, where: str, seen: set[str], taken: s
     new = _derive_id(cell, taken)
     taken.add(new)
     fault = "has no 'id', which nbformat 4.5 asks for"
-    if "id" in cell:
-        fault = (
-            f"repeats the id {found!r}"
-            if _is_id(found)
-            else f"has the id {found!r:.70}, not 1 to 64 of a-z A-Z 0-9 - _"
-        )
+    if _is_id(found):
+        fault = f"repeats the id {found!r}"
+    elif "id" in cell:
+        fault = f"has the id {found!r:.70}, not 1 to 64 of a-z A-Z 0-9 - _"
     yield _put(path, "id", json.dumps(new), f"{where} {fault}")
 
 
@@ -276,22 +245,13 @@ def _derive_id(cell: dict, taken: set[str]) -> str:
     raise AssertionError("more free ids than cells were tried")
 
 
-def _find_attachment_faults(path: Path, cell: dict, where: str) -> Iterator[Finding]:
-    attachments = cell.get("attachments", {})
-    if says_nothing(attachments) and not isinstance(attachments, dict):
-        yield _remove(path, "attachments", f"{where}: 'attachments' is {json.dumps(attachments)}")
-    elif not isinstance(attachments, dict) or not all(isinstance(bundle, dict) for bundle in attachments.values()):
-        yield _unmended(path, "attachments", f"{where}: 'attachments' are no files by name", "correct or remove them")
-
-
 def _find_output_faults(path: Path, output: object, count: object, where: str) -> Iterator[Finding]:
     kind = output.get("output_type") if isinstance(output, dict) else None
     if not isinstance(output, dict):
         yield _unmended(path, None, f"{where} is no object", "remove it, or run the cell again")
         return
     if kind not in _OUTPUT_KEYS:
-        guess = _guess_output_type(output) if kind is None else None
-        if guess:
+        if kind is None and (guess := _guess_output_type(output)):
             yield _put(path, "output_type", json.dumps(guess), f"{where} has no 'output_type'")
         else:
             fault = f"{where} has the type {kind!r}, none of {', '.join(_OUTPUT_KEYS)}"
@@ -302,8 +262,11 @@ def _find_output_faults(path: Path, output: object, count: object, where: str) -
         if key == "execution_count" and is_count(count):
             default = json.dumps(count)
         yield from _require(path, output, key, _FORMS[key], default, where)
-    if "data" in _OUTPUT_KEYS[kind]:
-        yield from _find_data_faults((*path, "data"), output.get("data"), where)
+    data: Any = output.get("data") if "data" in _OUTPUT_KEYS[kind] else None
+    for mime in data if isinstance(data, dict) else ():
+        if not _JSON_MIME.fullmatch(mime):
+            advice = "run the cell again"
+            yield from _optional((*path, "data"), data, mime, is_text, f"{where}: ", "neither text nor lines", advice)
     superfluous = ("execution_count", *(["name"] if output.get("name") in ("stdout", "stderr") else []))
     allowed = {"output_type", *_OUTPUT_KEYS[kind]}
     yield from _find_superfluous(path, output, allowed, where, output.get("metadata"), (), superfluous)
@@ -313,16 +276,6 @@ def _guess_output_type(output: dict) -> str | None:
     if "data" in output:
         return "execute_result" if "execution_count" in output else "display_data"
     return "error" if "traceback" in output else "stream" if is_text(output.get("text")) else None
-
-
-def _find_data_faults(path: Path, data: object, where: str) -> Iterator[Finding]:
-    for mime, value in data.items() if isinstance(data, dict) else ():
-        if is_text(value) or _JSON_MIME.fullmatch(mime):
-            continue
-        if says_nothing(value):
-            yield _remove(path, mime, f"{where}: '{mime}' is {json.dumps(value)}")
-        else:
-            yield _unmended(path, mime, f"{where}: '{mime}' is neither text nor lines", "run the cell again")
 
 
 def _find_superfluous(
@@ -354,8 +307,21 @@ def _require(path: Path, value: dict, key: str, check: _Check, default: str, whe
     elif key in _NUMBERS and isinstance(value[key], str) and _DIGITS.fullmatch(value[key]):
         yield _put(path, key, value[key], f"{where}: '{key}' is text")
     else:
-        fault = f"{where}: '{key}' is {json.dumps(value[key])[:40]}, not what nbformat 4 allows there"
-        yield _unmended(path, key, fault, "correct it")
+        yield from _optional(path, value, key, check, f"{where}: ")
+
+
+def _optional(
+    path: Path, value: dict, key: str, check: _Check, where: str, wrong: str = "not what nbformat 4 allows there",
+    advice: str = "correct or remove it",
+) -> Iterator[Finding]:  # fmt: skip
+    """Yield the fault of a key that may be missing, and that is there with a value of another form."""
+    if key not in value or check(value[key]):
+        return
+    fault = f"{where}'{key}' is {json.dumps(value[key])[:40]}"
+    if says_nothing(value[key]):
+        yield _remove(path, key, fault)
+    else:
+        yield _unmended(path, key, f"{fault}, {wrong}", advice)
 
 
 def _put(path: Path, key: str, text: str, fault: str) -> Finding:

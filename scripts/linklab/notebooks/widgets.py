@@ -148,11 +148,10 @@ def _find_view_faults(notebook: dict, *, withdraw: bool) -> Iterator[Finding]:
             continue
         view = data[VIEW_MIME]
         named = isinstance(view, dict) and "model_id" in view and isinstance(view["model_id"], Hashable)
-        change = (Change((*path, "data"), VIEW_MIME, None),)
-        if not named:
-            yield Finding((*path, "data"), VIEW_MIME, "a widget view that names no model", "view removed", change)
-        elif withdraw and len(data) > 1:
-            yield Finding((*path, "data"), VIEW_MIME, "a widget view with text beside it", "view removed", change)
+        if not named or (withdraw and len(data) > 1):
+            fault = "a widget view with text beside it" if named else "a widget view that names no model"
+            change = (Change((*path, "data"), VIEW_MIME, None),)
+            yield Finding((*path, "data"), VIEW_MIME, fault, "view removed", change)
 
 
 def outputs_with_data(notebook: dict) -> Iterator[tuple[Path, dict]]:

@@ -82,8 +82,9 @@ class TableOptions:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TableOptions:
         """Return the options that `to_dict` gave."""
-        known = {name: v for name, v in value.items() if name in cls.__dataclass_fields__}
-        return cls(**{name: tuple(v) if isinstance(v, list) else v for name, v in known.items()})
+        known = cls.__dataclass_fields__
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in value.items() if n in known}
+        return cls(**values)
 
 
 class Table:
