@@ -22,6 +22,8 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 demo: $(VENV)/.runtime
 	$(PY) scripts/run_demo.py --base-model $(MODEL) --max-rows $(ROWS)
 
+# Without compiled files, scripts and tests are compiled anew in each of the suite's processes.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/.dev
 	$(PY) scripts/check_merge.py --only tests --live
 

@@ -1,10 +1,7 @@
 """What several test files share: a cache of their own, generated links, a table with a rule, fresh processes."""
 
 import gc
-import multiprocessing
 import os
-import sys
-from multiprocessing import forkserver
 
 import fresh_process
 import pytest
@@ -14,7 +11,9 @@ gc.disable()  # until everything is imported: a fifth of that time, and nothing 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tiny model is faster on one thread; read when torch is imported
 
 
-def pytest_collection_finish():
+def pytest_collection_finish(session):
+    if any("start_process" in getattr(item, "fixturenames", ()) for item in session.items):
+        fresh_process.start_server()
     gc.freeze()
     gc.enable()
 
@@ -102,23 +101,12 @@ def imported_things_are_not_garbage():
 
 @pytest.fixture(scope="session")
 def start_process(cache, tmp_path_factory):
-    """Start `module.function(*arguments)` in a process of its own; returns (process, path of what it prints).
-
-    The processes are forked from one that has imported what the scripts import and has done nothing with it: as fresh
-    as a new one, without the seconds an import takes.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(fresh_process.IMPORTED)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        forkserver.ensure_running()
+    """Start `module.function(*arguments)` in a process of its own; returns (process, path of what it prints)."""
     logs = tmp_path_factory.mktemp("process_logs")
 
     def start(module: str, function: str, *arguments):
         log = logs / f"{len(list(logs.iterdir()))}.txt"
         log.touch()
-        process = context.Process(target=fresh_process.enter, args=(str(log), module, function, arguments))
-        process.start()
-        return process, log
+        return fresh_process.start(log, module, function, arguments), log
 
     return start

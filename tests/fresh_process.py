@@ -1,26 +1,71 @@
-"""How a process of the fixture `start_process` begins, and what it has imported by then."""
+"""Processes for the fixture `start_process`: forked from one that has imported what the scripts import, no more."""
 
 import contextlib
-import gc
 import importlib
+import logging
+import multiprocessing
 import os
 import sys
+from multiprocessing import forkserver
+from pathlib import Path
 
-gc.disable()  # while the others are imported
 IMPORTED = [
-    "fresh_process", "torch", "transformers.trainer", "transformers.models.gemma3.modeling_gemma3",
+    "torch", "transformers.trainer", "transformers.models.gemma3.modeling_gemma3",
     "transformers.models.auto.processing_auto", "peft", "bitsandbytes", "torch.utils.tensorboard",
     "linklab.training.training", "linklab.training.results", "finetune_gemma_from_csv",
 ]  # fmt: skip
 
 
-def enter(log: str, module: str, function: str, arguments: tuple) -> None:
+def start_server() -> None:
+    """Let multiprocessing's fork server be a copy of this process as it is now, in place of a new interpreter.
+
+    A new one needs five seconds to import what this one has imported already.
+    """
+    for name in IMPORTED:
+        importlib.import_module(name)
+
+    def fork(path: bytes, arguments: list[str], descriptors: list[int]) -> int:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                first = 3
+                for descriptor in [*sorted(descriptors), os.sysconf("SC_OPEN_MAX")]:
+                    os.closerange(first, descriptor)  # or it would not see this process end
+                    first = descriptor + 1
+                exec(arguments[-1])  # what the new interpreter would have got as -c
+            finally:
+                os._exit(0)
+        return pid
+
+    plain = forkserver.util.spawnv_passfds
+    forkserver.util.spawnv_passfds = fork
+    try:
+        forkserver.ensure_running()
+    finally:
+        forkserver.util.spawnv_passfds = plain
+
+
+def start(log: Path, module: str, function: str, arguments: tuple) -> multiprocessing.Process:
+    """Start `module.function(*arguments)` in a process of its own that prints into `log`."""
+    words = str(log), dict(os.environ), os.getcwd(), module, function, arguments
+    process = multiprocessing.get_context("forkserver").Process(target=enter, args=words)
+    process.start()
+    return process
+
+
+def enter(log: str, environment: dict, folder: str, module: str, function: str, arguments: tuple) -> None:
     """Call a function of a module, with all it prints in `log`, and end with what it returns as exit code."""
-    gc.freeze()  # what is imported is not garbage
-    gc.enable()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
+    sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+    for logger in list(logging.root.manager.loggerDict.values()):  # they hold what pytest had in the place of stderr
+        for handler in getattr(logger, "handlers", []):
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream(sys.stderr)
     with contextlib.suppress(BrokenPipeError):
         code = getattr(importlib.import_module(module), function)(*arguments)
     sys.stderr.flush()
