@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from linklab import cli, files
 from linklab.cli import UserError, say
-from linklab.manifest import MANIFEST, write_manifest
 
 if TYPE_CHECKING:
     from linklab.studies.options import CurveSettings
@@ -30,7 +29,8 @@ def build_parser() -> argparse.ArgumentParser:
     from linklab.studies import options
 
     parser = cli.make_parser(__doc__)
-    data = options.add_data_options(parser)
+    data = parser.add_argument_group("Input")
+    cli.add_source_options(data)
     data.add_argument(
         "--sizes",
         type=cli.positive_int,
@@ -150,29 +150,18 @@ def describe_result(run: StudyRun) -> str:
 def write_results(settings: CurveSettings, folder: Path, planned: list[StudyRun], missing: str) -> None:
     """Write curve.csv, plots, summary.md and the manifest, one process at a time, and say how the curve runs."""
     from linklab.studies import learning_curve, plots
-    from linklab.studies.folder import results_of
-    from linklab.tasks.source import source_files
+    from linklab.studies.folder import write_results as write_study
 
     points = learning_curve.read_points(planned)
     curves = learning_curve.make_curves(points)
     n_test = points[0].run.n if points else 0
     findings = learning_curve.find_findings(curves, settings.goal)
-    images = {
-        f"curve_{found.metric.replace('/', '_')}.png": plots.learning_curve(found) for found in curves
-    }  # fmt: skip
-    with results_of(folder, {*list_results(folder), *images}, script=__file__) as together:
-        learning_curve.write_csv(together, folder / "curve.csv", planned, points, curves)
-        with together.open(folder / "summary.md") as handle:
-            handle.write(learning_curve.write_summary(settings, planned, curves, n_test, missing))
-        for name, png in images.items():
-            with together.open(folder / name, binary=True) as handle:
-                handle.write(png)
-        outputs = [folder / "study.json", *together.aside]
-        write_manifest(
-            folder / MANIFEST, together=together, script=__file__, argv=settings.argv, seed=None,
-            inputs=source_files(settings.source), outputs=dict.fromkeys(outputs),
-            extra={"runs": len(planned), "points": len(points), "findings": findings},
-        )  # fmt: skip
+    images = {f"curve_{found.metric.replace('/', '_')}.png": plots.learning_curve(found) for found in curves}
+    write_study(
+        folder, settings, list_results(folder), ("curve.csv", learning_curve.list_cells(planned, points, curves)),
+        lambda: learning_curve.write_summary(settings, planned, curves, n_test, missing), images,
+        script=__file__, seed=None, extra={"runs": len(planned), "points": len(points), "findings": findings},
+    )  # fmt: skip
     for found in curves:
         first, last = (f"{found.show(found.means[k])} at {found.sizes[k]:,} rows" for k in (0, -1))
         say(f"{found.metric}: {first}, {last}")

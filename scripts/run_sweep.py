@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from linklab import cli
 from linklab.cli import UserError, say
-from linklab.manifest import MANIFEST, write_manifest
 
 if TYPE_CHECKING:
     from linklab.studies.options import SweepSettings
@@ -37,7 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
     from linklab.studies.search_space import parse_axis
 
     parser = cli.make_parser(__doc__)
-    data = options.add_data_options(parser)
+    data = parser.add_argument_group("Input")
+    cli.add_source_options(data)
     cli.add_max_rows_option(data, "train on at most N rows")
     data.add_argument(
         "--validation-rows", type=cli.positive_int, default=100, metavar="N", help="rows that trials are judged on"
@@ -75,20 +75,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_settings(args: argparse.Namespace) -> SweepSettings:
-    """Return the options as settings."""
-    from linklab.studies.options import SweepSettings
-    from linklab.tasks.source import Source
-
-    return cli.read_settings(SweepSettings, args, source=Source.from_args(args))
-
-
 def run(args: argparse.Namespace) -> int:
     """Make the trials that are missing, then write what all of them say and print the best command."""
     from linklab.models import base_names
     from linklab.studies.folder import check_study_dir, fingerprint_data, open_study, results_of
+    from linklab.studies.options import SweepSettings
+    from linklab.tasks.source import Source
 
-    study = read_settings(args)
+    study = cli.read_settings(SweepSettings, args, source=Source.from_args(args))
     base_names.require_model(study.base_model, ask_hub=False)
     check(study)
     out_dir = check_study_dir(study.out_dir)
@@ -151,8 +145,7 @@ def check(study: SweepSettings) -> None:
 def write_results(study: SweepSettings, folder: Path, trials: Trials) -> None:
     """Write trials.csv, summary.md, plots and the manifest; one process at a time."""
     from linklab.studies import plots, sweep
-    from linklab.studies.folder import results_of
-    from linklab.tasks.source import source_files
+    from linklab.studies.folder import write_results as write_study
 
     shares = sweep.find_importances(trials)
     axes = trials.axes
@@ -170,20 +163,11 @@ def write_results(study: SweepSettings, folder: Path, trials: Trials) -> None:
         label = "validation loss" if study.metric == "loss" else study.metric
         lower = sweep.lower_is_better(study.metric)
         images["settings.png"] = plots.parallel_coordinates(drawn, lines, label, lower_is_better=lower)
-    with results_of(folder, RESULTS, script=__file__) as together:
-        if not shares:
-            (folder / "importances.png").unlink(missing_ok=True)
-        sweep.write_csv(together, folder / "trials.csv", trials, study.metric)
-        with together.open(folder / "summary.md") as handle:
-            handle.write(sweep.write_summary(study, trials, shares))
-        for name, png in images.items():
-            with together.open(folder / name, binary=True) as handle:
-                handle.write(png)
-        outputs = [folder / "study.json", *together.aside]
-        write_manifest(
-            folder / MANIFEST, together=together, script=__file__, argv=study.argv, seed=study.seed,
-            inputs=source_files(study.source), outputs=dict.fromkeys(outputs), extra={"trials": len(trials.settings)},
-        )  # fmt: skip
+    write_study(
+        folder, study, RESULTS, ("trials.csv", sweep.list_cells(trials, study.metric)),
+        lambda: sweep.write_summary(study, trials, shares), images,
+        script=__file__, seed=study.seed, extra={"trials": len(trials.settings)},
+    )  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

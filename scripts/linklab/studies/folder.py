@@ -6,16 +6,17 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linklab import files
 from linklab.cli import UserError, say
 from linklab.locks import hold
-from linklab.manifest import MANIFEST, check_out_files, read_manifest
+from linklab.manifest import MANIFEST, check_out_files, read_manifest, write_manifest
 
 if TYPE_CHECKING:
+    from linklab.studies.options import StudySettings
     from linklab.tasks.source import Source
 
 SETTINGS_FILE = "study.json"
@@ -70,6 +71,36 @@ def results_of(folder: Path, names: Iterable[str], *, script: str) -> Iterator[f
         check_out_files(there, folder / MANIFEST, script=script, force=True)
         with files.FileSet(force=True) as together:
             yield together
+
+
+def write_results(
+    folder: Path, study: StudySettings, names: Iterable[str], table: tuple[str, Iterable[Iterable[object]]],
+    make_summary: Callable[[], str], images: Mapping[str, bytes], *, script: str, seed: int | None, extra: dict,
+) -> None:  # fmt: skip
+    """Write a study's table (its name and lines), summary.md, images and manifest, one process at a time.
+
+    `names` are all files the study may write; those of an earlier time that it does not write now are removed. Table
+    and summary are made when it is this process's turn, from all that is there then.
+    """
+    from linklab.tasks.source import source_files
+
+    with results_of(folder, {*names, *images}, script=script) as together:
+        with together.open(folder / table[0]) as handle:
+            writer = files.SheetWriter(handle)
+            for line in table[1]:
+                writer.writerow(line)
+        with together.open(folder / "summary.md") as handle:
+            handle.write(make_summary())
+        for name, png in images.items():
+            with together.open(folder / name, binary=True) as handle:
+                handle.write(png)
+        for name in set(names) - {path.name for path in together.aside}:
+            (folder / name).unlink(missing_ok=True)
+        outputs = dict.fromkeys([folder / SETTINGS_FILE, *together.aside])
+        write_manifest(
+            folder / MANIFEST, together=together, script=script, argv=study.argv, seed=seed,
+            inputs=source_files(study.source), outputs=outputs, extra=extra,
+        )  # fmt: skip
 
 
 def describe_changes(before: dict, now: dict) -> list[str]:

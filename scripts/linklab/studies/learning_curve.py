@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from linklab.pipeline import Stage
 from linklab.reports import markdown, tables
 from linklab.studies import power_law
 from linklab.studies.options import MEASURED, CurveSettings
-from linklab.studies.runs import StudyRun
+from linklab.studies.runs import StudyRun, plan_training
 
 if TYPE_CHECKING:
     from linklab.tasks.source import Source
@@ -30,49 +30,26 @@ CEILING = "bayes_ceiling"  # learns nothing: one size is enough
 COLUMNS = ["predictor", "rows", "seed", "metric", "unit", "value", "low", "high", "n", "seconds", "error"]
 
 
-def plan_model(settings: CurveSettings, folder: Path, rows: int, seed: int) -> StudyRun:
-    """Return the run that trains on `rows` rows with a seed and scores the model on the test rows."""
-    name = f"rows-{rows}-seed-{seed}"
-    own = folder / "points" / name
-    fine = ["--base-model", settings.base_model, "--mode", settings.mode, *settings.training, "--max-rows", str(rows)]
-    fine += ["--seed", str(seed), "--out-dir", f"{own}/finetune", "--resume", "auto"]
-    ask = ["--model", f"{own}/finetune/model", *settings.source.words(), "--max-rows", str(settings.test_rows)]
-    ask += ["--out-dir", f"{own}/evaluation", "--name", f"{rows} rows, seed {seed}"]
-    return StudyRun(
-        name, own,
-        (
-            Stage("finetune", "training", "finetune_gemma_from_csv.py", [*settings.source.words(), *fine],
-                  own / "finetune" / MANIFEST),
-            Stage("evaluation", "scoring", "evaluate_model.py", ask, own / "evaluation" / MANIFEST),
-        ),
-        rows,
-    )  # fmt: skip
-
-
-def plan_baselines(
-    settings: CurveSettings, folder: Path, rows: int, words: list[str], names: Sequence[str]
-) -> StudyRun:
-    """Return the run of the baselines that learn from `rows` rows."""
-    own = folder / "points" / f"rows-{rows}-baselines"
-    words = [*words, "--only", ",".join(names), "--max-rows", str(settings.test_rows), "--max-train-rows", str(rows)]
-    words += ["--seed", "0", "--out-dir", f"{own}/baselines"]
-    manifest = own / "baselines" / MANIFEST
-    stage = Stage("baselines", "what a model has to beat", "run_baselines.py", words, manifest)
-    return StudyRun(own.name, own, (stage,), rows, "baselines")
-
-
 def plan_runs(settings: CurveSettings, folder: Path, baselines: tuple[list[str], list[str]] | None) -> list[StudyRun]:
-    """Return all runs, smallest first, so that half a study is a curve already.
+    """Return all runs, smallest first, so that half a study is a curve already: a model per seed, then the baselines.
 
     `baselines` holds the words that name their rows, and their names; None leaves them out.
     """
-    runs = []
+    runs, scored = [], ["--max-rows", str(settings.test_rows)]
     for rows in sorted(settings.sizes):
-        runs += [plan_model(settings, folder, rows, seed) for seed in settings.seeds]
+        for seed in settings.seeds:
+            name, own = f"rows-{rows}-seed-{seed}", ["--max-rows", str(rows), "--seed", str(seed)]
+            shown = f"{rows} rows, seed {seed}"
+            runs.append(plan_training(settings, folder / "points" / name, name, own, scored, rows, shown))
         if baselines:
             words, names = baselines
-            last = rows == max(settings.sizes)
-            runs.append(plan_baselines(settings, folder, rows, words, [n for n in names if last or n != CEILING]))
+            kept = [name for name in names if rows == max(settings.sizes) or name != CEILING]
+            own_folder = folder / "points" / f"rows-{rows}-baselines"
+            words = [*words, "--only", ",".join(kept), *scored, "--max-train-rows", str(rows), "--seed", "0"]
+            words += ["--out-dir", f"{own_folder}/baselines"]
+            stage = Stage("baselines", "what a model has to beat", "run_baselines.py", words,
+                          own_folder / "baselines" / MANIFEST)  # fmt: skip
+            runs.append(StudyRun(own_folder.name, own_folder, (stage,), rows, "baselines"))
     return runs
 
 
@@ -245,29 +222,26 @@ def goals_of(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[tup
     return named
 
 
-def write_csv(
-    together: files.FileSet, path: Path, runs: Sequence[StudyRun], points: Sequence[Point],
-    curves: Sequence[MetricCurve],
-) -> None:  # fmt: skip
-    """Add one line a predictor, size, seed and metric; the model's mean over seeds has the seed `mean`."""
-    with together.open(path) as handle:
-        writer = files.SheetWriter(handle)
-        writer.writerow(COLUMNS)
-        for point in points:
-            for metric, entry in point.run.metrics["metrics"].items():
-                if metric.rsplit("/", 1)[1] in MEASURED:
-                    ends = [entry["value"], entry["low"], entry["high"]]
-                    seed = "" if point.seed is None else point.seed
-                    writer.writerow([point.predictor, point.rows, seed, metric, entry["unit"], *map(csv_cell, ends),
-                                     entry["n"], csv_cell(point.seconds), ""])  # fmt: skip
-        for curve in curves:
-            for rows, mean, interval in zip(curve.sizes, curve.means, curve.ends, strict=True):
-                cells = [csv_cell(value) for value in (mean, *interval)]
-                writer.writerow(["model", rows, "mean", curve.metric, curve.unit, *cells, points[0].run.n, "", ""])
-        for run in runs:
-            if run.error():
-                seed = run.name.rsplit("-", 1)[1] if run.kind == "model" else ""
-                writer.writerow([run.kind, run.rows, seed, "", "", "", "", "", "", "", run.error()])
+def list_cells(
+    runs: Sequence[StudyRun], points: Sequence[Point], curves: Sequence[MetricCurve]
+) -> Iterator[Sequence[object]]:
+    """Yield curve.csv: a line a predictor, size, seed and metric; the model's mean over seeds has the seed `mean`."""
+    yield COLUMNS
+    for point in points:
+        for metric, entry in point.run.metrics["metrics"].items():
+            if metric.rsplit("/", 1)[1] in MEASURED:
+                ends = map(csv_cell, (entry["value"], entry["low"], entry["high"]))
+                seed = "" if point.seed is None else point.seed
+                yield [point.predictor, point.rows, seed, metric, entry["unit"], *ends, entry["n"],
+                       csv_cell(point.seconds), ""]  # fmt: skip
+    for curve in curves:
+        for rows, mean, interval in zip(curve.sizes, curve.means, curve.ends, strict=True):
+            cells = map(csv_cell, (mean, *interval))
+            yield ["model", rows, "mean", curve.metric, curve.unit, *cells, points[0].run.n, "", ""]
+    for run in runs:
+        if run.error():
+            seed = run.name.rsplit("-", 1)[1] if run.kind == "model" else ""
+            yield [run.kind, run.rows, seed, "", "", "", "", "", "", "", run.error()]
 
 
 def write_summary(

@@ -37,6 +37,10 @@ class StudySettings:
         """Return the model and what it is trained with: `embedded, lora --epochs 2`."""
         return " ".join([f"{self.base_model}, {self.mode}", *self.training])
 
+    def training_words(self, *own: str) -> list[str]:
+        """Return the words of a training of this study, those of one run last, without the folder it goes to."""
+        return [*self.source.words(), "--base-model", self.base_model, "--mode", self.mode, *self.training, *own]
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CurveSettings(StudySettings):
@@ -63,13 +67,6 @@ class SweepSettings(StudySettings):
     prune: bool
     storage: str | None
     seed: int
-
-
-def add_data_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """Add the source of the rows, as finetune_gemma_from_csv.py takes it; return the group."""
-    data = parser.add_argument_group("Input")
-    cli.add_source_options(data)
-    return data
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:

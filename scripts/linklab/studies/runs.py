@@ -12,7 +12,9 @@ from pathlib import Path
 from linklab import cli, files, pipeline
 from linklab.cli import say
 from linklab.locks import claim
+from linklab.manifest import MANIFEST
 from linklab.pipeline import Stage
+from linklab.studies.options import StudySettings
 
 LOG, ERROR, CLAIM, TIME = "log.txt", "error.json", ".claim", "time.json"
 
@@ -40,6 +42,23 @@ class StudyRun:
         """Return what the run took; None while it was never done."""
         path = self.folder / TIME
         return files.read_json(path)["seconds"] if path.exists() else None
+
+
+def plan_training(
+    study: StudySettings, folder: Path, name: str, own: Sequence[str], asked: Sequence[str] | None, rows: int = 0,
+    shown: str = "",
+) -> StudyRun:  # fmt: skip
+    """Return the run that trains with the words `own`, and scores the rows that the words `asked` name, None for none.
+
+    `shown` is what the scores are called, `name` when it is left out.
+    """
+    words = study.training_words(*own, "--out-dir", f"{folder}/finetune", "--resume", "auto")
+    stages = [Stage("finetune", "training", "finetune_gemma_from_csv.py", words, folder / "finetune" / MANIFEST)]
+    if asked is not None:
+        words = ["--model", f"{folder}/finetune/model", *study.source.words(), *asked]
+        words += ["--out-dir", f"{folder}/evaluation", "--name", shown or name]
+        stages.append(Stage("evaluation", "scoring", "evaluate_model.py", words, folder / "evaluation" / MANIFEST))
+    return StudyRun(name, folder, tuple(stages), rows)
 
 
 class Stopped(Exception):

@@ -6,7 +6,7 @@ import csv
 import shlex
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import optuna
@@ -14,9 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from linklab import cli, files
 from linklab.cli import UserError, say
-from linklab.manifest import MANIFEST
 from linklab.metrics.metric_table import find_metric
-from linklab.pipeline import Stage
 from linklab.reports import markdown
 from linklab.studies import runs
 from linklab.studies.options import SweepSettings
@@ -62,31 +60,10 @@ def lower_is_better(metric: str) -> bool:
     return metric == LOSS or not find_metric(metric).higher_is_better
 
 
-def training_words(study: SweepSettings, settings: dict) -> list[str]:
-    """Return the words of a training with these settings, without the folder it goes to."""
+def trial_words(study: SweepSettings, settings: dict) -> list[str]:
+    """Return the words of a training that a trial's settings ask for, beside those of the study."""
     rows = ["--max-rows", str(study.max_rows)] if study.max_rows else []
-    words = ["--base-model", study.base_model, "--mode", study.mode, *study.training, *write_words(settings)]
-    judged = ["--validation-rows", str(study.validation_rows), "--seed", str(study.seed)]
-    return [*study.source.words(), *words, *rows, *judged]
-
-
-def plan_trial(study: SweepSettings, folder: Path, place: int, settings: dict) -> StudyRun:
-    """Return the run of a setting: training, and scoring validation rows where a metric is asked for."""
-    words = [*training_words(study, settings), "--out-dir", f"{folder}/finetune", "--resume", "auto"]
-    chain = [Stage("finetune", "training", "finetune_gemma_from_csv.py", words, folder / "finetune" / MANIFEST)]
-    if study.metric != LOSS:
-        ask = ["--model", f"{folder}/finetune/model", *study.source.words(), "--split", "validation"]
-        ask += [
-            "--max-rows",
-            str(study.validation_rows),
-            "--out-dir",
-            f"{folder}/evaluation",
-            "--name",
-            f"trial {place}",
-        ]
-        manifest = folder / "evaluation" / MANIFEST
-        chain.append(Stage("evaluation", "scoring", "evaluate_model.py", ask, manifest))
-    return StudyRun(f"trial {place}", folder, tuple(chain))
+    return [*write_words(settings), *rows, "--validation-rows", str(study.validation_rows), "--seed", str(study.seed)]
 
 
 def read_value(run: StudyRun, metric: str) -> float:
@@ -160,7 +137,9 @@ def work(study: SweepSettings, trials: Trials) -> None:
 def make_trial(study: SweepSettings, trials: Trials, trial: Trial, place: int, handle: int) -> None:
     """Train with a trial's setting and record what came of it."""
     settings = {axis.name: trial.params[axis.name] for axis in trials.axes}
-    run = plan_trial(study, trials.place_folder(place), place, settings)
+    asked = None if study.metric == LOSS else ["--split", "validation", "--max-rows", str(study.validation_rows)]
+    words = trial_words(study, settings)
+    run = runs.plan_training(study, trials.place_folder(place), f"trial {place}", words, asked)
     say(f"trial {place}: {' '.join(f'{name}={write_value(value)}' for name, value in settings.items())}")
     if trial.user_attrs.get("retry"):
         (run.folder / runs.ERROR).unlink(missing_ok=True)
@@ -207,22 +186,20 @@ def best_of(results: Sequence[FrozenTrial | None], metric: str) -> FrozenTrial |
     return (min if lower_is_better(metric) else max)(done, key=lambda trial: trial.value, default=None)
 
 
-def write_csv(together: files.FileSet, path: Path, trials: Trials, metric: str) -> None:
-    """Add trials.csv to a set of files: one line per place, in order."""
+def list_cells(trials: Trials, metric: str) -> Iterator[Sequence[object]]:
+    """Yield trials.csv: one line per place, in order."""
     names = [axis.name for axis in trials.axes]
-    with together.open(path) as handle:
-        writer = files.SheetWriter(handle)
-        writer.writerow(["trial", "state", metric, *names, "seconds", "attempts", "error"])
-        for place, found in enumerate(trials.by_place()):
-            own = [trial for trial in found if "twin" not in trial.user_attrs]
-            trial = result_of(found) or (own[-1] if own else None)
-            if trial is None:
-                continue
-            value = f"{trial.value:.6g}" if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else ""
-            cells = [write_value(trial.params[name]) if name in trial.params else "" for name in names]
-            attempts = sum(other.state != TrialState.WAITING for other in own)
-            facts = [trial.user_attrs.get("seconds", ""), attempts, trial.user_attrs.get("error", "")]
-            writer.writerow([place, STATES[trial.state], value, *cells, *facts])
+    yield ["trial", "state", metric, *names, "seconds", "attempts", "error"]
+    for place, found in enumerate(trials.by_place()):
+        own = [trial for trial in found if "twin" not in trial.user_attrs]
+        trial = result_of(found) or (own[-1] if own else None)
+        if trial is None:
+            continue
+        value = f"{trial.value:.6g}" if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else ""
+        cells = [write_value(trial.params[name]) if name in trial.params else "" for name in names]
+        attempts = sum(other.state != TrialState.WAITING for other in own)
+        facts = [trial.user_attrs.get("seconds", ""), attempts, trial.user_attrs.get("error", "")]
+        yield [place, STATES[trial.state], value, *cells, *facts]
 
 
 def needed_trials(axes: Sequence[Axis]) -> int:
@@ -248,8 +225,8 @@ def find_importances(trials: Trials) -> dict[str, float]:
 
 def best_command(study: SweepSettings, settings: dict) -> str:
     """Return the training with these settings as a line to paste."""
-    words = ["scripts/finetune_gemma_from_csv.py", *training_words(study, settings), "--out-dir", "runs/best"]
-    return f"python {shlex.join(words)}"
+    words = study.training_words(*trial_words(study, settings), "--out-dir", "runs/best")
+    return f"python scripts/finetune_gemma_from_csv.py {shlex.join(words)}"
 
 
 def write_summary(study: SweepSettings, trials: Trials, shares: dict[str, float]) -> str:
