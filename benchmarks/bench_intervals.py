@@ -37,12 +37,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def wilson_coverage(n: int, share: float, level: float = intervals.LEVEL) -> float:
+def wilson_coverage(n: int, share: float) -> float:
     """Return the exact chance that Wilson's interval holds the true `share`: a binomial sum, no simulation."""
     from scipy.stats import binom
 
     counts = np.arange(n + 1)
-    ends = np.array([intervals.wilson(int(k), n, level) for k in counts])
+    ends = np.array([intervals.wilson(int(k), n) for k in counts])
     inside = (ends[:, 0] <= share) & (share <= ends[:, 1])
     return float(binom.pmf(counts[inside], n, share).sum())
 
@@ -136,7 +136,7 @@ def cover_differences(rng: np.random.Generator, repeats: int) -> list[str]:
                                      axis=0, return_counts=True)  # fmt: skip
             inside = resampled = 0
             for (a, b), count in zip(pairs.tolist(), times.tolist(), strict=True):
-                low, high = intervals.tango(a, b, n)
+                low, high = intervals.tango(a, b, n, intervals.Z)
                 inside += count * (low <= first - second <= high)
                 if n <= BOOTSTRAP_UP_TO:
                     statistic = intervals.mean_statistic(np.repeat([1.0, -1.0, 0.0], [a, b, n - a - b]))

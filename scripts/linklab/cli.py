@@ -283,52 +283,36 @@ TABLE_OPTIONS: tuple[tuple[str, dict], ...] = (
 )  # fmt: skip
 
 
+# How a row is asked and answered. None: as the table or the model calls for.
+QUESTION_OPTIONS: tuple[tuple[str, dict], ...] = (
+    ("--prompt-template", {
+        "metavar": "FILE",
+        "help": "text with {column} for input columns; a line with list columns is repeated per element"}),
+    ("--system-prompt", {"metavar": "TEXT|FILE", "help": "text before every prompt, or a file with it"}),
+    ("--answer-format", {
+        "choices": ("plain", "json"),
+        "help": "how the answer holds its targets: side by side, or as a JSON object with a key per target (default: "
+        "plain, or what a trained model says)"}),
+    ("--ask", {
+        "choices": ("row", "choices"),
+        "help": "one question per row, or one per choice of a row, whose answer is the value of that choice (default: "
+        "choices where a row has choices with a value each, as links do; else row)"}),
+)  # fmt: skip
+
+
 def add_table_options(group: argparse._ActionsContainer, when: str = "", *, only: tuple[str, ...] = ()) -> None:
     """Add how a table is read and what its columns are; `tables.table.TableOptions.from_args` takes them."""
-    for option, settings in TABLE_OPTIONS:
-        if not only or option in only:
-            group.add_argument(option, **settings | {"help": f"{when}{settings['help']}"})
+    _add_options(group, [pair for pair in TABLE_OPTIONS if not only or pair[0] in only], when)
 
 
-def add_row_options(group: argparse._ActionsContainer) -> None:
+def add_row_options(group: argparse._ActionsContainer, when: str = "") -> None:
     """Add what says which rows and answers of a table are meant, the same in every script that divides one."""
-    add_table_options(group)
-    add_prompt_options(group)
-    add_ask_option(group)
+    _add_options(group, [*TABLE_OPTIONS, *QUESTION_OPTIONS], when)
 
 
-def add_prompt_options(group: argparse._ActionsContainer, when: str = "") -> None:
-    """Add how a row is written."""
-    group.add_argument(
-        "--prompt-template",
-        metavar="FILE",
-        help=f"{when}text with {{column}} for input columns; a line with list columns is repeated per element",
-    )
-    group.add_argument(
-        "--system-prompt",
-        metavar="TEXT|FILE",
-        help=f"{when}text before every prompt, or a file with it",
-    )
-
-
-def add_ask_option(group: argparse._ActionsContainer, when: str = "") -> None:
-    """Add how a row is asked and answered; the defaults depend on the table or the model, so they are None here."""
-    group.add_argument(
-        "--answer-format",
-        choices=("plain", "json"),
-        help=f"{when}how the answer holds its targets: side by side, or as a JSON object with a key per target "
-        "(default: plain, or what a trained model says)",
-    )
-    group.add_argument(
-        "--ask",
-        choices=("row", "choices"),
-        help=f"{when}one question per row, or one per choice of a row, whose answer is the value of that choice "
-        "(default: choices where a row has choices with a value each, as links do; else row)",
-    )
-
-
-# The options beside TABLE_OPTIONS that say how a row is asked and answered, as a script's Namespace calls them.
-QUESTION_OPTIONS = ("prompt_template", "system_prompt", "ask", "answer_format")
+def _add_options(group: argparse._ActionsContainer, options: Iterable[tuple[str, dict]], when: str) -> None:
+    for option, settings in options:
+        group.add_argument(option, **settings | {"help": f"{when}{settings['help']}"})
 
 
 def add_source_options(group: argparse._ActionsContainer) -> None:
@@ -336,9 +320,7 @@ def add_source_options(group: argparse._ActionsContainer) -> None:
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--csv", metavar="FILE", help="table; its rows are split as convert_csv_to_jsonl.py does")
     source.add_argument("--data", metavar="PATH", help=DATA_HELP)
-    add_table_options(group, "with --csv: ")
-    add_prompt_options(group, "with --csv: ")
-    add_ask_option(group, "with --csv: ")
+    add_row_options(group, "with --csv: ")
     group.add_argument(
         "--split-seed", type=seed_number, metavar="N",
         help="with --csv, or conversations of others: seed of the train/validation/test split (default: 0, or what a "
@@ -363,17 +345,12 @@ def add_base_model_option(group: argparse._ActionsContainer) -> None:
 
 def add_precision_options(group: argparse._ActionsContainer, *, float16: bool = False) -> None:
     """Add --bf16 and --fp32 (and --fp16), of which one may be given: `precision` is its name, or None."""
-    choice = group.add_mutually_exclusive_group()
-    choice.add_argument("--bf16", dest="precision", action="store_const", const="bf16", help="multiply in bfloat16")
-    choice.add_argument("--fp32", dest="precision", action="store_const", const="fp32", help="multiply in float32")
+    said = {"bf16": "multiply in bfloat16", "fp32": "multiply in float32"}
     if float16:
-        choice.add_argument(
-            "--fp16",
-            dest="precision",
-            action="store_const",
-            const="fp16",
-            help="multiply in float16, in which Gemma 3 overflows; chosen only on demand",
-        )
+        said["fp16"] = "multiply in float16, in which Gemma 3 overflows; chosen only on demand"
+    choice = group.add_mutually_exclusive_group()
+    for name, text in said.items():
+        choice.add_argument(f"--{name}", dest="precision", action="store_const", const=name, help=text)
 
 
 def add_asking_options(group: argparse._ActionsContainer) -> argparse._MutuallyExclusiveGroup:

@@ -100,7 +100,7 @@ def test_clusters_widen_the_interval_of_a_share():
     assert intervals.effective_n(hits, clusters) == pytest.approx(19.0)  # 20 groups, sample variance
     grouped, alone = intervals.share_interval(hits, clusters), intervals.share_interval(hits)
     # Student's t with 19 degrees of freedom, 2.093, where 20 independent rows would have the normal's 1.960.
-    assert grouped == pytest.approx(intervals.wilson(9.5, 19.0, level=2 * stats.norm.cdf(2.0930240544) - 1))
+    assert grouped == pytest.approx(intervals.wilson(9.5, 19.0, z=2.0930240544))
     assert grouped[0] < alone[0] < alone[1] < grouped[1]
 
 

@@ -21,18 +21,9 @@ def test_a_round_trip_keeps_every_field_and_the_order_asked_for(tmp_path):
         Prediction("b", "löst", None, "no legal channel in the answer"),
         Prediction("c", "44", {"channel": None}, None, {"channel": [("44", None), ("36", None)]}),
     ]
-    assert write_predictions(tmp_path / "p.jsonl", given) == 3
+    write_predictions(tmp_path / "p.jsonl", given)
     assert read_predictions(tmp_path / "p.jsonl", ["c", "a", "b"]) == {"c": given[2], "a": given[0], "b": given[1]}
     assert list(read_predictions(tmp_path / "p.jsonl", ["c", "a", "b"])) == ["c", "a", "b"]
-
-
-def test_an_existing_file_is_kept_without_force(tmp_path):
-    write_predictions(tmp_path / "p.jsonl", [Prediction("a")])
-    with pytest.raises(UserError, match="--force"):
-        write_predictions(tmp_path / "p.jsonl", [Prediction("b")])
-    assert list(read_predictions(tmp_path / "p.jsonl", ["a"])) == ["a"]
-    write_predictions(tmp_path / "p.jsonl", [Prediction("b")], force=True)
-    assert list(read_predictions(tmp_path / "p.jsonl", ["b"])) == ["b"]
 
 
 @pytest.mark.parametrize(

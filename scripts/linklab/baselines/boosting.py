@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,8 @@ from linklab.baselines.problem import (
     Answers,
     Problem,
     choices_target,
-    rank,
     rank_classes,
+    rank_rows,
     rank_without_probability,
     training_numbers,
     utility_target,
@@ -74,20 +75,15 @@ def fit_number(
 
 def pointwise_class(problem: Problem, target: Target) -> Answers:
     """Rank the candidates by the utility a regression on each candidate's own numbers predicts."""
-    _, scores = problem.make_once("pointwise", lambda: _score_candidates(problem))
-    rankings = [
-        rank_without_probability(example.choices[target.name], row)
-        for example, row in zip(problem.test, scores, strict=True)
-    ]
-    return [(ranking[0][0], ranking) for ranking in rankings]
+    _, scores = _score_candidates(problem, target)
+    return rank_rows(problem, target, scores, rank_without_probability)
 
 
 def pointwise_number(problem: Problem, target: Target) -> Answers:
     """Answer with a regression on the numbers of the candidate that `pointwise_class` picks."""
-    flat, scores = problem.make_once("pointwise", lambda: _score_candidates(problem))
     picker = utility_target(problem.task)
     assert picker is not None  # registry.answerable asks first
-    return _number_of_picked(problem, target, picker, flat, scores)
+    return _number_of_picked(problem, target, picker, *_score_candidates(problem, picker))
 
 
 def _number_of_picked(
@@ -107,47 +103,50 @@ def _number_of_picked(
 
 def candidate_class(problem: Problem, target: Target) -> Answers:
     """Rank the candidates by how probably each is the answer: a yes-or-no model of the candidate's own numbers."""
-    _, chances = problem.make_once(f"candidates {target.name}", lambda: _judge_candidates(problem, target))
-    rankings = [rank(e.choices[target.name], row.tolist()) for e, row in zip(problem.test, chances, strict=True)]
-    return [(ranking[0][0], ranking) for ranking in rankings]
+    _, chances = _judge_candidates(problem, target)
+    return rank_rows(problem, target, [row.tolist() for row in chances])
 
 
 def candidate_number(problem: Problem, target: Target) -> Answers:
     """Answer with a regression on the numbers of the candidate that `candidate_class` picks."""
     picker = choices_target(problem.task)
     assert picker is not None  # registry.answerable asks first
-    flat, chances = problem.make_once(f"candidates {picker.name}", lambda: _judge_candidates(problem, picker))
-    return _number_of_picked(problem, target, picker, flat, chances)
+    return _number_of_picked(problem, target, picker, *_judge_candidates(problem, picker))
 
 
 def _judge_candidates(problem: Problem, target: Target) -> tuple[FlatFeatures, list[np.ndarray]]:
     """Return the row features and each candidate's probability of being the answer, for each row to answer."""
-    from sklearn.ensemble import HistGradientBoostingClassifier
 
-    flat = FlatFeatures(problem.train, problem.columns)
-    table, _ = candidate_table(problem.train, target, flat)
-    yes = [choice == e.target[target.name] for e in problem.train for choice in e.choices[target.name]]
-    model = HistGradientBoostingClassifier(
-        max_iter=CANDIDATE_ROUNDS, l2_regularization=LEAF_PENALTY, early_stopping=False, random_state=problem.seed
-    )
-    model.fit(table, yes)
-    table, owners = candidate_table(problem.test, target, flat)
-    ends = np.searchsorted(owners, np.arange(1, len(problem.test)))
-    return flat, np.split(model.predict_proba(table)[:, 1], ends)
+    def learn(table: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+
+        yes = [choice == e.target[target.name] for e in problem.train for choice in e.choices[target.name]]
+        model = HistGradientBoostingClassifier(
+            max_iter=CANDIDATE_ROUNDS, l2_regularization=LEAF_PENALTY, early_stopping=False, random_state=problem.seed
+        ).fit(table, yes)
+        return lambda table: model.predict_proba(table)[:, 1]
+
+    return problem.make_once(f"candidates {target.name}", lambda: _try_candidates(problem, target, learn))
 
 
-def _score_candidates(problem: Problem) -> tuple[FlatFeatures, list[np.ndarray]]:
+def _score_candidates(problem: Problem, target: Target) -> tuple[FlatFeatures, list[np.ndarray]]:
     """Return the row features and the predicted utility of each candidate of each row to answer."""
-    target = utility_target(problem.task)
-    assert target is not None  # registry.answerable asks first
+
+    def learn(table: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+        utility = np.concatenate([example.values[target.name] for example in problem.train])
+        return _regressor(problem, POINTWISE_ROUNDS, "squared_error", None).fit(table, utility).predict
+
+    return problem.make_once("pointwise", lambda: _try_candidates(problem, target, learn))
+
+
+def _try_candidates(
+    problem: Problem, target: Target, learn: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]
+) -> tuple[FlatFeatures, list[np.ndarray]]:
+    """Return the row features, and what a model learnt from the training candidates gives each row's candidates."""
     flat = FlatFeatures(problem.train, problem.columns)
-    table, _ = candidate_table(problem.train, target, flat)
-    utility = np.concatenate([example.values[target.name] for example in problem.train])
-    model = _regressor(problem, POINTWISE_ROUNDS, "squared_error", None)
-    model.fit(table, utility)
+    predict = learn(candidate_table(problem.train, target, flat)[0])
     table, owners = candidate_table(problem.test, target, flat)
-    ends = np.searchsorted(owners, np.arange(1, len(problem.test)))
-    return flat, np.split(model.predict(table), ends)
+    return flat, np.split(predict(table), np.searchsorted(owners, np.arange(1, len(problem.test))))
 
 
 def _flat_tables(problem: Problem) -> tuple[FlatFeatures, np.ndarray]:

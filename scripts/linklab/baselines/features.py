@@ -75,9 +75,10 @@ class FlatFeatures:
             return len(self.codes[column.aligned_with or column.name])
         return min(MAX_POSITIONS, max((len(parse_list(example.row[column.name])) for example in examples), default=0))
 
-    def table(self, examples: Sequence[Example]) -> np.ndarray:
-        """Return (rows, features)."""
-        parts = [self._column(column, examples) for column in self.columns]
+    def table(self, examples: Sequence[Example], *, lists: bool = True) -> np.ndarray:
+        """Return (rows, features); without those of list columns where `lists` is False."""
+        shown = [column for column in self.columns if lists or not column.kind.startswith("list_")]
+        parts = [self._column(column, examples) for column in shown]
         return np.concatenate(parts, axis=1) if parts else np.zeros((len(examples), 0))
 
     def _column(self, column: Column, examples: Sequence[Example]) -> np.ndarray:
@@ -120,7 +121,7 @@ def candidate_table(examples: Sequence[Example], target: Target, flat: FlatFeatu
     """
     aligned = [column for column in flat.columns if column.aligned_with == target.choices_from]
     tables, owners = [], []
-    shared = _row_columns(examples, flat)
+    shared = flat.table(examples, lists=False)
     for i, example in enumerate(examples):
         own = np.array([[read_cell(text) for text in example.choices[target.name]]], dtype=float)
         lists = np.array([parse_list(example.row[column.name]) for column in aligned], dtype=float)
@@ -134,10 +135,3 @@ def candidate_table(examples: Sequence[Example], target: Target, flat: FlatFeatu
         tables.append(np.hstack([features, np.repeat(shared[i : i + 1], len(features), axis=0)]))
         owners.append(np.full(len(features), i))
     return np.concatenate(tables), np.concatenate(owners)
-
-
-def _row_columns(examples: Sequence[Example], flat: FlatFeatures) -> np.ndarray:
-    """Return the number and text columns of each row (lists left out)."""
-    scalars = [column for column in flat.columns if not column.kind.startswith("list_")]
-    parts = [flat._column(column, examples) for column in scalars]
-    return np.concatenate(parts, axis=1) if parts else np.zeros((len(examples), 0))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from linklab.baselines.features import parse_list, read_cell
-from linklab.baselines.problem import Answers, Problem, rank, rank_without_probability, write_numbers
+from linklab.baselines.problem import Answers, Problem, rank_rows, rank_without_probability, write_numbers
 from linklab.links import pickers
 from linklab.radio import phy
 from linklab.tables.schema import Column
@@ -28,17 +28,7 @@ def visible_columns(problem: Problem) -> dict[str, list]:
 
 def picked_channel(problem: Problem, target: Target, name: str) -> Answers:
     """Rank the candidates by a rule's score, without probabilities."""
-    scores = pickers.pick(name, visible_columns(problem))
-    rankings = [
-        rank_without_probability(example.choices[target.name], row)
-        for example, row in zip(problem.test, scores, strict=True)
-    ]
-    return [(ranking[0][0], ranking) for ranking in rankings]
-
-
-def formula_channel(problem: Problem, target: Target) -> Answers:
-    """Pick the candidate for which the generator's formula gives the most on the observed values."""
-    return picked_channel(problem, target, "formula")
+    return rank_rows(problem, target, pickers.pick(name, visible_columns(problem)), rank_without_probability)
 
 
 def formula_number(problem: Problem, target: Target) -> Answers:
@@ -56,10 +46,7 @@ def smallest_gap(train: Sequence[Example]) -> float:
 def ceiling_channel(problem: Problem, target: Target) -> Answers:
     """Rank the candidates by how many imagined worlds each is best in."""
     shares, _ = _worlds(problem)
-    rankings = [
-        rank(example.choices[target.name], row.tolist()) for example, row in zip(problem.test, shares, strict=True)
-    ]
-    return [(ranking[0][0], ranking) for ranking in rankings]
+    return rank_rows(problem, target, [row.tolist() for row in shares])
 
 
 def ceiling_number(problem: Problem, target: Target) -> Answers:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -100,14 +100,27 @@ def rank_without_probability(choices: Sequence[str], scores: Sequence[float] | n
     return [(choices[i], None) for i in sorted(range(len(choices)), key=lambda i: -scores[i])]
 
 
+def rank_rows(
+    problem: Problem, target: Target, scores: Iterable[Sequence[float] | np.ndarray],
+    how: Callable[[Sequence[str], Any], Ranking] = rank,
+) -> Answers:  # fmt: skip
+    """Rank each row's legal choices by its `scores`, which are probabilities unless `how` says otherwise."""
+    rows = zip(problem.test, scores, strict=True)
+    return answer_first(how(example.choices[target.name], row) for example, row in rows)
+
+
+def answer_first(rankings: Iterable[Ranking]) -> Answers:
+    """Answer each row with the first of its ranked choices."""
+    return [(ranking[0][0], ranking) for ranking in rankings]
+
+
 def rank_classes(problem: Problem, target: Target, probabilities: np.ndarray, classes: Sequence[str]) -> Answers:
     """Rank each row's legal choices by a model's probabilities (rows to answer, classes), renormalised over them."""
     place = {name: i for i, name in enumerate(classes)}
-    rankings = []
-    for example, row in zip(problem.test, probabilities, strict=True):
-        choices = example.choices[target.name]
-        rankings.append(rank(choices, [row[place[c]] if c in place else 0.0 for c in choices]))
-    return [(ranking[0][0], ranking) for ranking in rankings]
+    return rank_rows(problem, target, (
+        [row[place[choice]] if choice in place else 0.0 for choice in example.choices[target.name]]
+        for example, row in zip(problem.test, probabilities, strict=True)
+    ))  # fmt: skip
 
 
 def training_numbers(problem: Problem, target: Target) -> np.ndarray:

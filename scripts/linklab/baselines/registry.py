@@ -84,7 +84,7 @@ BASELINES: dict[str, Baseline] = {
     ),
     "formula": Baseline(
         "the generator's own formula on the observed values",
-        link_rules.formula_channel, link_rules.formula_number, role="formula", links_only=True,
+        _pick("formula"), link_rules.formula_number, role="formula", links_only=True,
     ),
     "bayes_ceiling": Baseline(
         "knows formula and report noise: the channel most probably best given what is visible, under a flat prior",

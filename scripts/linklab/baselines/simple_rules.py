@@ -8,13 +8,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from linklab.baselines.problem import Answers, Problem, Ranking, rank, training_numbers, write_numbers
+from linklab.baselines.problem import (
+    Answers,
+    Problem,
+    Ranking,
+    answer_first,
+    rank,
+    training_numbers,
+    write_numbers,
+)
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Target
-
-
-def _top(rankings: list[Ranking]) -> Answers:
-    return [(ranking[0][0], ranking) for ranking in rankings]
 
 
 def _constant(problem: Problem, target: Target, value: float) -> Answers:
@@ -28,7 +32,7 @@ def random_class(problem: Problem, target: Target) -> Answers:
     for example in problem.test:
         choices = list(example.choices[target.name])
         rankings.append(rank([choices[i] for i in rng.permutation(len(choices))], [1.0] * len(choices)))
-    return _top(rankings)
+    return answer_first(rankings)
 
 
 def random_answer(problem: Problem, target: Target) -> Answers:
@@ -47,7 +51,7 @@ def frequent_text(problem: Problem, target: Target) -> Answers:
 def frequent_class(problem: Problem, target: Target) -> Answers:
     """Rank the legal choices by how often each is the answer in training (plus one, so that none is impossible)."""
     counts = collections.Counter(example.target[target.name] for example in problem.train)
-    return _top([_by_count(example.choices[target.name], counts) for example in problem.test])
+    return answer_first([_by_count(example.choices[target.name], counts) for example in problem.test])
 
 
 def _by_count(choices: Sequence[str], counts: collections.Counter) -> Ranking:
@@ -69,7 +73,7 @@ def frequent_class_by_group(problem: Problem, target: Target) -> Answers:
         counts = groups.get(_group(example, columns), overall)
         choices = sorted(example.choices[target.name], key=lambda choice: -overall[choice])
         rankings.append(_by_count(choices, counts))
-    return _top(rankings)
+    return answer_first(rankings)
 
 
 def _group(example: Example, columns: Sequence[str]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from linklab.cli import UserError
 from linklab.inference import number_distributions
 from linklab.inference.choice_scorer import ChoiceScorer, PromptCache
 from linklab.models.chat import encode_prompt
+from linklab.models.tries import count_shared
 from linklab.tables.schema import Column, read_number
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Task
@@ -207,13 +208,3 @@ def _read_questions(
         cache = headers.select(places)
         scorer.read(cache, [prompt[shared[i] :] for i in batch for prompt in asked[i]])
         yield batch, cache, [batch[at] for at in places]
-
-
-def count_shared(prompts: Sequence[Sequence[int]]) -> int:
-    """Return how many tokens all prompts begin with, leaving each at least one of its own."""
-    most = min(map(len, prompts)) - 1
-    first = prompts[0]
-    for at in range(most):
-        if any(prompt[at] != first[at] for prompt in prompts):
-            return at
-    return most

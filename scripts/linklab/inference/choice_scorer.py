@@ -49,11 +49,6 @@ class PromptCache:
         return chosen
 
 
-def _sorted_places(answers: Any) -> list[int]:
-    """Return the places of token sequences in the order of their tokens."""
-    return sorted(range(len(answers)), key=answers.__getitem__)
-
-
 class ChoiceScorer:
     """A model and its tokenizer, ready to be asked in batches."""
 
@@ -239,14 +234,13 @@ class ChoiceScorer:
         next_tokens: Sequence[Sequence[int]] | None,
     ) -> list[list[list[float]]]:  # fmt: skip
         """Return what `score_tokens` does, from two calls of it; choices with tokens in common stay together."""
-        orders = [_sorted_places(answers) for answers in choices]
+        orders = [sorted(range(len(answers)), key=answers.__getitem__) for answers in choices]  # by their tokens
         found: list[list[list[float]]] = [[[]] * len(answers) for answers in choices]
         for half in (0, 1):
             parts = [order[: -(len(order) // -2)] if half == 0 else order[-(len(order) // -2) :] for order in orders]
             chosen = [[answers[i] for i in part] for answers, part in zip(choices, parts, strict=True)]
-            for row, part, scores in zip(
-                found, parts, self.score_tokens(cache, starts, chosen, next_tokens), strict=True
-            ):
+            scored = self.score_tokens(cache, starts, chosen, next_tokens)
+            for row, part, scores in zip(found, parts, scored, strict=True):
                 for i, score in zip(part, scores, strict=True):
                     row[i] = score
         return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 
 from linklab import cli
@@ -13,7 +12,7 @@ from linklab.inference import choice_answers, number_distributions
 from linklab.inference.choice_scorer import ANY_NEXT, ChoiceScorer, PromptCache
 from linklab.metrics.general import QUESTIONS
 from linklab.models.chat import encode_answer, encode_prompt
-from linklab.models.tries import needs_end, written_scores
+from linklab.models.tries import log_sum, needs_end, written_scores
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Task
 
@@ -138,8 +137,7 @@ def _choose(
         tokens = scorer.score_tokens(cache, starts, choices, next_tokens)
         scores = [written_scores(*pair) for pair in zip(choices, tokens, strict=True)]
     for row, ranking, log_p in zip(rows, rankings, scores, strict=True):
-        top = max(log_p)
-        normal = top + math.log(sum(math.exp(value - top) for value in log_p))
+        normal = log_sum(log_p)
         ranked = sorted(zip(row.choices[target.name], log_p, strict=True), key=lambda pair: -pair[1])
         ranking[target.name] = [[name, value - normal] for name, value in ranked]
         best.append(ranked[0][0])

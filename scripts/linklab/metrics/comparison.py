@@ -314,13 +314,11 @@ def gate(candidate: ScoredRun, rival: ScoredRun, metric: str, *, seed: int = 0) 
     return Gate(is_better(metric, result.difference) and result.p < ALPHA, result)
 
 
-def write_comparison(
-    path: Path, runs: Sequence[ScoredRun], differences: Sequence[Difference], *, force: bool = False
-) -> int:
+def write_comparison(path: Path, runs: Sequence[ScoredRun], differences: Sequence[Difference]) -> int:
     """Write one line per run and metric: value, interval, difference from the reference, test; return the lines."""
     by_key = {(result.run, result.metric): result for result in differences}
     lines = 0
-    with files.atomic_write(path, force=force) as handle:
+    with files.atomic_write(path) as handle:
         writer = files.SheetWriter(handle)
         writer.writerow(COMPARISON_COLUMNS)
         for run in runs:

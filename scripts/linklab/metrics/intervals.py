@@ -10,28 +10,19 @@ import numpy as np
 
 Name = TypeVar("Name", bound=Hashable)
 LEVEL = 0.95
+Z = 1.959963984540054  # standard deviations to both sides that hold LEVEL of a normal
+Z_POWER = 0.8416212335729143  # and those that hold 80 % below them: the power of a planned comparison
 RESAMPLES = 2000  # bootstrap; the ends of a 95 % interval then rest on 50 resamples each
 FLIPS = 9999  # sign-flip test; the smallest p it can give is 1e-4
 _CELLS = 4_000_000  # resample counts held at once (32 MB), whatever n is
 
 
-def wilson(successes: float, n: float, level: float = LEVEL) -> tuple[float, float]:
+def wilson(successes: float, n: float, z: float = Z) -> tuple[float, float]:
     """Return Wilson's score interval of a share (Wilson 1927), the ends clipped to [0, 1]. `n` > 0, may be effective.
 
     Of the simple intervals it keeps nearest to its level for small n and shares near 0 or 1, where the bootstrap and
-    the normal interval collapse to a point.
+    the normal interval collapse to a point. It reaches `z` standard deviations to both sides.
     """
-    return _wilson(successes, n, _normal_quantile(level))
-
-
-def _normal_quantile(level: float) -> float:
-    """Return how many standard deviations to both sides hold `level` of a normal: .95 -> 1.96."""
-    from scipy.special import ndtri
-
-    return float(ndtri(0.5 + level / 2))
-
-
-def _wilson(successes: float, n: float, z: float) -> tuple[float, float]:
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -86,8 +77,8 @@ def effective_n(values: np.ndarray, clusters: np.ndarray) -> float:
     return n / max(1.0, clustered / independent)
 
 
-def _count_clusters(values: np.ndarray, clusters: np.ndarray | None, level: float) -> tuple[float, float]:
-    """Return the effective n, and the standard deviations that hold `level` with so few clusters.
+def _count_clusters(values: np.ndarray, clusters: np.ndarray | None) -> tuple[float, float]:
+    """Return the effective n, and the standard deviations that hold LEVEL with so few clusters.
 
     How alike a cluster's rows are is guessed from the clusters, so Student's t with one degree of freedom less than
     their number takes the normal's place (Korn and Graubard 1998). For two clusters that is 12.7: given as a level it
@@ -97,26 +88,24 @@ def _count_clusters(values: np.ndarray, clusters: np.ndarray | None, level: floa
 
     n = len(values) if clusters is None else effective_n(values, clusters)
     if clusters is not None and n < len(values):
-        return n, float(stdtrit(int(clusters.max()), 0.5 + level / 2))
-    return n, _normal_quantile(level)
+        return n, float(stdtrit(int(clusters.max()), 0.5 + LEVEL / 2))
+    return n, Z
 
 
-def share_interval(hits: np.ndarray, clusters: np.ndarray | None = None, level: float = LEVEL) -> tuple[float, float]:
+def share_interval(hits: np.ndarray, clusters: np.ndarray | None = None) -> tuple[float, float]:
     """Return Wilson's interval of the share of ones in `hits`, widened where rows come in clusters."""
     hits = np.asarray(hits, dtype=float)
-    n, z = _count_clusters(hits, clusters, level)
-    return _wilson(float(hits.mean()) * n, n, z)
+    n, z = _count_clusters(hits, clusters)
+    return wilson(float(hits.mean()) * n, n, z)
 
 
-def share_difference_interval(
-    differences: np.ndarray, clusters: np.ndarray | None = None, level: float = LEVEL
-) -> tuple[float, float]:
+def share_difference_interval(differences: np.ndarray, clusters: np.ndarray | None = None) -> tuple[float, float]:
     """Return Tango's interval of the mean of `differences`, widened where rows come in clusters.
 
     A difference is 1 where only the first of two runs has the row (is right, say), -1 where only the second has it.
     """
     differences = np.asarray(differences, dtype=float)
-    n, z = _count_clusters(differences, clusters, level)
+    n, z = _count_clusters(differences, clusters)
     return tango(float((differences > 0).mean()) * n, float((differences < 0).mean()) * n, n, z)
 
 
@@ -135,13 +124,9 @@ def resample_counts(clusters: np.ndarray, resamples: int = RESAMPLES, seed: int 
 
 
 def bootstrap(
-    statistics: Mapping[Name, Callable[[np.ndarray], np.ndarray]],
-    clusters: np.ndarray,
-    *,
-    resamples: int = RESAMPLES,
+    statistics: Mapping[Name, Callable[[np.ndarray], np.ndarray]], clusters: np.ndarray, *, resamples: int = RESAMPLES,
     seed: int = 0,
-    level: float = LEVEL,
-) -> dict[Name, tuple[float, float]]:
+) -> dict[Name, tuple[float, float]]:  # fmt: skip
     """Return the percentile interval of each statistic; all are taken on the same resamples.
 
     The ends stand further out for few clusters (`small_sample_level`), where the plain percentiles cover too little.
@@ -151,12 +136,12 @@ def bootstrap(
     for counts in resample_counts(clusters, resamples, seed):
         for name, statistic in statistics.items():
             values[name].append(statistic(counts))
-    level = small_sample_level(int(clusters.max()) + 1, level)
+    level = small_sample_level(int(clusters.max()) + 1)
     return {name: percentile_interval(np.concatenate(parts), level) for name, parts in values.items()}
 
 
-def small_sample_level(n: int, level: float = LEVEL) -> float:
-    """Return the level whose percentiles cover `level` of n independent units: 0.95 -> 0.968 for 20, 0.9502 for 2,000.
+def small_sample_level(n: int) -> float:
+    """Return the level whose percentiles cover LEVEL of n independent units: 0.968 for 20, 0.9502 for 2,000.
 
     Resampling n units spreads less than n units do, by sqrt((n - 1) / n), and takes their spread for the true one where
     Student's t does not (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", the expanded percentile).
@@ -164,11 +149,11 @@ def small_sample_level(n: int, level: float = LEVEL) -> float:
     from scipy.special import ndtr, stdtrit
 
     if n < 2:
-        return level
-    return float(2 * ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.5 + level / 2)) - 1)
+        return LEVEL
+    return float(2 * ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.5 + LEVEL / 2)) - 1)
 
 
-def percentile_interval(values: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+def percentile_interval(values: np.ndarray, level: float) -> tuple[float, float]:
     """Return the middle `level` of the values that exist; NaN where there are none, or where all are the same.
 
     Resamples that never vary say nothing of how other rows would: a point would claim to be sure.
@@ -223,13 +208,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted.tolist()
 
 
-def smallest_detectable_difference(low: float, high: float, *, level: float = LEVEL, power: float = 0.8) -> float:
-    """Return the difference that rows as varied as these would show in `power` of repeats (normal approximation).
+def smallest_detectable_difference(low: float, high: float) -> float:
+    """Return the difference that rows as varied as these would show in 80 % of repeats (normal approximation).
 
     `low` and `high` are the ends of the difference's interval. A true difference below it will usually look like none
     at all, however the test comes out. NaN where the interval is a point: such rows say nothing of how they vary.
     """
-    from scipy.special import ndtri
-
-    z = _normal_quantile(level)
-    return float((z + ndtri(power)) / z * (high - low) / 2) if high > low else math.nan
+    return (Z + Z_POWER) / Z * (high - low) / 2 if high > low else math.nan

@@ -144,7 +144,6 @@ def write_run(
     predictions: Mapping[str, Prediction],
     task: Task,
     *,
-    force: bool = False,
     judged: Sequence[JudgedRows] | None = None,
     **options: Any,
 ) -> dict:
@@ -157,11 +156,11 @@ def write_run(
     if judged is None:
         judged = judge(examples, predictions, task, options.get("targets"), options.get("top_k", TOP_K))
     result = score(examples, predictions, task, judged=judged, **options)
-    write_predictions(folder / PREDICTIONS_FILE, (predictions[example.id] for example in examples), force=force)
-    write_row_scores(folder / ROWS_FILE, examples, judged, force=force)
+    write_predictions(folder / PREDICTIONS_FILE, (predictions[example.id] for example in examples))
+    write_row_scores(folder / ROWS_FILE, examples, judged)
     for rows in judged:
         if rows.kind == "class":
-            _write_csv(folder / f"per_class_{rows.target}.csv", per_class(rows), force)
+            _write_csv(folder / f"per_class_{rows.target}.csv", per_class(rows))
     shown = sorted(examples, key=lambda example: example.id)[:SAMPLES]
     samples = [
         {"id": e.id, "prompt": e.prompt, "answer": e.answer, "target": e.target}
@@ -169,15 +168,12 @@ def write_run(
         | ({"choices": [question.choice for question in e.questions]} if e.questions[0].choice is not None else {})
         for e in shown
     ]
-    shown_with = {"template": task.template.text, "samples": samples}
-    files.write_json(folder / SAMPLES_FILE, shown_with, force=force)
-    files.write_json(folder / METRICS_FILE, result, force=force)
+    files.write_json(folder / SAMPLES_FILE, {"template": task.template.text, "samples": samples})
+    files.write_json(folder / METRICS_FILE, result)
     return result
 
 
-def write_row_scores(
-    path: Path, examples: Sequence[Example], judged: Sequence[JudgedRows], *, force: bool = False
-) -> None:
+def write_row_scores(path: Path, examples: Sequence[Example], judged: Sequence[JudgedRows]) -> None:
     """Write a line per row: id, group, and per target truth, answer, what each choice is worth, and every score."""
     table = [{"id": example.id, "group": example.group} for example in examples]
     for rows in judged:
@@ -189,7 +185,7 @@ def write_row_scores(
         for name, column in (columns | {name: column.tolist() for name, column in rows.columns.items()}).items():
             for line, value in zip(table, column, strict=True):
                 line[f"{rows.target}/{name}"] = f"{value:.12g}" if isinstance(value, float) else value
-    _write_csv(path, table, force)
+    _write_csv(path, table)
 
 
 def worth_of_choices(example: Example, target: str) -> dict[str, float]:
@@ -201,8 +197,8 @@ def _is_missing(answer: str | float) -> bool:
     return answer == INVALID or (isinstance(answer, float) and math.isnan(answer))
 
 
-def _write_csv(path: Path, table: list[dict], force: bool) -> None:
-    with files.atomic_write(path, force=force) as handle:
+def _write_csv(path: Path, table: list[dict]) -> None:
+    with files.atomic_write(path) as handle:
         writer = files.SheetWriter(handle)
         writer.writerow(table[0])
         for row in table:

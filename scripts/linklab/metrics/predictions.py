@@ -136,10 +136,9 @@ def _check_scores(where: str, scores: Sequence[float]) -> None:
         raise ValueError(f"{where}: the probabilities sum to more than 1")
 
 
-def write_predictions(path: str | Path, predictions: Iterable[Prediction], force: bool = False) -> int:
-    """Write predictions as JSONL, atomically; return their number."""
-    rows = 0
-    with files.atomic_write(path, force=force) as handle:
+def write_predictions(path: str | Path, predictions: Iterable[Prediction]) -> None:
+    """Write predictions as JSONL, atomically."""
+    with files.atomic_write(path) as handle:
         for prediction in predictions:
             value = dataclasses.asdict(prediction)
             value["choices"] = {
@@ -147,5 +146,3 @@ def write_predictions(path: str | Path, predictions: Iterable[Prediction], force
                 for target, ranking in prediction.choices.items()
             }
             handle.write(json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n")
-            rows += 1
-    return rows

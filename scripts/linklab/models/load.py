@@ -282,14 +282,14 @@ def nf4_config(compute_dtype: Any) -> Any:
     """Return QLoRA's quantization, NF4 twice over; a UserError with the remedy where bitsandbytes cannot be used."""
     try:
         import bitsandbytes  # noqa: F401
-    except ModuleNotFoundError as error:
-        if error.name not in (None, "bitsandbytes"):
-            raise UserError(_broken_bitsandbytes(error)) from error
-        raise UserError(
-            f"--mode qlora needs bitsandbytes; run: pip install {BITSANDBYTES}, or choose --mode lora"
-        ) from error
     except Exception as error:  # a library for another CUDA version raises OSError, RuntimeError, AttributeError, ...
-        raise UserError(_broken_bitsandbytes(error)) from error
+        if isinstance(error, ModuleNotFoundError) and error.name in (None, "bitsandbytes"):
+            raise UserError(
+                f"--mode qlora needs bitsandbytes; run: pip install {BITSANDBYTES}, or choose --mode lora"
+            ) from error
+        said = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
+        raise UserError(f"--mode qlora: bitsandbytes is installed but cannot be imported ({said}); run: pip install "
+                        f"--force-reinstall {BITSANDBYTES}, or choose --mode lora") from error  # fmt: skip
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -298,12 +298,6 @@ def nf4_config(compute_dtype: Any) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
     )
-
-
-def _broken_bitsandbytes(error: BaseException) -> str:
-    said = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-    return (f"--mode qlora: bitsandbytes is installed but cannot be imported ({said}); run: pip install "
-            f"--force-reinstall {BITSANDBYTES}, or choose --mode lora")  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -41,6 +41,12 @@ def build_trie(answers: Sequence[Sequence[int]]) -> Trie:
     return trie
 
 
+def count_shared(answers: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens all sequences begin with, leaving each at least one of its own: [[5, 1], [5, 7]] -> 1."""
+    most = min(map(len, answers)) - 1
+    return next((i for i in range(most) if len({answer[i] for answer in answers}) > 1), most)
+
+
 def is_chain(trie: Trie) -> bool:
     """Say whether every token goes on from the one before it."""
     return trie.parents == list(range(-1, len(trie.parents) - 1))
@@ -74,11 +80,12 @@ def written_scores(answers: Sequence[Sequence[int]], token_scores: Sequence[Sequ
     children: dict[int, list[float]] = {}
     for node, parent in enumerate(trie.parents):
         children.setdefault(parent, []).append(scores[node])
-    sums = {parent: _log_sum(values) for parent, values in children.items()}
+    sums = {parent: log_sum(values) for parent, values in children.items()}
     return [sum(scores[node] - sums[trie.parents[node]] for node in path) for path in trie.leaves]
 
 
-def _log_sum(values: Sequence[float]) -> float:
+def log_sum(values: Sequence[float]) -> float:
+    """Return the logarithm of the sum of numbers whose logarithms are given."""
     top = max(values)
     return top + math.log(sum(math.exp(value - top) for value in values))
 

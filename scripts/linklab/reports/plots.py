@@ -225,7 +225,7 @@ def intervals_chart(lines: Sequence[dict], label: str, percent: bool, title: str
     return draw_png((7.6, 1.2 + 0.27 * len(lines)), draw)
 
 
-def write_png(path: str | Path, png: bytes, *, force: bool = False) -> None:
+def write_png(path: str | Path, png: bytes) -> None:
     """Write a plot atomically."""
-    with files.atomic_write(path, binary=True, force=force) as handle:
+    with files.atomic_write(path, binary=True) as handle:
         handle.write(png)

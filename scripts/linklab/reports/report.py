@@ -248,7 +248,7 @@ def _escape_unless_safe(value: object) -> object:
     return markdown.escape(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
-def write_report(out_dir: str | Path, experiment: Experiment, *, force: bool = False) -> list[Path]:
+def write_report(out_dir: str | Path, experiment: Experiment) -> list[Path]:
     """Write report.html (one self-contained file), report.md, comparison.md and plots/*.png; return the paths.
 
     The same experiment gives the same bytes: nothing in the pages depends on when or where they were made.
@@ -292,11 +292,11 @@ def write_report(out_dir: str | Path, experiment: Experiment, *, force: bool = F
     written = []
     for name in ("report.html", "report.md", "comparison.md"):
         text = (html if name.endswith(".html") else plain).get_template(f"{name}.jinja").render(context)
-        files.write_text(out_dir / name, text, force=force)
+        files.write_text(out_dir / name, text)
         written.append(out_dir / name)
     from linklab.reports.plots import write_png
 
     for plot in plots:
-        write_png(out_dir / "plots" / f"{plot['name']}.png", plot["png"], force=force)
+        write_png(out_dir / "plots" / f"{plot['name']}.png", plot["png"])
         written.append(out_dir / "plots" / f"{plot['name']}.png")
     return written

@@ -131,11 +131,16 @@ def say_better(experiment: Experiment, found: dict[str, Difference]) -> str:
     return f"{word}: {'; '.join(say_difference(experiment, result, name) for name, result in results.items())}."
 
 
+def say_p(p: float | None) -> str:
+    """Return a p-value as a sentence has it: `p < 0.001`, `p = 0.042`."""
+    return f"p {format_p(p)}" if (p or 0.0) < 0.001 else f"p = {format_p(p)}"
+
+
 def say_difference(experiment: Experiment, result: Difference, whom: str) -> str:
     """Return "better than X by 3.1 points [1.0, 5.2], p = 0.004", or that no difference is shown and what would be."""
     metric = result.metric.rsplit("/", 1)[1]
     unit = experiment.reference.unit(result.metric)
-    p = f"p {format_p(result.p_holm)}" if (result.p_holm or 0.0) < 0.001 else f"p = {format_p(result.p_holm)}"
+    p = say_p(result.p_holm)
     ends = format_interval(metric, result.low, result.high, signed=True)
     if result.outcome != "no difference shown":
         size = format_difference(metric, abs(result.difference), unit).lstrip("+")
@@ -143,17 +148,12 @@ def say_difference(experiment: Experiment, result: Difference, whom: str) -> str
         return f"{result.outcome} than {whom} by {size} ({sure})"
     size = format_difference(metric, result.difference, unit)
     notes = [f"difference {size} {ends}".rstrip(), p]
-    if is_interval_without_zero(result):
+    if not math.isnan(result.low) and (result.low > 0 or result.high < 0):
         notes.append("the interval is of this comparison alone, p is corrected for all three")
     if not math.isnan(result.detectable):
         limit = format_difference(metric, result.detectable, unit).lstrip("+")
         notes.append(f"{result.n:,} rows can only show {limit} or more")
     return f"no difference from {whom} shown ({'; '.join(notes)})"
-
-
-def is_interval_without_zero(result: Difference) -> bool:
-    """Say whether an uncorrected interval excludes zero: beside a corrected p above 5 % it needs a word."""
-    return not math.isnan(result.low) and (result.low > 0 or result.high < 0)
 
 
 def say_next(experiment: Experiment, found: dict[str, Difference]) -> str:
@@ -217,7 +217,7 @@ def say_blend(experiment: Experiment) -> list[tuple[str, str]]:
     result = compare_planned(blend.run, {"better": better}, primary, seed=experiment.seed)["better"]
     metric, unit = primary.rsplit("/", 1)[1], experiment.reference.unit(primary)
     ends = format_interval(metric, result.low, result.high, signed=True)
-    p = f"p {format_p(result.p)}" if (result.p or 0.0) < 0.001 else f"p = {format_p(result.p)}"
+    p = say_p(result.p)
     size = format_difference(metric, abs(result.difference), unit).lstrip("+")
     adding = f"adding {other.name} to {better.name}"
     if result.outcome == "no difference shown":

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
 MEASURED = ("accuracy", "mae")  # the metric a curve is drawn of, for class and for number targets
 # What a study sets itself; given after the lone `--`, it would be said twice.
-OWN = ("--csv", "--data", *(name for name, _ in cli.TABLE_OPTIONS), "--prompt-template", "--system-prompt", "--ask",
-       "--answer-format", "--split-seed", "--out-dir", "--resume", "--force", "--dry-run", "--max-rows", "--seed",
-       "--base-model", "--mode")  # fmt: skip
+OWN = ("--csv", "--data", *(name for name, _ in (*cli.TABLE_OPTIONS, *cli.QUESTION_OPTIONS)), "--split-seed",
+       "--out-dir", "--resume", "--force", "--dry-run", "--max-rows", "--seed", "--base-model", "--mode")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -61,29 +61,20 @@ def fit(
 
     sizes, errors = np.asarray(sizes, dtype=float), np.asarray(errors, dtype=float)
     start = fit_many(sizes, errors[None], spread, floor)[0]
-    at = sizes / start.centre
     weights = {"sigma": np.maximum(spread, 1e-9)} if spread is not None else {}
     top = max(float(errors.max()), 1e-9)
-    if floor is None:
-        found, _ = curve_fit(
-            lambda x, height, slope, low: low + height * x**-slope, at, errors,
-            p0=_inside((start.height, start.slope, start.floor), top), bounds=(0, [10 * top, STEEPEST, top]),
-            maxfev=20_000, **weights,
-        )  # fmt: skip
-        height, slope, low = map(float, found)
-        return Law(height, slope, low, start.centre)
+    values, ends = (start.height, start.slope, start.floor), (10 * top, STEEPEST, top)
+    free = 3 if floor is None else 2
+    inside = [min(max(value, 1e-6 * end), (1 - 1e-6) * end) for value, end in zip(values, ends, strict=True)]
+
+    def error(x: np.ndarray, height: float, slope: float, low: float = floor or 0.0) -> np.ndarray:
+        return low + height * x**-slope
+
     found, _ = curve_fit(
-        lambda x, height, slope: floor + height * x**-slope, at, errors,
-        p0=_inside((start.height, start.slope), top), bounds=(0, [10 * top, STEEPEST]), maxfev=20_000, **weights,
-    )  # fmt: skip
-    height, slope = map(float, found)
-    return Law(height, slope, floor, start.centre)
-
-
-def _inside(values: Sequence[float], top: float) -> list[float]:
-    """Return a starting point strictly within the bounds of height, slope and floor."""
-    ends = (10 * top, STEEPEST, top)
-    return [min(max(value, 1e-6 * end), (1 - 1e-6) * end) for value, end in zip(values, ends, strict=False)]
+        error, sizes / start.centre, errors, p0=inside[:free], bounds=(0, ends[:free]), maxfev=20_000, **weights
+    )
+    height, slope, *low = map(float, found)
+    return Law(height, slope, low[0] if floor is None else floor, start.centre)
 
 
 def fit_many(

@@ -47,8 +47,8 @@ class Source:
 
     def question_words(self) -> list[str]:
         """Return the words that let another script ask rows the same way."""
-        given = {name: getattr(self, name) for name in cli.QUESTION_OPTIONS}
-        return [word for name, value in given.items() if value for word in (f"--{name.replace('_', '-')}", value)]
+        given = {option: getattr(self, option[2:].replace("-", "_")) for option, _ in cli.QUESTION_OPTIONS}
+        return [word for option, value in given.items() if value for word in (option, value)]
 
     def words(self) -> list[str]:
         """Return the words that give another script the same rows."""

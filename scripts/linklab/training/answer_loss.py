@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from linklab.models.architecture import attention_masks, cap_logits, decoder_of, head_of, text_config
+from linklab.models.tries import count_shared
 from linklab.training import head_loss, packed_attention
 
 if TYPE_CHECKING:
@@ -186,10 +187,7 @@ def join_questions(turns: Sequence[tuple[list[int], list[int]]]) -> dict:
     A prompt's last token is never shared: what is read there is another answer in every branch.
     """
     prompts = [prompt for prompt, _ in turns]
-    shared = 0
-    if len(turns) > 1:
-        most = min(map(len, prompts)) - 1
-        shared = next((i for i in range(most) if len({prompt[i] for prompt in prompts}) > 1), most)
+    shared = count_shared(prompts) if len(turns) > 1 else 0
     tokens, answers = prompts[0][:shared], []
     for prompt, answer in turns:
         tokens = tokens + prompt[shared:] + answer
