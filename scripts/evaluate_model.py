@@ -284,41 +284,29 @@ def describe_model(model: str, free: bool) -> str:
 
 def draw_plots(folder: Path, judged: Iterable[JudgedRows]) -> None:
     """Draw what each target's kind calls for."""
-    import numpy as np
     from linklab.reports import plots
 
     for rows in judged:
-        if rows.kind == "class":
-            drawn = {"confusion": plots.confusion_matrix(rows.truth, rows.answers, rows.target)}
-            if rows.confidences is not None:
-                right = rows.columns["accuracy"]
-                drawn["reliability"] = plots.reliability(rows.confidences, right, f"{rows.target}: calibration")
-        elif rows.kind == "text":
-            continue
-        else:
-            truth, answers = np.asarray(rows.truth), np.asarray(rows.answers)
-            drawn = {"predicted": plots.predicted_against_true(truth, answers, rows.unit, rows.target)}
-        for name, picture in drawn.items():
+        for name, picture in plots.draw_target(rows, rows.target, rows.target).items():
             plots.write_png(folder / f"{name}_{rows.target}.png", picture)
 
 
 def write_summary(result: dict, pictures: list[str]) -> str:
     """Return the experiment's scores as a markdown table, and its plots."""
-    from linklab.reports.markdown import escape, row
+    from linklab.reports.markdown import escape, table
 
-    n = result["n"]
+    n, rows = result["n"], []
+    for key, entry in result["metrics"].items():
+        value, low, high = ("–" if entry[end] is None else f"{entry[end]:.4g}" for end in ("value", "low", "high"))
+        better = "higher" if entry["higher_is_better"] else "lower"
+        rows.append((key, value, f"{low} to {high}", entry["unit"], better))
     warnings = [line for text in result.get("warnings", ()) for line in (f"**Warning:** {escape(text)}.", "")]
-    lines = [
+    return "\n".join([
         f"# {escape(result['model'])} on the {result['split']} split", "",
         f"{n['expected']} rows, {n['answered']} answered, {n['invalid']} invalid (they count as wrong).", "", *warnings,
-        "| metric | value | 95 % interval | unit | better |", "|---|---|---|---|---|",
-    ]  # fmt: skip
-    for key, entry in result["metrics"].items():
-        low, high = ("–" if entry[end] is None else f"{entry[end]:.4g}" for end in ("low", "high"))
-        value = "–" if entry["value"] is None else f"{entry['value']:.4g}"
-        better = "higher" if entry["higher_is_better"] else "lower"
-        lines.append(row((key, value, f"{low} to {high}", entry["unit"], better)))
-    return "\n".join([*lines, "", *(f"![{name}]({name})\n" for name in pictures)])
+        *table(("metric", "value", "95 % interval", "unit", "better"), rows, "lllll"), "",
+        *(f"![{name}]({name})\n" for name in pictures),
+    ])  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

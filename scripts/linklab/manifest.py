@@ -298,13 +298,18 @@ def find_foreign(folder: Path, script: str, ignored: Iterable[str] = RESERVED) -
     return None
 
 
-def refuse_what_is_read(out: Path, reads: Iterable[str | os.PathLike | None]) -> None:
-    """Raise a UserError when replacing `out` would replace something the run reads."""
-    target = Path(os.path.realpath(out))
+def check_place(out_dir: Path, reads: Iterable[str | os.PathLike | None]) -> Path:
+    """Return the real path of --out-dir; a UserError for a file, the disk's root and a folder with what is read."""
+    there = Path(os.path.realpath(out_dir))
+    if os.path.lexists(out_dir) and not out_dir.is_dir():
+        raise UserError(f"{out_dir}: is {'a file' if out_dir.is_file() else 'no folder'}; --out-dir needs a folder")
+    if there == there.parent:
+        raise UserError(f"{out_dir}: is the root of the disk; choose another --out-dir")
     for path in (path for path in reads if path):
-        there = Path(os.path.realpath(path))
-        if there.exists() and there.is_relative_to(target):
-            raise UserError(f"{out}: holds {path}, which this run reads; choose another --out-dir")
+        read = Path(os.path.realpath(path))
+        if read.exists() and read.is_relative_to(there):
+            raise UserError(f"{out_dir}: holds {path}, which this run reads; choose another --out-dir")
+    return there
 
 
 def check_out_dir(
@@ -316,13 +321,7 @@ def check_out_dir(
     refused without `force`, and with it unless everything there is what the same script wrote, unchanged.
     """
     out_dir = Path(out_dir)
-    there = Path(os.path.realpath(out_dir))
-    if os.path.lexists(out_dir) and not out_dir.is_dir():
-        kind = "a file" if out_dir.is_file() else "no folder"
-        raise UserError(f"{out_dir}: is {kind}; --out-dir needs a folder")
-    if there == there.parent:
-        raise UserError(f"{out_dir}: is the root of the disk; choose another --out-dir")
-    refuse_what_is_read(out_dir, reads)
+    there = check_place(out_dir, reads)
     if there.is_dir():
         try:
             finish_replacing(there)

@@ -141,11 +141,8 @@ def _pack_model(
     unseen = f"On unseen rows:\n\n{_score_table(scores)}"
     if training["model"] == "embedded" and "adapter_config.json" in parcel.files:
         unseen += f"\n\n{DEQUANTIZED}"
-    described = training | {
-        "model": named,
-        "license": licence,
-        "settings": training["settings"] | {"base_model": named},
-    }
+    described = training | {"model": named, "license": licence}
+    described["settings"] = training["settings"] | {"base_model": named}
     task = jsonl.read_task(folder / part)
     card = results.write_card(
         described, task, manifest["inputs"], merged=part == "merged", unseen=unseen, measured=scores
@@ -184,10 +181,7 @@ def _name_base_in_config(path: Path, named: str) -> bytes:
 def _read_scores(evaluation: Path | None, entries: list[dict]) -> tuple[dict, str | None]:
     """Return metrics.json of the evaluation, and why it says nothing of these files, None where it does."""
     if evaluation is None:
-        return (
-            {},
-            "it has no scores on unseen rows; score it with evaluate_model.py and give --evaluation that folder",
-        )
+        return {}, "it has no scores on unseen rows; score it with evaluate_model.py and give --evaluation that folder"
     manifest, scores = read_manifest(evaluation), files.read_json(evaluation / "metrics.json")
     if fault := find_changed(manifest["outputs"], evaluation):
         return scores, fault
@@ -203,14 +197,14 @@ def _score_table(scores: dict) -> str:
     from linklab.reports import markdown, tables
 
     described = markdown.escape(scores["description"])
-    lines = [f"{scores['n']['expected']:,} rows of the test split, 95 % intervals; {described}.", "",
-             "| target | metric | value | interval |", "|---|---|---:|---|"]  # fmt: skip
+    rows = []
     for name, entry in scores["metrics"].items():
         target, metric = name.rsplit("/", 1)
         value = f"{tables.format_value(metric, entry['value'])} {entry['unit']}".rstrip()
         ends = tables.format_interval(metric, entry["low"], entry["high"])
-        lines.append(markdown.row((target, tables.label(metric), value, ends)))
-    return "\n".join(lines)
+        rows.append((target, tables.label(metric), value, ends))
+    head = f"{scores['n']['expected']:,} rows of the test split, 95 % intervals; {described}."
+    return "\n".join([head, "", *markdown.table(("target", "metric", "value", "interval"), rows, "llrl")])
 
 
 def list_checks(faults: Mapping[str, str | None]) -> list[str]:

@@ -32,7 +32,7 @@ def verify(run: ScoredRun) -> None:
         raise UserError(f"{run.folder / ROWS_FILE}: other ids than {METRICS_FILE} was made from; {AGAIN}")
     predictions = read_predictions(run.folder / PREDICTIONS_FILE, run.ids)
     for target in run.metrics["targets"]:
-        rows = _judged_rows(run, target)
+        rows = judged_rows(run, target)
         _check_rows(run, rows)
         _check_predictions(run, rows, predictions)
         _check_metrics(run, rows)
@@ -53,7 +53,7 @@ def _check_manifest(folder: Path) -> None:
                     f"score with evaluate_model.py or run_baselines.py")  # fmt: skip
 
 
-def _judged_rows(run: ScoredRun, target: str) -> JudgedRows:
+def judged_rows(run: ScoredRun, target: str) -> JudgedRows:
     """Return one target's rows as they were judged, read back from row_scores.csv."""
     columns = {
         name.rsplit("/", 1)[1]: column for name, column in run.columns.items() if name.rsplit("/", 1)[0] == target
@@ -63,7 +63,8 @@ def _judged_rows(run: ScoredRun, target: str) -> JudgedRows:
         raise UserError(f"{run.folder / ROWS_FILE}: no '{target}/true' and '{target}/answer'; {AGAIN}")
     if "mae" in columns:
         true, given = ([read_number(text) for text in texts] for texts in (truth, answers))
-        return JudgedRows(target, "number", "", true, given, columns)
+        unit = (run.entry(f"{target}/mae") or {}).get("unit", "")
+        return JudgedRows(target, "number", unit, true, given, columns)
     sure = run.texts.get(f"{target}/confidence")
     confidences = np.array([read_number(text) for text in sure]) if sure else None
     kind = "class" if "accuracy" in columns else "text"

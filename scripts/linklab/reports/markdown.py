@@ -22,6 +22,11 @@ def row(cells: Iterable[str]) -> str:
     return f"| {' | '.join(map(escape, cells))} |"
 
 
+def table(head: Iterable[str], rows: Iterable[Iterable[str]], align: str) -> list[str]:
+    """Return a table as lines, each cell escaped; `align` has an l (left) or r (right) for each column."""
+    return [row(head), f"|{'|'.join('---:' if side == 'r' else '---' for side in align)}|", *map(row, rows)]
+
+
 def code(text: str) -> str:
     """Return a text as code within a line, between more backticks than it holds; line ends become spaces."""
     text = _LINE_ENDS.sub(" ", text)

@@ -24,7 +24,7 @@ from linklab import files
 from linklab.cli import UserError
 from linklab.metrics.intervals import wilson
 from linklab.metrics.metric_table import BINS, confidence_bins, label_order
-from linklab.metrics.row_scores import INVALID
+from linklab.metrics.row_scores import INVALID, JudgedRows
 
 DPI = 150
 INK, GREY, PALE, YELLOW = "#00224e", "#7d7c78", "#d5d5d2", "#e1c84f"
@@ -184,6 +184,19 @@ def predicted_against_true(truth: np.ndarray, answers: np.ndarray, unit: str, ti
         figure.legend(loc="outside lower center", ncols=3)
 
     return draw_png((4.4, 4.8), draw)
+
+
+def draw_target(rows: JudgedRows, title: str, who: str) -> dict[str, bytes]:
+    """Return what a target's kind calls for, by name: confusion and reliability of a class, predicted of a number."""
+    if rows.kind == "number":
+        truth, answers = np.asarray(rows.truth), np.asarray(rows.answers)
+        return {"predicted": predicted_against_true(truth, answers, rows.unit, title)}
+    drawn = {}
+    if rows.kind == "class":
+        drawn["confusion"] = confusion_matrix(rows.truth, rows.answers, title)
+        if rows.confidences is not None:
+            drawn["reliability"] = reliability(rows.confidences, rows.columns["accuracy"], f"{who}: calibration")
+    return drawn
 
 
 def intervals_chart(lines: Sequence[dict], label: str, percent: bool, title: str) -> bytes:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import base64
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from linklab import files
 from linklab.metrics import comparison, general
@@ -17,6 +14,7 @@ from linklab.metrics.comparison import ScoredRun
 from linklab.metrics.metrics import SAMPLES_FILE
 from linklab.metrics.predictions import FILE as PREDICTIONS_FILE
 from linklab.metrics.predictions import parse_prediction
+from linklab.metrics.run_checks import judged_rows
 from linklab.reports import markdown
 from linklab.reports.tables import (
     Experiment,
@@ -36,6 +34,11 @@ COST_NOTE = (
     "dollars). Memory and parameters are measured of models only."
 )
 MAX_PLOTTED_CLASSES = 400  # beyond it a class target is a free text, and a heat map shows nothing
+CAPTIONS = {
+    "confusion": "{run}: answers of each true {target}, as shares of its rows.",
+    "reliability": "{run}: share of right answers against their stated probability.",
+    "predicted": "{run}: predicted against true {target}.",
+}
 
 
 def build_samples(experiment: Experiment) -> list[dict]:
@@ -222,20 +225,10 @@ def build_plots(experiment: Experiment) -> list[dict]:
     add("ladder", f"{title} of every run with its 95 % interval.",
         plots.intervals_chart(lines, label(metric) + unit, in_percent(metric), title))  # fmt: skip
     for name in run.metrics["targets"]:
-        truth, answers = run.texts[f"{name}/true"], run.texts[f"{name}/answer"]
-        if f"{name}/accuracy" in run.columns and len(set(truth)) <= MAX_PLOTTED_CLASSES:
-            add(f"confusion_{name}", f"{run.name}: answers of each true {name}, as shares of its rows.",
-                plots.confusion_matrix(truth, answers, f"{run.name}: {name}"))  # fmt: skip
-        if f"{name}/confidence" in run.texts:
-            sure = np.array([float(text) for text in run.texts[f"{name}/confidence"]])
-            add(f"reliability_{name}", f"{run.name}: share of right answers against their stated probability.",
-                plots.reliability(sure, run.columns[f"{name}/accuracy"], f"{run.name}: calibration"))  # fmt: skip
-        if f"{name}/mae" in run.columns:
-            title = f"{run.name}: {name}"
-            wanted = np.array([float(text) for text in truth])
-            numbers = np.array([float(text) if text else math.nan for text in answers])
-            add(f"predicted_{name}", f"{run.name}: predicted against true {name}.",
-                plots.predicted_against_true(wanted, numbers, run.unit(f"{name}/mae"), title))  # fmt: skip
+        rows = judged_rows(run, name)
+        for kind, png in plots.draw_target(rows, f"{run.name}: {name}", run.name).items():
+            if kind != "confusion" or len(set(rows.truth)) <= MAX_PLOTTED_CLASSES:
+                add(f"{kind}_{name}", CAPTIONS[kind].format(run=run.name, target=name), png)
     if experiment.trainer_log:
         curves = plots.read_trainer_log(experiment.trainer_log)
         if any(curves.values()):

@@ -35,23 +35,21 @@ def write_summary(folder: Path, runs: Sequence[ScoredRun], *, train_rows: int) -
         for run in ordered:
             seconds = run.metrics["cost"]["seconds"]
             for metric, entry in run.metrics["metrics"].items():
-                ends = [f"{entry[key]:.6g}" if entry[key] is not None else "" for key in ("value", "low", "high")]
+                ends = [comparison.csv_cell(entry[key]) for key in ("value", "low", "high")]
                 writer.writerow([run.name, run.role, metric, entry["unit"], *ends, entry["n"], seconds])
     n, groups = runs[0].n, runs[0].metrics["groups"]
     table = tables.build_table(runs, primary)
     head = ["baseline", *(column_title(column) for column in table["columns"])]
+    shown = ([line["name"], *(f"{cell['value']} {cell['interval']}".strip() for cell in line["cells"])]
+             for line in table["lines"])  # fmt: skip
     lines = [
         "# Baselines",
         "",
         f"{n:,} rows of the {runs[0].metrics['split']} split in {groups:,} groups; learnt from {train_rows:,} rows. "
         f"95 % intervals in brackets; ↑ higher is better, ↓ lower is better, – not predicted.",
         "",
-        markdown.row(head),
-        f"|---|{'---:|' * (len(head) - 1)}",
+        *markdown.table(head, shown, "l" + "r" * (len(head) - 1)),
     ]
-    for line in table["lines"]:
-        cells = [f"{cell['value']} {cell['interval']}".strip() for cell in line["cells"]]
-        lines.append(markdown.row([line["name"], *cells]))
     about = ((markdown.code(line["name"]), line["role"], markdown.escape(line["about"])) for line in table["lines"])
     lines += ["", *(f"- {name} ({role}): {text}" for name, role, text in about), ""]
     files.write_text(folder / "summary.md", "\n".join(lines))

@@ -283,16 +283,16 @@ def format_curve(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list
     name = curve.metric.rsplit("/", 1)[1]
     names = sorted(curve.beside, key=lambda b: -curve.beside[b][-1][1] if curve.is_share else curve.beside[b][-1][1])
     title = f"## {curve.metric.replace('/', ' ')}{', ' if curve.unit else ''}{curve.unit}"
-    lines = [markdown.escape(title), "", markdown.row(["rows", "model", "its seeds", *names])]
-    lines.append(f"|---:|---:|---|{'---:|' * len(names)}")
+    shown = []
     tables_by_name = {beside: dict(found) for beside, found in curve.beside.items()}
     for rows, mean, ends, seeds in zip(curve.sizes, curve.means, curve.ends, curve.seeds, strict=True):
         beside = [tables_by_name[b].get(rows) for b in names]
         cells = ["–" if value is None else tables.format_value(name, value) for value in beside]
-        shown = ", ".join(tables.format_value(name, value) for value in seeds)
-        cells = [f"{rows:,}", f"{tables.format_value(name, mean)} {tables.format_interval(name, *ends)}", shown, *cells]
-        lines.append(markdown.row(cells))
-    lines.append("")
+        of_seeds = ", ".join(tables.format_value(name, value) for value in seeds)
+        value = f"{tables.format_value(name, mean)} {tables.format_interval(name, *ends)}"
+        shown.append([f"{rows:,}", value, of_seeds, *cells])
+    head = ["rows", "model", "its seeds", *names]
+    lines = [markdown.escape(title), "", *markdown.table(head, shown, "rrl" + "r" * len(names)), ""]
     if curve.ceiling is not None:
         lines += [f"Ceiling: {markdown.escape(curve.show(curve.ceiling))}.", ""]
     return lines + format_law(curve, asked)

@@ -271,15 +271,13 @@ def write_summary(study: SweepSettings, trials: Trials, shares: dict[str, float]
 
 def _trial_table(results: Sequence[FrozenTrial | None], names: Sequence[str], metric: str) -> list[str]:
     """Return the trials that have a value in markdown, the best complete ones first."""
-    lines = [
-        markdown.row(["trial", metric, *names, "took", ""]),
-        f"|---:|---:|{'---:|' * len(names)}---:|---|",
-    ]
+    rows = []
     shown = [trial for trial in results if trial and trial.state != TrialState.FAIL]
     shown.sort(key=lambda t: (t.state != TrialState.COMPLETE, t.value if lower_is_better(metric) else -t.value))
     for trial in shown:
         took = cli.format_seconds(trial.user_attrs["seconds"]) if "seconds" in trial.user_attrs else "–"
         note = f"stopped at {trial.last_step} %" if trial.state == TrialState.PRUNED else ""
         cells = [write_value(trial.params[name]) for name in names]
-        lines.append(markdown.row([str(trial.user_attrs["place"]), f"{trial.value:.4g}", *cells, took, note]))
-    return [*lines, ""]
+        rows.append([str(trial.user_attrs["place"]), f"{trial.value:.4g}", *cells, took, note])
+    head = ["trial", metric, *names, "took", ""]
+    return [*markdown.table(head, rows, "rr" + "r" * len(names) + "rl"), ""]

@@ -20,10 +20,10 @@ from linklab.manifest import (
     PLACING,
     READY,
     RESERVED,
+    check_place,
     find_foreign,
     finish_replacing,
     list_content,
-    refuse_what_is_read,
     replace_content,
 )
 from linklab.training import checkpoint_mirror, checkpoints
@@ -43,12 +43,7 @@ def work_folder(folder: Path) -> Path:
 
 def check(folder: Path, *, script: str, force: bool, resume: str | None, reads: Iterable[str | None] = ()) -> None:
     """Raise a UserError when training may not write to `folder`; the rule of `manifest.check_out_dir`."""
-    there = Path(os.path.realpath(folder))
-    if os.path.lexists(folder) and not folder.is_dir():
-        raise UserError(f"{folder}: is {'a file' if folder.is_file() else 'no folder'}; --out-dir needs a folder")
-    if there == there.parent:
-        raise UserError(f"{folder}: is the root of the disk; choose another --out-dir")
-    refuse_what_is_read(folder, reads)
+    check_place(folder, reads)
     if folder.is_dir():
         recover(folder)
         if foreign := _find_foreign(folder, script):

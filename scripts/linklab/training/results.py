@@ -101,8 +101,12 @@ def write_card(
     """
     import huggingface_hub
 
-    settings = "\n".join(markdown.row((name, str(value))) for name, value in scores["settings"].items())
-    data = "\n".join(markdown.row((Path(entry["path"]).name, entry["sha256"])) for entry in inputs)
+    chosen = [(name, str(value)) for name, value in scores["settings"].items()]
+    settings = "\n".join(markdown.table(("setting", "value"), chosen, "ll"))
+    hashed = [(Path(entry["path"]).name, entry["sha256"]) for entry in inputs]
+    hashed += [(f"the {scores['rows']:,} prompts", scores["hashes"]["prompts"]),
+               ("their answers", scores["hashes"]["labels"])]  # fmt: skip
+    data = "\n".join(markdown.table(("file", "SHA-256"), hashed, "ll"))
     targets = ", ".join(markdown.code(t.name) for t in task.targets)
     base = load.hub_name(scores["model"]) or load.root_model(scores["model"])
     library = "transformers" if merged or scores["mode"] == "full" else "peft"
@@ -125,10 +129,8 @@ def write_card(
         f"{scores['best_by']}: {', '.join(judged) or 'none was taken'}. {unseen}\n\n"
         f"## Use\n\n```python\n{_loading_code(library)}\n```\n\n"
         f"## Prompt\n\nAs the user's turn of the chat template:\n\n{markdown.fence(task.template.text)}\n\n"
-        f"## Data\n\n| file | SHA-256 |\n|---|---|\n{data}\n"
-        f"| the {scores['rows']:,} prompts | {scores['hashes']['prompts']} |\n"
-        f"| their answers | {scores['hashes']['labels']} |\n\n"
-        f"## Settings\n\n| setting | value |\n|---|---|\n{settings}\n\n"
+        f"## Data\n\n{data}\n\n"
+        f"## Settings\n\n{settings}\n\n"
         f"## Terms\n\n{license.terms(scores['license'], base)}\n"
     )
 
