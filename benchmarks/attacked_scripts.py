@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-SCRIPTS = ROOT / "scripts"
+from bench import SCRIPTS
+
 FORMATS = ("f32", "f16", "q8_0")
 FAULTY = {  # a notebook as Colab saves it, which fix_notebook_widgets.py fixes
     "cells": [{"cell_type": "markdown", "metadata": {}, "source": ["a"]}] * 2000,

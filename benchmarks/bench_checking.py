@@ -11,7 +11,6 @@ rows until it would ask the model; every call of a check is timed.
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,13 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from linklab import cli, files, manifest  # noqa: E402
-from linklab.models import base_weights, load  # noqa: E402
-from linklab.tasks import training_record  # noqa: E402
-from linklab.training import results  # noqa: E402
+import bench
+from linklab import cli, files, manifest
+from linklab.models import base_weights, load
+from linklab.tasks import training_record
+from linklab.training import results
 
 CHECKS = {  # what is timed, and every place that calls it
     "hashes": (files.sha256_file, (files, manifest)),
@@ -75,7 +72,7 @@ def measure(
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = cli.make_parser(__doc__)
+    parser = bench.make_parser(__doc__)
     parser.add_argument("--rows", type=cli.positive_int, default=100_000, metavar="N", help="rows that are generated")
     parser.add_argument("--data", metavar="DIR", help="conversations that are there already (default: made anew)")
     return parser
@@ -86,14 +83,12 @@ def run(args: argparse.Namespace) -> int:
     import convert_csv_to_jsonl
     import evaluate_model
     import finetune_gemma_from_csv
-    import generate_synthetic_large
 
     with tempfile.TemporaryDirectory() as scratch:
         data = args.data or f"{scratch}/jsonl"
         if not args.data:
-            made = ["--n-samples", str(args.rows), "--out-dir", f"{scratch}/links"]
-            assert generate_synthetic_large.main(made) == 0
-            assert convert_csv_to_jsonl.main(["--csv", f"{scratch}/links/links.csv", "--out-dir", data]) == 0
+            links = bench.make_links(Path(scratch) / "links", args.rows)
+            assert convert_csv_to_jsonl.main(["--csv", str(links), "--out-dir", data]) == 0
         print("| script | processor seconds in all | of checks | which |\n|---|---:|---:|---|", flush=True)
         seconds: Counter[str] = Counter()
         time_checks(seconds)
@@ -111,10 +106,5 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the script and return its exit code."""
-    return cli.main(build_parser(), run, argv)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(bench.start(build_parser(), run))

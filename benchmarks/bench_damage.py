@@ -24,19 +24,20 @@ import os
 import platform
 import random
 import re
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-from linklab import cli, files  # noqa: E402
+import bench
+from linklab import cli
 
 PIP_LINE = "pip install -r requirements-bench.txt"
 N_ROWS = 40
+
+
+FITTING = ("type-error", "constraint-error")  # error types of frictionless that fit most damage
 
 
 class Damage(NamedTuple):
@@ -46,7 +47,7 @@ class Damage(NamedTuple):
     line: int
     column: str | None  # None: the whole line
     codes: tuple[str, ...]  # of ours
-    others: tuple[str, ...] = ("type-error", "constraint-error")  # error types of frictionless that fit
+    others: tuple[str, ...]  # error types of frictionless that fit
 
 
 class Report(NamedTuple):
@@ -75,14 +76,12 @@ class Clean:
     def at(self, name: str) -> int:
         return self.header.index(name)
 
-    def with_cell(self, row: int, name: str, text: str, codes, raw: bool = False, others=None) -> Damage:
-        """Return the file with one cell replaced (`raw`: bytes written as they are)."""
-        cells = list(self.rows[row])
+    def with_cell(self, row: int, name: str, text: str, codes, others=FITTING) -> Damage:
+        """Return the file with one cell replaced."""
+        cells, lines = list(self.rows[row]), self.lines()
         cells[self.at(name)] = text
-        lines = self.lines()
         lines[row + 1] = write_row(cells)
-        codes = (codes,) if isinstance(codes, str) else codes
-        return Damage(b"".join(lines), row + 2, name, codes, *([others] if others else []))
+        return self.with_lines(lines, row + 2, name, codes, others)
 
     def with_lines(self, lines: list[bytes], line: int, column, codes, others) -> Damage:
         codes = (codes,) if isinstance(codes, str) else codes
@@ -105,7 +104,7 @@ FLOAT_LISTS = ("sinr_db", "true_noise_dbm", "channel_throughput_mbps")
 LISTS = INT_LISTS + FLOAT_LISTS
 
 
-def cell_damage(names: tuple[str, ...], change: Callable[[str, random.Random], str], codes, others=None):
+def cell_damage(names: tuple[str, ...], change: Callable[[str, random.Random], str], codes, others=FITTING):
     """Damage that replaces one cell of a random column of `names`."""
 
     def damage(clean: Clean) -> Damage:
@@ -206,20 +205,21 @@ def no_candidate(clean: Clean) -> Damage:
     return clean.with_cell(row, "recommended_channel_mhz", text, "target_not_candidate", others=("row-constraint",))
 
 
-def illegal_candidate(clean: Clean) -> Damage:
-    row = clean.pick()
-    candidates = json.loads(clean.rows[row][clean.at("available_channels_mhz")])
-    candidates[clean.random.randrange(len(candidates))] += 5
-    text = json.dumps(candidates, separators=(",", ":"))
-    codes = ("illegal_channel", "out_of_range")  # 5 MHz above the highest channel is no channel at all
-    return clean.with_cell(row, "available_channels_mhz", text, codes, others=("row-constraint",))
+def changed_candidates(change: Callable[[list[int], random.Random], list[int]], codes):
+    """Damage that replaces the candidates of a row by others."""
+
+    def damage(clean: Clean) -> Damage:
+        row = clean.pick()
+        candidates = json.loads(clean.rows[row][clean.at("available_channels_mhz")])
+        text = json.dumps(change(candidates, clean.random), separators=(",", ":"))
+        return clean.with_cell(row, "available_channels_mhz", text, codes, ("row-constraint",))
+
+    return damage
 
 
-def disordered_candidates(clean: Clean) -> Damage:
-    row = clean.pick()
-    candidates = json.loads(clean.rows[row][clean.at("available_channels_mhz")])[::-1]
-    text = json.dumps(candidates, separators=(",", ":"))
-    return clean.with_cell(row, "available_channels_mhz", text, "candidate_order", others=("row-constraint",))
+def move_one(candidates: list[int], random_: random.Random) -> list[int]:
+    candidates[random_.randrange(len(candidates))] += 5
+    return candidates
 
 
 def moved_end(clean: Clean) -> Damage:
@@ -232,13 +232,11 @@ def swapped_cells(first: str, second: str, codes: tuple[str, ...]):
 
     def damage(clean: Clean) -> Damage:
         row = clean.pick()
-        cells = list(clean.rows[row])
+        cells, lines = list(clean.rows[row]), clean.lines()
         a, b = clean.at(first), clean.at(second)
         cells[a], cells[b] = cells[b], cells[a]
-        lines = clean.lines()
         lines[row + 1] = write_row(cells)
-        fits = ("type-error", "constraint-error", "row-constraint")
-        return Damage(b"".join(lines), row + 2, first, codes, fits)
+        return clean.with_lines(lines, row + 2, first, codes, (*FITTING, "row-constraint"))
 
     return damage
 
@@ -333,8 +331,9 @@ DAMAGES: dict[str, Callable[[Clean], Damage]] = {
     "throughput wrong": cell_damage(
         ("expected_throughput_mbps",), one_more_digit, ("target_mismatch", "out_of_range"), ("row-constraint",)
     ),
-    "candidate not legal": illegal_candidate,
-    "candidates out of order": disordered_candidates,
+    # 5 MHz above the highest channel is no channel at all
+    "candidate not legal": changed_candidates(move_one, ("illegal_channel", "out_of_range")),
+    "candidates out of order": changed_candidates(lambda c, r: c[::-1], "candidate_order"),
     "coordinate moved": moved_end,
     "distance and gain swapped": swapped_cells("link_distance_m", "antenna_gain_dbi", ("out_of_range",)),
     "noise and RSSI swapped": swapped_cells("rssi_dbm", "noise_dbm", ("signal_mismatch", "out_of_range")),
@@ -562,11 +561,10 @@ def read_links() -> tuple[list[str], list[list[str]]]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__)
+    parser = bench.make_parser(__doc__, "damage.md")
     parser.add_argument("--places", type=cli.positive_int, default=50, help="random places per kind of damage")
     parser.add_argument("--seed", type=int, default=0, help="seed of the places")
     parser.add_argument("--kinds", type=cli.comma_list, default=[], metavar="TEXT[,TEXT]", help="only these kinds")
-    parser.add_argument("--out", default=str(ROOT / "benchmarks/results/damage.md"), help="file to write")
     return parser
 
 
@@ -597,8 +595,8 @@ def run(args: argparse.Namespace) -> int:
                     found, line, right, others = score(damage, tools[tool](path), tool)
                     counts[tool][name] += Counter(found=found, line=line, right=right, others=others)
             progress.at(done, name)
-    files.write_text(args.out, table(args, kinds, counts, alarms), force=True)
-    cli.say(f"wrote {args.out}: {summary(kinds, counts, alarms, args.places)}")
+    bench.write_page(args.out, table(args, kinds, counts, alarms))
+    cli.say(summary(kinds, counts, alarms, args.places))
     return 0
 
 
@@ -613,7 +611,7 @@ def summary(kinds, counts, alarms, places) -> str:
     return "; ".join(parts)
 
 
-def table(args, kinds, counts, alarms) -> str:
+def table(args, kinds, counts, alarms) -> list[str]:
     versions = {name: importlib.metadata.version(name) for name in ("frictionless", "pandera", "pandas")}
     n = len(kinds) * args.places
     lines = [
@@ -630,29 +628,22 @@ def table(args, kinds, counts, alarms) -> str:
         "All three check types, ranges, choices, required cells, unique ids, repeated rows, list elements and lengths,",
         "and the target as the best candidate; legality of channels, distances and signals are checked by ours alone.",
         "",
-        "| | ours | frictionless | pandera |",
-        "|---|---|---|---|",
     ]
     labels = {"found": "places found", "line": "line named", "right": "code right", "others": "other lines blamed"}
+    rows = []
     for key, label in labels.items():
         sums = [sum(counts[tool][name][key] for name in kinds) for tool in counts]
-        lines.append(f"| {label}, of {n:,} | " + " | ".join(f"{s:,} ({s / n:.1%})" for s in sums) + " |")
-    for key in ("found", "line", "right"):
+        rows.append([f"{label}, of {n:,}", *(f"{s:,} ({s / n:.1%})" for s in sums)])
+    words = {"found": "found", "line": "named by its line", "right": "given the right code"}
+    for key, said in words.items():
         full = [sum(counts[tool][name][key] == args.places for name in kinds) for tool in counts]
-        words = {"found": "found", "line": "named by its line", "right": "given the right code"}[key]
-        lines.append(f"| kinds with every place {words}, of {len(kinds)} | " + " | ".join(map(str, full)) + " |")
-    lines.append(f"| false alarms on {args.places} clean files | " + " | ".join(str(alarms[t]) for t in counts) + " |")
-    lines += ["", "Found / line / code / others, per kind:", ""]
-    lines += ["| damage | ours | frictionless | pandera |", "|---|---|---|---|"]
-    for name in kinds:
-        parts = [" / ".join(str(counts[t][name][key]) for key in labels) for t in counts]
-        lines.append(f"| {name} | " + " | ".join(parts) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def main(argv: list[str] | None = None) -> int:
-    return cli.main(build_parser(), run, argv)
+        rows.append([f"kinds with every place {said}, of {len(kinds)}", *map(str, full)])
+    rows.append([f"false alarms on {args.places} clean files", *(str(alarms[t]) for t in counts)])
+    by_kind = [[name, *(" / ".join(str(counts[t][name][key]) for key in labels) for t in counts)] for name in kinds]
+    tools = ("ours", "frictionless", "pandera")
+    return [*lines, *bench.table(("", *tools), rows, left=4), "", "Found / line / code / others, per kind:", "",
+            *bench.table(("damage", *tools), by_kind, left=4)]  # fmt: skip
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(bench.start(build_parser(), run))

@@ -13,7 +13,9 @@ ten times a second. The profiles are of one process, the work of the others adde
 from __future__ import annotations
 
 import argparse
+import contextlib
 import cProfile
+import os
 import platform
 import pstats
 import statistics
@@ -26,9 +28,9 @@ from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-from linklab import cli, files  # noqa: E402
+import bench
+import psutil
+from linklab import cli, files
 
 SEED = 1
 PANDAS = (
@@ -57,56 +59,38 @@ def run_process(*words) -> Run:
         peak, over = [0.0], threading.Event()
         watcher = threading.Thread(target=_watch, args=(process.pid, peak, over))
         watcher.start()
-        _, status, usage = _wait(process.pid)
+        _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         over.set()
         watcher.join()
-        process.returncode = status
+        process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         said = output.read().decode().strip()
     if status:
-        raise cli.UserError(f"{words[0]} ended with {status}: {(said.splitlines() or [''])[-1]}")
+        raise cli.UserError(f"{words[0]} ended with {process.returncode}: {(said.splitlines() or [''])[-1]}")
     return Run(seconds, usage.ru_utime + usage.ru_stime, peak[0], said)
-
-
-def _wait(pid: int):
-    import os
-
-    pid, status, usage = os.wait4(pid, 0)
-    return pid, os.waitstatus_to_exitcode(status), usage
 
 
 def _watch(pid: int, peak: list[float], over: threading.Event) -> None:
     while not over.wait(LOOK_EVERY_S):
-        peak[0] = max(peak[0], sum(map(_share_mb, _family(pid))))
-
-
-def _family(pid: int) -> list[int]:
-    """Return a process and all below it."""
-    found, at = [pid], 0
-    while at < len(found):
-        for path in Path(f"/proc/{found[at]}/task").glob("*/children"):
-            try:
-                found += map(int, path.read_text().split())
-            except OSError:  # it has just ended
-                continue
-        at += 1
-    return found
+        peak[0] = max(peak[0], _share_mb(pid))
 
 
 def _share_mb(pid: int) -> float:
-    """Return a process's memory, pages it shares with others counted in shares, in MB; 0 when it has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0.0
-    return next(int(line.split()[1]) / 1000 for line in lines if line.startswith("Pss:"))
+    """Return the memory of a process and all below it in MB, pages shared with others counted in shares."""
+    total = 0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):  # it has just ended
+                total += one.memory_full_info().pss
+    return total / 1e6
 
 
 def measure(folder: Path, n_rows: int, repeats: int) -> dict[str, list[Run]]:
     """Run every script on `n_rows` rows, `repeats` times, each in its turn; returns the runs by name."""
     runs = defaultdict(list)
-    scripts, data = ROOT / "scripts", folder / "data"
+    scripts, data = bench.SCRIPTS, folder / "data"
     links = data / "links.csv"
     for _ in range(repeats):
         words = ["--n-samples", n_rows, "--seed", SEED, "--out-dir", data, "--force"]
@@ -124,31 +108,21 @@ def measure(folder: Path, n_rows: int, repeats: int) -> dict[str, list[Run]]:
 # --- profiles ---------------------------------------------------------------------------------------------------------
 
 
-def profile_generate(folder: Path, n_rows: int) -> pstats.Stats:
-    import generate_synthetic_large as script
-
-    return _profile(
-        script.main,
-        ["--n-samples", str(n_rows), "--seed", str(SEED), "--workers", "1", "--out-dir", str(folder / "profiled")],
-    )
-
-
-def profile_validate(folder: Path, n_rows: int) -> pstats.Stats:
-    import validate_dataset as script
+def profile(folder: Path, n_rows: int) -> dict[str, pstats.Stats]:
+    """Return the profiles of the three scripts, each in one process."""
+    import convert_csv_to_jsonl
+    import generate_synthetic_large
+    import validate_dataset
     from linklab.validation import validator
 
-    usual, validator.N_PROCESSES = validator.N_PROCESSES, 1
-    try:
-        return _profile(script.main, [str(folder / "profiled" / "links.csv")])
-    finally:
-        validator.N_PROCESSES = usual
-
-
-def profile_convert(folder: Path, n_rows: int) -> pstats.Stats:
-    import convert_csv_to_jsonl as script
-
-    words = ["--csv", str(folder / "profiled" / "links.csv"), "--workers", "1", "--out-dir", str(folder / "converted")]
-    return _profile(script.main, words)
+    validator.N_PROCESSES = 1  # of this process alone: what is timed later runs in processes of its own
+    links, alone = f"{folder}/profiled/links.csv", ["--workers", "1", "--out-dir"]
+    words = ["--n-samples", str(n_rows), "--seed", str(SEED), *alone, f"{folder}/profiled"]
+    return {
+        "generate": _profile(generate_synthetic_large.main, words),
+        "validate": _profile(validate_dataset.main, [links]),
+        "convert": _profile(convert_csv_to_jsonl.main, ["--csv", links, *alone, f"{folder}/converted"]),
+    }
 
 
 def _profile(main, words: list[str]) -> pstats.Stats:
@@ -201,7 +175,7 @@ def verdicts(small: dict, large: dict, sizes: list[int]) -> list[str]:
     return lines
 
 
-def page(args, machine: str, small: dict, large: dict, conversations: int, profiles: dict) -> str:
+def page(args, machine: str, small: dict, large: dict, conversations: int, profiles: dict) -> list[str]:
     lines = [
         "# Speed and memory of the data scripts",
         "",
@@ -244,7 +218,7 @@ def page(args, machine: str, small: dict, large: dict, conversations: int, profi
     for name, stats in profiles.items():
         lines += ["", f"{name}:", "", "| function | share |", "|---|---:|"]
         lines += [f"| `{function}` | {share:.1%} |" for function, share in hottest(stats, 12)]
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def two_sizes(text: str) -> list[int]:
@@ -256,33 +230,24 @@ def two_sizes(text: str) -> list[int]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__)
+    parser = bench.make_parser(__doc__, "data.md")
     parser.add_argument("--rows", type=two_sizes, default="100000,2000000", metavar="SMALL,LARGE", help="set sizes")
     parser.add_argument("--repeats", type=cli.positive_int, default=3, help="runs at the smaller size")
     parser.add_argument("--profile-rows", type=cli.positive_int, default=40_000, help="rows of the profiles")
-    parser.add_argument("--out", default=str(ROOT / "benchmarks/results/data.md"), help="file to write")
     return parser
 
 
 def run(args: argparse.Namespace) -> None:
-    from save_results import describe_machine
-
     files.check_out_file(args.out, force=True)
     if not Path("/proc/self/smaps_rollup").exists():
         raise cli.UserError("memory is read from /proc/PID/smaps_rollup, which only Linux has; run this there")
     with tempfile.TemporaryDirectory(prefix="linklab-bench-") as name:
         folder = Path(name)
-        profilers = {"generate": profile_generate, "validate": profile_validate, "convert": profile_convert}
-        profiles = {name: profiler(folder, args.profile_rows) for name, profiler in profilers.items()}
+        profiles = profile(folder, args.profile_rows)
         small, large = (measure(folder, n, r) for n, r in zip(args.rows, (args.repeats, 1), strict=True))
         conversations = sum(path.read_bytes().count(b"\n") for path in (folder / "jsonl").glob("*.jsonl"))
-    files.write_text(args.out, page(args, describe_machine(), small, large, conversations, profiles), force=True)
-    cli.say(f"wrote {args.out}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    return cli.main(build_parser(), run, argv)
+    bench.write_page(args.out, page(args, bench.describe_machine(), small, large, conversations, profiles))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(bench.start(build_parser(), run))

@@ -23,15 +23,12 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from linklab import cli, files  # noqa: E402
+import bench
+from linklab import cli
 
 CHANNEL = "recommended_channel_mhz"
 GENERATE, BATCHED, BRUTE = "generate, one at a time", "generate, batched", "brute force"
@@ -40,27 +37,14 @@ TOLERANCE = 1e-4  # of a log-probability, between brute force and exact scoring
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__)
+    parser = bench.make_parser(__doc__, "evaluate.md")
     parser.add_argument("--model", default="embedded", metavar="NAME", help="embedded, tiny or a folder")
     parser.add_argument("--rows", type=cli.positive_int, default=200, metavar="N", help="rows to answer")
     parser.add_argument("--slices", type=cli.positive_int, default=5, metavar="N", help="turns each way takes")
     parser.add_argument("--tries", type=cli.positive_int, default=16, metavar="N", help="rows to try batch sizes on")
     parser.add_argument("--batch-sizes", default="1,2,4,8,16", type=cli.comma_list, metavar="N,N", help="to be tried")
     cli.add_precision_options(parser)
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "evaluate.md", help="file to write"
-    )
     return parser
-
-
-def make_links(folder: Path, rows: int) -> Path:
-    """Generate enough links for `rows` test rows."""
-    import generate_synthetic_large
-
-    words = ["--n-samples", str(max(200, rows * 12)), "--seed", "5", "--out-dir", str(folder / "data")]
-    if generate_synthetic_large.main(words):
-        raise cli.UserError("the links could not be generated")
-    return folder / "data" / "links.csv"
 
 
 def pad_left(rows: list[list[int]], pad: int):
@@ -98,7 +82,7 @@ def generate(scorer, examples, size: int) -> dict[str, str]:
     return texts
 
 
-def brute_force(scorer, examples, size: int, separator: str) -> dict[str, dict[str, float]]:
+def brute_force(scorer, examples, size: int) -> dict[str, dict[str, float]]:
     """Return each row's log-probability of every legal channel from a forward pass over prompt + channel."""
     import torch
     from linklab.models.chat import encode_prompt
@@ -127,8 +111,9 @@ def brute_force(scorer, examples, size: int, separator: str) -> dict[str, dict[s
 
 def normalise(scores: dict[str, float]) -> dict[str, float]:
     """Return log-probabilities that sum to 1 over the legal channels."""
-    top = max(scores.values())
-    normal = top + math.log(sum(math.exp(score - top) for score in scores.values()))
+    from linklab.models.tries import log_sum
+
+    normal = log_sum(list(scores.values()))
     return {choice: score - normal for choice, score in scores.items()}
 
 
@@ -164,12 +149,11 @@ def run(args) -> None:
     from linklab.models import load
     from linklab.tasks.examples import read_examples
     from linklab.tasks.task import make_task
-    from save_results import describe_machine
 
     sizes = [int(size) for size in args.batch_sizes]
     with tempfile.TemporaryDirectory() as folder, load.quiet_transformers():
-        csv_path = make_links(Path(folder), args.rows)
-        task = make_task(csv_path)
+        csv_path = bench.make_links(Path(folder) / "data", max(200, args.rows * 12), seed=5)
+        task = make_task(csv_path, ask="row")  # brute force and generation take one question per row
         examples = read_examples(csv_path, task, "test", args.rows)
         if len(examples) < args.rows:
             raise cli.UserError(f"only {len(examples)} test rows were generated; --rows {args.rows} are asked for")
@@ -180,10 +164,10 @@ def run(args) -> None:
             return generate(scorer, rows, size)
 
         def ask_brute(rows, size):
-            return brute_force(scorer, rows, size, task.separator)
+            return brute_force(scorer, rows, size)
 
         def ask_exact(rows, numbers="median"):
-            given = row_answers.answer_exactly(scorer, rows, task, numbers=numbers)
+            given = row_answers.answer_exactly(scorer, rows, task, numbers=numbers, rank_by="summed")
             return {one["id"]: dict(one["choices"][CHANNEL]) for one in given}
 
         few = examples[: args.tries]
@@ -212,13 +196,11 @@ def run(args) -> None:
 
     choices = statistics.mean(len(example.choices[CHANNEL]) for example in examples)
     tried = {BATCHED: (written_size, written_speeds), BRUTE: (brute_size, brute_speeds)}
-    text = describe(args, seconds, tried, describe_machine(), precision, choices, worst)
-    files.write_text(args.out, text, force=True)
-    print(f"wrote {args.out}")
+    bench.write_page(args.out, describe(args, seconds, tried, bench.describe_machine(), precision, choices, worst))
 
 
-def describe(args, seconds, tried, machine: str, precision: str, choices: float, worst: float) -> str:
-    """Return the result as markdown."""
+def describe(args, seconds, tried, machine: str, precision: str, choices: float, worst: float) -> list[str]:
+    """Return the result as lines of markdown."""
     import torch
     import transformers
 
@@ -233,17 +215,15 @@ def describe(args, seconds, tried, machine: str, precision: str, choices: float,
         f"`python benchmarks/bench_evaluate.py`: {args.model}, {precision}, {torch.get_num_threads()} threads, "
         f"{args.rows} link rows with {choices:.1f} legal channels each on average, both targets in the answer.",
         f"Machine: {machine}. torch {torch.__version__}, transformers {transformers.__version__}.", "",
-        "| way | gives | rows/s | its seconds / exact scoring's | slowest and fastest slice, rows/s |",
-        "|---|---|---:|---:|---:|",
     ]  # fmt: skip
-    share = args.rows / len(seconds[EXACT])
+    share, rows = args.rows / len(seconds[EXACT]), []
     for name, times in seconds.items():
         size = f" ({tried[name][0]} at a time)" if name in tried else ""
-        rivals = f"{total[name] / total[EXACT]:.2f}"
-        lines.append(
-            f"| {name}{size} | {gives[name]} | {args.rows / total[name]:.2f} | {rivals} "
-            f"| {share / max(times):.2f} to {share / min(times):.2f} |"
-        )
+        slices = f"{share / max(times):.2f} to {share / min(times):.2f}"
+        against = f"{total[name] / total[EXACT]:.2f}"
+        rows.append((f"{name}{size}", gives[name], f"{args.rows / total[name]:.2f}", against, slices))
+    head = ("way", "gives", "rows/s", "its seconds / exact scoring's", "slowest and fastest slice, rows/s")
+    lines += bench.table(head, rows, left=2)
     against_text, with_median = total[BATCHED] / total[GREEDY], total[BATCHED] / total[EXACT]
     against_brute = total[BRUTE] / total[CHANNELS]
     lines += [
@@ -256,13 +236,8 @@ def describe(args, seconds, tried, machine: str, precision: str, choices: float,
     for name, (_, speeds) in tried.items():
         shown = ", ".join(f"{size}: {speed:.2f}" for size, speed in speeds.items())
         lines.append(f"Batch sizes tried for {name}, on {args.tries} rows (rows/s): {shown}.")
-    return "\n".join(lines) + "\n"
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line."""
-    return cli.main(build_parser(), run, argv)
+    return lines
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(bench.start(build_parser(), run))

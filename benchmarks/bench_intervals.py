@@ -11,15 +11,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-from pathlib import Path
 
+import bench
 import numpy as np
-
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-from linklab import cli, files  # noqa: E402
-from linklab.metrics import intervals  # noqa: E402
+from linklab import cli
+from linklab.metrics import intervals
 
 SIZES = (20, 50, 100, 200, 400, 1000, 2000)
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98)
@@ -28,12 +24,9 @@ MOST_REJECTED = 0.055  # wanted of a test at 5 %
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__)
+    parser = bench.make_parser(__doc__, "intervals.md")
     parser.add_argument("--repeats", type=cli.positive_int, default=2000, metavar="N", help="data sets of a cell")
     parser.add_argument("--seed", type=cli.seed_number, default=0, metavar="N", help="seed of every draw")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "intervals.md", help="file to write"
-    )
     return parser
 
 
@@ -48,13 +41,8 @@ def wilson_coverage(n: int, share: float) -> float:
 
 
 def table(head: list[str], lines: list[list[str]]) -> list[str]:
-    """Return a markdown table, the first column to the left and the others to the right."""
-    return [
-        f"| {' | '.join(head)} |",
-        "|---|" + "---:|" * (len(head) - 1),
-        *(f"| {' | '.join(x)} |" for x in lines),
-        "",
-    ]
+    """Return a markdown table and an empty line."""
+    return [*bench.table(head, lines), ""]
 
 
 def percent(share: float) -> str:
@@ -234,7 +222,7 @@ def reject_family(rng: np.random.Generator, repeats: int) -> float:
     return wrong / repeats
 
 
-def run(args) -> None:
+def run(args: argparse.Namespace) -> None:
     rng = np.random.default_rng(args.seed)
     shares, exact = cover_shares(rng, args.repeats)
     cli.say("shares done")
@@ -247,7 +235,7 @@ def run(args) -> None:
     differences = cover_differences(rng, args.repeats)
     error = 100 * math.sqrt(0.95 * 0.05 / args.repeats)
     steps = ", ".join(f"{100 * biggest_step(n):.1f} points at n {n:,}" for n in SIZES)
-    text = [
+    bench.write_page(args.out, [
         "# How far the intervals and tests can be trusted", "",
         f"`python benchmarks/bench_intervals.py`: {args.repeats:,} data sets a cell (40 times as many for independent "
         f"shares, 10 times for McNemar's test, 4 times for sign flips, a quarter for means of n above 400), "
@@ -281,15 +269,8 @@ def run(args) -> None:
         f"Most of all cells: McNemar {percent(most_mcnemar)}, sign flip {percent(most_flip)} "
         f"(wanted: at most {percent(MOST_REJECTED)}). Any of 12 equal runs called different after Holm's adjustment: "
         f"{percent(family)}.",
-    ]  # fmt: skip
-    files.write_text(args.out, "\n".join(text) + "\n", force=True)
-    print(f"wrote {args.out}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line."""
-    return cli.main(build_parser(), run, argv)
+    ])  # fmt: skip
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(bench.start(build_parser(), run))

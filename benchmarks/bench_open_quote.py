@@ -18,10 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from linklab import cli  # noqa: E402
+import bench
+from linklab import cli
 
 WORDS = {
     "validate_dataset.py": "big.csv --report r.json --force",
@@ -48,7 +46,7 @@ def write_table(path: Path, mb: int) -> None:
 def write_model(folder: Path, place: Path) -> None:
     """Make what predict.py reads before it reads rows: the task of a small sound table."""
     (place / "small.csv").write_text("size,note,label\n" + "".join(f"{n},word {n},{'ab'[n % 2]}\n" for n in range(60)))
-    command = [sys.executable, str(ROOT / "scripts" / "convert_csv_to_jsonl.py"), "--csv", "small.csv"]
+    command = [sys.executable, str(bench.SCRIPTS / "convert_csv_to_jsonl.py"), "--csv", "small.csv"]
     command += ["--target-field", "label", "--out-dir", "small"]
     subprocess.run(command, cwd=place, check=True, capture_output=True)
     folder.mkdir()
@@ -59,7 +57,7 @@ def measure(script: str, place: Path) -> dict:
     """Run a script and return what it said of the quote and when, seconds, peak memory (MB) and exit code."""
     started = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / script), *WORDS[script].split()],
+        [sys.executable, str(bench.SCRIPTS / script), *WORDS[script].split()],
         cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None  # it is a pipe
@@ -76,7 +74,7 @@ def measure(script: str, place: Path) -> dict:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = cli.make_parser(__doc__)
+    parser = bench.make_parser(__doc__)
     parser.add_argument("--mb", type=cli.positive_int, nargs="+", default=[40, 1000], help="sizes of the file, in MB")
     parser.add_argument("--only", nargs="+", choices=WORDS, default=list(WORDS), metavar="SCRIPT", help="of all")
     return parser
@@ -103,10 +101,5 @@ def run(args: argparse.Namespace) -> int:
     return 1 if missed else 0
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the script and return its exit code."""
-    return cli.main(build_parser(), run, argv)
-
-
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(bench.start(build_parser(), run))

@@ -10,6 +10,7 @@ The dry run and the real run are processes of their own with the same words. Mem
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import re
@@ -19,20 +20,17 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from linklab import cli, files  # noqa: E402
-from linklab.manifest import commit, versions  # noqa: E402
-from save_results import describe_machine  # noqa: E402
+import bench
+from linklab import cli, files
+from linklab.manifest import commit, versions
 
-SCRIPT = ROOT / "scripts" / "finetune_gemma_from_csv.py"
+SCRIPT = bench.SCRIPTS / "finetune_gemma_from_csv.py"
 ALLOWED = {"memory": 0.20, "time": 0.30}
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    parser = cli.make_parser(__doc__)
+    parser = bench.make_parser(__doc__)
     parser.add_argument("--model", default="embedded", help="embedded, tiny, a folder or a Hub id")
     parser.add_argument("--modes", type=cli.comma_list, default=["full", "lora", "qlora"], help="full, lora, qlora")
     parser.add_argument("--steps", type=cli.positive_int, default=12, metavar="N", help="steps of the real run")
@@ -42,34 +40,27 @@ def build_parser():
     return parser
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Plan and run each mode; print and save the table."""
-    import generate_synthetic_large
-
-    lines, missed = [], []
+    rows, missed = [], []
     with tempfile.TemporaryDirectory() as scratch:
-        scratch = Path(scratch)
-        n = str(max(200, 12 * args.steps))
-        if generate_synthetic_large.main(["--n-samples", n, "--seed", "1", "--out-dir", str(scratch / "data")]):
-            raise cli.UserError("no rows could be generated")
+        bench.make_links(Path(scratch) / "data", max(200, 12 * args.steps))
         for mode in args.modes:
-            plan, done = plan_and_run(args, mode, scratch)
+            plan, done = plan_and_run(args, mode, Path(scratch))
             for what, unit in (("time", "s"), ("memory", "MB")):
                 off = plan[what] / done[what] - 1
                 if abs(off) > ALLOWED[what]:
                     missed.append(f"{mode} {what}")
-                lines.append(f"| {mode} | {what}, {unit} | {plan[what]:,.0f} | {done[what]:,.0f} | {off:+.1%} |")
-                cli.say(lines[-1])
-    text = write_page(args, lines, missed)
-    print(text)
+                rows.append((mode, f"{what}, {unit}", f"{plan[what]:,.0f}", f"{done[what]:,.0f}", f"{off:+.1%}"))
+                cli.say(" | ".join(rows[-1]))
+    lines = write_page(args, rows, missed)
+    print(*lines, sep="\n")
     if args.out or args.model != "tiny":
-        out = Path(args.out or ROOT / "benchmarks" / "results" / "plan.md")
-        files.write_text(out, text, force=True)
-        cli.say(f"wrote {out}")
+        bench.write_page(Path(args.out or bench.RESULTS / "plan.md"), lines)
     return 1 if missed else 0
 
 
-def plan_and_run(args, mode: str, scratch: Path) -> tuple[dict, dict]:
+def plan_and_run(args: argparse.Namespace, mode: str, scratch: Path) -> tuple[dict, dict]:
     """Return predicted and measured seconds and MB of one mode."""
     out = scratch / mode
     words = [sys.executable, str(SCRIPT), "--csv", str(scratch / "data" / "links.csv"), "--base-model", args.model,
@@ -102,28 +93,23 @@ def read_seconds(text: str) -> float:
     return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+) (h|min|s)\b", text))
 
 
-def write_page(args, lines: list[str], missed: list[str]) -> str:
-    """Return the results page."""
+def write_page(args: argparse.Namespace, rows: list[tuple[str, ...]], missed: list[str]) -> list[str]:
+    """Return the results page as lines."""
     found = versions()
     named = ", ".join(f"{name} {found[name]}" for name in ("torch", "transformers", "peft", "bitsandbytes"))
     verdict = f"Outside: {', '.join(missed)}." if missed else "All within."
-    return "\n".join([
+    return [
         "# What --dry-run predicts, and what the run took", "",
         f"`{' '.join(['python benchmarks/bench_plan.py', *args.argv])}`", "",
-        f"{describe_machine()}; Python {platform.python_version()}, {named}; commit {commit()}; "
+        f"{bench.describe_machine()}; Python {platform.python_version()}, {named}; commit {commit()}; "
         f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'unset')}.", "",
         f"`--base-model {args.model}`, {args.precision}, {args.steps} steps of 8 rows, {args.validation_rows} "
         f"validation rows, two validations and two checkpoints. Time is that of training, validation and checkpoints; "
         f"memory the most the process (on a GPU: the GPU) held.", "",
-        "| mode | | predicted | measured | difference |", "|---|---|---:|---:|---:|", *lines, "",
+        *bench.table(("mode", "", "predicted", "measured", "difference"), rows, left=2), "",
         f"Allowed: memory 20 %, time 30 %. {verdict}", "",
-    ])  # fmt: skip
-
-
-def main(argv=None) -> int:
-    """Run the benchmark and return its exit code."""
-    return cli.main(build_parser(), run, argv)
+    ]  # fmt: skip
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(bench.start(build_parser(), run))

@@ -37,18 +37,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-
-import compare_results  # noqa: E402
-import convert_csv_to_jsonl  # noqa: E402
-import evaluate_model  # noqa: E402
-import finetune_gemma_from_csv  # noqa: E402
-import predict  # noqa: E402
-import run_baselines  # noqa: E402
-import validate_dataset  # noqa: E402
-from linklab import cli  # noqa: E402
-from linklab.metrics.metric_table import PRIMARY  # noqa: E402
-from linklab.reports import tables  # noqa: E402
+import bench
+import compare_results
+import convert_csv_to_jsonl
+import evaluate_model
+import finetune_gemma_from_csv
+import predict
+import run_baselines
+import validate_dataset
+from linklab import cli
+from linklab.metrics.metric_table import PRIMARY
+from linklab.reports import tables
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -306,18 +305,16 @@ def write_page(outcomes: list[Outcome], settings: Settings) -> str:
         f"with one line, {faults} failed. At most {settings.rows:,} rows were converted and {settings.test_rows:,} "
         f"scored; {time_taken} in all, {torch.get_num_threads()} core(s). Made with `benchmarks/bench_tables.py`.", "",
         *(["The tiny model is untrained: only the chain is tested.", ""] if settings.base_model == "tiny" else []),
-        "| table | package | rows x columns | target | kind | scores on unseen rows | ended with |",
-        "|---|---|---:|---|---|---|---|",
     ]  # fmt: skip
+    rows = []
     for outcome in outcomes:
         case = outcome.case
         ended = outcome.said.replace("|", "\\|") if outcome.stage else "report"
         ended = f"{outcome.stage}: {ended}" if outcome.stage else ended
-        lines.append(
-            f"| {case.name} | {case.package} | {outcome.rows:,} x {outcome.columns} | `{case.target}` | {outcome.kind} "
-            f"| {outcome.scores} | {ended} |"
-        )
-    return "\n".join([*lines, ""])
+        shape = f"{outcome.rows:,} x {outcome.columns}"
+        rows.append((case.name, case.package, shape, f"`{case.target}`", outcome.kind, outcome.scores, ended))
+    head = ("table", "package", "rows x columns", "target", "kind", "scores on unseen rows", "ended with")
+    return "\n".join([*lines, *bench.table(head, rows, left=7), ""])
 
 
 def main(argv: list[str] | None = None) -> int:

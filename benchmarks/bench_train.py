@@ -23,13 +23,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from linklab import cli, files  # noqa: E402
-from linklab.manifest import commit  # noqa: E402
-from save_results import describe_machine  # noqa: E402
+import bench
+from linklab import cli, files
+from linklab.manifest import commit
+
+if TYPE_CHECKING:
+    from linklab.training.answer_loss import EncodedExamples
 
 ENGINES = {"ours": "this toolkit", "plain": "transformers Trainer", "trl": "TRL SFTTrainer"}
 MODES = ("full", "lora", "qlora")
@@ -44,9 +45,9 @@ PEAK_FLOPS = {"H100": {"bf16": 989e12, "fp32": 67e12}, "H200": {"bf16": 989e12, 
               "A100": {"bf16": 312e12, "fp32": 19.5e12}, "T4": {"bf16": 0, "fp32": 8.1e12}}  # fmt: skip
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    parser = cli.make_parser(__doc__)
+    parser = bench.make_parser(__doc__)
     parser.add_argument(
         "--model",
         default="embedded",
@@ -67,7 +68,7 @@ def build_parser():
     return parser
 
 
-def run(args) -> int:
+def run(args: argparse.Namespace) -> int:
     """Prepare the rows, run every engine in its own process, print and save the table."""
     if args.worker:
         return work(json.loads(Path(args.worker).read_text()))
@@ -81,28 +82,22 @@ def run(args) -> int:
                     found.append(run_engine(job | {"mode": mode, "engine": engine, "round": turn}, scratch))
     if args.json:
         files.write_json(args.json, found, force=True)
-    text = write_page(args, found)
-    print(text)
+    lines = write_page(args, found)
+    print(*lines, sep="\n")
     if args.out or args.model != "tiny":
-        out = Path(args.out or ROOT / "benchmarks" / "results" / "train.md")
-        files.write_text(out, text, force=True)
-        cli.say(f"wrote {out}")
+        bench.write_page(Path(args.out or bench.RESULTS / "train.md"), lines)
     return 0 if all(worst_difference(found, mode) <= LOSS_TOLERANCE for mode in args.modes) else 1
 
 
-def prepare(args, scratch: Path) -> dict:
+def prepare(args: argparse.Namespace, scratch: Path) -> dict:
     """Return the job every engine gets: a model folder and tokenised rows, in the order they are taken."""
-    import generate_synthetic_large
     from linklab.models import load
     from linklab.tasks import examples
     from linklab.tasks.task import make_task
     from linklab.training.answer_loss import EncodedExamples, StepSampler
 
     n = args.steps * args.batch_size
-    words = ["--n-samples", str(max(1000, 20 * n)), "--seed", "1", "--out-dir", str(scratch / "data")]
-    if generate_synthetic_large.main(words):
-        raise cli.UserError("no rows could be generated")
-    table = scratch / "data" / "links.csv"
+    table = bench.make_links(scratch / "data", max(1000, 20 * n))
     random_weights = args.model == "random"
     folder = make_random(scratch / "model") if random_weights else load.resolve(args.model)
     tokenizer = load.load_tokenizer(folder)
@@ -166,7 +161,7 @@ def work(job: dict) -> int:
     timed_rows = job["rows"][job["batch_size"] :]
     seconds = watch.ends[-1] - watch.ends[0]
     tokens = sum(len(row["input_ids"]) for row in timed_rows)
-    answers = Rows(timed_rows).answer_tokens
+    answers = as_encoded(timed_rows).answer_tokens
     # Products a training needs: 2 a weight and token forward, as many for the gradient of the input, and as many for
     # the weight's own where it is trained; the head at answer tokens only. The same count for every engine.
     per_weight = 6 if job["mode"] == "full" else 4
@@ -228,19 +223,13 @@ def profile_last_step(steps: int, path: Path):
     return Profile()
 
 
-class Rows:
-    """Tokenised rows as this toolkit's trainer takes them."""
+def as_encoded(items: list[dict]) -> EncodedExamples:
+    """Return tokenised rows as this toolkit's trainer takes them."""
+    from linklab.training.answer_loss import EncodedExamples
 
-    def __init__(self, items: list[dict]) -> None:
-        self.items = items
-        self.lengths = [len(item["input_ids"]) for item in items]
-        self.answer_tokens = sum(end - start for item in items for start, end in item["answers"])
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> dict:
-        return self.items[index]
+    encoded = EncodedExamples([], None, 0)
+    encoded.items, encoded.n_rows = items, len(items)
+    return encoded
 
 
 def make_ours(job: dict):
@@ -258,9 +247,9 @@ def make_ours(job: dict):
     settings = options.read_settings(args).prepare(precision=job["precision"], steps=job["steps"])
     model = training.build_model(settings)
     load.fit_threads(training.count_parameters(model)[1])
-    rows = Rows(job["rows"])
+    rows, judged = as_encoded(job["rows"]), as_encoded(job["rows"][:1])
     tokenizer = load.load_tokenizer(job["folder"])
-    trainer = training.make_trainer(model, tokenizer, rows, Rows(job["rows"][:1]), settings, {}, Path(job["scratch"]))
+    trainer = training.make_trainer(model, tokenizer, rows, judged, settings, {}, Path(job["scratch"]))
     trainer._get_train_sampler = lambda *_: in_order(rows)
     trainer.args.eval_strategy = trainer.args.save_strategy = "no"
     trainer.args.load_best_model_at_end = False
@@ -386,15 +375,15 @@ def middle(found: list[dict], mode: str, engine: str, name: str) -> float:
     return statistics.median(run[name] for run in found if run["mode"] == mode and run["engine"] == engine)
 
 
-def write_page(args, found: list[dict]) -> str:
-    """Return the results page."""
+def write_page(args: argparse.Namespace, found: list[dict]) -> list[str]:
+    """Return the results page as lines."""
     import importlib.metadata
 
     device = found[0]["device"]
     gpu = device != "cpu"
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}"
                          for name in ("torch", "transformers", "peft", "bitsandbytes", "trl"))  # fmt: skip
-    machine = device if gpu else describe_machine()
+    machine = device if gpu else bench.describe_machine()
     lines = [
         "# Training speed against transformers' Trainer and TRL", "",
         f"`{' '.join(['python benchmarks/bench_train.py', *args.argv])}`", "",
@@ -405,19 +394,18 @@ def write_page(args, found: list[dict]) -> str:
         f"{args.rounds} interleaved rounds for full and {args.adapter_rounds} for the others; {args.steps} steps each, "
         f"the first untimed. Memory is the most {'the GPU' if gpu else 'the process'} held until the last step.", "",
         "## Same loss", "",
-        "| mode | " + " | ".join(f"step {i + 1}" for i in range(min(5, args.steps)))
-        + " | largest difference between engines |",
-        "|---|" + "---:|" * (min(5, args.steps) + 1),
     ]  # fmt: skip
+    rows = []
     for mode in args.modes:
         first = next(run for run in found if run["mode"] == mode)
         worst = worst_difference(found, mode)
         verdict = "" if worst <= LOSS_TOLERANCE else f" **above {LOSS_TOLERANCE:g}**"
-        lines.append(f"| {mode} | " + " | ".join(f"{loss:.5f}" for loss in first["losses"][:5])
-                     + f" | {worst:.1e}{verdict} |")  # fmt: skip
+        rows.append([mode, *(f"{loss:.5f}" for loss in first["losses"][:5]), f"{worst:.1e}{verdict}"])
+    steps = (f"step {i + 1}" for i in range(min(5, args.steps)))
+    lines += bench.table(["mode", *steps, "largest difference between engines"], rows)
     extra = ["tokens/s", "model FLOP utilisation"] if gpu else ["tokens/s"]
     heads = ["mode", "engine", "questions/s", "rounds", "ours is faster by", "peak memory, MB", *extra]
-    lines += ["", "## Speed and memory", "", "| " + " | ".join(heads) + " |", "|---|---|" + "---:|" * (len(heads) - 2)]
+    rows = []
     for mode in args.modes:
         for engine in args.engines:
             rate = middle(found, mode, engine, "rows_a_second")
@@ -431,19 +419,15 @@ def write_page(args, found: list[dict]) -> str:
                 peak = next((p[args.precision] for name, p in PEAK_FLOPS.items() if name in device), 0)
                 used = middle(found, mode, engine, "flops_a_second")
                 cells.append(f"{used / peak:.1%}" if peak else "unknown peak")
-            lines.append("| " + " | ".join(cells) + " |")
+            rows.append(cells)
+    lines += ["", "## Speed and memory", "", *bench.table(heads, rows, left=2)]
     if "full" in args.modes and "ours" in args.engines:
         lines += ["", "Wanted for full: " + ", ".join(
             f"{ENGINES[engine]} {wanted} x, reached "
             f"{middle(found, 'full', 'ours', 'rows_a_second') / middle(found, 'full', engine, 'rows_a_second'):.2f} x"
             for engine, wanted in TARGETS.items() if engine in args.engines) + "."]  # fmt: skip
-    return "\n".join(lines) + "\n"
-
-
-def main(argv=None) -> int:
-    """Run the benchmark and return its exit code."""
-    return cli.main(build_parser(), run, argv)
+    return lines
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(bench.start(build_parser(), run))

@@ -33,117 +33,52 @@ import time
 import traceback
 import types
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from attacked_scripts import COMMANDS, LIGHT, ROOT, SCRIPTS, Command, damage_notebooks, prepare, prepare_place
+import bench
+from attacked_scripts import COMMANDS, LIGHT, Command, damage_notebooks, prepare, prepare_place
+from linklab import cli
+from linklab.manifest import MANIFEST, find_changed, read_manifest
 
-sys.path[:0] = [str(SCRIPTS), str(ROOT / "tests")]
+sys.path.insert(0, str(bench.ROOT / "tests"))
 
 import hub_stand_in  # noqa: E402
-from linklab import cli  # noqa: E402
-from linklab.manifest import MANIFEST, find_changed, read_manifest  # noqa: E402
 
+HEAD = ("script", "seconds", "killed", "full disk", "read-only", "two PID namespaces", "searched for secrets", "faults")
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TOKEN, PASSWORD = "hf_" + "plantedtoken42", "planted-pa55word"
 URL = f"postgresql://me:{PASSWORD}@127.0.0.1:9/db"
 DISK = "2g"  # of memory; holds every place of one script
 CLONE_NEWPID = 0x20000000  # linux/sched.h
-ALONE = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "HF_HUB_DISABLE_XET": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
+ALONE = {name: "1" for name in
+         ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY")}  # fmt: skip
 HEAVY = ("torch", "transformers", "transformers.trainer", "transformers.models.gemma3.modeling_gemma3", "peft.auto",
          "safetensors.torch", "sklearn.ensemble", "scipy.stats", "matplotlib.pyplot", "optuna.importance", "gguf",
          "jinja2")  # fmt: skip
 CAPABILITIES = (1, 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: root can write to read-only folders with them
 
 
-class Run:
-    """A script that runs in a process of its own, forked from this one, where the slow imports are done.
+class Forked:
+    """A script in a process of its own, forked from this one, where the slow imports are done.
 
-    So most kills hit work, and few hit imports. `locked` takes root's right to write where modes forbid it; `apart`
-    makes the process the first of a PID namespace.
+    So most kills hit work, and few hit imports. It has the methods of subprocess.Popen that are used here.
     """
 
-    def __init__(self, argv: list[str], place: Path, log: Path, more: dict[str, str], *, locked: bool, apart: bool):
+    def __init__(self, become: Callable[[], int]) -> None:
+        """Run `become` in the new process, which ends with the exit code it returns."""
         self.returncode: int | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            try:
-                code = _become(argv, place, log, more, locked=locked, apart=apart)
-            except BaseException:
-                traceback.print_exc()
-                code = 70
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        with contextlib.suppress(ProcessLookupError):
-            while os.getpgid(self.pid) != self.pid:  # until it leads a group of its own, which can be killed
-                time.sleep(0.001)
-
-    def wait(self, seconds: float = math.inf) -> int | None:
-        """Wait for the end, at most so long; returns the exit code, None where there is none yet."""
-        until = time.monotonic() + seconds
-        while self.returncode is None:
-            pid, status = os.waitpid(self.pid, 0 if seconds == math.inf else os.WNOHANG)
-            if pid:
-                self.returncode = os.waitstatus_to_exitcode(status)
-            elif time.monotonic() > until:
-                break
-            else:
-                time.sleep(0.02)
-        return self.returncode
-
-    def end(self, seconds: float) -> bool:
-        """Wait for the end of it and of all it has started; False when that had to be forced."""
-        until = time.monotonic() + seconds
-        self.wait(seconds)
-        while time.monotonic() < until:
-            try:
-                os.killpg(self.pid, 0)
-            except ProcessLookupError:
-                return True
-            time.sleep(0.02)
-        os.killpg(self.pid, signal.SIGKILL)
-        self.wait()
-        return False
-
-
-class ForkedStage:
-    """Stands for subprocess.Popen in `pipeline.call`: a stage is forked too, without importing again.
-
-    Like a process started there it keeps open what it is told to, and asks to end with its parent.
-    """
-
-    def __init__(
-        self, command: list[str], *, stdin: int, stdout: Any, preexec_fn: Any, pass_fds: Any, stderr: Any = None
-    ):
-        self.returncode: int | None = None
-        out = os.dup((stdout or sys.stderr).fileno())
         self.pid = os.fork()
         if self.pid == 0:
             code = 70
             try:
-                preexec_fn()
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                os.dup2(out, 1)
-                os.dup2(out, 2)
-                kept = {0, 1, 2, *pass_fds}
-                for number in map(int, os.listdir("/proc/self/fd")):
-                    if number not in kept:
-                        with contextlib.suppress(OSError):
-                            os.close(number)
-                code = run_script(command[1:])
+                code = become()
             except BaseException:
                 traceback.print_exc()
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
-        os.close(out)
 
     def poll(self) -> int | None:
         """Return the exit code, None while it runs."""
@@ -169,6 +104,59 @@ class ForkedStage:
     def terminate(self) -> None:
         """Ask it to end."""
         self.send_signal(signal.SIGTERM)
+
+
+class Run(Forked):
+    """A script that is attacked, in a group of processes of its own.
+
+    `locked` takes root's right to write where modes forbid it; `apart` makes it the first of a PID namespace.
+    """
+
+    def __init__(self, argv: list[str], place: Path, log: Path, more: dict[str, str], *, locked: bool, apart: bool):
+        super().__init__(lambda: _become(argv, place, log, more, locked=locked, apart=apart))
+        with contextlib.suppress(ProcessLookupError):
+            while os.getpgid(self.pid) != self.pid:  # until it leads a group of its own, which can be killed
+                time.sleep(0.001)
+
+    def end(self, seconds: float) -> bool:
+        """Wait for the end of it and of all it has started; False when that had to be forced."""
+        until = time.monotonic() + seconds
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.wait(seconds)
+        while time.monotonic() < until:
+            try:
+                os.killpg(self.pid, 0)
+            except ProcessLookupError:
+                return True
+            time.sleep(0.02)
+        os.killpg(self.pid, signal.SIGKILL)
+        self.wait()
+        return False
+
+
+class ForkedStage(Forked):
+    """Stands for subprocess.Popen in `pipeline.call`: a stage is forked too, without importing again.
+
+    Like a process started there it keeps open what it is told to, and asks to end with its parent.
+    """
+
+    def __init__(
+        self, command: list[str], *, stdin: int, stdout: Any, preexec_fn: Any, pass_fds: Any, stderr: Any = None
+    ):
+        out = os.dup((stdout or sys.stderr).fileno())
+
+        def become() -> int:
+            preexec_fn()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
+            for number in set(map(int, os.listdir("/proc/self/fd"))) - {0, 1, 2, *pass_fds}:
+                with contextlib.suppress(OSError):
+                    os.close(number)
+            return run_script(command[1:])
+
+        super().__init__(become)
+        os.close(out)
 
 
 def run_script(argv: list[str]) -> int:
@@ -257,7 +245,7 @@ class Attack:
             lines = log.read().decode(errors="replace").strip().splitlines()
         if any(line.startswith("Traceback") for line in lines):
             self.wrong.append("a traceback")
-        return -1 if code is None else code, lines[-1] if lines else ""
+        return code, lines[-1] if lines else ""
 
     def check(self, what: str) -> None:
         """Note what is wrong now."""
@@ -310,7 +298,7 @@ def kill_often(attack: Attack, n_kills: int, chance: random.Random) -> tuple[Cou
         process = attack.start(attack.command.argv(n))
         time.sleep(moments_s * chance.uniform(0.05, 1.0))
         number = chance.choice(SIGNALS)
-        if process.wait(0) is None:
+        if process.poll() is None:
             hits[number.name] += 1
             # A kill of all processes is a power cut, one of the first alone what a person or a full memory does.
             with contextlib.suppress(ProcessLookupError):
@@ -385,7 +373,7 @@ def write_twice(attack: Attack) -> str:
     damage_notebooks(attack.place)
     allowed = shutil.which("unshare") and not subprocess.run(["unshare", "-pf", "true"], capture_output=True).returncode
     pair = [attack.start(attack.command.argv(34), apart=bool(allowed)) for _ in range(2)]
-    codes = sorted(process.wait() or 0 for process in pair)
+    codes = sorted(process.wait() for process in pair)
     attack.check("two writers")
     if codes[0] not in (0, 1):
         attack.wrong.append(f"two writers: exit codes {codes}")
@@ -446,7 +434,7 @@ def attack_script(name: str, place: Path, hub: Any, kills: int, seed: int) -> tu
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = cli.make_parser(__doc__)
+    parser = bench.make_parser(__doc__)
     parser.add_argument("--kills", type=cli.positive_int, default=20, metavar="N", help="kills of each script")
     parser.add_argument("--only", metavar="NAME[;NAME]", help=f"of {'; '.join(COMMANDS)} (default: all)")
     parser.add_argument("--seed", type=cli.seed_number, default=1, metavar="N", help="seed of moments and signals")
@@ -461,8 +449,7 @@ def campaign(args: argparse.Namespace) -> int:
     if unknown := [name for name in names if name not in COMMANDS]:
         raise cli.UserError(f"--only {unknown[0]}: there are: {'; '.join(COMMANDS)}")
     lost = 0
-    print("| script | seconds | killed | full disk | read-only | two PID namespaces | searched for secrets | faults |")
-    print("|---|---:|---|---|---|---|---:|---|", flush=True)
+    print(*bench.table(HEAD, [], left=len(HEAD)), sep="\n", flush=True)
     with tempfile.TemporaryDirectory() as folder, hub_stand_in.serve() as hub:
         os.environ["HF_ENDPOINT"] = hub.url  # read where the Hub's client is imported
         preload(any(COMMANDS[name].script not in LIGHT for name in names))
@@ -501,15 +488,10 @@ def disk(place: Path) -> Iterator[Path]:
             subprocess.run(["umount", path], check=True)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the script, with mounts of its own where the machine allows them, and return its exit code."""
-    return cli.main(build_parser(), campaign, argv)
-
-
 if __name__ == "__main__":
     if not ALONE.items() <= os.environ.items():  # a fork with threads would hang
         os.environ.update(ALONE)
         apart = not subprocess.run("unshare -m true", shell=True, capture_output=True).returncode
         command = [*(["unshare", "-m"] if apart else []), sys.executable, *sys.argv]
         os.execvp(command[0], command)
-    raise SystemExit(main())
+    raise SystemExit(bench.start(build_parser(), campaign))

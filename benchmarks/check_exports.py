@@ -21,10 +21,9 @@ import tempfile
 import venv
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-from linklab import cli, files  # noqa: E402
-from linklab.models import load  # noqa: E402
+import bench
+from linklab import cli
+from linklab.models import load
 
 # Each prints {"how": what was called, "rows": training rows it read, "first": [prompt, answer] of the first}.
 TRL = """
@@ -121,24 +120,19 @@ def found(how, rows, first):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__)
+    parser = bench.make_parser(__doc__, "exports.md")
     parser.add_argument("--venvs", type=Path, required=True, metavar="DIR", help="folder of the environments")
     parser.add_argument("--only", type=cli.comma_list, default=list(PROGRAMS), help="programs to check")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "exports.md", help="page to write"
-    )
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     import convert_csv_to_jsonl
-    import generate_synthetic_large
 
-    lines = []
+    rows = []
     with tempfile.TemporaryDirectory() as scratch:
-        data, folder = Path(scratch) / "data", Path(scratch) / "set"
-        assert generate_synthetic_large.main(["--n-samples", "200", "--seed", "3", "--out-dir", str(data)]) == 0
-        words = ["--csv", str(data / "links.csv"), "--export-for", ",".join(PROGRAMS), "--out-dir", str(folder)]
+        folder, links = Path(scratch) / "set", bench.make_links(Path(scratch) / "data", 200, seed=3)
+        words = ["--csv", str(links), "--export-for", ",".join(PROGRAMS), "--out-dir", str(folder)]
         assert convert_csv_to_jsonl.main(words) == 0
         shard = (folder / "train-00000-of-00001.jsonl").read_text(encoding="utf-8").splitlines()
         first = [turn["content"] for turn in json.loads(shard[0])["messages"]]
@@ -146,17 +140,15 @@ def run(args: argparse.Namespace) -> int:
             read = ask(name, folder / "exports" / name, make_environment(name, args.venvs))
             whole = (read["rows"], read["first"]) == (len(shard), first)
             cli.say(f"{name} {read['version']}: {read['rows']} rows, {'the same' if whole else 'OTHERS'}")
-            lines.append(f"| {name} | {read['version']} | {read['how']} | {read['rows']} of {len(shard)} | "
-                         f"{'yes' if whole else 'NO'} |")  # fmt: skip
-    text = [
+            n_rows = f"{read['rows']} of {len(shard)}"
+            rows.append((name, read["version"], read["how"], n_rows, "yes" if whole else "NO"))
+    head = ("program", "version", "what was loaded", "training rows", "first conversation as in the set")
+    bench.write_page(args.out, [
         "# What each program reads of the export written for it", "",
         "`python benchmarks/check_exports.py`: 200 generated links, converted with `--export-for`.", "",
-        "| program | version | what was loaded | training rows | first conversation as in the set |",
-        "|---|---|---|---:|---|", *lines, "",
-    ]  # fmt: skip
-    files.write_text(args.out, "\n".join(text), force=True)
-    print(f"wrote {args.out}")
-    return 0 if all(line.endswith("| yes |") for line in lines) else 1
+        *bench.table(head, rows, left=5),
+    ])  # fmt: skip
+    return 0 if all(row[-1] == "yes" for row in rows) else 1
 
 
 def make_environment(name: str, folder: Path) -> str:
@@ -179,23 +171,11 @@ def make_environment(name: str, folder: Path) -> str:
 
 
 def ask(name: str, export: Path, python: str) -> dict:
-    """Return what the program says it read; a UserError with its last words where it fails."""
+    """Return what the program says it read."""
     package, _, code = PROGRAMS[name]
     env = {"HF_HUB_OFFLINE": "1", "DISABLE_VERSION_CHECK": "1", "TOKENIZERS_PARALLELISM": "false"}
-    done = subprocess.run(
-        [python, "-c", HEAD + code, str(load.make_tiny()), package], cwd=export, env=os.environ | env,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    said = [line for line in done.stdout.splitlines() if line.startswith("FOUND ")]
-    if not said:
-        raise cli.UserError(f"{name} could not load its export: {done.stderr[-2000:]}")
-    return json.loads(said[-1].removeprefix("FOUND "))
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line."""
-    return cli.main(build_parser(), run, argv)
+    return bench.run_code(HEAD + code, str(load.make_tiny()), package, python=python, cwd=export, env=os.environ | env)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(bench.start(build_parser(), run))

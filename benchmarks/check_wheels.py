@@ -14,11 +14,9 @@ import argparse
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-from linklab import cli  # noqa: E402
+import bench
+from linklab import cli
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 PLATFORMS = {
@@ -35,13 +33,13 @@ def resolve(name: str, python: str, platform: str) -> str | None:
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--only-binary", ":all:"]
     command += ["--python-version", python, "--python-platform", platform, name]
     env = {**os.environ, "MACOSX_DEPLOYMENT_TARGET": "14.0"}  # the oldest that torch's wheels run on
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=bench.ROOT, env=env, capture_output=True, text=True, check=False)
     return " ".join(done.stderr.split()) if done.returncode else None
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
-    parser = cli.make_parser(__doc__)
+    parser = bench.make_parser(__doc__)
     parser.add_argument("--lists", nargs="+", default=LISTS, metavar="FILE", help="lists of requirements to resolve")
     parser.add_argument("--pythons", nargs="+", default=PYTHONS, metavar="X.Y", help="versions of Python")
     return parser
@@ -62,10 +60,5 @@ def run(args: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line."""
-    return cli.main(build_parser(), run, argv)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(bench.start(build_parser(), run))

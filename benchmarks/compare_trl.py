@@ -12,24 +12,20 @@ same unseen rows. Finished stages are skipped when the command is given again.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from importlib.metadata import version
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from linklab import cli, files, pipeline  # noqa: E402
-from linklab.manifest import MANIFEST, commit  # noqa: E402
-from linklab.training.training import ADAM_BETA2  # noqa: E402
-from save_results import describe_machine  # noqa: E402
+import bench
+from linklab import cli, files, pipeline
+from linklab.manifest import MANIFEST, commit
+from linklab.training.training import ADAM_BETA2
 
 RANK, ALPHA, SEED = 16, 32, 0  # of the adapters, with --mode lora
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__)
+    parser = bench.make_parser(__doc__, "trl.md")
     parser.add_argument("--csv", required=True, metavar="FILE", help="the table")
     parser.add_argument("--target-field", required=True, metavar="COL", help="the column answered")
     parser.add_argument("--base-model", default="embedded", metavar="NAME", help="embedded, tiny or a folder")
@@ -39,7 +35,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--learning-rate", type=float, default=5e-4, metavar="X", help="peak learning rate")
     parser.add_argument("--max-rows", type=cli.positive_int, default=100, metavar="N", help="unseen rows scored")
     parser.add_argument("--out-dir", type=Path, required=True, metavar="DIR", help="folder of all stages")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "trl.md", help="page to write")
     return parser
 
 
@@ -110,29 +105,22 @@ def train_with_trl(lines: Path, out: Path, args: argparse.Namespace) -> None:
 
 def write_page(args: argparse.Namespace, folder: Path) -> None:
     """Write the table with what it was made by."""
-    ours = json.loads((folder / "ours" / "metrics.json").read_text(encoding="utf-8"))["seconds"]
-    theirs = json.loads((folder / "trl" / "seconds.json").read_text(encoding="utf-8"))["seconds"]
+    ours = files.read_json(folder / "ours" / "metrics.json")["seconds"]
+    theirs = files.read_json(folder / "trl" / "seconds.json")["seconds"]
     report = (folder / "report" / "comparison.md").read_text(encoding="utf-8").splitlines()
     first = next(i for i, line in enumerate(report) if line.startswith("|"))
     table = report[first : next(i for i, line in enumerate(report[first:], first) if not line.startswith("|"))]
-    verdict = json.loads((folder / "report" / MANIFEST).read_text(encoding="utf-8"))["extra"]["verdict"]
-    text = [
+    verdict = files.read_json(folder / "report" / MANIFEST)["extra"]["verdict"]
+    bench.write_page(args.out, [
         "# A model that TRL trained, scored here beside ours", "",
         f"`python benchmarks/compare_trl.py`: {args.base_model}, {args.mode}, {args.steps} steps of {args.batch_size} "
         f"rows, learning rate {args.learning_rate:g}, float32. TRL {version('trl')} trained on `exports/trl` for "
         f"{theirs:,.0f} s, this toolkit on the same set for {ours:,.0f} s. `evaluate_model.py` scored both folders on "
         f"the same unseen rows.",
-        f"Machine: {describe_machine()}, beside other work. Commit {commit()}.", "",
+        f"Machine: {bench.describe_machine()}, beside other work. Commit {commit()}.", "",
         *table, "", "\n\n".join(verdict.splitlines()), "",
-    ]  # fmt: skip
-    files.write_text(args.out, "\n".join(text), force=True)
-    print(f"wrote {args.out}")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line."""
-    return cli.main(build_parser(), run, argv)
+    ])  # fmt: skip
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(bench.start(build_parser(), run))

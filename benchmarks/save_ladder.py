@@ -14,30 +14,25 @@ import argparse
 import importlib
 import shlex
 import shutil
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from linklab import cli, files  # noqa: E402
-from linklab.manifest import MANIFEST, read_manifest  # noqa: E402
+import bench
+from linklab import cli
+from linklab.manifest import MANIFEST, read_manifest
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.make_parser(__doc__)
+    parser = bench.make_parser(__doc__)
     parser.add_argument("--rows", type=cli.positive_int, default=20_000, metavar="N", help="links to generate")
     parser.add_argument("--seed", type=cli.seed_number, default=1, metavar="N", help="seed of data and baselines")
     parser.add_argument("--work-dir", type=Path, metavar="DIR", help="folder of the stages (unset: runs/ladder-ROWS)")
     parser.add_argument(
-        "--out-dir", type=Path, default=ROOT / "docs" / "results", metavar="DIR", help="folder to save in"
+        "--out-dir", type=Path, default=bench.ROOT / "docs" / "results", metavar="DIR", help="folder to save in"
     )
     return parser
 
 
-def run(args) -> None:
-    from save_results import describe_machine
-
+def run(args: argparse.Namespace) -> None:
     work = args.work_dir or Path("runs") / f"ladder-{args.rows}"
     seed = ["--seed", str(args.seed)]
     stages = [
@@ -54,23 +49,16 @@ def run(args) -> None:
     baselines = read_manifest(work / "baselines" / MANIFEST)["extra"]
     name = f"ladder-{args.rows}"
     words = " ".join(["python benchmarks/save_ladder.py", *map(shlex.quote, args.argv)])
-    text = [
+    bench.write_page(args.out_dir / f"{name}.md", [
         f"# Every baseline on {args.rows:,} generated links", "",
         f"`{words}`: seed {args.seed}, preset {baselines['preset']}; learnt from {baselines['train_rows']:,} rows, "
-        f"scored on the {baselines['rows']:,} rows of the test split. Machine: {describe_machine()}. Commit "
+        f"scored on the {baselines['rows']:,} rows of the test split. Machine: {bench.describe_machine()}. Commit "
         f"{manifest['commit']}, {manifest['created']}.", "",
         f"![accuracy of every baseline]({name}.png)", "",
         (work / "report" / "comparison.md").read_text(),
-    ]  # fmt: skip
-    files.write_text(args.out_dir / f"{name}.md", "\n".join(text).rstrip() + "\n", force=True)
+    ])  # fmt: skip
     shutil.copyfile(work / "report" / "plots" / "ladder.png", args.out_dir / f"{name}.png")
-    print(f"wrote {args.out_dir / name}.md")
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line."""
-    return cli.main(build_parser(), run, argv)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(bench.start(build_parser(), run))

@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
-import platform
 import re
 import shutil
 import sys
@@ -22,7 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+from bench import ROOT, describe_machine
+
 START, END = "<!-- results: benchmarks/save_results.py writes what follows -->", "<!-- end of results -->"
 CHANNEL, THROUGHPUT = "recommended_channel_mhz", "expected_throughput_mbps"
 COLUMNS = (
@@ -37,15 +36,6 @@ PLOTS = {  # of the report: what each shows
     f"confusion_{CHANNEL}": "Which channel the tuned model answered for each true channel",
     "loss": "Training and validation loss",
 }
-
-
-def describe_machine() -> str:
-    """Return the processor, its cores and the memory, as the system names them."""
-    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = re.search(r"model name\s*:\s*(.*)", text)
-    amx = " with AMX" if "amx_bf16" in text else ""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{name[1] if name else platform.processor()}{amx}, {os.cpu_count()} cores, {memory:.0f} GiB, no GPU"
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:

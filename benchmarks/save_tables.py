@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from bench_tables import OUTCOME_FILE, Case  # noqa: E402
-from linklab import cli  # noqa: E402
-from linklab.metrics import comparison  # noqa: E402
-from linklab.metrics.comparison import ScoredRun  # noqa: E402
-from linklab.reports import tables  # noqa: E402
-from linklab.reports.summary import column_title  # noqa: E402
-from save_results import describe_machine, write_pages  # noqa: E402
+import bench
+from bench_tables import OUTCOME_FILE, Case
+from linklab import cli
+from linklab.metrics import comparison
+from linklab.metrics.comparison import ScoredRun
+from linklab.reports import tables
+from linklab.reports.summary import column_title
+from save_results import write_pages
 
 
 class Tried(NamedTuple):
@@ -128,12 +125,12 @@ def runs_table(one: Tried) -> list[str]:
     """Return every run with its figures as a markdown table, best first."""
     table = tables.build_table(one.runs, one.metric)
     head = ["run", *(column_title(column) for column in table["columns"])]
-    lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
+    rows = []
     for line in table["lines"]:
         name = f"**{line['name']}**" if line["role"] in ("tuned", "base") else line["name"]
         cells = [f"{cell['value']} {cell['interval']}".strip() for cell in line["cells"]]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return lines
+        rows.append([name, *cells])
+    return bench.table(head, rows)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -141,16 +138,16 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what bench_tables.py --keep was given")
     parser.add_argument("--remark", default="", metavar="TEXT", help="what a reader must know of the minutes")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "tables-embedded.md")
+    parser.add_argument("--out", type=Path, default=bench.ROOT / "docs" / "results" / "tables-embedded.md")
     args = parser.parse_args(argv)
     folders = sorted(path.parent for path in args.folder.glob(f"*/{OUTCOME_FILE}"))
     tried = [read_tried(folder) for folder in folders if (folder / "report" / "manifest.json").exists()]
     if not tried:
         raise SystemExit(f"error: {args.folder}: no table has ended with a report; run bench_tables.py --keep first")
-    args.out.write_text(write_page(tried, describe_machine(), args.remark), encoding="utf-8")
+    args.out.write_text(write_page(tried, bench.describe_machine(), args.remark), encoding="utf-8")
     print(f"wrote {args.out}")
-    if args.out.is_relative_to(ROOT):
-        write_pages(ROOT)  # the list of results names this page
+    if args.out.is_relative_to(bench.ROOT):
+        write_pages(bench.ROOT)  # the list of results names this page
     return 0
 
 
