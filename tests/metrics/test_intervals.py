@@ -2,16 +2,12 @@
 
 import itertools
 import math
-import sys
-from pathlib import Path
 
+import bench_intervals
 import numpy as np
 import pytest
 from linklab.metrics import intervals
 from scipy import optimize, stats
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import bench_intervals  # noqa: E402
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 20), (1, 20), (13, 20), (20, 20), (1, 1), (0, 1), (871, 1000), (2, 19837)])

@@ -8,11 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import bench_gpu
 import pytest
 
 BENCH = Path(__file__).parents[2] / "benchmarks" / "bench_gpu.py"
-sys.path.insert(0, str(BENCH.parent))
-import bench_gpu  # noqa: E402
 
 
 def start(folder: Path, minutes: float, *more: str) -> subprocess.Popen:

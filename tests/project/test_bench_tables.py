@@ -2,15 +2,12 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
+import bench_tables
 import pandas as pd
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import bench_tables  # noqa: E402
-import save_tables  # noqa: E402
+import save_tables
 
 SETTINGS = bench_tables.Settings("tiny", 150, 10, 1)
 

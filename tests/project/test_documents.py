@@ -8,14 +8,11 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import save_results
 from test_contracts import ROOT, fenced_blocks
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-import save_results  # noqa: E402
 
 # What is changed in a documented command so that it takes seconds.
 SMALLER = {"--base-model embedded": "--base-model tiny", "--model embedded": "--model tiny",
