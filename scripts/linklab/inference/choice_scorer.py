@@ -234,7 +234,7 @@ class ChoiceScorer:
         next_tokens: Sequence[Sequence[int]] | None,
     ) -> list[list[list[float]]]:  # fmt: skip
         """Return what `score_tokens` does, from two calls of it; choices with tokens in common stay together."""
-        orders = [sorted(range(len(answers)), key=answers.__getitem__) for answers in choices]  # by their tokens
+        orders = [sorted(range(len(row)), key=list(map(list, row)).__getitem__) for row in choices]  # by their tokens
         found: list[list[list[float]]] = [[[]] * len(answers) for answers in choices]
         for half in (0, 1):
             parts = [order[: -(len(order) // -2)] if half == 0 else order[-(len(order) // -2) :] for order in orders]
