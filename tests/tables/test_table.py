@@ -1,5 +1,6 @@
 """A table is read as people have it: any dialect, encoding, kind of file; a file that is none is called by its name."""
 
+import csv
 import datetime
 import io
 import json
@@ -7,6 +8,7 @@ import zipfile
 
 import pytest
 from linklab.cli import UserError
+from linklab.links.links import LINK_SCHEMA
 from linklab.tables import csv_stream
 from linklab.tables.number_format import NumberFormat
 from linklab.tables.table import TableOptions, match_names, open_table
@@ -301,6 +303,28 @@ def test_a_task_reopens_its_table_with_what_was_decided(tmp_path):
     understood = understand(table)
     again = reopen_table(path, understood.schema, json.loads(json.dumps(understood.record)))
     assert list(again.rows()) == list(table.rows()) and len(list(again.rows())) == 3
+
+
+@pytest.mark.parametrize("written", ["\u2212{}.5", "{},5", "${}.5"])
+def test_numbers_are_read_alike_when_a_task_reopens_its_table(tmp_path, written):
+    path = tmp_path / "trees.csv"
+    path.write_text("kind;height\n" + "".join(f"{'ab'[i % 2]};{written.format(i)}\n" for i in range(20)))
+    table = open_table(path, TableOptions(target_fields=("kind",)))
+    understood = understand(table)
+    assert list(reopen_table(path, understood.schema, understood.record).rows()) == list(table.rows())
+
+
+def test_a_links_csv_with_decimal_commas_is_reopened_as_it_was_read(tmp_path, small_links):
+    path = tmp_path / "links.csv"
+    with open(small_links / "links.csv", newline="") as handle, open(path, "w", newline="") as german:
+        rows = [
+            [cell if cell.startswith("[") else cell.replace(".", ",") for cell in row] for row in csv.reader(handle)
+        ]
+        csv.writer(german, delimiter=";").writerows(rows)
+    table = open_table(path)
+    understood = understand(table, known=LINK_SCHEMA)
+    again = list(reopen_table(path, understood.schema, understood.record).rows())
+    assert again == list(table.rows()) and "0.5" in [cells[10] for _, cells in again]
 
 
 def dataclass_without_missing(options):

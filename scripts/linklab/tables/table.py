@@ -20,7 +20,7 @@ from linklab.cli import UserError
 from linklab.tables import csv_stream
 from linklab.tables.csv_stream import Block, OnDamage
 from linklab.tables.dialect import SNIFFED_ROWS, Dialect, name_rows, sniff
-from linklab.tables.number_format import PLAIN, NumberFormat
+from linklab.tables.number_format import NumberFormat
 from linklab.tables.raw_rows import Row, encoding_error, formula_columns, read_raw_rows, sheet_names
 from linklab.tables.schema import read_number
 
@@ -424,12 +424,3 @@ def match_names(path: str | Path | Table, parts: Sequence[str], names: Sequence[
         else:
             raise UserError(unknown_column(path, parts[at], names))
     return found
-
-
-def formats_to_dict(table: Table) -> dict[str, dict[str, str]]:
-    """Return the number formats that are not plain, by column name."""
-    return {
-        table.names[at]: dataclasses.asdict(number_format)
-        for at, number_format in table.formats.items()
-        if number_format != PLAIN
-    }

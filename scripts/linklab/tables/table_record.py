@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from linklab.tables.infer import MAX_CHOICES, NOT_A_VALUE, ColumnScan, Scan
 from linklab.tables.number_format import PLAIN, NumberFormat, shape_of
 from linklab.tables.schema import Column, Schema
-from linklab.tables.table import SHOWN_LINES, Table, formats_to_dict, match_names
+from linklab.tables.table import SHOWN_LINES, Table, match_names
 
 SHOWN_COLUMNS = 20
 KIND_NAMES = {"int": "whole number", "float": "number", "str": "text", "list_int": "list of whole numbers",
               "list_float": "list of numbers", "list_str": "list of texts"}  # fmt: skip
 
 
-def make_record(table: Table, scan: Scan, schema: Schema, kinds: dict[str, str]) -> dict[str, Any]:
+def make_record(table: Table, schema: Schema, target_kinds: dict[str, str], scan: Scan | None = None) -> dict[str, Any]:
+    """Return the record of a table; without `scan` of one whose columns are known and whose rows were not counted."""
+    kinds = [target_kinds.get(c.name) or c.kind.replace("_", " of ") for c in schema.columns]
+    notes = list(table.notes)
+    if scan is not None:
+        kinds = [
+            _say_kind(column, found, target_kinds.get(column.name), table.formats.get(at, PLAIN))
+            for at, (column, found) in enumerate(zip(schema.columns, scan.columns, strict=True))
+        ]
+        notes += _notes_of_missing(table) + _notes_of_cells(table, scan)
     decimal = any(f.decimal == "," for f in table.formats.values())
-    return {
+    return ({"rows": scan.n_rows} if scan is not None else {}) | {
         "file": table.path.name,
         "written": table.dialect.describe() + (", decimal comma" if decimal else ""),
-        "rows": scan.n_rows,
         "columns": [
-            {
-                "name": column.name,
-                "role": column.role,
-                "kind": _say_kind(column, found, kinds.get(column.name), table.formats.get(at, PLAIN)),
-            }
-            for at, (column, found) in enumerate(zip(schema.columns, scan.columns, strict=True))
+            {"name": column.name, "role": column.role, "kind": kind}
+            for column, kind in zip(schema.columns, kinds, strict=True)
         ],
         "left_out": {why: len(lines) for why, lines in table.left_out.items()},
-        "notes": list(table.notes) + _notes_of_missing(table) + _notes_of_cells(table, scan),
+        "notes": notes,
         "warnings": [],
         "options": table.options.to_dict(),
-        "number_formats": formats_to_dict(table),
+        "number_formats": {table.names[at]: dataclasses.asdict(found) for at, found in table.formats.items()},
     }
 
 
@@ -80,19 +85,6 @@ def _say_kind(column: Column, scan: ColumnScan, target_kind: str | None, number_
     said += f", {number_format.describe()}" if number_format.describe() else ""
     missing = scan.n_missing(column.kind)
     return said + (f", {missing:,} empty" if missing else "")
-
-
-def known_record(table: Table, schema: Schema) -> dict[str, Any]:
-    """Return the record of a table whose schema is known beforehand, without reading its rows."""
-    kinds = {c.name: "class" if c.class_target else "number" for c in schema.by_role("target")}
-    columns = [
-        {"name": c.name, "role": c.role, "kind": kinds.get(c.name) or c.kind.replace("_", " of ")}
-        for c in schema.columns
-    ]
-    return {
-        "file": table.path.name, "written": table.dialect.describe(), "columns": columns, "left_out": {},
-        "notes": list(table.notes), "warnings": [], "options": table.options.to_dict(), "number_formats": {},
-    }  # fmt: skip
 
 
 def lines_of_record(record: dict[str, Any]) -> list[str]:

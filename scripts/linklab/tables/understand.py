@@ -34,7 +34,7 @@ from linklab.tables.table import (
     open_table,
     unknown_column,
 )
-from linklab.tables.table_record import known_record, make_record
+from linklab.tables.table_record import make_record
 from linklab.tables.table_warnings import SIDES, warn_of_columns
 
 TARGET_KINDS = ("class", "number", "text")
@@ -102,7 +102,7 @@ def understand(
         for at, (name, column) in enumerate(zip(table.names, scan.columns, strict=True))
     ]  # fmt: skip
     schema = Schema(tuple(columns))
-    record = make_record(table, scan, schema, kinds)
+    record = make_record(table, schema, kinds, scan)
     if not lenient:
         check_targets(table, schema, scan, given_classes, record)
     elif table.options.leave_out_targets:
@@ -133,9 +133,8 @@ def _understand_known(table: Table, schema: Schema) -> Understood:
     if not table.dialect.plain:
         found = scan_table(table, rows=table.unclean_rows(), known=table.known_formats)
         table.formats = {at: f for at, f in found.formats.items() if found.columns[at].written.counts.total()}
-    record = known_record(table, schema)
-    record["left_out"] = {why: len(lines) for why, lines in table.left_out.items()}
-    return Understood(schema, record)
+    kinds = {target.name: schema.target_kind(target.name) for target in schema.by_role("target")}
+    return Understood(schema, make_record(table, schema, kinds))
 
 
 def reopen_table(path: str | Path | Table, schema: Schema, record: Mapping[str, Any]) -> Table:
