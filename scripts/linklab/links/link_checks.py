@@ -51,16 +51,8 @@ def _candidate_order(columns: CheckedColumns) -> Iterator[BrokenRule]:
         yield BrokenRule(lists.any(falls), CANDIDATES, "candidate_order", lambda row: "rising centres, each once")
 
 
-def _legal_table() -> np.ndarray:
-    """(domain, width, MHz) -> may a fixed outdoor link use this centre?"""
-    legal = np.zeros((len(channels.DOMAINS), len(channels.WIDTHS_MHZ), 6000), bool)
-    for d, domain in enumerate(channels.DOMAINS):
-        for w, width in enumerate(channels.WIDTHS_MHZ):
-            legal[d, w, channels.CENTRE_MHZ[channels.legal_channels(domain, width)]] = True
-    return legal
-
-
-_LEGAL = _legal_table()
+_LEGAL = np.zeros((len(channels.DOMAINS), len(channels.WIDTHS_MHZ), 6000), bool)  # by domain, width and MHz
+_LEGAL[:, channels.LEVEL, channels.CENTRE_MHZ] = channels.LEGAL
 
 
 def _legal_channels(columns: CheckedColumns) -> Iterator[BrokenRule]:
@@ -71,10 +63,10 @@ def _legal_channels(columns: CheckedColumns) -> Iterator[BrokenRule]:
     rows, width = (part[np.isin(width, channels.WIDTHS_MHZ)] for part in (rows, width))
     if not len(rows):
         return
-    domains = columns["regulatory_domain"].codes(channels.DOMAINS)[rows]
     lists = RowLists(columns, rows, CANDIDATES)
-    cell = np.repeat(domains * len(channels.WIDTHS_MHZ) + np.searchsorted(channels.WIDTHS_MHZ, width), lists.n) * 6000
-    bad = lists.any(~_LEGAL.ravel()[cell + lists.flat(CANDIDATES).astype(np.int64)])
+    domains = np.repeat(columns["regulatory_domain"].codes(channels.DOMAINS)[rows], lists.n)
+    levels = np.repeat(np.searchsorted(channels.WIDTHS_MHZ, width), lists.n)
+    bad = lists.any(~_LEGAL[domains, levels, lists.flat(CANDIDATES).astype(np.int64)])
 
     def expected(row: int) -> str:
         domain, width = columns["regulatory_domain"].text(row), int(columns["channel_bandwidth_mhz"].values[row])

@@ -19,9 +19,7 @@ class Strata:
     def __init__(self, columns: list[Column], pilot: dict[str, np.ndarray]) -> None:
         self.columns = columns
         self.edges = {c.name: self._edges(c, pilot[c.name]) for c in columns}
-        self.keys, codes = np.unique(self._parts(pilot), axis=0, return_inverse=True)
-        self.pilot_codes = codes.ravel()
-        self.counts = np.bincount(self.pilot_codes, minlength=len(self.keys))
+        self.keys, self.counts = np.unique(self._parts(pilot), axis=0, return_counts=True)
 
     @staticmethod
     def _edges(column: Column, values: np.ndarray) -> np.ndarray | None:

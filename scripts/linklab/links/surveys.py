@@ -115,22 +115,19 @@ def difference(dumps: Sequence[list[Counters]]) -> tuple[list[ChannelReading], l
         notes.append(
             "one survey dump: busy time is the average since the driver started; give two for the time between"
         )
-    before = {c.frequency_mhz: c for c in dumps[0]} if len(dumps) == 2 else {}
+    counted = [c for c in dumps[0] if c.active_ms is not None and c.busy_ms is not None]
+    before = {c.frequency_mhz: c for c in counted} if len(dumps) == 2 else {}
     readings = []
     for now in dumps[-1]:
         busy = None
         if now.active_ms is not None and now.busy_ms is not None:
-            then = before.get(now.frequency_mhz)
-            active, busy_ms, own = now.active_ms, now.busy_ms, now.transmit_ms
-            if then is not None and then.active_ms is not None and then.busy_ms is not None:
-                if then.active_ms <= active and then.busy_ms <= busy_ms:
-                    active, busy_ms = active - then.active_ms, busy_ms - then.busy_ms
-                    own = max(0.0, own - then.transmit_ms)
-                else:
-                    notes.append(
-                        f"{now.frequency_mhz} MHz: its counters fell between the dumps (driver restarted?); "
-                        f"the second dump is used alone"
-                    )
+            then = before.get(now.frequency_mhz, Counters(now.frequency_mhz, None, 0.0, 0.0, 0.0, False))
+            active, busy_ms = now.active_ms - (then.active_ms or 0.0), now.busy_ms - (then.busy_ms or 0.0)
+            own = max(0.0, now.transmit_ms - then.transmit_ms)
+            if active < 0 or busy_ms < 0:
+                active, busy_ms, own = now.active_ms, now.busy_ms, now.transmit_ms
+                notes.append(f"{now.frequency_mhz} MHz: its counters fell between the dumps (driver restarted?); "
+                             f"the second dump is used alone")  # fmt: skip
             if active > 0:
                 busy = 100 * min(1.0, max(0.0, busy_ms - own) / active)
             else:
@@ -152,7 +149,7 @@ def read_scan(text: str) -> list[ChannelReading]:
             own.append(100 * load / 255)
     if not loads:
         raise UserError("the scan lists no network at 5 GHz; scan with the 5 GHz radio")
-    return [ChannelReading(frequency, None, max(own) if own else None) for frequency, own in sorted(loads.items())]
+    return [ChannelReading(frequency, None, max(own) if own else None) for frequency, own in loads.items()]
 
 
 def read_mikrotik(text: str) -> list[ChannelReading]:
@@ -160,7 +157,7 @@ def read_mikrotik(text: str) -> list[ChannelReading]:
 
     LOAD is the share of time the channel was busy in %, NF its noise floor in dBm.
     """
-    readings: dict[int, ChannelReading] = {}
+    readings = []
     names: list[str] = []
     for line in text.splitlines():
         words = line.replace(",", " ").split()
@@ -176,12 +173,11 @@ def read_mikrotik(text: str) -> list[ChannelReading]:
             cells = dict(zip(names, numbers, strict=False))
         else:
             continue
-        frequency = int(cells["CHANNEL"])
         noise = cells.get("NF")
-        readings[frequency] = ChannelReading(frequency, float(noise) if noise else None, float(cells["LOAD"]))
+        readings.append(ChannelReading(int(cells["CHANNEL"]), float(noise) if noise else None, float(cells["LOAD"])))
     if not readings:
         raise UserError("no channel line in the frequency scan; expected columns CHANNEL, NETWORKS, LOAD, NF, ...")
-    return sorted(readings.values(), key=lambda reading: reading.frequency_mhz)
+    return readings
 
 
 def read_unifi(text: str) -> list[ChannelReading]:
@@ -193,7 +189,7 @@ def read_unifi(text: str) -> list[ChannelReading]:
         value = files.parse_json(text)
     except ValueError as error:
         raise UserError(f"not JSON ({error}); export the spectrum scan as the controller's API returns it") from error
-    readings: dict[int, ChannelReading] = {}
+    readings = []
     for entry in _objects(value):
         if "channel" not in entry or not {"utilization", "interference"} & entry.keys():
             continue
@@ -204,10 +200,10 @@ def read_unifi(text: str) -> list[ChannelReading]:
         except (TypeError, ValueError, OverflowError) as error:
             raise UserError(f"channel {entry.get('channel')!r}: a number is expected ({error})") from error
         if number >= 32 and width == 20:
-            readings[5000 + 5 * number] = ChannelReading(5000 + 5 * number, noise, busy)
+            readings.append(ChannelReading(5000 + 5 * number, noise, busy))
     if not readings:
         raise UserError("the JSON holds no 5 GHz spectrum measurements (objects with channel, width 20, utilization)")
-    return sorted(readings.values(), key=lambda reading: reading.frequency_mhz)
+    return readings
 
 
 def read_station(text: str, address: str | None = None) -> float:
@@ -223,9 +219,8 @@ def read_station(text: str, address: str | None = None) -> float:
     if len(blocks) != 1:
         known = ", ".join(re.findall(r"^Station ([0-9a-fA-F:]{17})", text, flags=re.M))
         raise UserError(f"one station is expected; name one of {known} with --station-address")
-    signal = _number(blocks[0], r"signal avg:\s*(-?\d+)")
-    if signal is None:
-        signal = _number(blocks[0], r"signal:\s*(-?\d+)")
+    average = _number(blocks[0], r"signal avg:\s*(-?\d+)")
+    signal = _number(blocks[0], r"signal:\s*(-?\d+)") if average is None else average
     if signal is None:
         raise UserError("the station dump holds no signal; send some traffic over the link and dump again")
     return signal
