@@ -203,18 +203,6 @@ def test_an_empty_folder_may_be_filled_and_a_full_one_only_replaced_with_force(t
     assert os.listdir(tmp_path) == ["set"]
 
 
-@pytest.mark.parametrize("stranger", ["notes.txt", "sub/notes.txt", ".hidden"])
-def test_force_does_not_delete_what_the_manifest_does_not_list(tmp_path, stranger):
-    out = tmp_path / "set"
-    write_set(out, "one")
-    (out / stranger).parent.mkdir(exist_ok=True)
-    (out / stranger).write_text("mine")
-    before = bytes_of(out)
-    with pytest.raises(UserError, match=f"holds '{stranger}', which s.py did not write"):
-        write_set(out, "two")
-    assert bytes_of(out) == before
-
-
 def test_a_file_put_there_while_the_stage_works_is_not_deleted(tmp_path):
     out = tmp_path / "set"
     write_set(out, "one")

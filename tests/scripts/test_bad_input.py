@@ -147,6 +147,7 @@ CASES = [
     ("validate_dataset", "empty file", "empty.csv", "empty.csv: the file is empty"),
     ("validate_dataset", "binary file", "set.zip", "set.zip:1: the file is compressed"),
     ("validate_dataset", "unknown column", "links.csv --schema infer --target-field speed", "no column 'speed'"),
+    ("validate_dataset", "unknown column", "links.csv --split-field town", "no column 'town'"),
     ("validate_dataset", "missing schema", "links.csv --schema gone.json", "gone.json: no such file"),
     ("validate_dataset", "wrong schema", "links.csv --schema old.json", "no columns; expected"),
     (

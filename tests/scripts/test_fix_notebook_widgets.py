@@ -195,20 +195,12 @@ def test_five_hundred_fuzzed_notebooks_convert_after_the_fixer(tmp_path, convert
     check_fuzzed(500, tmp_path, convert)
 
 
-def test_models_without_state_stay_byte_for_byte_where_they_are(tmp_path):
-    text = json.dumps(make_notebook({STATE: MODELS}), indent=1)
-    fixed = fix(text).text
-    models = json.dumps(MODELS, indent=1).strip("{}").strip().replace("\n", "\n   ")
-    assert models in text and models in fixed
-
-
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("treatment", ["text", "remove"])
 def test_every_form_shows_its_text_where_the_models_are_not_to_be_shown(tmp_path, convert, form, treatment):
     path = tmp_path / "n.ipynb"
     path.write_text(json.dumps(make_notebook(FORMS[form][0]), indent=1))
-    changes = form not in LEFT if treatment == "keep" else treatment == "text" or form != "no widgets"
-    assert fixer.main(["--widgets", treatment, str(path)]) == int(changes)
+    assert fixer.main(["--widgets", treatment, str(path)]) == int(treatment == "text" or form != "no widgets")
     notebook = json.loads(path.read_text())
     assert FALLBACK in visible_text(convert(path))
     expected = ABSENT if treatment == "remove" else FORMS[form][1]
@@ -311,26 +303,7 @@ def test_check_says_what_would_be_mended_and_writes_nothing(tmp_path, capsys):
         (b'{"a": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", ": nested too deeply"),
         (b'{"a": ' + b"7" * 5_000 + b"}", ": holds a number of thousands of digits"),
     ],
-    ids=[
-        "bad JSON",
-        "zero bytes",
-        "NUL bytes",
-        "white space",
-        "LFS pointer",
-        "conflict",
-        "UTF-16",
-        "UTF-16-BE",
-        "web page",
-        "ZIP",
-        "cut in a string",
-        "cut",
-        "extra data",
-        "raw line break",
-        "not UTF-8",
-        "a list",
-        "deep",
-        "digits",
-    ],
+    ids=lambda value: value[:30] if isinstance(value, str) else "",
 )
 def test_an_unreadable_notebook_is_named_and_the_others_are_still_mended(tmp_path, capsys, data, says):
     bad, good = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
@@ -436,20 +409,8 @@ fix_notebook_widgets.main(sys.argv[2:])
 """
 
 
-@pytest.mark.parametrize(
-    ("step", "left"), [("fsync before", "old"), ("replace before", "old"), ("replace after", "new")]
-)
-def test_a_kill_at_each_step_of_writing_leaves_old_or_new(tmp_path, step, left):
-    path = tmp_path / "n.ipynb"
-    path.write_text('{"metadata": {"widgets": {}}}')
-    env = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
-    done = subprocess.run([sys.executable, "-c", KILLED_AT, step, str(path)], env=env, capture_output=True)
-    assert done.returncode == -signal.SIGKILL, "the step was never reached"
-    assert path.read_text() == {"old": '{"metadata": {"widgets": {}}}', "new": '{"metadata": {}}'}[left]
-
-
-@pytest.mark.parametrize("step", ["fsync before", "replace before"])
-def test_what_a_kill_left_beside_a_notebook_goes_with_the_next_run_and_nothing_else(tmp_path, step):
+@pytest.mark.parametrize("step", ["fsync before", "replace before", "replace after"])
+def test_a_kill_leaves_old_or_new_and_what_it_left_beside_goes_with_the_next_run_and_nothing_else(tmp_path, step):
     path = tmp_path / "n.ipynb"
     path.write_text('{"metadata": {"widgets": {}}}')
     mine = [".n.ipynb.tmp", ".n.ipynb.backup.tmp", ".n.ipynb.abcd1234.tmp", ".n.ipynb.linklab-notes.tmp", "n.ipynb.tmp",
@@ -457,9 +418,12 @@ def test_what_a_kill_left_beside_a_notebook_goes_with_the_next_run_and_nothing_e
     for name in mine:
         (tmp_path / name).write_text("a person's own")
     env = {**os.environ, "PYTHONPATH": str(SCRIPT.parent)}
-    subprocess.run([sys.executable, "-c", KILLED_AT, step, str(path)], env=env, capture_output=True)
-    assert sorted(os.listdir(tmp_path)) != sorted([*mine, "n.ipynb"]), "the kill left nothing"
-    assert fixer.main([str(path)]) == 1
+    done = subprocess.run([sys.executable, "-c", KILLED_AT, step, str(path)], env=env, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, "the step was never reached"
+    is_new = step == "replace after"
+    assert path.read_text() == ('{"metadata": {}}' if is_new else '{"metadata": {"widgets": {}}}')
+    assert (sorted(os.listdir(tmp_path)) == sorted([*mine, "n.ipynb"])) == is_new, "the kill left nothing"
+    assert fixer.main([str(path)]) == int(not is_new)
     assert sorted(os.listdir(tmp_path)) == sorted([*mine, "n.ipynb"])
     assert path.read_text() == '{"metadata": {}}'
 

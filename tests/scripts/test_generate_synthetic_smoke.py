@@ -8,23 +8,9 @@ from linklab.manifest import read_manifest
 def test_the_smoke_set_is_the_beginning_of_a_large_one(tmp_path, capsys):
     assert generate_synthetic_smoke.main(["--out-dir", str(tmp_path / "smoke")]) == 0
     assert "50 rows" in capsys.readouterr().err.splitlines()[-1]
-    assert (
-        generate_synthetic_large.main(["--out-dir", str(tmp_path / "large"), "--seed", "1", "--n-samples", "80"]) == 0
-    )
+    words = ["--out-dir", str(tmp_path / "large"), "--seed", "1", "--n-samples", "80"]
+    assert generate_synthetic_large.main(words) == 0
     smoke = (tmp_path / "smoke" / "links.csv").read_bytes()
     assert smoke.count(b"\n") == 51
     assert (tmp_path / "large" / "links.csv").read_bytes().startswith(smoke)
     assert read_manifest(tmp_path / "smoke")["script"] == "generate_synthetic_smoke.py"
-
-
-def test_an_existing_set_needs_force(tmp_path, capsys):
-    words = ["--out-dir", str(tmp_path / "smoke")]
-    assert generate_synthetic_smoke.main(words) == 0
-    assert generate_synthetic_smoke.main(words) == 2
-    assert "--force" in capsys.readouterr().err
-    assert generate_synthetic_smoke.main([*words, "--force"]) == 0
-
-
-def test_n_samples_0_is_refused(tmp_path):
-    assert generate_synthetic_smoke.main(["--out-dir", str(tmp_path / "smoke"), "--n-samples", "0"]) == 2
-    assert not (tmp_path / "smoke").exists()

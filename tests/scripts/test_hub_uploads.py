@@ -55,8 +55,10 @@ def test_a_push_arrives_whole_and_a_second_one_sends_only_what_changed(hub, data
 def test_generating_uploads_the_finished_set(hub, tmp_path):
     words = ["--n-samples", "60", "--out-dir", str(tmp_path / "set"), "--upload-to-hf", "me/made"]
     assert generate_synthetic_large.main(words) == 0
-    assert hub.repos["me/made"]["private"]
-    assert hub.repos["me/made"]["files"]["links.csv"] == (tmp_path / "set" / "links.csv").read_bytes()
+    made = hub.repos["me/made"]
+    assert made["private"] and {"README.md", "links.csv", "links.zip", "manifest.json"} <= made["files"].keys()
+    assert made["files"]["links.csv"] == (tmp_path / "set" / "links.csv").read_bytes()
+    assert TOKEN not in (tmp_path / "set" / "manifest.json").read_text()
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,8 @@
 """Slips of a person at the keyboard: each is one line on stderr that says what to do, and exit code 2."""
 
 import ast
-import csv
 import importlib
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -118,32 +116,6 @@ def test_without_a_network_a_model_of_the_hub_is_one_line_before_any_work(desk, 
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: google/gemma-3-270m-it: no such folder here, and the Hub cannot be reached (http")
     assert sorted(desk.rglob("*")) == before
-
-
-def test_a_full_disk_is_one_line_that_says_what_to_do(desk):
-    def fill():  # a file can have 40 kB, as on a disk with that much left
-        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
-
-    words = ["--n-samples", "500", "--workers", "1", "--out-dir", "full"]
-    command = [sys.executable, str(SCRIPTS / "generate_synthetic_large.py"), *words]
-    done = subprocess.run(command, cwd=desk, capture_output=True, text=True, preexec_fn=fill)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == "error: full: file too large; free some space or write elsewhere"
-    assert not (desk / "full").exists()
-
-
-def test_a_workbook_that_was_called_csv_is_read_as_what_it_is(desk, tmp_path, monkeypatch, capsys):
-    import openpyxl
-
-    book = openpyxl.Workbook()
-    for row in csv.reader((desk / "table.csv").read_text().splitlines()):
-        book.active.append(row)
-    book.save(tmp_path / "book.xlsx")
-    (tmp_path / "book.xlsx").rename(tmp_path / "export.csv")
-    monkeypatch.chdir(tmp_path)
-    assert importlib.import_module("convert_csv_to_jsonl").main(
-        ["--csv", "export.csv", "--target-field", "label", "--out-dir", "out"]) == 0  # fmt: skip
-    assert "40 rows, 2 columns" in capsys.readouterr().err
 
 
 ARGUMENTS = {

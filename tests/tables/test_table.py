@@ -109,6 +109,7 @@ OTHERS = [
     (b"PAR1 no parquet", "the Parquet file cannot be read"),
     (b"", "the file is empty"),
     (b"\n\n\n", "no header and no rows"),
+    (b'"a,b\n1,2\n', "no header"),
     (b'{"a": {"b": 1}}\n', "column 'a' holds dict values"),
     (b'{"messages": []}\n', "holds conversations .*--data"),
     (b'{"a": 1}\nno json\n', "not JSON Lines"),
@@ -259,16 +260,24 @@ def test_a_broken_line_of_json_lines_is_named_with_its_number(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "write"),
-    [("t.xlsx", excel), ("t.parquet", parquet), ("t.jsonl", json_lines), ("t.json", json_list)],
+    [
+        ("t.xlsx", excel),
+        ("a workbook called.csv", excel),
+        ("t.parquet", parquet),
+        ("t.jsonl", json_lines),
+        ("t.json", json_list),
+    ],
 )
 def test_typed_tables_become_the_same_rows(tmp_path, name, write):
-    write(tmp_path / name)
+    write(tmp_path / "made.xlsx" if write is excel else tmp_path / name)
+    if write is excel:
+        (tmp_path / "made.xlsx").rename(tmp_path / name)
     table = open_table(tmp_path / name, TableOptions(target_fields=("kind",)))
     kinds = {column.name: column.kind for column in understand(table).schema.columns}
     assert kinds == {"kind": "str", "height": "float", "side": "str", "day": "str"}
     found = [(cells[0], float(cells[1]), cells[2], cells[3]) for _, cells in table.rows()]
     assert found == [(kind, float(height), side, "2024-05-01") for kind, height, side in ROWS]
-    assert (name == "t.xlsx") == any("first of 2 sheets" in note for note in table.notes)
+    assert (write is excel) == any("first of 2 sheets" in note for note in table.notes)
 
 
 def test_a_datasets_folder_brings_its_own_split(tmp_path):

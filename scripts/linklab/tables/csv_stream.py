@@ -187,14 +187,17 @@ def iter_rows(path: str | Path, *, on_damage: OnDamage | None = None) -> Iterato
     UTF-8; such rows go to `on_damage` instead, where there is one.
     Cells are what the file says: no stripping, no guessing, no missing values.
     """
-    n_columns = len(scan_header(path).names)
-    for block in iter_blocks(path, on_damage=on_damage):
-        yield from read_block(path, block, n_columns, on_damage=on_damage)
-
-
-def iter_blocks(path: str | Path, *, on_damage: OnDamage | None = None) -> Iterator[Block]:
-    """Yield the rows of a file block by block: each can be read by itself, in whatever process, with `read_block`."""
     header = scan_header(path)
+    for block in _cut_blocks(path, header, on_damage):
+        yield from read_block(path, block, len(header.names), on_damage=on_damage)
+
+
+def iter_blocks(path: str | Path) -> Iterator[Block]:
+    """Yield the rows of a file block by block: each can be read by itself, in whatever process, with `read_block`."""
+    return _cut_blocks(path, scan_header(path), None)
+
+
+def _cut_blocks(path: str | Path, header: Header, on_damage: OnDamage | None) -> Iterator[Block]:
     line, buffer = 1 + header.n_lines, b""
     with open(path, "rb") as handle:
         handle.seek(header.end)
