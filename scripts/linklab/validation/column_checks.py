@@ -18,8 +18,6 @@ from linklab.validation.cell_checks import CellCheck, check_cell
 
 _INT = r"(?:0|-?[1-9][0-9]{0,14})"  # at most 15 digits: exact in float64; longer ones take the exact path
 _PLAIN_TEXT = r"^[!-~](?:[ -~]*[!-~])?$"
-_LIST_MARKS = b"[],"
-_TO_COMMA = bytes.maketrans(b"]", b",")
 
 
 Faults = list[tuple[int, CellCheck]]
@@ -119,29 +117,17 @@ def _writable(mask: pa.BooleanArray) -> np.ndarray:
 
 
 def _parse_numbers(texts: pa.Array, sure: np.ndarray) -> np.ndarray:
-    if sure.all():
-        return np.array(texts.cast(pa.string()).cast(pa.float64()).to_numpy())
     values = np.zeros(len(texts))
     values[sure] = texts.filter(pa.array(sure)).cast(pa.string()).cast(pa.float64()).to_numpy()
     return values
 
 
 def _parse_lists(texts: pa.Array, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Parse cells such as `[1,-2.5]` all at once: drop the marks, keep where each element ends, cast."""
-    kept = texts if sure.all() else texts.filter(pa.array(sure))
-    bounds = np.frombuffer(kept.buffers()[1], np.int32)[kept.offset : kept.offset + len(kept) + 1]
-    data = np.frombuffer(kept.buffers()[2], np.uint8)[bounds[0] : bounds[-1]].tobytes() if len(kept) else b""
-    ends = np.flatnonzero(np.frombuffer(data.translate(_TO_COMMA, b"["), np.uint8) == ord(","))
-    elements = len(ends)
-    starts = np.zeros(elements + 1, np.int32)
-    starts[1:] = ends - np.arange(elements)
-    digits = pa.py_buffer(data.translate(None, _LIST_MARKS))
-    numbers = pa.StringArray.from_buffers(elements, pa.py_buffer(starts), digits).cast(pa.float64())
+    """Return all elements of the sure cells, such as `[1,-2.5]`, and where each cell's begin: (n + 1,)."""
+    lists = pc.split_pattern(pc.ascii_trim(texts.filter(pa.array(sure)).cast(pa.string()), characters="[]"), ",")
     lengths = np.zeros(len(texts), np.int64)
-    lengths[sure] = pc.add(pc.count_substring(kept, ","), 1).to_numpy(zero_copy_only=False)
-    offsets = np.zeros(len(texts) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    return numbers.to_numpy(zero_copy_only=False), offsets
+    lengths[sure] = pc.list_value_length(lists).to_numpy()
+    return np.array(lists.flatten().cast(pa.float64())), np.append(0, np.cumsum(lengths))
 
 
 def _doubt_range(column: Column, values: np.ndarray, offsets: np.ndarray | None, sure: np.ndarray) -> None:
@@ -154,5 +140,4 @@ def _doubt_range(column: Column, values: np.ndarray, offsets: np.ndarray | None,
 
 def _drop_lists(values: np.ndarray, offsets: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     lengths = np.diff(offsets)
-    kept = np.where(keep, lengths, 0)
-    return values[np.repeat(keep, lengths)], np.concatenate([[0], np.cumsum(kept)])
+    return values[np.repeat(keep, lengths)], np.append(0, np.cumsum(np.where(keep, lengths, 0)))
