@@ -382,7 +382,7 @@ def pickled(folder, tmp_path):
     import pickle
 
     (folder / "model.safetensors").unlink()
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Planted(str(tmp_path / "planted"))))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Planted(str(tmp_path / "planted")), protocol=2))
 
 
 def test_every_model_and_tokenizer_is_loaded_without_its_own_code():

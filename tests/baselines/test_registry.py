@@ -73,6 +73,14 @@ def test_only_legal_choices_are_answered(table):
         assert all(sorted(text for text, _ in p.choices["kind"]) == ["odd", "small"] for p in given)
 
 
+def test_trees_do_not_ask_whether_the_classes_of_a_few_rows_are_numbers(table, recwarn):
+    rows = table.train[:24]
+    for number, row in enumerate(rows):
+        row.target["kind"] = f"kind {number}"
+    answers(Problem(rows, table.test, table.task), "boosting_flat")
+    assert not [warning for warning in recwarn if "number of unique classes" in str(warning.message)]
+
+
 def test_mean_has_no_opinion_on_a_class(table):
     given, targets = answers(table, "mean")
     mean = np.mean([float(e.target["price"]) for e in table.train])

@@ -65,7 +65,8 @@ def rain_exceeded(loss_db, time_pct):
 def test_rain_loss_of_a_path_agrees_with_itur(itu):
     d, rain = np.meshgrid(np.linspace(0.15, 40, 40), np.linspace(0.5, 120, 30))
     for f, tilt in ((5.2, 0), (5.8, 45)):
-        theirs = values(itu.p530.rain_attenuation(33.9, 35.5, d.ravel(), f, 0, 0.01, tau=tilt, R001=rain.ravel()))
+        with np.errstate(invalid="ignore"):  # itur also computes what holds above 10 GHz only
+            theirs = values(itu.p530.rain_attenuation(33.9, 35.5, d.ravel(), f, 0, 0.01, tau=tilt, R001=rain.ravel()))
         ours = rain_exceeded(pr.rain_loss_db(d, rain, f, tilt), 0.01).ravel()
         assert (ours > 0).all()
         sound = theirs > 0  # itur lets eq. 32 turn negative for drizzle on long paths

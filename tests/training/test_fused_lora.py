@@ -56,6 +56,7 @@ def test_gradients_agree_with_finite_differences():
     assert torch.autograd.gradcheck(multiply, (x, a, b, c, d))
 
 
+@pytest.mark.filterwarnings("ignore:.*lora_bias=True.*has no bias:UserWarning")
 @pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"use_dora": True}, {"base_bias": True},
                                      {"bias": "lora_only", "lora_bias": True}])  # fmt: skip
 def test_what_it_does_not_know_stays_pefts(options):

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import signal
+import threading
 
 import finetune_gemma_from_csv as finetune
 import pytest
@@ -102,9 +103,11 @@ def test_what_a_kill_before_the_first_checkpoint_leaves_is_begun_anew(rule_table
         shutil.copytree(first, killed)
         raise UserError("the disk is gone")
 
+    threads = set(threading.enumerate())
     with stopping_before(training, monkeypatch, 1, kill):
         assert finetune.main(command) == 2
     assert not first.exists()  # a failed run leaves nothing, its logs included
+    assert set(threading.enumerate()) <= threads  # nor does TensorBoard write on into a folder that is gone
     left = sorted(path.relative_to(killed).parts[0] for path in killed.rglob("*") if path.is_file())
     assert left == [".lock", "checkpoints", "tensorboard"]
     command[command.index(str(first))] = str(killed)
@@ -161,7 +164,7 @@ def test_a_pickle_planted_in_a_checkpoint_is_not_run(rule_table, tmp_path, monke
     shutil.copytree(interrupted, out)
     checkpoint = checkpoints.list_all(out / "checkpoints")[-1]
     mark = json.loads((checkpoint / checkpoints.COMPLETE).read_text())
-    (checkpoint / name).write_bytes(pickle.dumps(Planted(str(tmp_path / "planted"))))
+    (checkpoint / name).write_bytes(pickle.dumps(Planted(str(tmp_path / "planted")), protocol=2))
     checkpoints.mark_complete(checkpoint, mark["settings"])
     code = finetune.main(words(rule_table, out, "--resume", "auto"))
     said = capfd.readouterr().err.splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,9 @@ def fit_classes(
         max_iter=FLAT_ROUNDS, l2_regularization=LEAF_PENALTY, early_stopping=False,
         categorical_features=categorical, random_state=problem.seed,
     )  # fmt: skip
-    model.fit(train, labels)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The number of unique classes")  # few rows; that they are classes is known
+        model.fit(train, labels)
     return model.predict_proba(test), list(model.classes_)
 
 

@@ -6,6 +6,7 @@ overridden; tests/training/test_answer_trainer.py fails where a new version of t
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import time
 from pathlib import Path
@@ -47,7 +48,14 @@ class AnswerTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         self.continued = Path(resume_from_checkpoint) if resume_from_checkpoint else None
         self.started, self.seconds_before = time.monotonic(), 0.0
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        finally:  # after an error TensorBoard's thread would write on, into a folder that is gone
+            for callback in self.callback_handler.callbacks:
+                if writer := getattr(callback, "tb_writer", None):
+                    with contextlib.suppress(OSError):
+                        writer.close()
+                    callback.tb_writer = None
 
     def _run_epoch(self, **kwargs: Any) -> None:
         if self.continued:
