@@ -7,6 +7,7 @@ import fresh_process
 import pytest
 from rule_table import train_on_rule, write_rule_table
 
+os.fsync = lambda descriptor: None  # a killed process loses nothing without it, and no test cuts the power
 gc.disable()  # until everything is imported: a fifth of that time, and nothing of it is garbage
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tiny model is faster on one thread; read when torch is imported
 
@@ -61,13 +62,15 @@ RENDERED: list[bytes] = []
 
 @pytest.fixture(scope="module", autouse=True)
 def rendered_once():
-    """Draw every plot, but turn only the first into pixels, nine tenths of the work; its PNG stands for the others.
+    """Draw a test file's first plot of each kind; only the very first becomes pixels; its PNG stands for the others.
 
     A test file that looks at pictures has an empty fixture of this name.
     """
+    from linklab.reports import plots
+    from linklab.studies import plots as study_plots
     from matplotlib.figure import Figure
 
-    render = Figure.savefig
+    render, draw_png, drawn = Figure.savefig, plots.draw_png, set()
 
     def savefig(figure, buffer, **options):
         if not RENDERED:
@@ -76,8 +79,16 @@ def rendered_once():
         else:
             buffer.write(RENDERED[0])
 
+    def draw_once(size, draw, **grid):
+        if draw.__qualname__ in drawn:
+            return RENDERED[0]
+        drawn.add(draw.__qualname__)
+        return draw_png(size, draw, **grid)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", savefig)
+        patch.setattr(plots, "draw_png", draw_once)
+        patch.setattr(study_plots, "draw_png", draw_once)
         yield
 
 

@@ -35,12 +35,16 @@ def load(path: Path):
     return module
 
 
+@functools.cache
+def nodes_of(path: Path) -> list[ast.AST]:
+    """Every node of a file's syntax tree, the tree itself first."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
     """Names of the modules a file imports."""
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level_only else ast.walk(tree)
     found = set()
-    for node in nodes:
+    for node in nodes_of(path)[0].body if top_level_only else nodes_of(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -192,8 +196,8 @@ def spoken_lines() -> frozenset[str]:
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     said = {re.sub(r"\$\(\w+\)", "…", line) for line in (ROOT / "Makefile").read_text().splitlines()}
     cells = [TransformerManager().transform_cell(cell) for cell in cells]  # `!line` becomes a call
-    for source in [*(path.read_text() for path in [*SCRIPTS, *ROOMS]), *cells]:
-        for node in ast.walk(ast.parse(source)):
+    for nodes in [*map(nodes_of, [*SCRIPTS, *ROOMS]), *(ast.walk(ast.parse(cell)) for cell in cells)]:
+        for node in nodes:
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 said.add(node.value)
             elif isinstance(node, ast.JoinedStr):
@@ -305,7 +309,7 @@ MAKES_SETTINGS = {"from_args", "read_settings", "skip_finished", "run_unless_fin
 def test_no_function_of_a_room_takes_the_parsed_arguments(path):
     if path.name == "cli.py":
         return
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.FunctionDef) and node.name not in MAKES_SETTINGS:
             taken = [ast.unparse(arg.annotation) for arg in node.args.args + node.args.kwonlyargs if arg.annotation]
             assert not [name for name in taken if "Namespace" in name], f"{path.name}: {node.name}"
@@ -314,13 +318,12 @@ def test_no_function_of_a_room_takes_the_parsed_arguments(path):
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_reads_the_parsed_arguments_in_makers_of_settings_only(path):
     """`run(args)` hands them to a maker of settings; no other line of a script sees what they hold."""
-    tree = ast.parse(path.read_text())
     handed: set[ast.AST] = set()
-    for node in ast.walk(tree):
+    for node in nodes_of(path):
         called = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
         if called in MAKES_SETTINGS or (isinstance(node, ast.FunctionDef) and node.name in MAKES_SETTINGS):
             handed |= set(ast.walk(node))
-    seen = [n for n in ast.walk(tree) if isinstance(n, ast.Name) and n.id == "args" and n not in handed]
+    seen = [n for n in nodes_of(path) if isinstance(n, ast.Name) and n.id == "args" and n not in handed]
     assert not seen, f"{path.name}: args on lines {', '.join(str(node.lineno) for node in seen)}"
 
 

@@ -55,6 +55,7 @@ def add_adapters(model: Any, settings: TrainingSettings) -> Any:
         except ValueError as error:
             raise UserError(f"--lora-targets {settings.lora_targets}: {str(error)[:200]}") from error
     fused_lora.fuse(adapted)
+    adapted.create_or_update_model_card = lambda folder: None  # an empty form; the model has our own
     return adapted
 
 

@@ -80,14 +80,11 @@ def best_validation(state: Any) -> dict:
 
 
 def add_documents(made: Path, task: Task, card: str, seen: dict | None) -> None:
-    """Write what goes with a model wherever it goes: how it is asked, what it was trained on, and its card.
-
-    PEFT has left an empty form of a card.
-    """
+    """Write what goes with a model wherever it goes: how it is asked, what it was trained on, and its card."""
     files.write_json(made / TASK_FILE, task.to_dict())
     if seen:
         files.write_json(made / INPUTS_FILE, seen)
-    files.write_text(made / "README.md", card, force=True)
+    files.write_text(made / "README.md", card)
 
 
 def write_card(
