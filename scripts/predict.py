@@ -261,7 +261,7 @@ def check_rows(model: str, task: Task, examples: Sequence[Example]) -> list[Find
     """Return what is wrong with each row: by the validator's rules, and compared with the training rows."""
     from linklab.tasks.input_checks import INPUTS_FILE, Finding, check_row, read_inputs
     from linklab.tasks.row_cells import shown_columns
-    from linklab.validation.input_rows import check_link_rows
+    from linklab.validation.row_checks import check_link_rows
 
     seen = read_inputs(model)
     if seen is None:

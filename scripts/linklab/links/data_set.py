@@ -48,9 +48,9 @@ def plain_rows(recipe: Recipe, n_rows: int, workers: int) -> Generator[tuple[byt
 
 
 def pilot_columns(recipe: Recipe, n_rows: int, workers: int, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Columns `names` of rows 1..n_rows of the stream, without their text."""
+    """Columns `names` of rows 1..n_rows of the stream."""
     parts, rows = [], 0
-    with closing(stream_blocks(recipe, workers, with_text=False, column_names=names)) as blocks:
+    with closing(stream_blocks(recipe, workers, column_names=names)) as blocks:
         for block in blocks:
             parts.append(block.columns)
             rows += len(block.starts)

@@ -29,20 +29,18 @@ class RowBlock(NamedTuple):
     columns: dict[str, np.ndarray]
 
 
-def make_rows(recipe: Recipe, block: int, with_text: bool, column_names: tuple[str, ...]) -> RowBlock:
-    """Draw one block (in whatever process) and format it unless only columns are wanted."""
+def make_rows(recipe: Recipe, block: int, column_names: tuple[str, ...]) -> RowBlock:
+    """Draw one block (in whatever process) and format it."""
     from linklab.links.row_writer import format_rows
     from linklab.radio.labels import make_block
 
     mix = dict(recipe.domain_mix) if recipe.domain_mix else None
     columns = make_block(recipe.seed, block, recipe.preset, mix, recipe.min_gap)
-    text, starts = format_rows(columns) if with_text else (b"", np.zeros(len(columns["count"]), np.int64))
-    return RowBlock(text, starts, {name: columns[name] for name in column_names})
+    return RowBlock(*format_rows(columns), {name: columns[name] for name in column_names})
 
 
 def stream_blocks(
-    recipe: Recipe, workers: int, *, with_text: bool = True, column_names: tuple[str, ...] = ()
+    recipe: Recipe, workers: int, *, column_names: tuple[str, ...] = ()
 ) -> Generator[RowBlock, None, None]:
     """Yield the blocks 0, 1, 2, … of a recipe in order, without end; close the iterator to stop the workers."""
-    draw = partial(make_rows, recipe, with_text=with_text, column_names=column_names)
-    return map_in_order(draw, itertools.count(), workers)
+    return map_in_order(partial(make_rows, recipe, column_names=column_names), itertools.count(), workers)

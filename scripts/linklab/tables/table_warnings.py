@@ -7,6 +7,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+import numpy as np
+
 from linklab.tables.infer import ColumnScan, Scan, is_missing_word, looks_like_mojibake
 from linklab.tables.schema import Column, Schema, read_number
 from linklab.tables.table import SHOWN_LINES, Table
@@ -122,14 +124,11 @@ def _thresholds_answer(rows: Sequence[tuple[str, str]]) -> bool:
 
 
 def _correlation(pairs: Sequence[tuple[float, float]]) -> float:
-    kept = [(x, y) for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
-    if len(kept) < 10:
+    kept = np.array(pairs, float)
+    kept = kept[np.isfinite(kept).all(axis=1)]
+    if len(kept) < 10 or not kept.std(axis=0).all():
         return 0.0
-    mean_x, mean_y = (sum(values) / len(kept) for values in zip(*kept, strict=True))
-    xx = sum((x - mean_x) ** 2 for x, _ in kept)
-    yy = sum((y - mean_y) ** 2 for _, y in kept)
-    xy = sum((x - mean_x) * (y - mean_y) for x, y in kept)
-    return xy / math.sqrt(xx * yy) if xx and yy else 0.0
+    return float(np.corrcoef(kept.T)[0, 1])
 
 
 def _warn_of_classes(target: Column, scan: ColumnScan) -> list[str]:

@@ -6,14 +6,15 @@ The rules here hold for any schema that says how its columns belong together (`a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
 
 from linklab.links import link_checks
-from linklab.tables.cells import BrokenRule, Cells, CheckedColumns, RowLists, complete_rows
+from linklab.tables.cells import BrokenRule, Cells, CheckedColumns, RowLists, complete_rows, to_binary
 from linklab.tables.schema import Schema
+from linklab.validation.column_checks import check_column
 
 
 def find_broken_rules(columns: CheckedColumns, schema: Schema) -> Iterator[BrokenRule]:
@@ -29,6 +30,31 @@ def find_broken_input_rules(columns: CheckedColumns, schema: Schema) -> Iterator
     yield from _with_rows(_list_lengths(columns, schema))
     for link_rule in link_checks.INPUT_RULES:
         yield from _with_rows(link_rule(columns))
+
+
+def check_link_rows(schema: Schema, rows: Sequence[Mapping[str, str]], shown: Sequence[str]) -> list[str]:
+    """Return what is wrong with each row's shown cells, "" where nothing is; rows that are no links have no faults.
+
+    A domain, width or channel that does not exist, a value outside its range, or a list of another length than the
+    channels': `width_mhz = 37: one of 20, 40, 80, 160 MHz`.
+    """
+    if not link_checks.asks_about_links(schema):
+        return [""] * len(rows)
+    columns: CheckedColumns = {}
+    found: list[list[str]] = [[] for _ in rows]
+    for name in shown:
+        cells, faults = check_column(schema[name], to_binary(row[name] for row in rows), lenient=False)
+        columns[name] = cells
+        for at, check in faults:
+            found[at].append(_describe(name, rows[at][name], check.expected))
+    for broken in find_broken_input_rules(columns, schema):
+        for at in broken.rows.tolist():
+            found[at].append(_describe(broken.column, rows[at][broken.column], broken.expected(at)))
+    return ["; ".join(texts) for texts in found]
+
+
+def _describe(name: str, cell: str, expected: str) -> str:
+    return f"{name} = {cell[:80]}: {expected} expected"
 
 
 def _with_rows(found: Iterator[BrokenRule]) -> Iterator[BrokenRule]:
