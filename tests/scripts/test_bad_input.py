@@ -41,11 +41,8 @@ COMMON_CSV = [
     ("missing folder", "--csv gone/links.csv", "gone/links.csv: no such file"),
     ("a folder for a file", "--csv jsonl", "jsonl: is a folder"),
     ("empty file", "--csv empty.csv", "empty.csv: the file is empty"),
-    (
-        "wrong header",
-        "--csv boxes.csv",
-        "boxes.csv: not a links.csv, so --target-field is needed; the columns are: size",
-    ),
+    ("wrong header", "--csv boxes.csv",
+     "boxes.csv: not a links.csv, so --target-field is needed; the columns are: size"),
     ("doubled header", "--csv doubled.csv --target-field b", "doubled.csv:1: column 'a' appears in the header 2 times"),
     ("only a header", "--csv header.csv --target-field label", "header.csv: no rows below the header"),
     ("binary file", "--csv set.zip", "set.zip:1: the file is compressed"),
@@ -55,7 +52,7 @@ COMMON_CSV = [
     ("unknown template column", f"{LINKS} --prompt-template bad.txt", "'{speed}': 'speed' is not an input column"),
     ("missing template", f"{LINKS} --prompt-template gone.txt", "gone.txt: no such file"),
     ("empty template", f"{LINKS} --prompt-template empty.csv", "empty.csv: the file is empty"),
-]
+]  # fmt: skip
 COMMON_OUT = [
     ("unwritable folder", "--out-dir file/set", "file"),
     ("unwritable folder", "--out-dir /proc/nobody/set", "/proc/nobody"),
@@ -86,18 +83,10 @@ CASES = [
     *both("finetune_gemma_from_csv", SOME_OUT, f"{LINKS} --base-model tiny"),
     ("finetune_gemma_from_csv", "missing folder", f"--data gone {OUT} --base-model tiny", "gone: no such folder"),
     ("finetune_gemma_from_csv", "wrong folder", f"--data old {OUT} --base-model tiny", "old: no task.json here"),
-    (
-        "finetune_gemma_from_csv",
-        "a table for conversations",
-        f"--data links.csv {OUT} --base-model tiny",
-        "links.csv:1: not JSON",
-    ),
-    (
-        "finetune_gemma_from_csv",
-        "empty task",
-        f"--data broken {OUT} --base-model tiny",
-        "broken/manifest.json: the file is empty",
-    ),
+    ("finetune_gemma_from_csv", "a table for conversations", f"--data links.csv {OUT} --base-model tiny",
+     "links.csv:1: not JSON"),
+    ("finetune_gemma_from_csv", "empty task", f"--data broken {OUT} --base-model tiny",
+     "broken/manifest.json: the file is empty"),
     *both("evaluate_model", SOME_CSV, f"{OUT} --model tiny"),
     *both("evaluate_model", SOME_OUT, f"{LINKS} --model tiny"),
     ("evaluate_model", "missing folder", f"--model tiny --data gone {OUT}", "gone: no such folder"),
@@ -108,18 +97,10 @@ CASES = [
     ("evaluate_model", "foreign ids", f"--predictions foreign.jsonl --data jsonl {OUT}", "foreign.jsonl:1: id 'x'"),
     ("predict", "missing file", "--csv gone.csv --model model --out new.csv", "gone.csv: no such file"),
     ("predict", "empty file", "--csv empty.csv --model model --out new.csv", "empty.csv: the file is empty"),
-    (
-        "predict",
-        "wrong header",
-        "--csv boxes.csv --model model --out new.csv",
-        "boxes.csv:1: no column 'regulatory_domain'",
-    ),
-    (
-        "predict",
-        "only a header",
-        "--csv linkheader.csv --model model --out new.csv",
-        "linkheader.csv: no rows below the header",
-    ),
+    ("predict", "wrong header", "--csv boxes.csv --model model --out new.csv",
+     "boxes.csv:1: no column 'regulatory_domain'"),
+    ("predict", "only a header", "--csv linkheader.csv --model model --out new.csv",
+     "linkheader.csv: no rows below the header"),
     ("predict", "missing model", f"{LINKS} --model gone --out new.csv", "gone"),
     ("predict", "wrong model folder", f"{LINKS} --model old --out new.csv", "old: not a fine-tuned model folder"),
     ("predict", "unwritable folder", f"{LINKS} --model model --out file/new.csv", "file"),
@@ -131,12 +112,8 @@ CASES = [
         for case in ((what, f"{words} --n-samples 20", said) for what, words, said in SOME_OUT)
     ),
     ("generate_synthetic_large", "unknown column", f"{OUT} --stratify-by town", "no column 'town'"),
-    (
-        "generate_synthetic_large",
-        "wrong column",
-        f"{OUT} --stratify-by noise_dbm",
-        "--stratify-by noise_dbm: choose from",
-    ),
+    ("generate_synthetic_large", "wrong column", f"{OUT} --stratify-by noise_dbm",
+     "--stratify-by noise_dbm: choose from"),
     ("generate_synthetic_large", "no column", f"{OUT} --balance oversample", "needs --stratify-by"),
     ("export_model", "missing folder", f"--model gone {OUT}", "gone: no such folder"),
     ("export_model", "existing output", "--model model --out-dir old", "old: holds"),
@@ -150,12 +127,8 @@ CASES = [
     ("validate_dataset", "unknown column", "links.csv --split-field town", "no column 'town'"),
     ("validate_dataset", "missing schema", "links.csv --schema gone.json", "gone.json: no such file"),
     ("validate_dataset", "wrong schema", "links.csv --schema old.json", "no columns; expected"),
-    (
-        "validate_dataset",
-        "missing other file",
-        "links.csv --against gone.csv --report new.json",
-        "gone.csv: no such file",
-    ),
+    ("validate_dataset", "missing other file", "links.csv --against gone.csv --report new.json",
+     "gone.csv: no such file"),
     ("validate_dataset", "unwritable folder", "links.csv --report file/new.json", "file"),
     ("validate_dataset", "unwritable folder", "links.csv --violations file/new.csv", "file"),
     ("validate_dataset", "existing output", "links.csv --report old.json", "old.json: already exists"),
@@ -189,7 +162,7 @@ CASES = [
     ("run_demo", "unwritable folder", "--base-model tiny --max-rows 20 --out-dir file/set", "file"),
     ("run_demo", "unwritable folder", "--base-model tiny --max-rows 20 --out-dir /proc/nobody/set", "/proc/nobody"),
     ("run_demo", "a file for a folder", "--base-model tiny --max-rows 20 --out-dir file", "file"),
-]
+]  # fmt: skip
 
 
 def contents(folder):

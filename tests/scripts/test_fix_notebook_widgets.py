@@ -282,14 +282,10 @@ def test_check_says_what_would_be_mended_and_writes_nothing(tmp_path, capsys):
         (b"", ": zero bytes: nothing was ever written, or the content is lost; restore it"),
         (b"\0" * 4096, ": 4,096 NUL bytes: the content was lost in a crash; restore it"),
         (b" \n\n", ": only white space: the content is lost; restore it"),
-        (
-            b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n",
-            ": a Git LFS pointer, not the notebook itself: run 'git lfs pull' first",
-        ),
-        (
-            b'{\n<<<<<<< HEAD\n "cells": [],\n=======\n "cells": [ ],\n>>>>>>> other\n "metadata": {}}',
-            ":2: unresolved merge conflict: choose one side",
-        ),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n",
+         ": a Git LFS pointer, not the notebook itself: run 'git lfs pull' first"),
+        (b'{\n<<<<<<< HEAD\n "cells": [],\n=======\n "cells": [ ],\n>>>>>>> other\n "metadata": {}}',
+         ":2: unresolved merge conflict: choose one side"),
         ('{"metadata": {}}'.encode("utf-16"), ": UTF-16 or UTF-32, and Jupyter reads UTF-8 only: convert it"),
         ('{"metadata": {}}'.encode("utf-16-be"), ": UTF-16 or UTF-32, and Jupyter reads UTF-8 only: convert it"),
         (b"<!DOCTYPE html>\n<html>", ": a web page, not a notebook: download the raw file instead"),
@@ -304,7 +300,7 @@ def test_check_says_what_would_be_mended_and_writes_nothing(tmp_path, capsys):
         (b'{"a": ' + b"7" * 5_000 + b"}", ": holds a number of thousands of digits"),
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
-)
+)  # fmt: skip
 def test_an_unreadable_notebook_is_named_and_the_others_are_still_mended(tmp_path, capsys, data, says):
     bad, good = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
     bad.write_bytes(data)

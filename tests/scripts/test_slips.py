@@ -37,51 +37,25 @@ SLIPS = [
     ("no value", "run_baselines", f"{OUT} --csv", "argument --csv: expected one argument"),
     ("no output", "convert_csv_to_jsonl", "--csv table.csv", "the following arguments are required: --out-dir"),
     ("a spreadsheet", "convert_csv_to_jsonl", f"--csv book.xlsx {OUT}", "book.xlsx"),
-    (
-        "another case",
-        "convert_csv_to_jsonl",
-        f"--csv Table.csv {OUT}",
-        "no such file; did you mean table.csv?",
-    ),
+    ("another case", "convert_csv_to_jsonl", f"--csv Table.csv {OUT}", "no such file; did you mean table.csv?"),
     ("a folder that is not there", "convert_csv_to_jsonl", f"--csv runs/x.csv {OUT}", "the folder runs does not exist"),
-    (
-        "a long dash",
-        "convert_csv_to_jsonl",
-        f"–csv table.csv {OUT}",
-        "begins with a long dash, as copied from a formatted text; type --csv",
-    ),
+    ("a long dash", "convert_csv_to_jsonl", f"–csv table.csv {OUT}",
+     "begins with a long dash, as copied from a formatted text; type --csv"),
     ("curly quotes", "convert_csv_to_jsonl", f"--csv “table.csv” {OUT}", 'type straight ones: "table.csv"'),
     ("underscores", "predict", "--csv table.csv --model m --out o.csv --max_rows 3", "did you mean --max-rows instead"),
-    (
-        "a far option",
-        "convert_csv_to_jsonl",
-        f"--csv table.csv {OUT} --epochs 3",
-        "arguments: --epochs 3 (",
-    ),
-    (
-        "no rows",
-        "run_baselines",
-        f"--csv table.csv --max-rows 0 {OUT}",
-        "argument --max-rows: 0 is out of range; expected a whole number of at least 1",
-    ),
+    ("a far option", "convert_csv_to_jsonl", f"--csv table.csv {OUT} --epochs 3", "arguments: --epochs 3 ("),
+    ("no rows", "run_baselines", f"--csv table.csv --max-rows 0 {OUT}",
+     "argument --max-rows: 0 is out of range; expected a whole number of at least 1"),
     ("a thousands comma", "generate_synthetic_large", f"--n-samples 4,000 {OUT}", "'4,000' is not a whole number"),
     ("a misspelt model", "finetune_gemma_from_csv", f"{TABLE} --base-model embeded {OUT}", "did you mean embedded?"),
     ("a misspelt model to score", "evaluate_model", f"{TABLE} --model ./modle {OUT}", "./modle: no such model folder"),
     ("a misspelt model for a demo", "run_demo", "--base-model embeded --out-dir out", "did you mean embedded?"),
-    (
-        "a misspelt model for a curve",
-        "run_learning_curve",
-        f"{TABLE} --base-model embeded --sizes 8 {OUT}",
-        "did you mean embedded?",
-    ),
-    (
-        "a misspelt model for a sweep",
-        "run_sweep",
-        f"{TABLE} --base-model embeded --space epochs=1,2 {OUT}",
-        "did you mean embedded?",
-    ),
+    ("a misspelt model for a curve", "run_learning_curve", f"{TABLE} --base-model embeded --sizes 8 {OUT}",
+     "did you mean embedded?"),
+    ("a misspelt model for a sweep", "run_sweep", f"{TABLE} --base-model embeded --space epochs=1,2 {OUT}",
+     "did you mean embedded?"),
     ("a misspelt command", "linklab.__main__", "validat table.csv", "did you mean validate?"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("slip", "module", "words", "said"), SLIPS, ids=[slip[0] for slip in SLIPS])

@@ -171,18 +171,14 @@ def warnings_of(tmp_path, rows, *targets, **options):
 WARNINGS = [
     ([["n", "y"]] + [[i + 1, "ab"[i * i % 7 % 2]] for i in range(30)], "counts up.*--id-field n"),
     ([["n", "y"]] + [[f"case-{i:03d}", "ab"[i * i % 7 % 2]] for i in range(30)], "counts up"),
-    (
-        [["code", "y"]] + [["xyz"[i % 3], "abc"[i % 3]] for i in range(30)],
-        "'code' alone answers 'y'.*--drop-columns code",
-    ),
+    ([["code", "y"]] + [["xyz"[i % 3], "abc"[i % 3]] for i in range(30)],
+     "'code' alone answers 'y'.*--drop-columns code"),
     ([["x", "y"]] + [[i * 37 % 50, "ab"[i * 37 % 50 > 20]] for i in range(50)], "'x' alone answers 'y'"),
     ([["x", "y"]] + [[i * i % 97, 3 * (i * i % 97) + 0.5] for i in range(50)], "'x' alone answers 'y'"),
-    (
-        [["x", "y"]] + [[i % 9, ["Oak", "oak", "oak ", "elm"][i % 4]] for i in range(40)],
-        "differ only in case or spaces",
-    ),
+    ([["x", "y"]] + [[i % 9, ["Oak", "oak", "oak ", "elm"][i % 4]] for i in range(40)],
+     "differ only in case or spaces"),
     ([["x", "y"]] + [[i % 9, f"answer number {i * 7 % 40}"] for i in range(40)], "--target-kind text"),
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("rows", "said"), WARNINGS, ids=lambda value: str(value)[:30])

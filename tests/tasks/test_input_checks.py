@@ -49,12 +49,10 @@ def seen(tmp_path_factory):
         ({"rssi_dbm": "[-65,-55]"}, ""),  # a measured value between others
         ({"radio_standard": " "}, "radio_standard is empty; no training row was"),
         ({"environment_type": "space"}, ""),  # the prompt does not show it
-        (
-            {"regulatory_domain": "Germany", "link_distance_m": "1"},
-            "regulatory_domain = Germany: training saw only ETSI, FCC; link_distance_m = 1: training saw 500 to 599",
-        ),
+        ({"regulatory_domain": "Germany", "link_distance_m": "1"},
+         "regulatory_domain = Germany: training saw only ETSI, FCC; link_distance_m = 1: training saw 500 to 599"),
     ],
-)
+)  # fmt: skip
 def test_what_training_did_not_see_is_a_warning(seen, cells, warning):
     found = check_row(link(3, **cells), seen)
     assert (found.error, found.warning) == ("", warning)

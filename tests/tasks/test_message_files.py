@@ -87,10 +87,8 @@ def test_a_folder_is_read_whole_and_text_parts_are_joined(tmp_path):
         (json.dumps(talk("a", "b", "c")), "the roles are user, assistant, user: "),
         (json.dumps({"messages": talk("a", "b")["messages"][::-1]}), "the roles are assistant, user: "),
         ('{"messages": [{"role": "system", "content": "x"}]}', "the roles are none"),
-        (
-            '{"messages": [{"role": "assistant", "tool_calls": []}, {"role": "tool"}]}',
-            'a message\'s role is "tool": tool calls',
-        ),
+        ('{"messages": [{"role": "assistant", "tool_calls": []}, {"role": "tool"}]}',
+         'a message\'s role is "tool": tool calls'),
         ('{"messages": ["x"]}', "a message's role is null"),
         (json.dumps(talk("a", " ")), "an empty assistant message"),
         (json.dumps(talk("a", None)), "a message's content is not a text"),
@@ -99,7 +97,7 @@ def test_a_folder_is_read_whole_and_text_parts_are_joined(tmp_path):
         ('{"messages": ' + "[" * 100_000, ""),
         (b"\xff\xfe", "not UTF-8 at byte 0"),
     ],
-)
+)  # fmt: skip
 def test_a_line_that_is_no_conversation_is_refused_by_file_and_line(tmp_path, line, said):
     path = tmp_path / "talk.jsonl"
     path.write_bytes(
