@@ -162,7 +162,8 @@ def convert():
     return call
 
 
-def check_fuzzed(n: int, tmp_path: Path, convert) -> None:
+@pytest.mark.parametrize("n", [2 * len(FORMS), pytest.param(500, marks=pytest.mark.slow)])
+def test_fuzzed_notebooks_convert_after_the_fixer_and_differ_only_in_their_widgets(tmp_path, convert, n):
     notebooks = [(tmp_path / f"{number:03}.ipynb", *made) for number, made in enumerate(fuzz(n))]
     n_broken = 0
     for path, form, old, new in notebooks:
@@ -184,15 +185,6 @@ def check_fuzzed(n: int, tmp_path: Path, convert) -> None:
     stamps = [path.stat().st_mtime_ns for path, *_ in notebooks]
     assert fixer.main([str(tmp_path)]) == 0
     assert [path.stat().st_mtime_ns for path, *_ in notebooks] == stamps
-
-
-def test_fuzzed_notebooks_convert_after_the_fixer_and_differ_only_in_their_widgets(tmp_path, convert):
-    check_fuzzed(2 * len(FORMS), tmp_path, convert)
-
-
-@pytest.mark.slow
-def test_five_hundred_fuzzed_notebooks_convert_after_the_fixer(tmp_path, convert):
-    check_fuzzed(500, tmp_path, convert)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -72,16 +72,6 @@ def test_bytes_do_not_depend_on_the_hash_seed(tmp_path, plain, hash_seed):
     )
 
 
-@pytest.mark.slow
-def test_the_first_thousand_rows_of_a_hundred_thousand_are_a_run_of_a_thousand(tmp_path):
-    long = generate(tmp_path / "long", "--n-samples", 100_000, "--seed", 5)
-    short = generate(tmp_path / "short", "--n-samples", 1000, "--seed", 5)
-    with open(long / "links.csv", "rb") as handle:
-        first = b"".join(next(handle) for _ in range(1001))
-    assert first == (short / "links.csv").read_bytes()
-    assert len(rows_of(long)) == 100_000
-
-
 def test_a_shorter_run_is_the_beginning_of_a_longer_one(tmp_path, plain):
     for n in (1, 1499, 1600):
         short = generate(tmp_path / str(n), "--n-samples", n, "--seed", 7)
