@@ -28,18 +28,8 @@ def test_an_answer_is_right_where_its_first_line_has_a_right_answer_as_a_word(nu
 def runs(taught_rule, tmp_path_factory):
     folder = tmp_path_factory.mktemp("general")
     for name, model in (("base", "tiny"), ("tuned", str(taught_rule["model"]))):
-        words = [
-            "--model",
-            model,
-            "--csv",
-            str(taught_rule["table"]),
-            "--target-field",
-            "kind",
-            "--max-rows",
-            "12",
-            "--fp32",
-        ]
-        assert evaluate_model.main([*words, "--general-questions", "--out-dir", str(folder / name)]) == 0
+        words = ["--model", model, "--csv", str(taught_rule["table"]), "--target-field", "kind", "--max-rows", "12"]
+        assert evaluate_model.main([*words, "--fp32", "--general-questions", "--out-dir", str(folder / name)]) == 0
     return folder
 
 

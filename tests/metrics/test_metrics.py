@@ -315,8 +315,6 @@ def test_write_run_writes_rows_whose_means_are_the_metrics(tmp_path):
     assert result["metrics"]["channel/macro_f1"]["value"] == pytest.approx(np.mean([float(r["f1"]) for r in per_class]))
     samples = json.loads((tmp_path / "run" / "samples.json").read_text())["samples"]
     assert [s["id"] for s in samples] == sorted(e.id for e in examples)[:3]
-    with pytest.raises(UserError, match="--force"):
-        metrics.write_run(tmp_path / "run", examples, predictions, TASK)
 
 
 @pytest.mark.parametrize("n", range(2, 21))

@@ -39,6 +39,7 @@ def test_a_round_trip_keeps_every_field_and_the_order_asked_for(tmp_path):
         (GOOD | {"id": "b", "target": "36"}, "unknown key 'target'"),
         (GOOD | {"id": "b", "answer": "36"}, "'answer' must be null or map"),
         (GOOD | {"id": "b", "answer": {"channel": 36}}, "numbers are texts"),
+        (GOOD | {"id": "b", "answer": {"channel": {"a": 1}}}, "must be null or map"),
         (GOOD | {"id": "b", "raw_text": 36}, "'raw_text' must be a text"),
         (GOOD | {"id": "b", "choices": [["36", -1]]}, "'choices' must map"),
         (GOOD | {"id": "b", "choices": {"channel": ["36"]}}, "is not [text, log-probability]"),

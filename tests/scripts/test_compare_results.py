@@ -100,23 +100,3 @@ def test_runs_on_other_rows_are_refused_and_nothing_is_written(folder, tmp_path,
     assert compare(folder, tmp_path / "out", str(folder / "other")) == 2
     assert "have different rows" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_an_existing_comparison_is_kept_without_force(folder, tmp_path, capsys):
-    out = tmp_path / "out"
-    assert compare(folder, out) == 0
-    before = (out / "report.html").read_bytes()
-    assert compare(folder, out, "--title", "Another") == 2
-    assert "--force" in capsys.readouterr().err
-    assert (out / "report.html").read_bytes() == before
-    assert compare(folder, out, "--title", "Another", "--force") == 0
-    assert (out / "report.html").read_bytes() != before
-
-
-def test_missing_folders_are_one_clear_line(folder, tmp_path, capsys):
-    assert compare_results.main([str(tmp_path / "none"), "--out-dir", str(tmp_path / "out")]) == 2
-    assert capsys.readouterr().err == (
-        f"error: {tmp_path / 'none'}: no such folder; name one that holds metrics.json, or that holds such folders\n"
-    )
-    assert compare(folder, tmp_path / "out", "--stage", str(tmp_path / "none")) == 2
-    assert not (tmp_path / "out").exists()

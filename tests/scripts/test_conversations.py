@@ -25,15 +25,8 @@ def test_conversations_of_others_are_trained_on_scored_as_text_and_compared(talk
     tiny = ["--base-model", "tiny", "--mode", "full", "--max-steps", "1", "--out-dir", str(tmp_path / "trained")]
     assert finetune.main([*data, *tiny]) == 0
     assert run_baselines.main([*data, "--out-dir", str(tmp_path / "baselines")]) == 0
-    words = [
-        "--model",
-        str(tmp_path / "trained" / "model"),
-        "--max-new-tokens",
-        "8",
-        "--out-dir",
-        str(tmp_path / "tuned"),
-    ]
-    assert evaluate_model.main([*data, *words]) == 0
+    words = ["--model", str(tmp_path / "trained" / "model"), "--max-new-tokens", "8"]
+    assert evaluate_model.main([*data, *words, "--out-dir", str(tmp_path / "tuned")]) == 0
     scores = json.loads((tmp_path / "tuned" / "metrics.json").read_text())
     assert scores["targets"] == ["reply"] and scores["description"] == "free greedy writing"
     runs = [str(tmp_path / "baselines"), str(tmp_path / "tuned")]

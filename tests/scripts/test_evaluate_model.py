@@ -142,34 +142,8 @@ def test_an_option_that_would_do_nothing_is_refused(data, tmp_path, capfd, words
     assert not (tmp_path / "out").exists()
 
 
-REFUSED = {
-    "missing": (lambda lines: lines[1:], "are missing"),
-    "doubled": (lambda lines: [*lines, lines[0]], "was on line 1 already"),
-    "unknown": (lambda lines: [*lines, lines[0].replace('"row-', '"row-9')], "is not among the"),
-    "not JSON": (lambda lines: [*lines[:-1], lines[-1][:-3]], "not JSON at column"),
-    "empty": (lambda lines: [], "the file is empty"),
-}
-
-
-@pytest.mark.parametrize("damage, said", REFUSED.values(), ids=REFUSED.keys())
-def test_predictions_that_do_not_answer_every_row_once_are_refused(data, lines, tmp_path, capfd, damage, said):
-    path = tmp_path / "predictions.jsonl"
-    path.write_text("".join(line + "\n" for line in damage(lines)))
-    code, found = evaluate(tmp_path / "out", "--predictions", str(path), *data)
-    assert (code, found) == (2, None)
-    told = capfd.readouterr().err
-    assert said in told and str(path) in told and len(told.strip().splitlines()) == 1
-    assert not (tmp_path / "out").exists()
-
-
-NUMBERS = {  # what stands for a number -> what is said, None where it counts as invalid
-    '"nan"': None, '"inf"': None, '"fast"': None, '"12 EUR"': None, '""': None, "null": None,
-    "NaN": "NaN is no JSON number", "12": "numbers are texts", '{"a": 1}': "must be null or map",
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("written, said", NUMBERS.items(), ids=NUMBERS.keys())
-def test_what_is_no_number_is_refused_or_counts_as_invalid(tmp_path, capfd, written, said):
+@pytest.mark.parametrize("written", ['"nan"', '"inf"', '"fast"', '"12 EUR"', '""', "null"])
+def test_what_is_no_number_counts_as_invalid(tmp_path, written):
     """NaN must never reach a mean, and leaving out a hard row must never help: its error is that of the answer 0."""
     table = tmp_path / "prices.csv"
     table.write_text("colour,price\n" + "".join(f"c{i},{100 + i % 90}.5\n" for i in range(300)))
@@ -184,9 +158,6 @@ def test_what_is_no_number_is_refused_or_counts_as_invalid(tmp_path, capfd, writ
     lines[0] = f'{{"id": "{names[0]}", "answer": {{"price": {written}}}}}'
     given.write_text("\n".join(lines) + "\n")
     code = evaluate_model.main([*words, "--out-dir", str(tmp_path / "out")])
-    if said:
-        assert code == 2 and said in capfd.readouterr().err and not (tmp_path / "out").exists()
-        return
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())
     n = len(names)
     assert (code, found["n"]) == (0, {"expected": n, "answered": n - 1, "invalid": 1})
@@ -205,27 +176,10 @@ def test_the_csv_and_its_conversations_are_the_same_rows_to_judge(taught_rule, t
     assert json.loads((tmp_path / "b" / "metrics.json").read_text())["hashes"] == first["hashes"]
 
 
-def test_an_evaluation_is_replaced_with_force_only(taught_rule, data, tmp_path, capfd):
-    written = str(taught_rule["evaluation"] / "predictions.jsonl")
-    out = tmp_path / "out"
-    assert evaluate(out, "--predictions", written, *data)[0] == 0
-    before = (out / "manifest.json").read_bytes()
-    assert evaluate(out, "--predictions", written, *data)[0] == 2
-    assert "--force" in capfd.readouterr().err and (out / "manifest.json").read_bytes() == before
-    assert evaluate(out, "--predictions", written, *data, "--force", "--name", "again")[1]["model"] == "again"
-
-
 def test_every_file_a_reader_expects_is_there(taught_rule):
     names = {path.name for path in taught_rule["evaluation"].iterdir()}
-    assert {
-        "predictions.jsonl",
-        "metrics.json",
-        "row_scores.csv",
-        "confusion_kind.png",
-        "reliability_kind.png",
-        "report.md",
-        "manifest.json",
-    } <= names
+    assert {"predictions.jsonl", "metrics.json", "row_scores.csv", "manifest.json"} < names
+    assert {"confusion_kind.png", "reliability_kind.png", "report.md"} < names
     manifest = json.loads((taught_rule["evaluation"] / "manifest.json").read_text())
     assert {entry["path"] for entry in manifest["outputs"]} == names - {"manifest.json"}
     report = (taught_rule["evaluation"] / "report.md").read_text()

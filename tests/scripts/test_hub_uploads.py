@@ -84,16 +84,3 @@ def test_a_lost_connection_in_the_middle_is_one_line_and_the_next_push_succeeds(
     hub.drop_uploads = False
     assert push(data_set) == 0
     assert "links.zip" in hub.repos["me/links"]["files"]
-
-
-def test_an_existing_public_repository_is_refused_before_anything_is_sent(hub, data_set, capfd):
-    hub.repos["me/links"] = {"private": False, "files": {}}
-    assert push(data_set) == 2
-    assert "me/links" in capfd.readouterr().err.splitlines()[-1]
-    assert hub.sent == [] and hub.repos["me/links"]["files"] == {}
-
-
-def test_no_hub_at_all_is_one_line(data_set, capfd):
-    assert push(data_set) == 2
-    said = capfd.readouterr().err
-    assert "Traceback" not in said and said.splitlines()[-1].startswith("error: ")

@@ -179,17 +179,3 @@ def test_the_noise_of_generated_links_is_known_to_their_conversations(links_csv,
     words = ["--data", str(tmp_path / "jsonl"), "--only", "random", "--out-dir", str(tmp_path / "out")]
     assert run_baselines.main(words) == 0
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["extra"]["preset"] == "hard"
-
-
-def test_bad_files_and_existing_output_are_refused(tmp_path, capsys):
-    table, out = write_table(tmp_path / "table.csv"), tmp_path / "out"
-    words = ["--target-field", "kind", "--out-dir", str(out), "--only", "random"]
-    (tmp_path / "empty.csv").write_text("")
-    assert run_baselines.main(["--csv", str(tmp_path / "none.csv"), *words]) == 2
-    assert run_baselines.main(["--csv", str(tmp_path / "empty.csv"), *words]) == 2
-    assert run_baselines.main(["--csv", str(table), *words]) == 0
-    before = {p: p.read_bytes() for p in out.rglob("*") if p.is_file()}
-    assert run_baselines.main(["--csv", str(table), *words]) == 2
-    assert "--force" in capsys.readouterr().err
-    assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before
-    assert run_baselines.main(["--csv", str(table), *words, "--force"]) == 0
