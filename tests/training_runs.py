@@ -1,4 +1,4 @@
-"""What the tests of training share: a short training's command line, and what it leaves."""
+"""What the tests of training share: a short training's command line, what it leaves, and the loss as defined."""
 
 import contextlib
 import csv
@@ -66,6 +66,35 @@ def stopping_before(training, monkeypatch, step, stop=lambda: signal.raise_signa
     with monkeypatch.context() as patch:
         patch.setattr(training, "make_callbacks", lambda steps, options: [*plain(steps, options), StopHere()])
         yield
+
+
+def add_adapter(model, **options):
+    """Return the model with an adapter of rank 4 that is not at its zero start."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(5)
+    options = {"r": 4, "target_modules": "all-linear"} | options
+    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    return adapted
+
+
+def answer_losses(model, ids, n_prompt):
+    """The definition: minus the log-probability of each token after the prompt, from all logits of one row."""
+    ids = torch.tensor([ids])
+    scores = torch.log_softmax(model(input_ids=ids).logits[0, :-1].double(), dim=-1)
+    return -scores[torch.arange(ids.shape[1] - 1), ids[0, 1:]][n_prompt - 1 :]
+
+
+def assert_same_gradients(model, other):
+    assert any(parameter.grad is not None for parameter in model.parameters())
+    for (name, parameter), second in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert (parameter.grad is None) == (second.grad is None), name
+        if second.grad is not None:
+            torch.testing.assert_close(second.grad, parameter.grad, atol=1e-5, rtol=1e-3, msg=name)
 
 
 def unfinish(out):

@@ -4,21 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as functional
 from linklab.models import load, tiny
-from linklab.tasks import examples as example_files
-from linklab.tasks.task import make_task
 from linklab.training import answer_loss, fused_lora, head_loss
+from training_runs import add_adapter, answer_losses, assert_same_gradients
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return tiny.build_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def encoded(small_links, tokenizer):
-    task = make_task(small_links / "links.csv", ask="row")
-    rows = example_files.read_examples(small_links / "links.csv", task, "train", 16)
-    found = answer_loss.EncodedExamples(rows, tokenizer, 512)
+def encoded(read_links, tokenizer):
+    found = answer_loss.EncodedExamples(read_links(16), tokenizer, 512)
     assert not found.too_long and len(set(found.lengths)) > 4  # rows of one length would make padding untested
     return found
 
@@ -26,27 +18,12 @@ def encoded(small_links, tokenizer):
 def make_model(tokenizer, mode):
     """Return the tiny model, untouched; with adapters that are not at their zero start for "lora"."""
     model = tiny.build_model(tokenizer)
-    if mode == "full":
-        return model
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(5)
-    adapted = get_peft_model(model, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.05)
-    return adapted
+    return add_adapter(model) if mode == "lora" else model
 
 
 def masked_full_logit_loss(model, items):
     """The definition, row by row without padding: all logits, then the mean over the answers' tokens."""
-    losses = []
-    for item in items:
-        ids = torch.tensor([item["input_ids"]])
-        scores = functional.log_softmax(model(input_ids=ids).logits[0, :-1].double(), dim=-1)
-        losses.append(-scores[torch.arange(ids.shape[1] - 1), ids[0, 1:]][item["answers"][0][0] - 1 :])
-    return torch.cat(losses).mean()
+    return torch.cat([answer_losses(model, item["input_ids"], item["answers"][0][0]) for item in items]).mean()
 
 
 @pytest.mark.parametrize("mode", ["full", "lora"])
@@ -60,12 +37,7 @@ def test_answer_only_loss_and_gradient_are_those_of_the_masked_full_logits(mode,
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     expected.backward()
     loss.backward()
-    pairs = list(zip(untouched.named_parameters(), ours.parameters(), strict=True))
-    assert any(parameter.grad is not None for (_, parameter), _ in pairs)
-    for (name, parameter), other in pairs:
-        assert (parameter.grad is None) == (other.grad is None), name
-        if other.grad is not None:
-            torch.testing.assert_close(other.grad, parameter.grad, atol=1e-5, rtol=1e-3, msg=name)
+    assert_same_gradients(untouched, ours)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -141,9 +113,8 @@ def test_the_collator_pads_on_the_right_and_labels_only_the_answer():
     assert batch["labels"].dtype == torch.long
 
 
-def test_an_answer_is_encoded_with_the_end_of_its_turn_and_the_prompt_as_the_chat_template_says(tokenizer, small_links):
-    task = make_task(small_links / "links.csv", ask="row")
-    row = example_files.read_examples(small_links / "links.csv", task, "train", 1)[0]
+def test_an_answer_is_encoded_with_the_end_of_its_turn_and_the_prompt_as_the_chat_template_says(tokenizer, read_links):
+    (row,) = read_links(1)
     item = answer_loss.EncodedExamples([row], tokenizer, 512)[0]
     ((start, end),) = item["answers"]
     assert end == len(item["input_ids"]) and item["shared"] == 0
@@ -152,9 +123,8 @@ def test_an_answer_is_encoded_with_the_end_of_its_turn_and_the_prompt_as_the_cha
     assert tokenizer.decode(item["input_ids"][start:]) == f"{row.answer}<end_of_turn>"
 
 
-def test_a_row_that_is_too_long_is_named_and_none_is_cut(tokenizer, small_links):
-    task = make_task(small_links / "links.csv", ask="row")
-    rows = example_files.read_examples(small_links / "links.csv", task, "train", 12)
+def test_a_row_that_is_too_long_is_named_and_none_is_cut(tokenizer, read_links):
+    rows = read_links(12)
     whole = answer_loss.EncodedExamples(rows, tokenizer, 10_000)
     middle = sorted(whole.lengths)[6]
     tight = answer_loss.EncodedExamples(rows, tokenizer, middle)

@@ -6,20 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as functional
 from linklab.models import tiny
-from linklab.tasks import examples as example_files
-from linklab.tasks.task import make_task
 from linklab.training import answer_loss, packed_attention
+from training_runs import answer_losses, assert_same_gradients
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return tiny.build_tokenizer()
-
-
-@pytest.fixture(scope="module")
-def rows(small_links):
-    task = make_task(small_links / "links.csv", ask="choices")
-    return example_files.read_examples(small_links / "links.csv", task, "train", 6)
+def rows(read_links):
+    return read_links(6, ask="choices")
 
 
 def separate_loss(model, rows, tokenizer):
@@ -28,15 +21,8 @@ def separate_loss(model, rows, tokenizer):
     for row in rows:
         for question in row.questions:
             prompt, answer = answer_loss.encode_question(tokenizer, question)
-            ids = torch.tensor([prompt + answer])
-            scores = functional.log_softmax(model(input_ids=ids).logits[0, :-1].double(), dim=-1)
-            losses.append(-scores[torch.arange(ids.shape[1] - 1), ids[0, 1:]][len(prompt) - 1 :])
+            losses.append(answer_losses(model, prompt + answer, len(prompt)))
     return torch.cat(losses).mean()
-
-
-def assert_same_gradients(model, other):
-    for (name, parameter), second in zip(model.named_parameters(), other.parameters(), strict=True):
-        torch.testing.assert_close(second.grad, parameter.grad, atol=1e-5, rtol=1e-3, msg=name)
 
 
 @pytest.mark.parametrize("window", [512, 24])

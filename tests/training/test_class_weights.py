@@ -6,13 +6,13 @@ import json
 import finetune_gemma_from_csv as finetune
 import numpy as np
 import pytest
-import torch
 from linklab.models import tiny
 from linklab.tasks import examples as example_files
 from linklab.tasks.task import make_task
 from linklab.training import answer_loss, class_weights, head_loss, validation_scores
 from sklearn.utils.class_weight import compute_class_weight
 from test_answer_loss import make_model, masked_full_logit_loss
+from training_runs import assert_same_gradients
 
 KINDS = ["insect"] * 19 + ["fish"] * 4 + ["mammal"]  # answers of different lengths
 
@@ -77,9 +77,7 @@ def test_the_weighted_loss_and_its_gradient_are_those_of_the_rows_times_their_we
     assert abs(ours(**unweighted).loss.item() - loss.item()) > 0.1
     expected.backward()
     loss.backward()
-    for (name, parameter), other in zip(untouched.named_parameters(), ours.parameters(), strict=True):
-        if other.grad is not None:
-            torch.testing.assert_close(other.grad, parameter.grad, atol=1e-5, rtol=1e-3, msg=name)
+    assert_same_gradients(untouched, ours)
 
 
 def test_rows_that_fill_up_a_batch_may_stand_beside_rows_with_weights(rows):

@@ -3,21 +3,13 @@
 import pytest
 import torch
 from linklab.models import tiny
-from linklab.tasks import examples as example_files
-from linklab.tasks.task import make_task
 from linklab.training import answer_loss, fused_gemma
-from peft import LoraConfig, get_peft_model
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny.build_tokenizer()
+from training_runs import add_adapter
 
 
 @pytest.fixture(scope="module", params=["row", "choices"])
-def batch(request, small_links, tokenizer):
-    task = make_task(small_links / "links.csv", ask=request.param)
-    rows = example_files.read_examples(small_links / "links.csv", task, "train", 5)
+def batch(request, read_links, tokenizer):
+    rows = read_links(5, ask=request.param)
     return answer_loss.AnswerCollator(0)(answer_loss.EncodedExamples(rows, tokenizer, 512).items)
 
 
@@ -30,13 +22,7 @@ def make_model(tokenizer, *, fused, dtype=torch.float32, window=512, **options):
                 parameter.normal_(std=0.3)
     answer_loss.use_answer_only_loss(model)
     model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.float())
-    torch.manual_seed(5)
-    options = {"r": 4, "lora_alpha": 12, "target_modules": "all-linear"} | options
-    adapted = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **options))
-    with torch.no_grad():
-        for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.05)
+    adapted = add_adapter(model, lora_alpha=12, **options)
     if fused:
         assert fused_gemma.fuse(adapted) == 3
     return adapted

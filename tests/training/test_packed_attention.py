@@ -6,11 +6,6 @@ from linklab.models import tiny
 from linklab.training import answer_loss, packed_attention
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return tiny.build_tokenizer()
-
-
 def make_items(lengths, vocab, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return [

@@ -1,6 +1,9 @@
 """What goes wrong in a training, seen in time and said in one line: numbers, GPUs, loggers, adapters continued."""
 
 import json
+import resource
+import types
+from importlib.util import find_spec
 
 import evaluate_model
 import finetune_gemma_from_csv as finetune
@@ -9,18 +12,9 @@ import torch
 from linklab.models import load
 from linklab.training import checkpoints, options, safeguards, training
 from safetensors.torch import load_file
+from training_runs import settings_of, words
 from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations import INTEGRATION_TO_CALLBACK
-
-
-def words(table, out, *more, steps=6, save=2):
-    return ["--csv", str(table), "--target-field", "kind", "--base-model", "tiny", "--out-dir", str(out),
-            "--max-rows", "32", "--validation-rows", "8", "--per-device-batch-size", "4", "--learning-rate", "3e-3",
-            "--report-to", "none", "--max-steps", str(steps), "--save-steps", str(save), *more]  # fmt: skip
-
-
-def settings_of(*more):
-    return options.read_settings(finetune.build_parser().parse_args(["--csv", "a", "--out-dir", "b", *more]))
 
 
 def with_callback(monkeypatch, callback):
@@ -70,7 +64,8 @@ def test_a_number_that_is_not_finite_stops_the_run_before_a_checkpoint_holds_it(
     ("fp32", "raise --warmup-fraction", "--fp32"),
 ])  # fmt: skip
 def test_the_advice_fits_the_precision(precision, advice, never):
-    said = safeguards.explain(settings_of("--learning-rate", "0.01").prepare(precision=precision, steps=9), 3)
+    settings = settings_of(["--csv", "a", "--out-dir", "b", "--learning-rate", "0.01"])
+    said = safeguards.explain(settings.prepare(precision=precision, steps=9), 3)
     assert advice in said and never not in said and "try 0.002" in said
 
 
@@ -91,26 +86,15 @@ def test_report_to_takes_every_logger_of_transformers():
 
 
 def test_a_logger_that_is_not_installed_is_one_line_with_the_install_command(rule_table, tmp_path, capfd):
-    missing = [name for name in ("wandb", "swanlab", "neptune", "clearml") if not _installed(name)]
+    missing = [name for name in ("wandb", "swanlab", "neptune", "clearml") if find_spec(name) is None]
     assert missing
-    command = words(rule_table, tmp_path / "out")
-    command[command.index("none")] = missing[0]
-    assert finetune.main(command) == 2
+    assert finetune.main(words(rule_table, tmp_path / "out", "--report-to", missing[0])) == 2
     said = capfd.readouterr().err
     assert f"--report-to {missing[0]} needs a package: pip install {safeguards.INSTALL[missing[0]]}" in said
     assert "Traceback" not in said and not (tmp_path / "out").exists()
 
 
-def _installed(name):
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
-
-
 def test_memory_is_counted_in_bytes_on_macos_and_in_kibibytes_elsewhere(monkeypatch):
-    import resource
-    import types
-
     monkeypatch.setattr(resource, "getrusage", lambda who: types.SimpleNamespace(ru_maxrss=3 * 2**20))
     for system, megabytes in (("linux", 3 * 2**10), ("darwin", 3)):
         monkeypatch.setattr(training.sys, "platform", system)

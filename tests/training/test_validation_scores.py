@@ -37,8 +37,7 @@ def test_right_rows_are_those_the_model_would_write(taught_rule):
     assert validation_scores.count_right(logits, batch["labels"], judged) == n_written
 
 
-def test_only_the_classes_an_answer_begins_with_are_judged(small_links):
-    tokenizer = tiny.build_tokenizer()  # a token a byte
+def test_only_the_classes_an_answer_begins_with_are_judged(tokenizer, small_links):
     table = small_links / "links.csv"
     both = make_task(table, ask="row")
     rows = example_files.read_examples(table, both, "train", 3)
@@ -61,8 +60,7 @@ def test_a_row_is_right_when_all_its_judged_tokens_are(judged, expected):
     assert validation_scores.count_right(logits, labels, torch.tensor(judged)) == expected
 
 
-def test_rows_that_fill_up_a_batch_weigh_nothing(small_links):
-    tokenizer = tiny.build_tokenizer()
+def test_rows_that_fill_up_a_batch_weigh_nothing(tokenizer, small_links):
     task = make_task(small_links / "links.csv", ask="row")
     rows = example_files.read_examples(small_links / "links.csv", task, "train", 3)
     encoded = answer_loss.EncodedExamples(rows, tokenizer, 512)
