@@ -9,9 +9,12 @@ from linklab.baselines import boosting, features, registry
 from linklab.baselines.problem import Problem, is_link_task, write_numbers
 from linklab.links.links import LINK_CHOICES_TEMPLATE, LINK_SCHEMA, LINK_TEMPLATE
 from linklab.metrics import metrics
+from linklab.tables.schema import Column
 from linklab.tasks import examples as example_files
-from linklab.tasks.task import Task, make_task
+from linklab.tasks.examples import Example
+from linklab.tasks.task import Target, Task, make_task
 from linklab.tasks.templates import Template
+from test_texts import make_problem
 
 KINDS = ["big", "small", "odd"]
 
@@ -139,14 +142,12 @@ def test_flat_boosting_does_not_diverge_on_rare_classes(monkeypatch):
     place = rng.choice(4000, 20, replace=False)
     table[place, 1] = 5
     labels[place[:10]] = "rare"
-    examples = [Row(x=f"{x:.3f}", y=f"{y:.3f}") for x, y in table]
-    for example, label in zip(examples, labels.tolist(), strict=True):
-        example.target, example.choices = {"kind": label}, {"kind": ["high", "low", "rare"]}
-    task = FakeTask([FakeColumn("x"), FakeColumn("y")])
+    rows = [{"x": f"{x:.3f}", "y": f"{y:.3f}", "kind": kind} for (x, y), kind in zip(table, labels, strict=True)]
+    columns, target = [Column("x", "input", "float"), Column("y", "input", "float")], Target("kind", "class")
 
     def log_loss():
-        problem = Problem(examples[:3200], examples[3200:], task)
-        given = boosting.flat_class(problem, task.targets[0])
+        problem = make_problem(rows, columns, target, n_test=800, choices=["high", "low", "rare"])
+        given = boosting.flat_class(problem, target)
         return -np.mean([dict(ranking)[e.target["kind"]] for (_, ranking), e in zip(given, problem.test, strict=True)])
 
     mended = log_loss()
@@ -155,56 +156,31 @@ def test_flat_boosting_does_not_diverge_on_rare_classes(monkeypatch):
     assert mended < 0.35 < 0.38 < diverged  # .40 with scikit-learn 1.6 (Colab), above .5 with 1.9
 
 
-class FakeColumn:
-    def __init__(self, name, kind="float", aligned_with=None):
-        self.name, self.kind, self.aligned_with, self.role = name, kind, aligned_with, "input"
+LISTS = [Column(name, "input", "list_int", aligned_with=other)
+         for name, other in (("channels", None), ("rssi", "channels"), ("noise", "channels"))]  # fmt: skip
 
 
-class FakeTask:
-    """A class target "kind", and a prompt that shows all columns."""
-
-    separator = " "
-
-    def __init__(self, columns):
-        self.schema = FakeSchema(columns)
-        self.template = type("Template", (), {"columns": [column.name for column in columns], "text": ""})()
-        self.targets = [type("T", (), {"name": "kind", "kind": "class", "utility": None, "choices_from": None})()]
-
-
-class FakeSchema:
-    def __init__(self, columns):
-        self.columns = columns
-
-    def by_role(self, role):
-        return [column for column in self.columns if column.role == role]
-
-
-class Row:
-    def __init__(self, **row):
-        self.row = row
-        self.choices = {"best": [str(v) for v in features.parse_list(row.get("channels", "[]"))]}
+def row(**cells):
+    channels = [str(channel) for channel in features.parse_list(cells["channels"])]
+    return Example("r", "r", "train", "", "", {}, {"best": channels}, {}, cells)
 
 
 def test_aligned_lists_become_a_feature_for_each_channel_and_texts_categories():
-    columns = [FakeColumn("site", "str"), FakeColumn("channels", "list_int")]
-    columns.append(FakeColumn("noise", "list_int", "channels"))
-    rows = [Row(site="b", channels="[36,44]", noise="[-90,-80]"), Row(site="a", channels="[40]", noise="[-70]")]
+    columns = [Column("site", "input", "str"), *LISTS[::2]]
+    rows = [row(site="b", channels="[36,44]", noise="[-90,-80]"), row(site="a", channels="[40]", noise="[-70]")]
     flat = features.FlatFeatures(rows, columns)
     nan = math.nan
     expected = [[1, 1, nan, 1, -90, nan, -80], [0, nan, 1, nan, nan, -70, nan]]
     np.testing.assert_array_equal(flat.table(rows), expected)
     assert flat.categorical.tolist() == [True] + [False] * 6
-    unseen = flat.table([Row(site="z", channels="[48]", noise="[-60]")])
+    unseen = flat.table([row(site="z", channels="[48]", noise="[-60]")])
     assert np.isnan(unseen).all()
 
 
 def test_a_candidates_features_are_its_own_values_their_differences_and_ranks():
-    columns = [
-        FakeColumn("channels", "list_int"), FakeColumn("rssi", "list_int", "channels"),
-        FakeColumn("noise", "list_int", "channels"), FakeColumn("power", "int"),
-    ]  # fmt: skip
-    rows = [Row(channels="[36,44]", rssi="[-60,-50]", noise="[-90,-95]", power="23")]
-    target = type("T", (), {"name": "best", "choices_from": "channels"})()
+    columns = [*LISTS, Column("power", "input", "int")]
+    rows = [row(channels="[36,44]", rssi="[-60,-50]", noise="[-90,-95]", power="23")]
+    target = Target("best", "class", choices_from="channels")
     table, owners = features.candidate_table(rows, target, features.FlatFeatures(rows, columns))
     assert owners.tolist() == [0, 0]
     values, ranks, below, above = [-60, -90, 30], [1, 0, 1], [10, 0, 15], [0, 5, 0]  # rssi, noise, SNR of channel 36
@@ -237,6 +213,5 @@ def test_rules_for_links_need_a_prompt_that_shows_what_they_read():
 
 @pytest.mark.parametrize(("value", "text"), [(387.6, "388"), (-0.2, "0"), (1e6, "1000000")])
 def test_numbers_are_written_as_the_training_answers_are(value, text):
-    train = [type("E", (), {"target": {"rate": "594"}})()]
-    target = type("T", (), {"name": "rate"})()
-    assert write_numbers(Problem(train, [], None), target, [value]) == [(text, [])]
+    train = [Example("r", "r", "train", "", "594", {"rate": "594"}, {}, {}, {})]
+    assert write_numbers(Problem(train, [], None), Target("rate", "number"), [value]) == [(text, [])]

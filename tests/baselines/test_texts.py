@@ -21,19 +21,10 @@ def make_problem(rows, columns, target, *, n_test=80, choices=()):
     schema = Schema(tuple(columns) + (Column(target.name, "target", "str", class_target=target.kind == "class"),))
     template = Template("\n".join(f"{c.name}: {{{c.name}}}" for c in columns), schema)
     examples = [
-        Example(
-            f"r{i}",
-            f"r{i}",
-            "test",
-            template.render(row),
-            row[target.name],
-            {target.name: row[target.name]},
-            {target.name: list(choices)} if choices else {},
-            {},
-            row,
-        )  # fmt: skip
+        Example(f"r{i}", f"r{i}", "test", template.render(row), row[target.name], {target.name: row[target.name]},
+                {target.name: list(choices)} if choices else {}, {}, row)
         for i, row in enumerate(rows)
-    ]
+    ]  # fmt: skip
     return Problem(examples[:-n_test], examples[-n_test:], Task(schema, (target,), template))
 
 

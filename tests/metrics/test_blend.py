@@ -1,7 +1,6 @@
 """Blends: weights as independent judges fit them, from validation rows alone, and a gain only where there is one."""
 
 import json
-import types
 
 import numpy as np
 import pytest
@@ -10,12 +9,9 @@ from linklab.metrics import blend, comparison, metrics
 from linklab.metrics.predictions import Prediction
 from linklab.reports import tables
 from linklab.reports.verdict import make_verdict
-from linklab.tasks.examples import Question
+from scored_rows import TASK, make_row
 from sklearn.linear_model import LogisticRegression
 
-CHANNEL = types.SimpleNamespace(name="channel", kind="class", unit="", utility="worth")
-RATE = types.SimpleNamespace(name="rate", kind="number", unit="Mbit/s", utility=None)
-TASK = types.SimpleNamespace(targets=[CHANNEL, RATE], schema=None, template=types.SimpleNamespace(text="row {number}"))
 NAMES = ["36", "40", "44", "48"]
 PRIMARY = "channel/accuracy"
 
@@ -25,13 +21,8 @@ def make_examples(split, n=300, seed=0, prefix=""):
     rows = []
     for i in range(n):
         worth = rng.permutation([40.0, 60.0, 80.0, 100.0])
-        name = f"{prefix}{split}{i:03d}"
-        rows.append(types.SimpleNamespace(
-            id=name, group=name, split=split, prompt=f"row {i}", answer="", row={}, choices={"channel": NAMES},
-            values={"channel": worth.tolist()},
-            target={"channel": NAMES[int(worth.argmax())], "rate": str(int(rng.integers(50, 500)))},
-            questions=(Question(None, f"row {i}", ""),),
-        ))  # fmt: skip
+        target = {"channel": NAMES[int(worth.argmax())], "rate": str(int(rng.integers(50, 500)))}
+        rows.append(make_row(f"{prefix}{split}{i:03d}", target, NAMES, worth.tolist(), split=split))
     return rows
 
 

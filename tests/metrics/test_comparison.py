@@ -1,7 +1,6 @@
 """Comparisons: the same rows or none, the right test for the data, a reference and a gate that mean what they say."""
 
 import csv
-import types
 
 import convert_csv_to_jsonl
 import evaluate_model
@@ -14,22 +13,14 @@ from linklab.metrics import comparison, intervals, metrics
 from linklab.metrics.predictions import Prediction
 from linklab.reports import tables
 from linklab.reports.verdict import make_verdict
-from linklab.tasks.examples import Question
-
-CHANNEL = types.SimpleNamespace(name="channel", kind="class", unit="", utility="worth")
-RATE = types.SimpleNamespace(name="rate", kind="number", unit="Mbit/s", utility=None)
-TASK = types.SimpleNamespace(targets=[CHANNEL, RATE], schema=None, template=types.SimpleNamespace(text="row {number}"))
+from scored_rows import TASK, make_row
 
 
 def make_examples(n=60, rows_per_group=1):
     rng = np.random.default_rng(0)
     return [
-        types.SimpleNamespace(
-            id=f"r{i:03d}", group=f"g{i // rows_per_group}", split="test", prompt=f"row {i}", answer="36 100", row={},
-            target={"channel": "36", "rate": str(int(rng.integers(50, 500)))},
-            choices={"channel": ["36", "40"]}, values={"channel": [10.0, 6.0]},
-            questions=(Question(None, f"row {i}", "36 100"),),
-        )
+        make_row(f"r{i:03d}", {"channel": "36", "rate": str(int(rng.integers(50, 500)))}, ["36", "40"], [10.0, 6.0],
+                 group=f"g{i // rows_per_group}")
         for i in range(n)
     ]  # fmt: skip
 

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import types
 
 import numpy as np
 import pytest
@@ -11,21 +10,15 @@ import sklearn
 from linklab.cli import UserError
 from linklab.metrics import metric_table, metrics, row_scores
 from linklab.metrics.predictions import Prediction
+from scored_rows import TASK, make_row
 from sklearn import metrics as oracle
 
-CLASS = types.SimpleNamespace(name="channel", kind="class", unit="", utility="worth")
-NUMBER = types.SimpleNamespace(name="rate", kind="number", unit="Mbit/s", utility=None)
-TASK = types.SimpleNamespace(targets=[CLASS, NUMBER], schema=None, template=types.SimpleNamespace(text="row {number}"))
 LEGAL = ["36", "40", "100", "149", "5775"]
 
 
 def example(name, channel, rate, legal=LEGAL, worth=None, group=None):
-    return types.SimpleNamespace(
-        id=name, split="test", prompt=f"row {name}", answer=f"{channel} {rate}", row={}, group=group or name,
-        target={"channel": channel, "rate": rate}, choices={"channel": list(legal)},
-        values={"channel": worth or [100.0 - 10 * i for i in range(len(legal))]},
-        questions=(types.SimpleNamespace(choice=None),),
-    )  # fmt: skip
+    worth = worth or [100.0 - 10 * i for i in range(len(legal))]
+    return make_row(name, {"channel": channel, "rate": rate}, legal, worth, group=group)
 
 
 def fuzzed_case(rng):

@@ -4,25 +4,19 @@ import types
 
 import numpy as np
 import pytest
+import scored_rows
 from linklab.cli import UserError
 from linklab.metrics import comparison, metrics, row_scores
 from linklab.metrics.metric_table import METRICS, find_metric
 from linklab.metrics.predictions import Prediction
+from linklab.tasks.task import Target
 from sacrebleu import sentence_chrf
 
-TASK = types.SimpleNamespace(
-    targets=[types.SimpleNamespace(name="reply", kind="text", unit="", utility=None)],
-    schema=None,
-    template=types.SimpleNamespace(text="{question}"),
-)
+TASK = types.SimpleNamespace(targets=[Target("reply", "text")], schema=None, template=scored_rows.TASK.template)
 
 
 def example(name, reply):
-    return types.SimpleNamespace(
-        id=name, split="test", prompt=f"row {name}", answer=reply, row={}, group=name,
-        target={"reply": reply}, choices={}, values={},
-        questions=(types.SimpleNamespace(choice=None),),
-    )  # fmt: skip
+    return scored_rows.make_row(name, {"reply": reply})
 
 
 def answered(examples, texts):

@@ -1,0 +1,15 @@
+"""Rows of a class and a number, as read_examples() returns them, for tests of scores and comparisons."""
+
+import types
+
+from linklab.tasks.examples import Example
+from linklab.tasks.task import Target
+
+TARGETS = [Target("channel", "class", utility="worth"), Target("rate", "number", "Mbit/s")]
+TASK = types.SimpleNamespace(targets=TARGETS, schema=None, template=types.SimpleNamespace(text="row {number}"))
+
+
+def make_row(name, target, choices=(), worth=(), *, group=None, split="test"):
+    """Return a row of one question whose `choices` are channels, each worth what stands in `worth`."""
+    choices, values = {"channel": list(choices)}, {"channel": list(worth)}
+    return Example(name, group or name, split, f"row {name}", " ".join(target.values()), target, choices, values, {})
