@@ -212,11 +212,10 @@ def start_two_processes(monkeypatch):
 
 def outcome(path, exact, block_bytes, monkeypatch):
     monkeypatch.setattr(validator, "BLOCK_BYTES", block_bytes)
-    monkeypatch.setattr(validator, "EXACT_BYTES", 3000)
     found = []
     with monkeypatch.context() as patch:
         if exact:
-            patch.setattr(validator, "_split", lambda plan, chunk: None)
+            patch.setattr(validator, "_split", lambda plan, data: None)
             patch.setattr(validator, "check_column", check_exactly)
         result = validate(make_plan(path), Tally(1, found.append))
     profiles = {name: (p.n, p.missing, p.invalid, p.classes) for name, p in result.profiles.items()}

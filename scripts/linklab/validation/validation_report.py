@@ -16,7 +16,7 @@ from linklab.validation.cell_checks import CODES, Violation
 from linklab.validation.duplicates import KeyStore
 from linklab.validation.profile import QUANTILES, SAMPLE_ROWS, Profile, Sample
 from linklab.validation.validation_plan import Start
-from linklab.validation.validator import Outcome, Plan, check_cells, check_file, pieces, show
+from linklab.validation.validator import Outcome, Plan, check_cells, check_file, read_piece, show
 
 SAMPLE_CHUNK = 2000  # rows of the sample parsed at a time
 
@@ -169,10 +169,9 @@ def _sample_values(plan: Plan, rows: list[bytes]) -> dict[str, np.ndarray]:
     parts: dict[str, list[np.ndarray]] = {}
     for at in range(0, len(rows), SAMPLE_CHUNK):
         data = b"".join(rows[at : at + SAMPLE_CHUNK])
-        for piece in pieces(plan, data, True, Outcome()):
-            for cells, _ in check_cells(plan, piece):
-                if cells.values is not None:
-                    parts.setdefault(cells.column.name, []).append(cells.good_values.astype(np.float32))
+        for cells, _ in check_cells(plan, read_piece(plan, data, True, Outcome())):
+            if cells.values is not None:
+                parts.setdefault(cells.column.name, []).append(cells.good_values.astype(np.float32))
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 

@@ -25,7 +25,6 @@ from linklab.validation.profile import Profile, profile_cells
 from linklab.validation.row_checks import find_broken_rules
 
 BLOCK_BYTES = 2 << 20  # small enough for the caches, large enough for numpy
-EXACT_BYTES = 32 << 10  # a piece this small that is not plain is read row by row
 PARALLEL_BYTES = 8 << 20  # a smaller file is checked before a second process would have started
 N_PROCESSES = 2
 SHOWN_CHARACTERS = 200
@@ -85,58 +84,36 @@ def show(text: str) -> str:
 def check_block(plan: Plan, data: bytes, *, final: bool) -> Outcome:
     """Check one block, which starts at the start of a row."""
     outcome = Outcome()
-    for piece in pieces(plan, data, final, outcome):
+    piece = read_piece(plan, data, final, outcome)
+    if len(piece.lines):
         _check_piece(plan, piece, outcome)
-    if final and outcome.used and not data.endswith(b"\n"):
-        outcome.no_final_newline = True
+    outcome.no_final_newline = bool(final and outcome.used and not data.endswith(b"\n"))
     outcome.violations.sort(key=lambda v: v.line)
     return outcome
 
 
-def pieces(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Iterator[Piece]:
-    """Cut a block into pieces that are plain CSV, as large as possible, and read what lies between row by row."""
-    at, step = 0, len(data)
-    while at < len(data):
-        end = len(data) if at + step >= len(data) else data.rfind(b"\n", at, at + step) + 1
-        end = end if end > at else data.find(b"\n", at) + 1 or len(data)
-        chunk = data if (at, end) == (0, len(data)) else data[at:end]
-        columns = _split(plan, chunk)
-        if columns is not None:
-            n = len(columns[0])
-            cuts = np.full(n + 1, at)
-            cuts[1:] += np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10) + 1
-            yield Piece(columns, outcome.n_lines + np.arange(n), cuts[:-1], cuts[1:])
-            outcome.n_lines += n
-            at = end
-        elif len(chunk) > EXACT_BYTES:
-            step = len(chunk) // 8
-            continue
-        else:
-            piece, reached = _read_exactly(plan, data, at, end, final, outcome)
-            if len(piece.lines):
-                yield piece
-            outcome.n_lines += data.count(b"\n", at, reached)
-            if reached < end:
-                outcome.used = reached
-                return
-            at = reached
-        step *= 2
-    outcome.used = at
+def read_piece(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Piece:
+    """Return the rows of a block: cut all at once where it is plain CSV, else row by row, naming the damaged lines."""
+    columns = _split(plan, data)
+    if columns is None:
+        return _read_exactly(plan, data, final, outcome)
+    outcome.n_lines, outcome.used = len(columns[0]), len(data)
+    cuts = np.append(0, np.flatnonzero(np.frombuffer(data, np.uint8) == 10) + 1)
+    return Piece(columns, np.arange(len(columns[0])), cuts[:-1], cuts[1:])
 
 
-def _split(plan: Plan, chunk: bytes) -> list[pa.Array] | None:
-    """Return a chunk's columns, None where it can only be read row by row."""
-    if not csv_stream.is_plain(chunk):
+def _split(plan: Plan, data: bytes) -> list[pa.Array] | None:
+    """Return a block's columns, None where it can only be read row by row."""
+    if not csv_stream.is_plain(data):
         return None
-    if (b"\r" in chunk) != plan.crlf or (plan.crlf and chunk.count(b"\r\n") != chunk.count(b"\n")):
+    if (b"\r" in data) != plan.crlf or (plan.crlf and data.count(b"\r\n") != data.count(b"\n")):
         return None
-    return split_cells(chunk, len(plan.columns))
+    return split_cells(data, len(plan.columns))
 
 
-def _read_exactly(plan: Plan, data: bytes, at: int, end: int, final: bool, outcome: Outcome) -> tuple[Piece, int]:
-    """Read records from byte `at` until one starts at `end` or later; name the damaged lines."""
-    cells, lines, offsets, ends = [], [], [], []
-    for record in csv_stream.scan_records(data, at=at, line=outcome.n_lines, n_columns=len(plan.columns), final=final):
+def _read_exactly(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Piece:
+    rows, places = [], []
+    for record in csv_stream.scan_records(data, at=0, line=0, n_columns=len(plan.columns), final=final):
         raw = data[record.offset : record.end]
         if raw.endswith(b"\n") and raw.endswith(b"\r\n") != plan.crlf:
             last_line = record.line + raw.count(b"\n") - 1
@@ -146,16 +123,12 @@ def _read_exactly(plan: Plan, data: bytes, at: int, end: int, final: bool, outco
             value = show(raw.rstrip(b"\r\n").decode("utf-8", "surrogateescape"))
             outcome.violations.append(Violation(record.line, "", record.code, value, record.message))
         else:
-            cells.append(record.cells)
-            lines.append(record.line)
-            offsets.append(record.offset)
-            ends.append(record.end)
-        at = record.end
-        if at >= end:
-            break
-    columns = [to_binary(column) for column in zip(*cells, strict=True)]
-    starts, places, behind = (np.array(part, np.int64) for part in (lines, offsets, ends))
-    return Piece(columns, starts, places, behind), at
+            rows.append(record.cells)
+            places.append((record.line, record.offset, record.end))
+        outcome.used = record.end
+    outcome.n_lines = data.count(b"\n", 0, outcome.used)
+    columns = [to_binary(column) for column in zip(*rows, strict=True)]
+    return Piece(columns, *np.array(places, np.int64).reshape(-1, 3).T)
 
 
 def check_cells(plan: Plan, piece: Piece) -> Iterator[tuple[Cells, Faults]]:
