@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import csv
 import dataclasses
+import itertools
 import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from linklab.cli import UserError
@@ -228,34 +230,24 @@ def _line_end(text: str) -> str:
     return "CRLF" if text.count("\r\n") > text.count("\n") / 2 else "LF"
 
 
-def first_records(text: str, delimiter: str, *, spaced: bool = False) -> Iterator[list[str]]:
-    """Yield the first rows of a text, as far as they can be read; blank lines are left out."""
+def first_records(text: str, delimiter: str, *, spaced: bool = False) -> list[list[str]]:
+    """Return the first rows of a text, as far as they can be read; blank lines are left out."""
     reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, skipinitialspace=spaced)
-    n = 0
-    while n < SNIFFED_ROWS:
-        try:
-            cells = next(reader)
-        except (StopIteration, csv.Error):
-            return
-        if cells:
-            n += 1
-            yield cells
+    rows = []
+    with contextlib.suppress(csv.Error):
+        for cells in itertools.islice(filter(None, reader), SNIFFED_ROWS):
+            rows.append(cells)
+    return rows
 
 
 def _delimiter(text: str) -> str:
     """Return the delimiter that cuts header and rows into the same number of cells; the comma where nothing tells."""
-    best, best_score = ",", (0.0, 0)
-    for delimiter in DELIMITERS:
-        rows = list(first_records(text, delimiter))
-        score = _score(rows)
-        if score > best_score:
-            best, best_score = delimiter, score
-    if best_score == (0.0, 0):  # no header of two columns: lines of a title above it, or spaces between cells
-        scores = {d: _score(_below_title(list(first_records(text, d)))) for d in DELIMITERS}
-        best = max(scores, key=lambda delimiter: scores[delimiter])
-        if scores[best] == (0.0, 0) and _score(list(first_records(text, " ", spaced=True)))[0] == 1.0:
-            best = " "
-    return best
+    scores = {d: _score(first_records(text, d)) for d in DELIMITERS}
+    if not any(width for _, width in scores.values()):  # no header of two columns: a title above it, or spaces
+        scores = {d: _score(_below_title(first_records(text, d))) for d in DELIMITERS}
+        if not any(width for _, width in scores.values()) and _score(first_records(text, " ", spaced=True))[0] == 1.0:
+            return " "
+    return max(scores, key=lambda delimiter: scores[delimiter])
 
 
 def _score(rows: list[list[str]]) -> tuple[float, int]:
@@ -283,9 +275,9 @@ def _check_delimiter(path: Path, text: str, delimiter: str) -> str:
 
 def _spaced(text: str, delimiter: str) -> bool:
     """True where a space follows every delimiter of the first rows, or cells stand in columns with spaces between."""
-    rows = list(first_records(text, delimiter))
+    rows = first_records(text, delimiter)
     if delimiter == " ":
-        return _score(list(first_records(text, delimiter, spaced=True))) > _score(rows)
+        return _score(first_records(text, delimiter, spaced=True)) > _score(rows)
     later = [cell for row in rows for cell in row[1:]]
     return len(rows) > 1 and bool(later) and all(cell.startswith(" ") for cell in later)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import datetime
@@ -109,38 +110,40 @@ def encoding_error(path: Path, encoding: str) -> UserError:
 
 def _excel_rows(path: Path, sheet_at: int) -> Iterator[Row]:
     """Yield the rows of a sheet, each as wide as the first rows' widest, so that no row is taken for a longer one."""
-    import openpyxl
     from openpyxl.utils.exceptions import InvalidFileException
 
     try:
-        # the bytes, not the path: openpyxl refuses a workbook whose name ends in .csv
-        book = openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True, data_only=True)
-        if not book.worksheets:
-            raise UserError(f"{path}: the workbook has no sheet with cells")
-        sheet = book.worksheets[sheet_at]
-        sheet.reset_dimensions()  # some programs write a wrong one
-        rows = (
-            (number, [to_text(_as_shown(value), path, number, f"column {at}") for at, value in enumerate(row, start=1)])
-            for number, row in enumerate(sheet.iter_rows(values_only=True), start=1)
-        )
-        first = list(itertools.islice(rows, FIRST_ROWS))
-        width = max((at for _, cells in first for at, cell in enumerate(cells, start=1) if cell), default=0)
-        for number, cells in itertools.chain(first, rows):
-            filled = cells[:width] if not any(cells[width:]) else cells
-            yield number, filled + [""] * (width - len(filled))
-        book.close()
+        with _open_book(path, data_only=True) as book:
+            if not book.worksheets:
+                raise UserError(f"{path}: the workbook has no sheet with cells")
+            sheet = book.worksheets[sheet_at]
+            sheet.reset_dimensions()  # some programs write a wrong one
+            rows = (
+                (number, [to_text(_as_shown(value), path, number, f"column {at}") for at, value in enumerate(row, 1)])
+                for number, row in enumerate(sheet.iter_rows(values_only=True), start=1)
+            )
+            first = list(itertools.islice(rows, FIRST_ROWS))
+            width = max((at for _, cells in first for at, cell in enumerate(cells, start=1) if cell), default=0)
+            for number, cells in itertools.chain(first, rows):
+                filled = cells[:width] if not any(cells[width:]) else cells
+                yield number, filled + [""] * (width - len(filled))
     except (InvalidFileException, KeyError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: the Excel workbook cannot be read ({error}); save it again, or as CSV") from error
 
 
-def sheet_names(path: Path) -> list[str]:
-    """Return the names of a workbook's sheets."""
+def _open_book(path: Path, *, data_only: bool = False) -> contextlib.closing[Any]:
     import openpyxl
 
-    book = openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True)
-    names = [sheet.title for sheet in book.worksheets]
-    book.close()
-    return names
+    # the bytes, not the path: openpyxl refuses a workbook whose name ends in .csv
+    return contextlib.closing(
+        openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True, data_only=data_only)
+    )
+
+
+def sheet_names(path: Path) -> list[str]:
+    """Return the names of a workbook's sheets."""
+    with _open_book(path) as book:
+        return [sheet.title for sheet in book.worksheets]
 
 
 def _as_shown(value: Any) -> Any:
@@ -150,13 +153,9 @@ def _as_shown(value: Any) -> Any:
 
 def formula_columns(path: Path, sheet_at: int, line: int) -> list[int]:
     """Return the columns (from 0) of a workbook whose cell in the row `line` is a formula."""
-    import openpyxl
-
-    book = openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True)
-    rows = book.worksheets[sheet_at].iter_rows(min_row=line, max_row=line, values_only=True)
-    found = [at for row in rows for at, value in enumerate(row) if isinstance(value, str) and value.startswith("=")]
-    book.close()
-    return found
+    with _open_book(path) as book:
+        (row,) = book.worksheets[sheet_at].iter_rows(min_row=line, max_row=line, values_only=True)
+        return [at for at, value in enumerate(row) if isinstance(value, str) and value.startswith("=")]
 
 
 def _parquet_rows(path: Path, hidden: Collection[str]) -> Iterator[Row]:

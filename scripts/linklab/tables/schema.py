@@ -100,12 +100,11 @@ class Schema:
 
     def to_dict(self) -> dict:
         """Return the schema as JSON-ready values."""
-        columns = [dataclasses.asdict(column) for column in self.columns]
-        return {
-            "columns": [
-                {k: v for k, v in column.items() if v is not None and v is not False and v != ""} for column in columns
-            ]
-        }
+        columns = [
+            {k: v for k, v in vars(column).items() if v is not None and v is not False and v != ""}
+            for column in self.columns
+        ]
+        return {"columns": columns}
 
     @classmethod
     def from_dict(cls, value: dict) -> Schema:
