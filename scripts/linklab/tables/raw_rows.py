@@ -134,10 +134,8 @@ def _excel_rows(path: Path, sheet_at: int) -> Iterator[Row]:
 def _open_book(path: Path, *, data_only: bool = False) -> contextlib.closing[Any]:
     import openpyxl
 
-    # the bytes, not the path: openpyxl refuses a workbook whose name ends in .csv
-    return contextlib.closing(
-        openpyxl.load_workbook(io.BytesIO(path.read_bytes()), read_only=True, data_only=data_only)
-    )
+    data = io.BytesIO(path.read_bytes())  # not the path: openpyxl refuses a workbook whose name ends in .csv
+    return contextlib.closing(openpyxl.load_workbook(data, read_only=True, data_only=data_only))
 
 
 def sheet_names(path: Path) -> list[str]:
@@ -154,8 +152,8 @@ def _as_shown(value: Any) -> Any:
 def formula_columns(path: Path, sheet_at: int, line: int) -> list[int]:
     """Return the columns (from 0) of a workbook whose cell in the row `line` is a formula."""
     with _open_book(path) as book:
-        (row,) = book.worksheets[sheet_at].iter_rows(min_row=line, max_row=line, values_only=True)
-        return [at for at, value in enumerate(row) if isinstance(value, str) and value.startswith("=")]
+        rows = book.worksheets[sheet_at].iter_rows(min_row=line, max_row=line, values_only=True)
+        return [at for row in rows for at, value in enumerate(row) if isinstance(value, str) and value.startswith("=")]
 
 
 def _parquet_rows(path: Path, hidden: Collection[str]) -> Iterator[Row]:
