@@ -11,7 +11,7 @@ import numpy as np
 
 from linklab.radio import propagation
 from linklab.radio.arrays import Numbers
-from linklab.radio.channels import COVERS, FIRST_OF_LEVEL, LEVEL, N_SUBCHANNELS
+from linklab.radio.channels import CENTRE_MHZ, COVERS, FIRST_OF_LEVEL, N_SUBCHANNELS, POSITION
 
 CARRIER_SENSE_DBM = -82.0  # per 20 MHz: what a radio hears above this, it defers to (IEEE 802.11 CCA)
 LEAKAGE = 10 ** (-26 / 10)  # share of a sub-channel's power that appears in the next one
@@ -52,30 +52,15 @@ def _touch_table() -> tuple[np.ndarray, ...]:
     Returns start (45, 4), count (45, 4) and, per entry, the position of the touched channel within its level, the
     power it receives in units of the interferer's power per sub-channel, and whether the two channels overlap.
     """
-    start, count = np.zeros((len(LEVEL), 4), int), np.zeros((len(LEVEL), 4), int)
-    position: list[int] = []
-    power: list[float] = []
-    overlaps: list[bool] = []
-    last_of_level = np.append(FIRST_OF_LEVEL[1:], len(LEVEL))
-    # Sub-channels that are neighbours in frequency: the gap between 64 and 100 and that between 144 and 149 are wider.
-    chains = (range(0, 8), range(8, 20), range(20, N_SUBCHANNELS))
-    neighbours = np.zeros((N_SUBCHANNELS, N_SUBCHANNELS), bool)
-    for chain in chains:
-        for s in list(chain)[1:]:
-            neighbours[s, s - 1] = neighbours[s - 1, s] = True
-    for j in range(len(LEVEL)):
-        own = COVERS[j]
-        beside = neighbours[own].any(0) & ~own
-        for level in range(4):
-            start[j, level] = len(position)
-            for c in range(FIRST_OF_LEVEL[level], last_of_level[level]):
-                inside, leaked = int((own & COVERS[c]).sum()), int((beside & COVERS[c]).sum())
-                if inside or leaked:
-                    position.append(c - FIRST_OF_LEVEL[level])
-                    power.append(inside + LEAKAGE * leaked)
-                    overlaps.append(inside > 0)
-            count[j, level] = len(position) - start[j, level]
-    return start, count, np.array(position), np.array(power), np.array(overlaps)
+    centres = CENTRE_MHZ[:N_SUBCHANNELS]
+    neighbours = np.abs(centres[:, None] - centres) == 20
+    beside = (COVERS @ neighbours) & ~COVERS
+    inside, leaked = (own.astype(int) @ COVERS.T for own in (COVERS, beside))  # sub-channels shared, (45, 45)
+    touches = inside + leaked > 0
+    count = np.add.reduceat(touches.astype(int), FIRST_OF_LEVEL, axis=1)
+    start = (np.cumsum(count) - count.ravel()).reshape(count.shape)
+    power = inside + LEAKAGE * leaked
+    return start, count, POSITION[np.nonzero(touches)[1]], power[touches], inside[touches] > 0
 
 
 _START, _COUNT, _POSITION, _POWER, _OVERLAPS = _touch_table()

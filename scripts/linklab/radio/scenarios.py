@@ -16,13 +16,13 @@ from linklab.radio import propagation
 from linklab.radio.arrays import Columns
 from linklab.radio.channels import (
     CENTRE_MHZ,
-    CHANNEL_NUMBERS,
     DOMAINS,
     FIRST_OF_LEVEL,
     IS_DFS,
     LEGAL,
     LEVEL,
     N_SUBCHANNELS,
+    POSITION,
     WIDTHS_MHZ,
 )
 
@@ -90,17 +90,10 @@ def _interferer_channel_cdf() -> np.ndarray:
     return np.cumsum(weights)
 
 
-def _legal_positions() -> np.ndarray:
-    """(3 domains, 4 levels, 25 positions): which places of a level hold a legal channel."""
-    legal = np.zeros((len(DOMAINS), 4, N_SUBCHANNELS), bool)
-    for level, width in enumerate(WIDTHS_MHZ):
-        n, first = len(CHANNEL_NUMBERS[width]), FIRST_OF_LEVEL[level]
-        legal[:, level, :n] = LEGAL[:, first : first + n]
-    return legal
-
-
 _INTERFERER_CDF = _interferer_channel_cdf()
-_LEGAL_POSITIONS = _legal_positions()
+# (3 domains, 4 levels, 25 positions): which places of a level hold a legal channel
+_LEGAL_POSITIONS = np.zeros((len(DOMAINS), len(WIDTHS_MHZ), N_SUBCHANNELS), bool)
+_LEGAL_POSITIONS[:, LEVEL, POSITION] = LEGAL
 _RAIN_K, _RAIN_ALPHA = propagation.rain_coefficients(CENTRE_MHZ / 1000.0)
 
 
