@@ -81,11 +81,6 @@ def test_pickers_read_visible_columns_only(rows):
     assert np.isnan(pickers.bayes_ceiling(visible, "standard", draws=2)["achieved"])
 
 
-def test_an_unknown_picker_is_named_with_the_known_ones(rows):
-    with pytest.raises(ValueError, match="most_snr"):
-        pickers.pick("luck", {name: cells[:2] for name, cells in rows.items()})
-
-
 def test_truths_that_the_gap_filter_would_have_dropped_do_not_count():
     some = table(2, 500)
     with_filter, without = (pickers.bayes_ceiling(some, "standard", min_gap=gap)["ceiling"] for gap in (0.02, 0.0))

@@ -5,14 +5,13 @@ Columns come as a table: {name: one value per row}, list columns as one list per
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from linklab.radio import phy, scenarios
 from linklab.radio.channels import DOMAINS, WIDTHS_MHZ, availability, channel_index, eirp_dbm
 
-PICKERS = ("random", "least_noise", "least_busy", "most_snr", "snr_and_busy", "formula")
 _TIE_PER_PCT = 1e-3  # equal whole dB are common: the less busy channel goes first, then the lower frequency
 
 
@@ -22,7 +21,9 @@ class Table:
     def __init__(self, columns: Mapping[str, Sequence]) -> None:
         self.count = np.array([len(cell) for cell in columns["available_channels_mhz"]])
         self.row = np.repeat(np.arange(len(self.count)), self.count)
+        self.first = np.cumsum(self.count) - self.count  # where each row's candidates begin
         self.rssi, self.noise, self.busy = (self._flat(columns[c]) for c in ("rssi_dbm", "noise_dbm", "busy_pct"))
+        self.snr = self.rssi - self.noise
         channel = channel_index(self._flat(columns["available_channels_mhz"]).astype(int))
         domain = np.array([DOMAINS.index(name) for name in columns["regulatory_domain"]])[self.row]
         gain, power, radar, d_m, width = (
@@ -50,10 +51,19 @@ class Table:
 
     def argmax(self, flat: np.ndarray) -> np.ndarray:
         """Return where in its row each row's largest value is, the first of equal ones: (n_rows,)."""
-        start = np.cumsum(self.count) - self.count
-        best = np.maximum.reduceat(flat, start)
+        best = np.maximum.reduceat(flat, self.first)
         place = np.where(flat == best[self.row], np.arange(len(flat)), len(flat))
-        return np.minimum.reduceat(place, start) - start
+        return np.minimum.reduceat(place, self.first) - self.first
+
+
+PICKERS: dict[str, Callable[[Table, int], np.ndarray]] = {  # scores of all candidates, from a table and a seed
+    "random": lambda table, seed: np.random.Generator(np.random.Philox(seed)).random(len(table.snr)),
+    "least_noise": lambda table, seed: -table.noise - _TIE_PER_PCT * table.busy,
+    "least_busy": lambda table, seed: -table.busy + _TIE_PER_PCT * table.snr,
+    "most_snr": lambda table, seed: table.snr - _TIE_PER_PCT * table.busy,
+    "snr_and_busy": lambda table, seed: np.log2(1 + 10 ** (table.snr / 10)) * (1 - table.busy / 100),
+    "formula": lambda table, seed: table.throughput(table.snr, table.busy),
+}
 
 
 def pick(name: str, columns: dict[str, list], seed: int = 0) -> list[np.ndarray]:
@@ -62,30 +72,13 @@ def pick(name: str, columns: dict[str, list], seed: int = 0) -> list[np.ndarray]
     `name` is one of PICKERS; `seed` matters to random only.
     """
     table = Table(columns)
-    return table.split(_scores(name, table, seed))
-
-
-def _scores(name: str, table: Table, seed: int) -> np.ndarray:
-    snr = table.rssi - table.noise
-    if name == "random":
-        return np.random.Generator(np.random.Philox(seed)).random(len(snr))
-    if name == "least_noise":
-        return -table.noise - _TIE_PER_PCT * table.busy
-    if name == "least_busy":
-        return -table.busy + _TIE_PER_PCT * snr
-    if name == "most_snr":
-        return snr - _TIE_PER_PCT * table.busy
-    if name == "snr_and_busy":
-        return np.log2(1 + 10 ** (snr / 10)) * (1 - table.busy / 100)
-    if name == "formula":
-        return table.throughput(snr, table.busy)
-    raise ValueError(f"no picker '{name}'; the pickers are: {', '.join(PICKERS)}")
+    return table.split(PICKERS[name](table, seed))
 
 
 def formula_throughput(columns: dict[str, list]) -> list[np.ndarray]:
     """Expected throughput in Mbit/s of every candidate on the observed values, at most the Ethernet rate."""
     table = Table(columns)
-    return table.split(np.minimum(table.throughput(table.rssi - table.noise, table.busy), phy.ETHERNET_MBPS))
+    return table.split(np.minimum(table.throughput(table.snr, table.busy), phy.ETHERNET_MBPS))
 
 
 def imagine_worlds(
@@ -101,22 +94,21 @@ def imagine_worlds(
     n, n_rows = len(table.rssi), len(table.count)
     wins, any_wins = np.zeros(n), np.zeros(n)
     bests = np.full((draws, n_rows), np.nan)
-    first = np.cumsum(table.count) - table.count
     for draw in range(draws):
         rssi = table.rssi - (noise.rssi_db * rng.standard_normal(n_rows))[table.row] + rng.random(n) - 0.5
         noise_dbm = table.noise - noise.noise_db * rng.standard_normal(n) + rng.random(n) - 0.5
         busy = np.clip(table.busy - noise.busy_pct * rng.standard_normal(n) + rng.random(n) - 0.5, 0, 100)
         throughput = table.throughput(rssi - noise_dbm, busy)
-        winner = first + table.argmax(throughput)
+        winner = table.first + table.argmax(throughput)
         best = throughput[winner]
         throughput[winner] = -1.0
-        kept = np.maximum.reduceat(throughput, first) <= (1 - min_gap) * best
+        kept = np.maximum.reduceat(throughput, table.first) <= (1 - min_gap) * best
         any_wins[winner] += 1
         wins[winner] += kept
         bests[draw, kept] = best[kept]
     forgotten = np.isnan(bests).all(axis=0)
     wins = np.where(forgotten[table.row], any_wins, wins)
-    return wins / np.add.reduceat(wins, first)[table.row], bests
+    return wins / np.add.reduceat(wins, table.first)[table.row], bests
 
 
 def bayes_ceiling(
@@ -133,7 +125,7 @@ def bayes_ceiling(
     rng = np.random.Generator(np.random.Philox(seed))
     shares, _ = imagine_worlds(table, preset, rng, draws=draws, min_gap=min_gap)
     modal = table.argmax(shares)
-    share = shares[np.cumsum(table.count) - table.count + modal]
+    share = shares[table.first + modal]
     result = {"ceiling": float(share.mean()), "achieved": float("nan")}
     if "recommended_channel_mhz" in columns:
         chosen = [cell[at] for cell, at in zip(columns["available_channels_mhz"], modal, strict=True)]
@@ -148,28 +140,23 @@ def hardness(columns: dict[str, list], preset: str, seed: int = 0, min_gap: floa
     Reads the targets and channel_throughput_mbps too. most_frequent is fitted on these very rows.
     """
     table = Table(columns)
-    start = np.cumsum(table.count) - table.count
     truth = np.concatenate([np.asarray(cell, float) for cell in columns["channel_throughput_mbps"]])
     centres = np.concatenate([np.asarray(cell, int) for cell in columns["available_channels_mhz"]])
     labels = np.array(columns["recommended_channel_mhz"], int)
-    best = np.maximum.reduceat(truth, start)
-    names, times = np.unique(labels, return_counts=True)
-    frequency = np.zeros(len(centres))
-    known = np.isin(centres, names)
-    frequency[known] = times[np.searchsorted(names, centres[known])]
-    scores = {"most_frequent": frequency}
-    scores |= {name: _scores(name, table, seed) for name in PICKERS}
+    best = np.maximum.reduceat(truth, table.first)
+    times = np.bincount(labels, minlength=centres.max() + 1)  # of each channel
+    scores = {"most_frequent": times[centres]} | {name: score(table, seed) for name, score in PICKERS.items()}
     pickers = {}
     for name, score in scores.items():
-        chosen = start + table.argmax(score)
+        chosen = table.first + table.argmax(score)
         regret = 1 - truth[chosen] / best
         pickers[name] = {"accuracy": float((centres[chosen] == labels).mean()), "regret": float(regret.mean())}
     answer = np.array(columns["expected_throughput_mbps"], float)
-    guess = np.minimum(np.maximum.reduceat(scores["formula"], start), phy.ETHERNET_MBPS)
+    guess = np.minimum(np.maximum.reduceat(scores["formula"], table.first), phy.ETHERNET_MBPS)
     return {
         "rows": len(labels),
         "candidates_mean": float(table.count.mean()),
-        "classes": len(names),
+        "classes": int((times > 0).sum()),
         "top_class_share": float(times.max() / len(labels)),
         "pickers": pickers,
         "bayes": bayes_ceiling(columns, preset, seed=seed, min_gap=min_gap),
