@@ -103,7 +103,8 @@ def run(args: argparse.Namespace) -> None:
         )
     task = read_task(settings.model)
     if settings.given_row:
-        header, rows = read_given_row(settings.given_row, task)
+        rows = [("--set", read_set(settings.given_row, task))]
+        header = list(rows[0][1])
     else:
         assert settings.csv is not None, "one of the two is required"
         header, rows = read_rows(settings.csv, table, task)
@@ -139,12 +140,6 @@ def read_task(model: str) -> Task:
 def needed_columns(task: Task) -> list[str]:
     """Return the columns a row must have: those the prompt shows, and those that hold its choices."""
     return list(dict.fromkeys([*task.template.columns, *(t.choices_from for t in task.targets if t.choices_from)]))
-
-
-def read_given_row(words: Sequence[str], task: Task) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:
-    """Return the header and the one row that --set gives, as `read_rows` does."""
-    row = read_set(words, task)
-    return list(row), [("--set", row)]
 
 
 def read_rows(csv_name: str, options: TableOptions, task: Task) -> tuple[list[str], list[tuple[str, dict[str, str]]]]:

@@ -65,15 +65,10 @@ def run(args: argparse.Namespace) -> None:
         hub.require_token("push_to_hub.py")
     for folder in filter(None, (settings.folder, settings.evaluation)):
         files.require_file(folder / MANIFEST)
-    parcel = publish.pack(
-        settings.folder,
-        settings.license,
-        evaluation=settings.evaluation,
-        merged=settings.merged,
-        base=settings.base_model,
-    )
-    for line in publish.list_checks(parcel.faults):
-        say(line)
+    parcel = publish.pack(settings.folder, settings.license, evaluation=settings.evaluation, merged=settings.merged,
+                          base=settings.base_model)  # fmt: skip
+    for name, fault in parcel.faults.items():
+        say(f"ok  {name}" if fault is None else f"NO  {name}: {fault}")
     if failed := [name for name, fault in parcel.faults.items() if fault]:
         raise CheckFailed(f"{settings.folder}: {len(failed)} of {len(parcel.faults)} checks failed; nothing was sent")
     for name, size in sorted(parcel.sizes().items()):

@@ -150,7 +150,8 @@ def read_manifest(path: str | os.PathLike) -> dict:
             raise UserError(
                 f"{path}: not a manifest of this toolkit ('{group}' lists no files with path, sha256 and bytes)"
             )
-    if not isinstance(value["script"], str) or not _are_texts(value["argv"]):
+    words = value["argv"] if isinstance(value["argv"], list) else [None]
+    if not all(isinstance(word, str) for word in (value["script"], *words)):
         raise UserError(f"{path}: not a manifest of this toolkit ('script' or 'argv' hold no text)")
     for entry in value["outputs"]:
         if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
@@ -158,18 +159,10 @@ def read_manifest(path: str | os.PathLike) -> dict:
     return value
 
 
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(word, str) for word in value)
-
-
 def is_entry(entry: object) -> bool:
     """Say whether this describes a file as `describe_files` does."""
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("path"), str)
-        and isinstance(entry.get("sha256"), str)
-        and isinstance(entry.get("bytes"), int)
-    )
+    kinds = {"path": str, "sha256": str, "bytes": int}
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
 
 
 def _deciding(argv: Sequence[str]) -> list[str]:
@@ -343,9 +336,9 @@ def must_stay(folder: Path) -> bool:
 
     `docker -v` mounts the folder itself; a shell whose folder is swapped away stands nowhere.
     """
-    if not folder.is_dir():
-        return False
-    return os.path.ismount(folder) or Path.cwd().is_relative_to(folder) or not os.access(folder.parent, os.W_OK)
+    return folder.is_dir() and (
+        os.path.ismount(folder) or Path.cwd().is_relative_to(folder) or not os.access(folder.parent, os.W_OK)
+    )
 
 
 @contextlib.contextmanager

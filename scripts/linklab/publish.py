@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from linklab import files
@@ -205,8 +205,3 @@ def _score_table(scores: dict) -> str:
         rows.append((target, tables.label(metric), value, ends))
     head = f"{scores['n']['expected']:,} rows of the test split, 95 % intervals; {described}."
     return "\n".join([head, "", *markdown.table(("target", "metric", "value", "interval"), rows, "llrl")])
-
-
-def list_checks(faults: Mapping[str, str | None]) -> list[str]:
-    """Return a line for each check."""
-    return [f"ok  {name}" if fault is None else f"NO  {name}: {fault}" for name, fault in faults.items()]

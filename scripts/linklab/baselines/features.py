@@ -60,11 +60,10 @@ class FlatFeatures:
                 self.codes[column.name] = _most_common(itertools.chain(*map(parse_list, cells)), MAX_CATEGORIES)
         self.bases = bases
         self.widths = {column.name: self._width(column, examples) for column in self.columns}
-        self.categorical = np.array([self._is_category(c) for c in self.columns for _ in range(self.widths[c.name])])
-        self.categorical = self.categorical.astype(bool)  # of no columns, an empty array of floats
-
-    def _is_category(self, column: Column) -> bool:
-        return column.kind == "str" and column.name not in self.date_formats
+        self.categorical = np.array([
+            column.kind == "str" and column.name not in self.date_formats
+            for column in self.columns for _ in range(self.widths[column.name])
+        ], bool)  # fmt: skip
 
     def _width(self, column: Column, examples: Sequence[Example]) -> int:
         if column.name in self.date_formats:

@@ -39,7 +39,8 @@ class TextFeatures:
 
     def __init__(self, columns: Sequence[Sequence[str]]) -> None:
         """`columns` holds, for each text column, the training rows' cells."""
-        self.vectorizers = [make_vectorizer().fit(_with_a_word(cells)) for cells in columns]
+        # with a word: scikit-learn refuses texts of punctuation alone
+        self.vectorizers = [make_vectorizer().fit([*cells, "word"]) for cells in columns]
 
     def transform(self, columns: Sequence[Sequence[str]]) -> csr_matrix:
         """Return (rows, terms) of the same columns of any rows."""
@@ -47,8 +48,3 @@ class TextFeatures:
 
         parts = [v.transform(cells) for v, cells in zip(self.vectorizers, columns, strict=True)]
         return hstack(parts, format="csr")
-
-
-def _with_a_word(cells: Sequence[str]) -> list[str]:
-    """Return the cells and one that holds a word: scikit-learn refuses texts of punctuation alone."""
-    return [*cells, "word"]

@@ -181,16 +181,12 @@ def write_row_scores(path: Path, examples: Sequence[Example], judged: Sequence[J
         if rows.confidences is not None:
             columns["confidence"] = rows.confidences.tolist()
         if "regret" in rows.columns:
-            columns["worth"] = [json.dumps(worth_of_choices(example, rows.target)) for example in examples]
+            worths = (zip(e.choices[rows.target], e.values[rows.target], strict=True) for e in examples)
+            columns["worth"] = [json.dumps(dict(worth)) for worth in worths]  # {"5775": 594.0, "5530": 431.0}
         for name, column in (columns | {name: column.tolist() for name, column in rows.columns.items()}).items():
             for line, value in zip(table, column, strict=True):
                 line[f"{rows.target}/{name}"] = f"{value:.12g}" if isinstance(value, float) else value
     _write_csv(path, table)
-
-
-def worth_of_choices(example: Example, target: str) -> dict[str, float]:
-    """Return what each legal choice of a row is worth: {"5775": 594.0, "5530": 431.0}."""
-    return dict(zip(example.choices[target], example.values[target], strict=True))
 
 
 def _is_missing(answer: str | float) -> bool:

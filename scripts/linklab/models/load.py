@@ -230,10 +230,8 @@ def resolve(name: str) -> str:
 
 def _find(name: str) -> str:
     """Return what `resolve` returns, of which it is now known that a model is there."""
-    found = resolve(name)
-    if not Path(found).is_dir():
-        base_names.require_on_hub(found)
-    return found
+    base_names.require_model(name)
+    return resolve(name)
 
 
 def load_tokenizer(name: str) -> Any:
