@@ -4,6 +4,7 @@ import pytest
 import torch
 from linklab.models import load, save, tiny
 from safetensors.torch import load_file
+from training_runs import add_adapter
 
 LAYER = "model.layers.0.self_attn.q_proj"
 
@@ -11,19 +12,11 @@ LAYER = "model.layers.0.self_attn.q_proj"
 @pytest.fixture(scope="module", params=["bfloat16", "float32"])
 def adapter(request, tmp_path_factory):
     """An adapter that is not zero, on a base saved in the type; returns (folder, the type's name, expected weight)."""
-    from peft import LoraConfig, get_peft_model
-
     folder, tokenizer = tmp_path_factory.mktemp("merge"), tiny.build_tokenizer()
     base = tiny.build_model(tokenizer).to(getattr(torch, request.param))
     base.save_pretrained(folder / "base")
     tokenizer.save_pretrained(folder / "base")
-    model = get_peft_model(
-        load.load_model(str(folder / "base")), LoraConfig(r=2, lora_alpha=6, target_modules=["q_proj"])
-    )
-    torch.manual_seed(1)
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            torch.nn.init.normal_(weight, std=0.1)
+    model = add_adapter(load.load_model(str(folder / "base")), r=2, lora_alpha=6, target_modules=["q_proj"])
     save.save_model(model, tokenizer, folder / "adapter", str(folder / "base"))
     parts = load_file(folder / "adapter" / "adapter_model.safetensors")
     down, up = (parts[f"base_model.model.{LAYER}.lora_{side}.weight"].double() for side in "AB")

@@ -21,9 +21,9 @@ def rendered_once():
     """Every picture is a real one here."""
 
 
-def make_experiment(folder, candidate="tuned", **more):
+def make_experiment(folder, candidate="tuned", reference="trees", **more):
     runs = comparison.read_runs([folder])
-    reference = comparison.find_run(runs, "trees")
+    reference = comparison.find_run(runs, reference)
     return tables.Experiment(
         title="Trees & <models>", runs=runs, primary="channel/accuracy", reference=reference,
         differences=comparison.compare_to(runs, reference, resamples=100),
@@ -72,9 +72,7 @@ def test_the_verdict_compares_with_the_best_simple_rule_and_with_the_best_rival(
     write_run(tmp_path / "tuned", examples, range(40), "tuned")
     write_run(tmp_path / "rule", examples, range(10))
     write_run(tmp_path / "boosting_flat", examples, range(58))
-    runs = comparison.read_runs([tmp_path])
-    trees, tuned = (comparison.find_run(runs, name) for name in ("boosting_flat", "tuned"))
-    experiment = tables.Experiment("", runs, "channel/accuracy", trees, [], tuned)
+    experiment = make_experiment(tmp_path, reference="boosting_flat")
     better = answer_to("Is it better than what it has to beat?", experiment)
     assert re.match(r"In part: better than rule by 50\.0 points .*; worse than boosting_flat by 30\.0 points", better)
     assert "best simple rule rule 16.7 %" in make_verdict(experiment).scores
@@ -115,11 +113,9 @@ def test_what_next_follows_the_validation_loss(tmp_path, losses, said):
     examples = make_examples()
     for name, right, role in (("tuned", 30, "tuned"), ("base", 2, "base"), ("boosting_flat", 58, "baseline")):
         write_run(tmp_path / "runs" / name, examples, range(right), role)
-    runs = comparison.read_runs([tmp_path / "runs"])
     log = tmp_path / "trainer_log.csv"
     log.write_text("step,train_loss,validation_loss\n" + "".join(f"{i},,{x}\n" for i, x in enumerate(losses, start=1)))
-    trees, tuned = (comparison.find_run(runs, name) for name in ("boosting_flat", "tuned"))
-    experiment = tables.Experiment("", runs, "channel/accuracy", trees, [], tuned, trainer_log=log)
+    experiment = make_experiment(tmp_path / "runs", reference="boosting_flat", trainer_log=log)
     assert said in answer_to("What next?", experiment)
 
 
