@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from linklab.studies.runs import StudyRun
 
 
+RESULTS = ("curve.csv", "summary.md", "curve_*.png")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     from linklab.studies import options
@@ -78,25 +81,20 @@ def run(args: argparse.Namespace) -> int:
     """Make the runs that are missing, then write the curve of all that are there."""
     from linklab.models import base_names
     from linklab.studies import learning_curve, runs
-    from linklab.studies.folder import check_study_dir, fingerprint_data, open_study, results_of
+    from linklab.studies.folder import check_study_dir, open_study
 
     settings = read_settings(args)
     base_names.require_model(settings.base_model, ask_hub=False)
     n_test = check(settings)
-    out_dir = check_study_dir(settings.out_dir)
+    check_study_dir(settings.out_dir)
     baselines = "--no-baselines" if settings.no_baselines else learning_curve.choose_baselines(settings.source)
     missing = baselines if isinstance(baselines, str) else ""
     beside = None if isinstance(baselines, str) else baselines
     if settings.dry_run:
         estimate_cost(settings, n_test, beside)
         return 0
-    deciding = {
-        "study": "learning curve", "base_model": settings.base_model, "mode": settings.mode,
-        "training": list(settings.training), "test_rows": settings.test_rows,
-    } | fingerprint_data(settings.source)  # fmt: skip
-    folder = open_study(out_dir, deciding)
-    with results_of(folder, list_results(folder), script=__file__):
-        pass  # what is not ours is named before the first run
+    deciding = {"study": "learning curve", "test_rows": settings.test_rows}
+    folder = open_study(settings, deciding, RESULTS, script=__file__)
     if missing:
         say(f"baselines are left out: {missing}")
     planned = learning_curve.plan_runs(settings, folder, beside)
@@ -132,11 +130,6 @@ def check(settings: CurveSettings) -> int:
     return test
 
 
-def list_results(folder: Path) -> list[str]:
-    """Return the names of a study's results, of a study before this one included."""
-    return ["curve.csv", "summary.md", *sorted(path.name for path in folder.glob("curve_*.png"))]
-
-
 def describe_result(run: StudyRun) -> str:
     """Return a finished run's figures for the progress line."""
     from linklab.metrics import comparison
@@ -158,7 +151,7 @@ def write_results(settings: CurveSettings, folder: Path, planned: list[StudyRun]
     findings = learning_curve.find_findings(curves, settings.goal)
     images = {f"curve_{found.metric.replace('/', '_')}.png": plots.learning_curve(found) for found in curves}
     write_study(
-        folder, settings, list_results(folder), ("curve.csv", learning_curve.list_cells(planned, points, curves)),
+        folder, settings, RESULTS, ("curve.csv", learning_curve.list_cells(planned, points, curves)),
         lambda: learning_curve.write_summary(settings, planned, curves, n_test, missing), images,
         script=__file__, seed=None, extra={"runs": len(planned), "points": len(points), "findings": findings},
     )  # fmt: skip

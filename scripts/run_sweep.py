@@ -78,27 +78,24 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """Make the trials that are missing, then write what all of them say and print the best command."""
     from linklab.models import base_names
-    from linklab.studies.folder import check_study_dir, fingerprint_data, open_study, results_of
+    from linklab.studies.folder import check_study_dir, open_study
     from linklab.studies.options import SweepSettings
     from linklab.tasks.source import Source
 
     study = cli.read_settings(SweepSettings, args, source=Source.from_args(args))
     base_names.require_model(study.base_model, ask_hub=False)
     check(study)
-    out_dir = check_study_dir(study.out_dir)
+    check_study_dir(study.out_dir)
     from linklab.studies import runs, sweep
     from linklab.studies.trials import Trials
 
     tried = sweep.choose_settings(study.sampler, study.space, study.trials, study.seed)
     deciding = {
-        "study": "sweep", "base_model": study.base_model, "mode": study.mode, "training": list(study.training),
-        "rows": study.max_rows, "validation_rows": study.validation_rows, "metric": study.metric,
+        "study": "sweep", "rows": study.max_rows, "validation_rows": study.validation_rows, "metric": study.metric,
         "sampler": study.sampler, "space": [axis.text for axis in study.space], "seed": study.seed,
         "prune": study.prune,
-    } | fingerprint_data(study.source)  # fmt: skip
-    folder = open_study(out_dir, deciding)
-    with results_of(folder, RESULTS, script=__file__):
-        pass  # what is not ours is named before the first trial
+    }  # fmt: skip
+    folder = open_study(study, deciding, RESULTS, script=__file__)
     trials = Trials(
         folder, folder.name, study.space, tried, url=study.storage, tpe=study.sampler == "tpe",
         lower_is_better=sweep.lower_is_better(study.metric), prune=study.prune, seed=study.seed,

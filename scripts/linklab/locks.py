@@ -70,16 +70,6 @@ def is_free(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def hold(path: Path) -> Iterator[None]:
-    """Hold `path` for the length of the block, after waiting for whoever holds it."""
-    from filelock import FileLock
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path):
-        yield
-
-
-@contextlib.contextmanager
 def locked_folder(folder: str | os.PathLike, *, wait_s: float = 60.0) -> Iterator[None]:
     """Hold `folder` for this process: two runs writing checkpoints to one place would ruin both.
 

@@ -6,13 +6,13 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from linklab import files
 from linklab.cli import UserError, say
-from linklab.locks import hold
+from linklab.locks import claim
 from linklab.manifest import MANIFEST, check_out_files, read_manifest, write_manifest
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def name_study(settings: dict) -> str:
     return PREFIX + hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
-def check_study_dir(out_dir: str | Path) -> Path:
-    """Return `out_dir` if studies may live there; raise a UserError where it holds anything else."""
+def check_study_dir(out_dir: str | Path) -> None:
+    """Raise a UserError unless studies may live in `out_dir`: where it holds anything else."""
     out_dir = Path(out_dir)
     if out_dir.exists() and not out_dir.is_dir():
         raise UserError(f"{out_dir}: is a file; --out-dir needs a folder")
@@ -38,43 +38,54 @@ def check_study_dir(out_dir: str | Path) -> Path:
         if not path.name.startswith((PREFIX, ".")):
             raise UserError(f"{out_dir}: holds '{path.name}', not written by a study; choose another --out-dir")
     files.require_writable(out_dir)
-    return out_dir
 
 
-def open_study(out_dir: Path, settings: dict) -> Path:
-    """Return the study's folder below `out_dir`, created if new, and report what differs from the study before it."""
+def open_study(study: StudySettings, own: dict, results: Sequence[str], *, script: str) -> Path:
+    """Return the study's folder below --out-dir, created if new, and say what differs from the study before it.
+
+    `own` holds what decides the results of this kind of study alone. Raises a UserError where one of the `results` is
+    there already and not this study's: the rule of `results_of`, before any work.
+    """
+    settings = own | {"base_model": study.base_model, "mode": study.mode, "training": list(study.training)}
+    settings |= fingerprint_data(study.source)
+    out_dir = Path(study.out_dir)
     folder = out_dir / name_study(settings)
     if (folder / SETTINGS_FILE).exists():
         say(f"{folder}: continuing this study")
-        return folder
-    others = sorted(out_dir.glob(f"{PREFIX}*/{SETTINGS_FILE}"), key=lambda path: path.stat().st_mtime)
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write_json(folder / SETTINGS_FILE, settings, force=True)
-    if others:
-        before = files.read_json(others[-1])
-        changed = ", ".join(describe_changes(before, settings))
-        say(f"{folder}: a new study, because a setting changed ({changed}); {others[-1].parent} stays as it is")
     else:
-        say(f"{folder}: a new study")
-    return folder
+        others = sorted(out_dir.glob(f"{PREFIX}*/{SETTINGS_FILE}"), key=lambda path: path.stat().st_mtime)
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(folder / SETTINGS_FILE, settings, force=True)
+        why = ""
+        if others:
+            changed = ", ".join(describe_changes(files.read_json(others[-1]), settings))
+            why = f", because a setting changed ({changed}); {others[-1].parent} stays as it is"
+        say(f"{folder}: a new study{why}")
+    with results_of(folder, results, script=script):
+        return folder
 
 
 @contextlib.contextmanager
-def results_of(folder: Path, names: Iterable[str], *, script: str) -> Iterator[files.FileSet]:
+def results_of(folder: Path, names: Sequence[str], *, script: str) -> Iterator[files.FileSet]:
     """Yield the set of files in which a study's results take the place of the old ones, one process at a time.
 
-    `names` are all files the study may write. Raises a UserError for one that `script` did not write or somebody
-    changed: the rule of `check_out_dir`. Used with nothing written, it is the check before any work.
+    `names` are all files the study may write, with `*` for any text. Raises a UserError for one that `script` did not
+    write or somebody changed: the rule of `check_out_dir`.
     """
-    with hold(folder / ".results"):
-        there = [folder / name for name in names]
+    with claim(folder / ".results", wait=True):
+        there = sorted(_find(folder, names))
         check_out_files(there, folder / MANIFEST, script=script, force=True)
         with files.FileSet(force=True) as together:
             yield together
 
 
+def _find(folder: Path, names: Sequence[str]) -> set[Path]:
+    """Return the paths of `names`: those that are there where one has a `*`."""
+    return {path for name in names for path in (folder.glob(name) if "*" in name else [folder / name])}
+
+
 def write_results(
-    folder: Path, study: StudySettings, names: Iterable[str], table: tuple[str, Iterable[Iterable[object]]],
+    folder: Path, study: StudySettings, names: Sequence[str], table: tuple[str, Iterable[Iterable[object]]],
     make_summary: Callable[[], str], images: Mapping[str, bytes], *, script: str, seed: int | None, extra: dict,
 ) -> None:  # fmt: skip
     """Write a study's table (its name and lines), summary.md, images and manifest, one process at a time.
@@ -84,7 +95,7 @@ def write_results(
     """
     from linklab.tasks.source import source_files
 
-    with results_of(folder, {*names, *images}, script=script) as together:
+    with results_of(folder, names, script=script) as together:
         with together.open(folder / table[0]) as handle:
             writer = files.SheetWriter(handle)
             for line in table[1]:
@@ -94,8 +105,8 @@ def write_results(
         for name, png in images.items():
             with together.open(folder / name, binary=True) as handle:
                 handle.write(png)
-        for name in set(names) - {path.name for path in together.aside}:
-            (folder / name).unlink(missing_ok=True)
+        for path in _find(folder, names) - together.aside.keys():
+            path.unlink(missing_ok=True)
         outputs = dict.fromkeys([folder / SETTINGS_FILE, *together.aside])
         write_manifest(
             folder / MANIFEST, together=together, script=script, argv=study.argv, seed=seed,

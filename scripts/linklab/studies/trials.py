@@ -25,7 +25,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from linklab.cli import UserError
-from linklab.locks import claim, hold, is_free
+from linklab.locks import claim, is_free
 from linklab.studies.runs import CLAIM
 from linklab.studies.search_space import Axis, draw_distinct
 
@@ -56,7 +56,7 @@ class JournalLock:
 
     def acquire(self) -> bool:
         self.held = contextlib.ExitStack()
-        self.held.enter_context(hold(self.journal.with_suffix(".lock")))
+        self.held.enter_context(claim(self.journal.with_suffix(".lock"), wait=True))
         cut_torn_line(self.journal)
         return True
 
@@ -189,7 +189,7 @@ class Trials:
 
     def _section(self) -> contextlib.AbstractContextManager:
         """One process at a time cleans up and takes; a server's storage has no such lock, and twins are refused."""
-        return hold(self.folder / ".queue") if self.shared_by_file else contextlib.nullcontext()
+        return claim(self.folder / ".queue", wait=True) if self.shared_by_file else contextlib.nullcontext()
 
     def _mend(self) -> None:
         """Fail the trials of killed workers, and give every place without a living trial or a result a new one."""
