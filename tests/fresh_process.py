@@ -1,6 +1,7 @@
 """Processes for the fixture `start_process`: forked from one that has imported what the scripts import, no more."""
 
 import contextlib
+import gc
 import importlib
 import logging
 import multiprocessing
@@ -12,7 +13,8 @@ from pathlib import Path
 IMPORTED = [
     "torch", "transformers.trainer", "transformers.models.gemma3.modeling_gemma3",
     "transformers.models.auto.processing_auto", "peft", "bitsandbytes", "torch.utils.tensorboard",
-    "linklab.training.training", "linklab.training.results", "finetune_gemma_from_csv",
+    "linklab.training.training", "linklab.training.answer_trainer", "linklab.training.results",
+    "finetune_gemma_from_csv",
 ]  # fmt: skip
 
 
@@ -23,6 +25,7 @@ def start_server() -> None:
     """
     for name in IMPORTED:
         importlib.import_module(name)
+    gc.freeze()  # what is imported is not garbage: a training that looks for some would need half a second
 
     def fork(path: bytes, arguments: list[str], descriptors: list[int]) -> int:
         pid = os.fork()
@@ -66,6 +69,7 @@ def enter(log: str, environment: dict, folder: str, module: str, function: str, 
         for handler in getattr(logger, "handlers", []):
             if isinstance(handler, logging.StreamHandler):
                 handler.setStream(sys.stderr)
+    gc.enable()
     with contextlib.suppress(BrokenPipeError):
         code = getattr(importlib.import_module(module), function)(*arguments)
     sys.stderr.flush()

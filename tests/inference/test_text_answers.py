@@ -31,7 +31,7 @@ def learnt(tmp_path_factory):
     answer_loss.use_answer_only_loss(model)
     batch = answer_loss.AnswerCollator(0)(answer_loss.EncodedExamples(examples, tokenizer, 512).items)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
-    for _ in range(120):
+    for _ in range(60):
         model(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()

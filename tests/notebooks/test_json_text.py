@@ -20,7 +20,7 @@ STYLES = st.sampled_from(
 ABSENT = object()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(OBJECTS, st.dictionaries(NAMES, st.just(None) | LEAVES.map(json.dumps), max_size=4), STYLES, st.booleans())
 def test_keys_set_and_removed_give_the_text_json_writes_for_the_changed_object(value, wanted, style, crlf):
     """Hung two levels deep, so that indentation counts; an empty object has no style of its own to continue."""
@@ -41,7 +41,7 @@ def test_keys_set_and_removed_give_the_text_json_writes_for_the_changed_object(v
         assert changed == write(expected)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(OBJECTS, VALUES, STYLES)
 def test_a_copied_value_is_written_as_it_stands_but_for_its_indentation(value, moved, style):
     def write(*, there: object, here: object = ABSENT) -> str:

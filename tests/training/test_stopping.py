@@ -12,10 +12,10 @@ from linklab import files
 from linklab.manifest import MANIFEST
 from training_runs import WEIGHTS, stopping_before, tree, unfinish, validation_losses, words
 
-STOPPABLE = ["--mode", "lora", "--lora-dropout", "0.1"]  # dropout: the random state must be continued too
-
-
-STEPS = 24  # three passes over 32 rows, so that runs also stop and continue inside the second and third
+# Dropout: the random state must be continued too. Three passes of four steps: runs also stop and continue inside the
+# second and third.
+STOPPABLE = ["--mode", "lora", "--lora-dropout", "0.1", "--max-rows", "16"]
+STEPS = 12
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def test_a_run_whose_machine_is_gone_continues_from_its_drive(rule_table, tmp_pa
     assert finetune.main(command) == 0
     assert "bringing checkpoint-8 back from" in capfd.readouterr().err
     assert_same_result(out, uninterrupted[0])
-    assert [path.name for path in checkpoints.list_all(drive)] == ["checkpoint-21", "checkpoint-24"]
+    assert [path.name for path in checkpoints.list_all(drive)] == ["checkpoint-9", "checkpoint-12"]
     command.remove("--resume")
     command.remove("auto")
     command[command.index(str(out))] = str(tmp_path / "another")
@@ -253,7 +253,7 @@ def test_patience_is_counted_over_a_stop(rule_table, tmp_path, monkeypatch):
     (["--learning-rate", "1e-3"], "learning_rate = 0.003, and now it is 0.001"),
     (["--lora-rank", "8"], "lora_rank = 16, and now it is 8"),
     (["--seed", "5"], "seed = 0, and now it is 5"),
-    (["--max-rows", "31"], "labels = "),
+    (["--max-rows", "15"], "labels = "),
     (["--best-by", "accuracy"], "best_by = 'loss', and now it is 'accuracy'"),
 ])  # fmt: skip
 def test_a_checkpoint_is_not_continued_with_something_else(
