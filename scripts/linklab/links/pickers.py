@@ -56,23 +56,20 @@ class Table:
         return np.minimum.reduceat(place, self.first) - self.first
 
 
-PICKERS: dict[str, Callable[[Table, int], np.ndarray]] = {  # scores of all candidates, from a table and a seed
-    "random": lambda table, seed: np.random.Generator(np.random.Philox(seed)).random(len(table.snr)),
-    "least_noise": lambda table, seed: -table.noise - _TIE_PER_PCT * table.busy,
-    "least_busy": lambda table, seed: -table.busy + _TIE_PER_PCT * table.snr,
-    "most_snr": lambda table, seed: table.snr - _TIE_PER_PCT * table.busy,
-    "snr_and_busy": lambda table, seed: np.log2(1 + 10 ** (table.snr / 10)) * (1 - table.busy / 100),
-    "formula": lambda table, seed: table.throughput(table.snr, table.busy),
+PICKERS: dict[str, Callable[[Table], np.ndarray]] = {  # scores of all candidates of a table
+    "random": lambda table: np.random.Generator(np.random.Philox(0)).random(len(table.snr)),
+    "least_noise": lambda table: -table.noise - _TIE_PER_PCT * table.busy,
+    "least_busy": lambda table: -table.busy + _TIE_PER_PCT * table.snr,
+    "most_snr": lambda table: table.snr - _TIE_PER_PCT * table.busy,
+    "snr_and_busy": lambda table: np.log2(1 + 10 ** (table.snr / 10)) * (1 - table.busy / 100),
+    "formula": lambda table: table.throughput(table.snr, table.busy),
 }
 
 
-def pick(name: str, columns: dict[str, list], seed: int = 0) -> list[np.ndarray]:
-    """Scores of one picker, a list with one array per row aligned with its candidates; the largest is its choice.
-
-    `name` is one of PICKERS; `seed` matters to random only.
-    """
+def pick(name: str, columns: dict[str, list]) -> list[np.ndarray]:
+    """Scores of one of PICKERS: one array per row aligned with its candidates; the largest is its choice."""
     table = Table(columns)
-    return table.split(PICKERS[name](table, seed))
+    return table.split(PICKERS[name](table))
 
 
 def formula_throughput(columns: dict[str, list]) -> list[np.ndarray]:
@@ -111,9 +108,7 @@ def imagine_worlds(
     return wins / np.add.reduceat(wins, table.first)[table.row], bests
 
 
-def bayes_ceiling(
-    columns: dict[str, list], preset: str, draws: int = 40, seed: int = 0, min_gap: float = 0.02
-) -> dict[str, float]:
+def bayes_ceiling(columns: dict[str, list], preset: str, draws: int = 40, min_gap: float = 0.02) -> dict[str, float]:
     """How often the best possible picker is right, given only what the radio shows.
 
     Draws truths from observation minus noise (a flat prior, rounding included), forgets those whose best channel does
@@ -122,7 +117,7 @@ def bayes_ceiling(
     recommended_channel_mhz).
     """
     table = Table(columns)
-    rng = np.random.Generator(np.random.Philox(seed))
+    rng = np.random.Generator(np.random.Philox(0))
     shares, _ = imagine_worlds(table, preset, rng, draws=draws, min_gap=min_gap)
     modal = table.argmax(shares)
     share = shares[table.first + modal]
@@ -134,7 +129,7 @@ def bayes_ceiling(
     return result
 
 
-def hardness(columns: dict[str, list], preset: str, seed: int = 0, min_gap: float = 0.02) -> dict:
+def hardness(columns: dict[str, list], preset: str, min_gap: float = 0.02) -> dict:
     """Accuracy and mean regret of every picker, the most frequent channel and the Bayes ceiling of a table of rows.
 
     Reads the targets and channel_throughput_mbps too. most_frequent is fitted on these very rows.
@@ -145,7 +140,7 @@ def hardness(columns: dict[str, list], preset: str, seed: int = 0, min_gap: floa
     labels = np.array(columns["recommended_channel_mhz"], int)
     best = np.maximum.reduceat(truth, table.first)
     times = np.bincount(labels, minlength=centres.max() + 1)  # of each channel
-    scores = {"most_frequent": times[centres]} | {name: score(table, seed) for name, score in PICKERS.items()}
+    scores = {"most_frequent": times[centres]} | {name: score(table) for name, score in PICKERS.items()}
     pickers = {}
     for name, score in scores.items():
         chosen = table.first + table.argmax(score)
@@ -159,7 +154,7 @@ def hardness(columns: dict[str, list], preset: str, seed: int = 0, min_gap: floa
         "classes": int((times > 0).sum()),
         "top_class_share": float(times.max() / len(labels)),
         "pickers": pickers,
-        "bayes": bayes_ceiling(columns, preset, seed=seed, min_gap=min_gap),
+        "bayes": bayes_ceiling(columns, preset, min_gap=min_gap),
         "throughput_mae_mbps": {
             "mean": float(np.abs(answer - answer.mean()).mean()),
             "formula": float(np.abs(answer - guess).mean()),

@@ -59,17 +59,15 @@ def _p838_fit(lg_f: Numbers, table: tuple) -> np.ndarray:
     return (np.array(a) * np.exp(-(((lg_f - b) / np.array(c)) ** 2))).sum(-1) + slope * lg_f[..., 0] + constant
 
 
-def rain_coefficients(
-    frequency_ghz: Numbers, tilt_deg: float = 45.0, elevation_deg: float = 0.0
-) -> tuple[np.ndarray, np.ndarray]:
-    """k and alpha of gamma = k R^alpha, ITU-R P.838-3 eqs. 2-5, 1-1000 GHz.
+def rain_coefficients(frequency_ghz: Numbers, tilt_deg: float = 45.0) -> tuple[np.ndarray, np.ndarray]:
+    """k and alpha of gamma = k R^alpha of a level path, ITU-R P.838-3 eqs. 2-5, 1-1000 GHz.
 
     `tilt_deg`: 0 horizontal, 90 vertical, 45 both at once (dual-polarised links). 5.2 GHz, 0 -> 2.72362e-4, 1.681530
     """
     lg_f = np.log10(frequency_ghz)
     k_h, k_v = 10 ** _p838_fit(lg_f, _KH), 10 ** _p838_fit(lg_f, _KV)
     a_h, a_v = _p838_fit(lg_f, _AH), _p838_fit(lg_f, _AV)
-    mix = np.cos(np.radians(elevation_deg)) ** 2 * np.cos(2 * np.radians(tilt_deg))
+    mix = np.cos(2 * np.radians(tilt_deg))
     k = (k_h + k_v + (k_h - k_v) * mix) / 2
     return k, (k_h * a_h + k_v * a_v + (k_h * a_h - k_v * a_v) * mix) / (2 * k)
 
