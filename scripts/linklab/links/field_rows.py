@@ -120,12 +120,8 @@ def make_row(
             f"{', '.join(str(reading.frequency_mhz) for reading in readings)} MHz"
         )
     rssi, noises, busy_share = zip(*measured, strict=True)
-    row = dict(cells) | {
-        CANDIDATES: json.dumps(candidates, separators=(",", ":")),
-        "rssi_dbm": json.dumps(rssi, separators=(",", ":")),
-        "noise_dbm": json.dumps(noises, separators=(",", ":")),
-        "busy_pct": json.dumps(busy_share, separators=(",", ":")),
-    }
+    lists = {CANDIDATES: candidates, "rssi_dbm": rssi, "noise_dbm": noises, "busy_pct": busy_share}
+    row = dict(cells) | {name: json.dumps(values, separators=(",", ":")) for name, values in lists.items()}
     if measured_mbps is not None:
         row |= {"recommended_channel_mhz": str(candidates[0]), "expected_throughput_mbps": str(measured_mbps)}
     ordered = {name: row[name] for name in FIELD_SCHEMA.names if name in row}

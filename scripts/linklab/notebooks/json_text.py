@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import json
 import re
@@ -90,7 +89,6 @@ class JsonText:
 
     text: str
     _found: dict[int, list[Member]] = dataclasses.field(default_factory=dict)
-    _line_ends: list[int] = dataclasses.field(default_factory=list)
 
     def members(self, start: int) -> list[Member]:
         """Return the members of the object, or the items of the array, at `start`; [] for any other value."""
@@ -129,9 +127,7 @@ class JsonText:
         """Return the line, from 1, of a key of the object at `path`, or of the object where it has no such key."""
         start, _ = self.find(path)
         member = last_named(self.members(start), key) if key and self.text[start] == "{" else None
-        if not self._line_ends:
-            self._line_ends = [found.start() for found in re.finditer("\n", self.text)]
-        return bisect.bisect_left(self._line_ends, member.start if member else start) + 1
+        return self.text.count("\n", 0, member.start if member else start) + 1
 
     def layout(self, path: Path) -> Layout:
         """Read off how the object at `path` is written; an empty one is written like what is around it."""

@@ -238,10 +238,7 @@ def make_task(
     schema = understood.schema
     _require_rows_and_inputs(table, schema, understood.record.get("rows"), names)
     targets = tuple(_target(schema, name) for name in names)
-    reason = why_not_choices(targets)
-    if ask == "choices" and reason:
-        raise UserError(f"--ask choices: {reason}; use --ask row")
-    ask = ask or ("row" if reason else "choices")
+    ask = ask or ("row" if why_not_choices(targets) else "choices")
     text = read_template(template_file) if template_file else _default_prompt(schema, ask, for_links=known is not None)
     if system_prompt:
         text = f"{escape_braces(read_system_prompt(system_prompt))}\n\n{text}"

@@ -108,13 +108,7 @@ def check_cell(column: Column, text: str, *, lenient: bool = False) -> CellCheck
         return CellCheck(None, "outer_space", f"no space around the value; {describe_cell(column)}")
     if column.kind.startswith("list_"):
         return _check_list(column, text, lenient)
-    return _check_scalar(column, column.kind, text, lenient)
-
-
-def _check_scalar(column: Column, kind: str, text: str, lenient: bool) -> CellCheck:
-    if kind == "str":
-        return _check_text(column, text, lenient)
-    return _check_number(column, kind, text, lenient)
+    return (_check_text if column.kind == "str" else _check_number)(column, text, lenient)
 
 
 def _check_text(column: Column, text: str, lenient: bool) -> CellCheck:
@@ -134,8 +128,8 @@ def _check_text(column: Column, text: str, lenient: bool) -> CellCheck:
     return CellCheck(None, "unknown_value", describe_cell(column))
 
 
-def _check_number(column: Column, kind: str, text: str, lenient: bool) -> CellCheck:
-    whole = kind.endswith("int")
+def _check_number(column: Column, text: str, lenient: bool) -> CellCheck:
+    whole = column.kind.endswith("int")
     found = (_INT if whole else _LENIENT_FLOAT if lenient else _FLOAT).fullmatch(text)
     if not found:
         return CellCheck(None, _number_fault(text, whole), describe_cell(column))
@@ -187,7 +181,7 @@ def _check_list(column: Column, text: str, lenient: bool) -> CellCheck:
             return CellCheck(None, "outer_space", f"element {number} without spaces; {describe_cell(column)}")
         if not element:
             return CellCheck(None, "not_a_list", f"element {number} is empty; {describe_cell(column)}")
-        check = _check_scalar(column, kind, element, lenient)
+        check = (_check_text if kind == "str" else _check_number)(column, element, lenient)
         if check.code:
             shown = element if len(element) <= 40 else element[:40] + "…"
             return CellCheck(None, check.code, f"element {number} is '{shown}'; {check.expected}")
@@ -197,8 +191,7 @@ def _check_list(column: Column, text: str, lenient: bool) -> CellCheck:
 
 def describe_cell(column: Column) -> str:
     """Say what a cell of the column must be: `a whole number from 150 to 20000 m`."""
-    names = {"int": "a whole number", "float": "a number", "str": "text"}
-    elements = {"int": "whole numbers", "float": "numbers", "str": "texts"}
+    names = {"int": ("a whole number", "whole numbers"), "float": ("a number", "numbers"), "str": ("text", "texts")}
     is_list = column.kind.startswith("list_")
     kind = column.kind.removeprefix("list_")
     if column.choices is not None and len(column.choices) <= 12:
@@ -206,7 +199,7 @@ def describe_cell(column: Column) -> str:
     elif column.choices is not None:
         words = f"one of {len(column.choices)} known values"
     else:
-        words = elements[kind] if is_list else names[kind]
+        words = names[kind][is_list]
     if column.low is not None and column.high is not None:
         words += f" from {column.low:.15g} to {column.high:.15g}"
     elif column.low is not None:

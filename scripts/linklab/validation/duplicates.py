@@ -1,4 +1,6 @@
-"""Find repeated keys among any number of rows in constant memory: 64-bit hashes, spilled to disk in shares.
+"""Find repeated keys among any number of rows, and a fair sample of them, in constant memory.
+
+Keys are 64-bit hashes, spilled to disk in shares.
 
 Two different texts share a hash with probability n^2 / 2^65: about 3 in a million at ten million rows.
 """
@@ -15,7 +17,9 @@ import xxhash
 SPILL_ROWS = 1 << 17  # kept in memory before anything goes to disk (5 MB)
 N_SHARES = 16
 
-ENTRY = np.dtype([("key", "u8"), ("other", "u8"), ("line", "i8"), ("offset", "i8")])
+ENTRY = np.dtype(
+    [("key", "u8"), ("other", "u8"), ("line", "i8"), ("offset", "i8"), ("end", "i8")]
+)  # offset and end: bytes
 
 
 def hash_texts(texts: Iterable[bytes]) -> np.ndarray:
@@ -23,15 +27,18 @@ def hash_texts(texts: Iterable[bytes]) -> np.ndarray:
     return np.fromiter(map(xxhash.xxh3_64_intdigest, texts), np.uint64)
 
 
-def entries(keys: np.ndarray, others: np.ndarray | int, lines: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+def entries(
+    keys: np.ndarray, others: np.ndarray | int, lines: np.ndarray, offsets: np.ndarray, ends: np.ndarray
+) -> np.ndarray:
     """Pack what must be remembered of each row."""
     packed = np.empty(len(keys), ENTRY)
-    packed["key"], packed["other"], packed["line"], packed["offset"] = keys, others, lines, offsets
+    for name, values in zip(ENTRY.names or (), (keys, others, lines, offsets, ends), strict=True):
+        packed[name] = values
     return packed
 
 
 class KeyStore:
-    """Remembers entries and afterwards gives those whose key was there before."""
+    """Remembers entries and afterwards gives those whose key was there before, or those of the smallest keys."""
 
     def __init__(self) -> None:
         self._held: list[Any] = []  # arrays; Any because NumPy does not declare them as buffers
@@ -61,13 +68,22 @@ class KeyStore:
 
         Pairs of one share come together, sorted by line.
         """
+        for part in self._parts():
+            yield from _repeats_of(part)
+
+    def smallest(self, n: int) -> np.ndarray:
+        """Return the entries of the n smallest keys: the same whatever the block size, and nested as n grows."""
+        found = np.concatenate([part[np.argsort(part["key"], kind="stable")[:n]] for part in self._parts()])
+        return found[np.argsort(found["key"], kind="stable")[:n]]
+
+    def _parts(self) -> Iterator[np.ndarray]:
         if not self._shares:
-            yield from _repeats_of(np.concatenate(self._held) if self._held else np.empty(0, ENTRY))
+            yield np.concatenate(self._held) if self._held else np.empty(0, ENTRY)
             return
         self._spill()
         for handle in self._shares:
             handle.seek(0)
-            yield from _repeats_of(np.frombuffer(handle.read(), ENTRY))
+            yield np.frombuffer(handle.read(), ENTRY)
 
     def close(self) -> None:
         """Give the disk space back."""

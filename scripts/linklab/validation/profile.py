@@ -1,10 +1,9 @@
-"""What a column's values look like, gathered block by block: counts, ranges, classes, and a fair sample of rows."""
+"""What a column's values look like, gathered block by block: counts, ranges, classes."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,6 @@ from linklab.tables.cells import Cells
 from linklab.tables.schema import Column
 
 MAX_CLASSES = 1000  # a text column with more values than this is not counted by value
-SAMPLE_ROWS = 20_000
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)
 
 
@@ -123,33 +121,3 @@ def _count(cells: Cells) -> Counter | None:
         return None
     words, numbers = counted.flatten()
     return Counter(dict(zip((word.decode("utf-8") for word in words.to_pylist()), numbers.to_pylist(), strict=True)))
-
-
-class Sample:
-    """The rows with the smallest content hash: the same rows whatever the block size, and nested as it grows."""
-
-    def __init__(self, n_rows: int = SAMPLE_ROWS) -> None:
-        self.n_rows = n_rows
-        self._hashes = np.empty(0, np.uint64)
-        self._places = np.empty((0, 2), np.int64)
-
-    def add(self, hashes: np.ndarray, places: np.ndarray) -> None:
-        """Offer rows: their hashes and, (n, 2), the bytes of the file at which they start and end."""
-        self._hashes = np.concatenate([self._hashes, hashes])
-        self._places = np.concatenate([self._places, places])
-        if len(self._hashes) > 1.5 * self.n_rows:
-            self._cut()
-
-    def _cut(self) -> None:
-        order = np.argsort(self._hashes, kind="stable")[: self.n_rows]
-        self._hashes, self._places = self._hashes[order], self._places[order]
-
-    def rows(self, handle: BinaryIO) -> list[bytes]:
-        """Read the sampled rows, each with a line end."""
-        self._cut()
-        rows = []
-        for start, end in self._places.tolist():
-            handle.seek(start)
-            row = handle.read(end - start)
-            rows.append(row if row.endswith(b"\n") else row + b"\n")
-        return rows

@@ -14,10 +14,11 @@ from linklab.tables import csv_stream
 from linklab.validation import drift
 from linklab.validation.cell_checks import CODES, Violation
 from linklab.validation.duplicates import KeyStore
-from linklab.validation.profile import QUANTILES, SAMPLE_ROWS, Profile, Sample
+from linklab.validation.profile import QUANTILES, Profile
 from linklab.validation.validation_plan import Start
 from linklab.validation.validator import Outcome, Plan, check_cells, check_file, read_piece, show
 
+SAMPLE_ROWS = 20_000  # of smallest content hash
 SAMPLE_CHUNK = 2000  # rows of the sample parsed at a time
 
 
@@ -67,17 +68,17 @@ def validate(
     found = Findings(start, tally, notes=list(start.notes))
     tally.add(start.violations)
     stores = {"rows": KeyStore(), "ids": KeyStore(), "groups": KeyStore()}
-    sample, line = Sample(), start.line
+    line = start.line
     try:
         for offset, outcome in check_file(path, plan, start.offset):
-            _take(found, outcome, stores, sample, line, offset)
+            _take(found, outcome, stores, line, offset)
             line += outcome.n_lines
             say_at(offset + outcome.used)
         if not found.n_rows and not tally.counts:
             tally.add([Violation(2, "", "no_rows", "", "rows below the header")])
         with open(path, "rb") as handle:
             tally.add(_repeated_rows(found, handle, plan, stores, allow_copies))
-            rows = sample.rows(handle)
+            rows = _read_rows(handle, stores["rows"].smallest(SAMPLE_ROWS))
         if found.n_copies and plan.lenient and not _has_ids(found, plan):
             found.notes.append(f"{found.n_copies:,} row{'s' * (found.n_copies > 1)} equal to an earlier one: without "
                                f"an id (--id-field) nothing tells copies from chance")  # fmt: skip
@@ -88,7 +89,7 @@ def validate(
     return found
 
 
-def _take(found: Findings, outcome: Outcome, stores: dict, sample: Sample, line: int, offset: int) -> None:
+def _take(found: Findings, outcome: Outcome, stores: dict, line: int, offset: int) -> None:
     tally = found.tally
     line_of = found.start.line_of
     tally.add(violation._replace(line=line_of(violation.line + line)) for violation in outcome.violations)
@@ -107,9 +108,8 @@ def _take(found: Findings, outcome: Outcome, stores: dict, sample: Sample, line:
         for packed in getattr(outcome, name):
             packed["line"] += line
             packed["offset"] += offset
+            packed["end"] += offset
             store.add(packed)
-    for hashes, places in outcome.sample:
-        sample.add(hashes, places + offset)
 
 
 def _has_ids(found: Findings, plan: Plan) -> bool:
@@ -162,6 +162,15 @@ def _cell(handle: BinaryIO, plan: Plan, entry: np.void, at: int | None) -> str:
     if record is None or record.cells is None:
         return ""
     return show(",".join(record.cells) if at is None else record.cells[at])
+
+
+def _read_rows(handle: BinaryIO, places: np.ndarray) -> list[bytes]:
+    """Read the rows of some entries, each with a line end."""
+    rows = []
+    for start, end in zip(places["offset"].tolist(), places["end"].tolist(), strict=True):
+        handle.seek(start)
+        rows.append(handle.read(end - start).removesuffix(b"\n") + b"\n")
+    return rows
 
 
 def _sample_values(plan: Plan, rows: list[bytes]) -> dict[str, np.ndarray]:

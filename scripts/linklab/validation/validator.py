@@ -66,7 +66,6 @@ class Outcome:
     rows: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: content, other: id
     ids: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: id, other: content
     groups: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: group, other: split
-    sample: list[tuple[np.ndarray, np.ndarray]] = dataclasses.field(default_factory=list)  # hashes; starts and ends
     no_final_newline: bool = False
 
 
@@ -160,16 +159,15 @@ def _check_piece(plan: Plan, piece: Piece, outcome: Outcome) -> None:
 
 
 def _remember_keys(plan: Plan, piece: Piece, outcome: Outcome) -> None:
-    lines, offsets = piece.lines, piece.offsets
+    places = piece.lines, piece.offsets, piece.ends
     ids: Any = 0 if plan.id_at is None else _hash_columns([piece.columns[plan.id_at]])
     rows = _hash_columns([c for i, c in enumerate(piece.columns) if i not in (plan.id_at, plan.split_at)])
-    outcome.rows.append(entries(rows, ids, lines, offsets))
+    outcome.rows.append(entries(rows, ids, *places))
     if plan.id_at is not None:
-        outcome.ids.append(entries(ids, rows, lines, offsets))
+        outcome.ids.append(entries(ids, rows, *places))
     if plan.split_at is not None:
         group = rows if plan.group_at is None else _hash_columns([piece.columns[plan.group_at]])
-        outcome.groups.append(entries(group, _hash_columns([piece.columns[plan.split_at]]), lines, offsets))
-    outcome.sample.append((rows, np.stack([offsets, piece.ends], axis=1)))
+        outcome.groups.append(entries(group, _hash_columns([piece.columns[plan.split_at]]), *places))
 
 
 def _hash_columns(columns: list[pa.Array]) -> np.ndarray:
