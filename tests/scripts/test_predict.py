@@ -57,15 +57,6 @@ def test_max_rows_answers_the_rows_every_script_chooses_in_the_order_of_the_file
     assert answered == sorted(chosen, key=ids.index)
 
 
-def test_a_csv_without_a_shown_column_is_refused_by_name(asked, tmp_path, capsys):
-    folder, _ = asked
-    (tmp_path / "short.csv").write_text("scenario_id,rssi_dbm\nL1,[-60]\n")
-    words = ["--model", f"{folder}/model", "--csv", f"{tmp_path}/short.csv", "--out", f"{tmp_path}/answers.csv"]
-    assert predict.main(words) == 2
-    assert "no column 'regulatory_domain'" in capsys.readouterr().err
-    assert not (tmp_path / "answers.csv").exists()
-
-
 def test_a_row_whose_lists_differ_in_length_is_refused_by_line(asked, tmp_path, capsys):
     folder, rows = asked
     text = (folder / "new.csv").read_text().splitlines(keepends=True)
@@ -75,13 +66,6 @@ def test_a_row_whose_lists_differ_in_length_is_refused_by_line(asked, tmp_path, 
     words = ["--model", f"{folder}/model", "--csv", f"{tmp_path}/odd.csv", "--out", f"{tmp_path}/answers.csv"]
     assert predict.main(words) == 2
     assert "odd.csv:3: " in capsys.readouterr().err
-
-
-def test_a_model_folder_without_task_is_refused(tmp_path, asked, capsys):
-    folder, _ = asked
-    words = ["--model", str(tmp_path), "--csv", f"{folder}/new.csv", "--out", f"{tmp_path}/answers.csv"]
-    assert predict.main(words) == 2
-    assert "task.json is missing" in capsys.readouterr().err
 
 
 def test_rows_unlike_the_training_rows_are_never_answered_in_silence(asked, tmp_path, capsys):

@@ -15,6 +15,8 @@ from linklab import locks
 from linklab.cli import UserError
 from linklab.manifest import NEW, find_changed, read_manifest
 from linklab.training import checkpoints
+from test_hostile import Planted
+from test_ownership import Killed
 from training_runs import stopping_before, tree, words
 
 
@@ -142,16 +144,6 @@ def test_a_forced_training_with_resume_begins_anew_where_the_interrupted_one_had
     assert read_manifest(out)["seed"] == 8
 
 
-class Planted:
-    """Unpickled, it leaves a file."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (self.path, "w")
-
-
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
 def test_a_pickle_planted_in_a_checkpoint_is_not_run(rule_table, tmp_path, monkeypatch, capfd, interrupted, name):
     """Its mark is made anew, as somebody who plants a file would: hashes alone would not tell."""
@@ -198,10 +190,6 @@ def test_an_edited_result_is_its_authors(rule_table, tmp_path, finished, capfd):
         assert finetune.main(words(rule_table, out, *more, steps=1, save=1)) == 2
         assert "holds 'README.md', which was changed after finetune_gemma_from_csv.py wrote" in capfd.readouterr().err
     assert {k: v for k, v in tree(out).items() if k != ".lock"} == {k: v for k, v in before.items() if k != ".lock"}
-
-
-class Killed(BaseException):
-    """Ends the process's work at once, as a kill would."""
 
 
 @pytest.mark.parametrize("at", range(0, 24, 3))
