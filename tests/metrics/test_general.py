@@ -64,10 +64,3 @@ def test_the_report_has_a_table_of_before_and_after(runs, tmp_path):
     assert lines[-1].split("**")[3::2] == [f"{one['loss']:.2f}" for one in found]
     html = (tmp_path / "report" / "report.html").read_text()
     assert "What it still knows" in html and html.count("What is the capital of France?") == 1
-
-
-def test_predictions_cannot_be_asked(runs, taught_rule, tmp_path, capsys):
-    words = ["--predictions", str(runs / "tuned" / "predictions.jsonl"), "--csv", str(taught_rule["table"])]
-    words += ["--target-field", "kind", "--max-rows", "12", "--general-questions", "--out-dir", str(tmp_path / "x")]
-    assert evaluate_model.main(words) == 2
-    assert "--general-questions: cannot be combined with --predictions" in capsys.readouterr().err

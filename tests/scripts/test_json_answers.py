@@ -63,6 +63,3 @@ def test_later_scripts_take_the_form_from_the_model_and_refuse_another(trained, 
     assert evaluate_model.main([*asked, "--answer-format", "plain", "--out-dir", str(tmp_path / "other")]) == 2
     said = capsys.readouterr().err
     assert "asks with --answer-format plain, and the model was trained with --answer-format json" in said
-    words = ["--model", model, "--data", str(trained / "set"), "--answer-format", "json"]
-    assert evaluate_model.main([*words, "--out-dir", str(tmp_path / "x")]) == 2
-    assert "--answer-format belongs to --csv" in capsys.readouterr().err
