@@ -62,8 +62,9 @@ def build_parser() -> argparse.ArgumentParser:
     link = parser.add_argument_group("Link (the columns of links.csv)")
     for option, column in field_rows.link_options().items():
         default = field_rows.DEFAULTS.get(column.name)
-        link.add_argument(option, dest=column.name, type=field_rows.cell_reader(column), required=default is None,
-                          default=default, metavar="NAME" if column.kind == "str" else (column.unit or "N").upper(),
+        metavar = "NAME" if column.kind == "str" else (column.unit or "N").upper()
+        link.add_argument(option, dest=column.name, type=field_rows.option_type(column), required=default is None,
+                          default=default, choices=column.choices, metavar=metavar,
                           help=field_rows.describe_column(column))  # fmt: skip
     output = parser.add_argument_group("Output")
     output.add_argument("--out", type=Path, required=True, metavar="FILE", help="CSV to write")
@@ -75,7 +76,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
     """Return the options as typed settings; raises UserError when a signal is missing or given twice."""
     if (args.station is None) == (args.signal_dbm is None):
         raise UserError("give the far end's signal once: --station FILE or --signal-dbm DBM")
-    columns = {column.name: getattr(args, column.name) for column in field_rows.link_options().values()}
+    columns = {column.name: str(getattr(args, column.name)) for column in field_rows.link_options().values()}
     return cli.read_settings(Settings, args, columns=columns)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from linklab.cli import UserError
+from linklab.cli import Limits, UserError
 from linklab.links import surveys
 from linklab.links.links import CANDIDATES, FIELD_SCHEMA
 from linklab.tables.schema import Column
@@ -20,6 +19,9 @@ DEFAULTS = {
     "radar_events_per_day": "0", "fresnel_clear_pct": "100", "obstruction_type": "none", "rain_mm_h": "0",
     "weather_condition": "clear",
 }  # fmt: skip
+
+
+LISTS = (CANDIDATES, "rssi_dbm", "noise_dbm", "busy_pct")
 
 
 def link_options() -> dict[str, Column]:
@@ -36,32 +38,12 @@ def describe_column(column: Column) -> str:
     return (column.description + (f" ({legal})" if legal else "")).replace("%", "%%")
 
 
-def find_fault(column: Column, text: str) -> str | None:
-    """Return why a text cannot be a cell of the column, or an element of its list; None where it can."""
-    if column.choices and text not in column.choices:
-        return f"'{text}' is none of {', '.join(column.choices)}"
-    kind = column.kind.removeprefix("list_")
-    if kind == "str":
-        return None
-    try:
-        value = int(text) if kind == "int" else float(text)
-    except ValueError:
-        return f"'{text}' is not a {'whole number' if kind == 'int' else 'number'}"
+def option_type(column: Column) -> Callable[[str], str | float]:
+    """Return the argparse type of a cell of the column: a number in its range, or a text."""
+    if column.kind == "str":
+        return str
     assert column.low is not None and column.high is not None
-    if not column.low <= value <= column.high:
-        return f"{text} is outside {column.low:g} to {column.high:g} {column.unit}".rstrip()
-    return None
-
-
-def cell_reader(column: Column) -> Callable[[str], str]:
-    """Return an argparse type that takes a cell of the column and names what is legal otherwise."""
-
-    def read(text: str) -> str:
-        if fault := find_fault(column, text):
-            raise argparse.ArgumentTypeError(fault)
-        return text
-
-    return read
+    return Limits(int if column.kind == "int" else float, column.low, column.high)
 
 
 def make_row(
@@ -119,23 +101,16 @@ def make_row(
             f"no {width} MHz channel that {domain} allows was measured in full; scanned: "
             f"{', '.join(str(reading.frequency_mhz) for reading in readings)} MHz"
         )
-    rssi, noises, busy_share = zip(*measured, strict=True)
-    lists = {CANDIDATES: candidates, "rssi_dbm": rssi, "noise_dbm": noises, "busy_pct": busy_share}
+    lists: dict[str, Sequence[int]] = dict(zip(LISTS, (candidates, *zip(*measured, strict=True)), strict=True))
     row = dict(cells) | {name: json.dumps(values, separators=(",", ":")) for name, values in lists.items()}
     if measured_mbps is not None:
         row |= {"recommended_channel_mhz": str(candidates[0]), "expected_throughput_mbps": str(measured_mbps)}
-    ordered = {name: row[name] for name in FIELD_SCHEMA.names if name in row}
-    _check_cells(ordered)
-    return ordered, notes
-
-
-def _check_cells(row: Mapping[str, str]) -> None:
-    """Raise a UserError for a cell, or an element of a list, that its column does not allow."""
-    for name, text in row.items():
-        column = FIELD_SCHEMA[name]
-        for element in json.loads(text) if column.kind.startswith("list_") else [text]:
-            if fault := find_fault(column, str(element)):
-                raise UserError(f"{name}: {fault}")
+        lists["expected_throughput_mbps"] = [measured_mbps]
+    for column in map(FIELD_SCHEMA.__getitem__, lists):
+        assert column.low is not None and column.high is not None
+        if outside := [value for value in lists[column.name] if not column.low <= value <= column.high]:
+            raise UserError(f"{column.name}: {outside[0]} is outside {column.low:g} to {column.high:g} {column.unit}")
+    return {name: row[name] for name in FIELD_SCHEMA.names if name in row}, notes
 
 
 def _channel_of(frequency_mhz: int | None, width: int) -> int | None:
