@@ -106,11 +106,15 @@ def make_row(
     if measured_mbps is not None:
         row |= {"recommended_channel_mhz": str(candidates[0]), "expected_throughput_mbps": str(measured_mbps)}
         lists["expected_throughput_mbps"] = [measured_mbps]
-    for column in map(FIELD_SCHEMA.__getitem__, lists):
-        assert column.low is not None and column.high is not None
-        if outside := [value for value in lists[column.name] if not column.low <= value <= column.high]:
-            raise UserError(f"{column.name}: {outside[0]} is outside {column.low:g} to {column.high:g} {column.unit}")
+    _check_ranges(lists)
     return {name: row[name] for name in FIELD_SCHEMA.names if name in row}, notes
+
+
+def _check_ranges(measured: Mapping[str, Sequence[int]]) -> None:
+    for column in map(FIELD_SCHEMA.__getitem__, measured):
+        assert column.low is not None and column.high is not None
+        if outside := [value for value in measured[column.name] if not column.low <= value <= column.high]:
+            raise UserError(f"{column.name}: {outside[0]} is outside {column.low:g} to {column.high:g} {column.unit}")
 
 
 def _channel_of(frequency_mhz: int | None, width: int) -> int | None:
