@@ -108,10 +108,7 @@ def run(args: argparse.Namespace) -> None:
         base_names.require_model(model)
     trained = read_trained_task(asking.model) if asking.model else None
     task, read = open_source(
-        source,
-        trained,
-        allow_other_prompt=settings.allow_other_prompt,
-        allow_other_split=settings.allow_training_rows,
+        source, trained, allow_other_prompt=settings.allow_other_prompt, allow_other_split=settings.allow_training_rows
     )
     asked = None
     if asking.model:

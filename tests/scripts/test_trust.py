@@ -142,10 +142,7 @@ def test_the_record_holds_the_hash_of_every_group_trained_on_and_of_no_other(pla
     assert 0 < len(record.seen) <= 200 + len(groups_trained_on(place))
 
 
-PROMPTS = {
-    "another template": ["--prompt-template", "other.txt"],
-    "another target": ["--target-field", "animal"],
-}
+PROMPTS = {"another template": ["--prompt-template", "other.txt"], "another target": ["--target-field", "animal"]}
 
 
 @pytest.mark.parametrize("what", PROMPTS)

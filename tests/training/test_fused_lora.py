@@ -48,9 +48,7 @@ def test_gradients_agree_with_finite_differences():
         return fused_lora.product().apply(x, (1.5, 0.7), first, a, b, second, c, d)
 
     for got, expected in zip(
-        multiply(x, a, b, c, d),
-        (x @ first.T + 1.5 * x @ a.T @ b.T, x @ second.T + 0.7 * x @ c.T @ d.T),
-        strict=True,
+        multiply(x, a, b, c, d), (x @ first.T + 1.5 * x @ a.T @ b.T, x @ second.T + 0.7 * x @ c.T @ d.T), strict=True
     ):
         torch.testing.assert_close(got, expected)
     assert torch.autograd.gradcheck(multiply, (x, a, b, c, d))

@@ -84,15 +84,16 @@ def pointwise_class(problem: Problem, target: Target) -> Answers:
 
 def pointwise_number(problem: Problem, target: Target) -> Answers:
     """Answer with a regression on the numbers of the candidate that `pointwise_class` picks."""
-    picker = utility_target(problem.task)
-    assert picker is not None  # registry.answerable asks first
-    return _number_of_picked(problem, target, picker, *_score_candidates(problem, picker))
+    return _number_of_picked(problem, target, utility_target(problem.task), _score_candidates)
 
 
 def _number_of_picked(
-    problem: Problem, target: Target, picker: Target, flat: FlatFeatures, scores: list[np.ndarray]
-) -> Answers:
+    problem: Problem, target: Target, picker: Target | None,
+    score: Callable[[Problem, Target], tuple[FlatFeatures, list[np.ndarray]]],
+) -> Answers:  # fmt: skip
     """Regress on one candidate's numbers: the true one's in training, the best-scored one's in answering."""
+    assert picker is not None  # registry.answerable asks first
+    flat, scores = score(problem, picker)
     chosen = []
     truths = [example.choices[picker.name].index(example.target[picker.name]) for example in problem.train]
     for examples, places in ((problem.train, truths), (problem.test, [int(np.argmax(row)) for row in scores])):
@@ -112,9 +113,7 @@ def candidate_class(problem: Problem, target: Target) -> Answers:
 
 def candidate_number(problem: Problem, target: Target) -> Answers:
     """Answer with a regression on the numbers of the candidate that `candidate_class` picks."""
-    picker = choices_target(problem.task)
-    assert picker is not None  # registry.answerable asks first
-    return _number_of_picked(problem, target, picker, *_judge_candidates(problem, picker))
+    return _number_of_picked(problem, target, choices_target(problem.task), _judge_candidates)
 
 
 def _judge_candidates(problem: Problem, target: Target) -> tuple[FlatFeatures, list[np.ndarray]]:

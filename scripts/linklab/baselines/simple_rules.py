@@ -8,15 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from linklab.baselines.problem import (
-    Answers,
-    Problem,
-    Ranking,
-    answer_first,
-    rank,
-    training_numbers,
-    write_numbers,
-)
+from linklab.baselines.problem import Answers, Problem, Ranking, answer_first, rank, training_numbers, write_numbers
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Target
 

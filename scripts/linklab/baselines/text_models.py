@@ -12,7 +12,6 @@ from linklab.baselines.features import FlatFeatures
 from linklab.baselines.problem import Answers, Problem, rank_classes, training_numbers, write_numbers
 from linklab.baselines.simple_rules import frequent_text
 from linklab.baselines.texts import TextFeatures, make_vectorizer
-from linklab.tasks.examples import Example
 from linklab.tasks.task import Target
 
 INVERSE_PENALTY = 10.0  # of the logistic regression: TF-IDF rows have length 1, for which scikit-learn's 1 is too stiff
@@ -25,14 +24,12 @@ def tfidf_class(problem: Problem, target: Target) -> Answers:
     """Rank the legal choices by logistic regression on the words of the text columns."""
     labels = np.array([example.target[target.name] for example in problem.train])
     classes = sorted(set(labels.tolist()))
-    columns = _cells(problem, problem.train), _cells(problem, problem.test)
-    return rank_classes(problem, target, _class_scores(*columns, labels, classes), classes)
+    return rank_classes(problem, target, _class_scores(*_cells(problem), labels, classes), classes)
 
 
 def tfidf_number(problem: Problem, target: Target) -> Answers:
     """Answer with ridge regression on the words of the text columns."""
-    columns = _cells(problem, problem.train), _cells(problem, problem.test)
-    return write_numbers(problem, target, _number_scores(*columns, training_numbers(problem, target)).tolist())
+    return write_numbers(problem, target, _number_scores(*_cells(problem), training_numbers(problem, target)).tolist())
 
 
 def mixed_class(problem: Problem, target: Target) -> Answers:
@@ -70,7 +67,7 @@ def _tables_beside_text(
 
     others = [column for column in problem.columns if column not in problem.text_columns]
     flat = FlatFeatures(problem.train, others)
-    train_cells, test_cells = _cells(problem, problem.train), _cells(problem, problem.test)
+    train_cells, test_cells = _cells(problem)
     everything = np.arange(len(problem.train))
     of_test = score(train_cells, test_cells, everything)
     of_train = np.zeros((len(problem.train), of_test.shape[1]))
@@ -85,9 +82,11 @@ def _tables_beside_text(
     )
 
 
-def _cells(problem: Problem, examples: Sequence[Example]) -> list[list[str]]:
-    """Return the cells of each text column."""
-    return [[example.row[column.name] for example in examples] for column in problem.text_columns]
+def _cells(problem: Problem) -> tuple[list[list[str]], list[list[str]]]:
+    """Return the cells of each text column, of the training rows and of the rows to answer."""
+    train, test = ([[example.row[column.name] for example in examples] for column in problem.text_columns]
+                   for examples in (problem.train, problem.test))  # fmt: skip
+    return train, test
 
 
 def _class_scores(

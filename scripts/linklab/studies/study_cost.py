@@ -72,13 +72,7 @@ def measure(settings: CurveSettings, rows: int, scratch: Path) -> RunCost:
         fine += ["--max-rows", str(rows), "--max-steps", str(steps), "--save-steps", str(steps)]
         took.append(_run(scratch, "finetune_gemma_from_csv.py", [*fine, "--out-dir", str(out)], out))
         trained.append(files.read_json(out / "metrics.json"))
-    ask = [
-        "--model",
-        f"{out}/model",
-        *settings.source.words(),
-        "--max-rows",
-        str(min(PROBE_ROWS, settings.test_rows)),
-    ]
+    ask = ["--model", f"{out}/model", *settings.source.words(), "--max-rows", str(min(PROBE_ROWS, settings.test_rows))]
     asked = _run(scratch, "evaluate_model.py", [*ask, "--out-dir", str(scratch / "asked")], scratch / "asked")
     scored = files.read_json(scratch / "asked" / "metrics.json")
     few, many = (entry["seconds"] for entry in trained)

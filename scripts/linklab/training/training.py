@@ -14,13 +14,7 @@ from linklab import cli
 from linklab.cli import say
 from linklab.models import architecture
 from linklab.models.load import device_name
-from linklab.training import (
-    adapters,
-    answer_loss,
-    fused_gemma,
-    safeguards,
-    validation_scores,
-)
+from linklab.training import adapters, answer_loss, fused_gemma, safeguards, validation_scores
 from linklab.training.answer_loss import EncodedExamples
 from linklab.training.options import TrainingSettings
 
