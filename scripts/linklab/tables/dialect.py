@@ -244,7 +244,8 @@ def _delimiter(text: str) -> str:
     """Return the delimiter that cuts header and rows into the same number of cells; the comma where nothing tells."""
     scores = {d: _score(first_records(text, d)) for d in DELIMITERS}
     if not any(width for _, width in scores.values()):  # no header of two columns: a title above it, or spaces
-        scores = {d: _score(_below_title(first_records(text, d))) for d in DELIMITERS}
+        cut = {d: itertools.dropwhile(lambda row: len(row) < 2, first_records(text, d)) for d in DELIMITERS}
+        scores = {d: _score(list(rows)) for d, rows in cut.items()}
         if not any(width for _, width in scores.values()) and _score(first_records(text, " ", spaced=True))[0] == 1.0:
             return " "
     return max(scores, key=lambda delimiter: scores[delimiter])
@@ -257,11 +258,6 @@ def _score(rows: list[list[str]]) -> tuple[float, int]:
     width = len(rows[0])
     share = sum(len(row) in (width, width + 1) for row in rows[1:]) / max(1, len(rows) - 1)
     return round(share, 1), width
-
-
-def _below_title(rows: list[list[str]]) -> list[list[str]]:
-    """Return the rows from the first one on that has two cells or more."""
-    return rows[next((at for at, row in enumerate(rows) if len(row) > 1), len(rows)) :]
 
 
 def _check_delimiter(path: Path, text: str, delimiter: str) -> str:
@@ -284,13 +280,9 @@ def _spaced(text: str, delimiter: str) -> bool:
 
 def _needs_cleaning(text: str) -> bool:
     """True where the first rows hold what the block reader refuses and the row reader can read."""
-    return bool(_BLANK_LINE.search(text) or _INNER_QUOTE.search(text)) or _unnamed_first(text)
-
-
-def _unnamed_first(text: str) -> bool:
-    """True where every row has one cell more than the header: R's write.table gives row names no column name."""
     header, *rows = first_records(text, ",")
-    return {len(row) for row in rows} == {len(header) + 1}
+    unnamed_first = {len(row) for row in rows} == {len(header) + 1}  # R's write.table gives row names no column name
+    return unnamed_first or bool(_BLANK_LINE.search(text) or _INNER_QUOTE.search(text))
 
 
 def name_rows(rows: Sequence[Sequence[str]]) -> bool:

@@ -6,6 +6,7 @@ How a column writes its numbers is decided from all its cells: `2,700` alone may
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -59,15 +60,12 @@ class NumberFormat:
     def read(self, text: str) -> str | None:
         """Return the plain spelling: `($2,700)` -> `-2700`, `27.0%` -> `27.0`; None where the cell is not a number."""
         found = _match(text)
-        if found is None or not self._reads(found["digits"]):
+        if found is None or not _digit_pattern(self.decimal, self.thousands).fullmatch(found["digits"]):
             return None
         marks = {"": "", " ": SPACES, "'": "'\u2019"}.get(self.thousands, self.thousands)
         digits = "".join(mark for mark in found["digits"] if mark not in marks).replace(self.decimal, ".")
         minus = found["open"] is not None or any(found[name] in ("-", "\u2212") for name in _SIGNS)
         return "-" * minus + digits + (found["exponent"] or "")
-
-    def _reads(self, digits: str) -> bool:
-        return _digit_pattern(self.decimal, self.thousands).fullmatch(digits) is not None
 
     def describe(self) -> str:
         """Say what is unusual: `decimal comma, thousands ".", unit €`; empty for plain numbers."""
@@ -79,18 +77,16 @@ class NumberFormat:
 
 PLAIN = NumberFormat()
 _STYLES = ((".", ""), (".", ","), (".", " "), (".", "'"), (",", ""), (",", "."), (",", " "), (",", "'"))
-_PATTERNS: dict[tuple[str, str], re.Pattern[str]] = {}
 
 
+@functools.cache
 def _digit_pattern(decimal: str, thousands: str) -> re.Pattern[str]:
-    if (decimal, thousands) not in _PATTERNS:
-        mark = {"": "", " ": f"[{SPACES}]", "'": "['\u2019]"}.get(thousands, re.escape(thousands))
-        point = re.escape(decimal)
-        grouped = rf"|{_GROUPED}(?:{mark}[0-9]{{3}})+" if thousands else ""
-        if (decimal, thousands) == (".", ","):  # India groups by two above the thousands: 1,23,456
-            grouped += "|[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}"
-        _PATTERNS[decimal, thousands] = re.compile(rf"(?:{_WHOLE}{grouped})(?:{point}[0-9]*)?|{point}[0-9]+")
-    return _PATTERNS[decimal, thousands]
+    mark = {"": "", " ": f"[{SPACES}]", "'": "['\u2019]"}.get(thousands, re.escape(thousands))
+    point = re.escape(decimal)
+    grouped = rf"|{_GROUPED}(?:{mark}[0-9]{{3}})+" if thousands else ""
+    if (decimal, thousands) == (".", ","):  # India groups by two above the thousands: 1,23,456
+        grouped += "|[1-9][0-9]?(?:,[0-9]{2})+,[0-9]{3}"
+    return re.compile(rf"(?:{_WHOLE}{grouped})(?:{point}[0-9]*)?|{point}[0-9]+")
 
 
 def shape_of(text: str) -> tuple[str, str] | None:
@@ -102,12 +98,9 @@ def shape_of(text: str) -> tuple[str, str] | None:
     if found is None:
         return None
     first, *runs = re.split(r"([^0-9])", found["digits"])
-    head = "0" * (first[:1] == "0" and len(first) > 1) + {0: "", 1: "9", 2: "99", 3: "999"}.get(len(first), "9999")
-    if first == "0":
-        head = "0"
-    shape = head + "".join("9" * len(run) if run.isdigit() and len(run) < 4 else "9" if run.isdigit() else run
-                           for run in runs)  # fmt: skip
-    return shape, found["first"] or found["before"] or found["after"] or ""
+    head = "0" if first == "0" else "0" * first.startswith("0") + "9" * min(len(first), 4)
+    tail = (("9" * len(run) if len(run) < 4 else "9") if run.isdigit() else run for run in runs)
+    return head + "".join(tail), found["first"] or found["before"] or found["after"] or ""
 
 
 @dataclasses.dataclass

@@ -25,7 +25,8 @@ def make_record(table: Table, schema: Schema, target_kinds: dict[str, str], scan
             _say_kind(column, found, target_kinds.get(column.name), table.formats.get(at, PLAIN))
             for at, (column, found) in enumerate(zip(schema.columns, scan.columns, strict=True))
         ]
-        notes += _notes_of_missing(table) + _notes_of_cells(table, scan)
+        notes += [f"--missing {t}: no cell is {t!r}" for t in table.options.missing if t not in table.missing_seen]
+        notes += _notes_of_cells(table, scan)
     decimal = any(f.decimal == "," for f in table.formats.values())
     return ({"rows": scan.n_rows} if scan is not None else {}) | {
         "file": table.path.name,
@@ -40,11 +41,6 @@ def make_record(table: Table, schema: Schema, target_kinds: dict[str, str], scan
         "options": table.options.to_dict(),
         "number_formats": {table.names[at]: dataclasses.asdict(found) for at, found in table.formats.items()},
     }
-
-
-def _notes_of_missing(table: Table) -> list[str]:
-    unused = [text for text in table.options.missing if text not in table.missing_seen]
-    return [f"--missing {text}: no cell is {text!r}" for text in unused]
 
 
 def _notes_of_cells(table: Table, scan: Scan) -> list[str]:

@@ -41,11 +41,6 @@ class Start:
     lines: Sequence[int] | None = None  # of such a copy: the person's line of each line from the second on
     record: dict[str, Any] | None = None  # what was understood of the table
 
-    @property
-    def names_ids(self) -> bool:
-        """Whether a person said which column is the id; row names that R wrote say nothing of equal rows."""
-        return bool(self.record and self.record["options"].get("id_field"))
-
     def line_of(self, line: int) -> int:
         """Return the line of the person's file that a line of `path` came from."""
         return line if not self.lines or line < 2 else self.lines[min(line - 2, len(self.lines) - 1)]

@@ -113,8 +113,12 @@ def _take(found: Findings, outcome: Outcome, stores: dict, line: int, offset: in
 
 
 def _has_ids(found: Findings, plan: Plan) -> bool:
-    """Say whether equal rows can be told from copies by an id: the schema's, or the one that a person named."""
-    return plan.id_at is not None and (not plan.lenient or found.start.names_ids)
+    """Say whether equal rows can be told from copies by an id: the schema's, or the one that a person named.
+
+    Row names that R wrote say nothing of equal rows.
+    """
+    options = found.start.record["options"] if found.start.record else {}
+    return plan.id_at is not None and (not plan.lenient or bool(options.get("id_field")))
 
 
 def _repeated_rows(
