@@ -168,11 +168,6 @@ def test_json_that_cannot_be_read_is_named(tmp_path, data, said):
     assert "a.json" in str(error.value)
 
 
-def test_a_files_hash_is_sha256_of_its_bytes(tmp_path):
-    (tmp_path / "a").write_bytes(b"x" * 3_000_000)
-    assert files.sha256_file(tmp_path / "a") == hashlib.sha256(b"x" * 3_000_000).hexdigest()
-
-
 # A folder
 
 

@@ -128,17 +128,6 @@ def test_roles_follow_the_fields_named(tmp_path):
     assert [c.name for c in schema.columns if c.nullable] == ["e"]
 
 
-def test_a_column_called_split_that_names_no_sides_is_an_input(tmp_path):
-    path = tmp_path / "any.csv"
-    path.write_text("split,y\nstock,1.5\nbond,2.5\n")
-    assert look(path, "y").schema["split"].role == "input"
-
-
-def test_a_file_without_rows_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no rows"):
-        look(write(tmp_path, []), "v")
-
-
 def test_damage_stops_a_strict_pass_and_is_stepped_over_by_a_lenient_one(tmp_path):
     path = write(tmp_path, [str(i) for i in range(98)] + ["12 Mbps", "1_000", ""])
     with path.open("a") as handle:
