@@ -14,6 +14,7 @@ import linklab
 import pytest
 import virtualenv.seed.wheels.embed
 import yaml
+from scripts.test_check_merge import copy_repository
 
 ROOT = Path(__file__).parents[2]
 STATE = "application/vnd.jupyter.widget-state+json"
@@ -153,13 +154,7 @@ def test_each_of_our_own_hooks_goes_red_for_its_canary_and_green_without_it(tmp_
 @pytest.mark.slow
 def test_this_repository_passes_its_own_hooks(tmp_path, env):
     """Over a copy of all files git would take from here, so that nothing here is fixed by a test."""
-    folder = tmp_path / "copy"
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    for name in subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout.split("\0"):
-        if name and (ROOT / name).is_file():  # not .venv, where that is a link
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    (folder / ".venv").symlink_to(sys.prefix)
+    folder = copy_repository(tmp_path / "copy")
     make_repository(env, folder)
     verdicts, printed = run_own_hooks(env, folder)
     assert set(verdicts.values()) == {"Passed"}, printed

@@ -124,7 +124,6 @@ def test_any_csv_works_and_the_same_seed_gives_the_same_bytes(tmp_path):
     ("words", "said"),
     [
         (["--target-field", "kinds"], "no column 'kinds'"),
-        ([], "--target-field is needed"),
         (
             ["--target-field", "kind", "--group-by", "price,kind"],
             "--group-by kind: a target column the prompt does not show",

@@ -14,10 +14,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-from linklab import (
-    files,  # noqa: E402
-    manifest,  # noqa: E402
-)
+from linklab import files, manifest  # noqa: E402
 from linklab.manifest import write_manifest  # noqa: E402
 
 STEPS = 10
@@ -33,17 +30,8 @@ def main():
     parser = argparse.ArgumentParser()
     for name, default in (("--learning-rate", 1e-3), ("--epochs", 1.0), ("--lora-rank", 8), ("--max-rows", 100)):
         parser.add_argument(name, type=type(default), default=default)
-    for name in (
-        "--csv",
-        "--target-field",
-        "--base-model",
-        "--mode",
-        "--seed",
-        "--validation-rows",
-        "--out-dir",
-        "--resume",
-    ):
-        parser.add_argument(name)
+    for name in ("csv", "target-field", "base-model", "mode", "seed", "validation-rows", "out-dir", "resume"):
+        parser.add_argument(f"--{name}")
     parser.add_argument("--force", action="store_true")
     args = parser.parse_args()
     folder = Path(args.out_dir)
