@@ -160,7 +160,6 @@ class Scan:
     columns: list[ColumnScan]
     formats: dict[int, NumberFormat]  # of the number columns
     sample: list[list[str]]  # the first rows
-    decimal: str | None
 
 
 def scan_table(table: Table, *, rows: Iterator[tuple[int, list[str]]], known: dict[str, NumberFormat]) -> Scan:
@@ -181,7 +180,7 @@ def scan_table(table: Table, *, rows: Iterator[tuple[int, list[str]]], known: di
     if decimal is None and table.dialect.kind == "csv" and table.dialect.delimiter == ",":
         decimal = "."
     formats = {at: found for at in range(len(columns)) if (found := _format_of(table, at, columns[at], decimal, known))}
-    return Scan(columns[0].n, columns, formats, sample, decimal)
+    return Scan(columns[0].n, columns, formats, sample)
 
 
 def _format_of(

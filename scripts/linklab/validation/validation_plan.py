@@ -102,20 +102,10 @@ def _plan_of_file(path: Path, name: str, chosen: Schema, options: TableOptions) 
     split_at = _split_column(header.names, by_name, options.split_field, lenient)
     violations = _header_faults(header, strict_file=not lenient, notes=notes)
     violations += _column_faults(header.names, chosen, split_at, notes)
-
-    def plan_of(names: list[str], columns: list[Column | None]) -> Plan:
-        def place(role: str) -> int | None:
-            return next((at for at, column in enumerate(columns) if column is not None and column.role == role), None)
-
-        return Plan(
-            chosen, names, columns, lenient, header.crlf,
-            id_at=place("id"), group_at=place("group"), split_at=split_at,
-        )  # fmt: skip
-
-    names = header.names
-    plan = plan_of(names, [by_name.pop(name, None) for name in names])  # a repeated name is checked once
+    columns = [by_name.pop(name, None) for name in header.names]  # a repeated name is checked once
+    plan = Plan(chosen, header.names, columns, lenient, header.crlf, split_at)
     if violations and split_at is None and len(header.names) == len(chosen.columns):
-        in_order = plan_of(chosen.names, list(chosen.columns))
+        in_order = dataclasses.replace(plan, names=chosen.names, columns=list(chosen.columns))
         if _count_faults(path, header, in_order) < _count_faults(path, header, plan):
             notes.append("the cells fit the schema's order of columns, not the header's names: they were checked in it")
             plan = in_order

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import os
 from collections.abc import Generator, Iterator
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,9 +39,20 @@ class Plan:
     columns: list[Column | None]
     lenient: bool = False  # the schema was inferred: only what no CSV should hold is damage
     crlf: bool = False
-    id_at: int | None = None
-    group_at: int | None = None
     split_at: int | None = None
+
+    @cached_property
+    def id_at(self) -> int | None:
+        """Which column holds the ids."""
+        return self._place("id")
+
+    @cached_property
+    def group_at(self) -> int | None:
+        """Which column holds the groups."""
+        return self._place("group")
+
+    def _place(self, role: str) -> int | None:
+        return next((at for at, column in enumerate(self.columns) if column is not None and column.role == role), None)
 
 
 @dataclasses.dataclass
