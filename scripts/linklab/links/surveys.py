@@ -16,7 +16,12 @@ from collections.abc import Iterable, Sequence
 from linklab import files
 from linklab.cli import UserError
 
-FORMATS = ("iw-survey", "iw-scan", "mikrotik", "unifi")
+_SIGNS = {  # of each format, by which a text is recognised
+    "iw-survey": r"^Survey data from ",
+    "iw-scan": r"^BSS [0-9a-fA-F:]{17}",
+    "unifi": r"\A\s*[{\[](?s:.*)channel",
+    "mikrotik": r"(?i:^\W*CHANNEL\b.*\bLOAD\b|\bload[=:]\s*\d)",
+}
 BEACON_FLOOR_DBM = -82.0  # IEEE 802.11: weaker networks are not deferred to (carrier sense per 20 MHz)
 
 
@@ -38,20 +43,15 @@ class Counters:
     noise_dbm: float | None
     active_ms: float | None
     busy_ms: float | None
-    transmit_ms: float
+    transmit_ms: float | None
     in_use: bool
 
 
 def recognise(text: str) -> str:
-    """Return which of FORMATS a text is; raises UserError when it is none."""
-    if re.search(r"^Survey data from ", text, re.M):
-        return "iw-survey"
-    if re.search(r"^BSS [0-9a-fA-F:]{17}", text, re.M):
-        return "iw-scan"
-    if text.lstrip()[:1] in "{[" and "channel" in text:
-        return "unifi"
-    if re.search(r"^\W*CHANNEL\b.*\bLOAD\b", text, re.M | re.I) or re.search(r"\bload[=:]\s*\d", text, re.I):
-        return "mikrotik"
+    """Return which format a text is in; raises UserError when it is none."""
+    for kind, pattern in _SIGNS.items():
+        if re.search(pattern, text, re.M):
+            return kind
     raise UserError(
         "not a survey this script knows; expected the output of `iw dev X survey dump`, `iw dev X scan`, "
         "RouterOS `/interface/wifi/frequency-scan`, or a UniFi spectrum scan as JSON"
@@ -87,18 +87,12 @@ def read_counters(text: str) -> list[Counters]:
     counters = []
     for block in re.split(r"^Survey data from .*$", text, flags=re.M)[1:]:
         frequency = re.search(r"frequency:\s*(\d+)\s*MHz(.*)", block)
-        if not frequency:
-            continue
-        counters.append(
-            Counters(
-                int(frequency[1]),
-                _number(block, r"noise:\s*(-?[\d.]+)\s*dBm"),
-                _number(block, r"channel active time:\s*(\d+)"),
-                _number(block, r"channel busy time:\s*(\d+)"),
-                _number(block, r"channel transmit time:\s*(\d+)") or 0.0,
-                "in use" in frequency[2],
+        if frequency:
+            noise = _number(block, r"noise:\s*(-?[\d.]+)\s*dBm")
+            active, busy, transmit = (
+                _number(block, rf"channel {name} time:\s*(\d+)") for name in ("active", "busy", "transmit")
             )
-        )
+            counters.append(Counters(int(frequency[1]), noise, active, busy, transmit, "in use" in frequency[2]))
     if not counters:
         raise UserError("the survey dump names no frequency; run `iw dev INTERFACE scan` once, then survey dump again")
     return counters
@@ -123,9 +117,9 @@ def difference(dumps: Sequence[list[Counters]]) -> tuple[list[ChannelReading], l
         if now.active_ms is not None and now.busy_ms is not None:
             then = before.get(now.frequency_mhz, Counters(now.frequency_mhz, None, 0.0, 0.0, 0.0, False))
             active, busy_ms = now.active_ms - (then.active_ms or 0.0), now.busy_ms - (then.busy_ms or 0.0)
-            own = max(0.0, now.transmit_ms - then.transmit_ms)
+            own = max(0.0, (now.transmit_ms or 0.0) - (then.transmit_ms or 0.0))
             if active < 0 or busy_ms < 0:
-                active, busy_ms, own = now.active_ms, now.busy_ms, now.transmit_ms
+                active, busy_ms, own = now.active_ms, now.busy_ms, now.transmit_ms or 0.0
                 notes.append(f"{now.frequency_mhz} MHz: its counters fell between the dumps (driver restarted?); "
                              f"the second dump is used alone")  # fmt: skip
             if active > 0:
