@@ -8,7 +8,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from inference.test_choice_scorer import write_by_hand
@@ -17,7 +16,6 @@ from linklab.inference import choice_answers, number_distributions, row_answers
 from linklab.inference.choice_scorer import ChoiceScorer, PromptCache
 from linklab.links.links import FIELD_SCHEMA
 from linklab.metrics.predictions import Prediction, read_predictions, write_predictions
-from linklab.models import tiny
 from linklab.models.chat import encode_prompt
 from linklab.tables.schema import Column
 from linklab.tasks import jsonl
@@ -35,15 +33,6 @@ def task(small_links):
 @pytest.fixture(scope="module")
 def examples(small_links, task):
     return read_examples(small_links / "links.csv", task, "test", 6)
-
-
-@pytest.fixture(scope="module")
-def scorer():
-    tokenizer = tiny.build_tokenizer()
-    model = tiny.build_model(tokenizer).eval()
-    with torch.no_grad():  # opinions: an untrained model finds every token nearly as likely as any other
-        model.lm_head.weight.mul_(8)
-    return ChoiceScorer(model, tokenizer)
 
 
 def ask_alone(scorer, question, task):

@@ -11,7 +11,6 @@ import pytest
 import torch
 from linklab.inference import choice_scorer, number_distributions, row_answers
 from linklab.inference.number_distributions import can_begin, is_legal, weighted_median
-from linklab.models import tiny
 from linklab.models.chat import encode_prompt
 from linklab.tables.schema import Column, Schema
 from linklab.tasks.examples import read_examples
@@ -70,15 +69,6 @@ def test_the_median_is_numpys_of_as_many_copies():
 
 
 ALL = {"most": 10**6, "smallest": 0.0, "read_at_most": 10**6}
-
-
-@pytest.fixture(scope="module")
-def scorer():
-    tokenizer = tiny.build_tokenizer()
-    model = tiny.build_model(tokenizer).eval()
-    with torch.no_grad():  # opinions: an untrained model finds every token nearly as likely as any other
-        model.lm_head.weight.mul_(8)
-    return choice_scorer.ChoiceScorer(model, tokenizer)
 
 
 def by_hand(scorer, head, before, texts, stops):

@@ -61,7 +61,6 @@ def test_it_writes_the_report_and_ends_with_its_path_and_the_verdict(folder, tmp
         (["--require-better-than", "trees"], 0, "gate passed: tuned against trees"),
         (["--require-better-than", "tuned", "--candidate", "trees"], 1, "gate FAILED: trees against tuned"),
         (["--require-better-than", "nobody"], 2, "no run called 'nobody'; the runs are: tuned, rule, trees"),
-        (["--reference", "nobody"], 2, "no run called 'nobody'"),
         (["--candidate", "nobody"], 2, "no run called 'nobody'"),
         (["--require-better-than", "tuned"], 2, "the candidate itself"),
     ],

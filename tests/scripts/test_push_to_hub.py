@@ -127,11 +127,9 @@ def test_a_model_with_a_fault_stays_here_and_the_fault_is_named(trained, api, ca
 
 def test_a_file_that_changed_since_stays_here(trained, tmp_path, api, capfd):
     shutil.copytree(trained / "lora", tmp_path / "lora")
-    with open(tmp_path / "lora" / "model" / "adapter_model.safetensors", "r+b") as handle:
-        handle.seek(-1, 2)
-        last = handle.read(1)
-        handle.seek(-1, 2)
-        handle.write(bytes([last[0] ^ 1]))
+    weights = tmp_path / "lora" / "model" / "adapter_model.safetensors"
+    *content, last = weights.read_bytes()
+    weights.write_bytes(bytes([*content, last ^ 1]))
     words = [*TERMS, "--base-model", "me/base", "--evaluation", trained / "test"]
     assert push(tmp_path / "lora", *words) == 1
     assert "adapter_model.safetensors changed" in said(capfd) and not api.called

@@ -203,29 +203,18 @@ def edit_metrics(folder):
     (folder / "metrics.json").write_text(json.dumps(value))
 
 
-def edit_rows(folder, make):
-    with open(folder / "row_scores.csv", newline="") as handle:
-        rows = list(csv.DictReader(handle))
-    make(rows)
-    with open(folder / "row_scores.csv", "w", newline="") as handle:
-        writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+def edit_rows(change):
+    """Return an edit that gives each row of row_scores.csv the cells `change` makes of it."""
 
+    def edit(folder):
+        with open(folder / "row_scores.csv", newline="") as handle:
+            rows = [row | change(row) for row in csv.DictReader(handle)]
+        with open(folder / "row_scores.csv", "w", newline="") as handle:
+            writer = csv.DictWriter(handle, list(rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
 
-def make_all_right(rows):
-    for row in rows:
-        row["channel/accuracy"] = "1"
-
-
-def make_all_answers_right(rows):
-    for row in rows:
-        row |= {"channel/accuracy": "1", "channel/answer": row["channel/true"]}
-
-
-def rename(rows):
-    for row in rows:
-        row["id"] = f"x{row['id']}"
+    return edit
 
 
 def swap_predictions(folder):
@@ -238,11 +227,16 @@ def swap_predictions(folder):
 ROWS, ANSWERS = "row_scores.csv", "predictions.jsonl"
 EDITS = {
     "metrics.json says 99 %": (edit_metrics, "metrics.json", "'channel/accuracy' is 0.99"),
-    "every row scored as right": (lambda f: edit_rows(f, make_all_right), ROWS, "is not what its answer gives"),
-    "answers replaced": (lambda f: edit_rows(f, make_all_answers_right), ANSWERS, "and row_scores.csv judged"),
-    "ids replaced": (lambda f: edit_rows(f, rename), ROWS, "other ids than metrics.json was made from"),
+    "every row right": (edit_rows(lambda row: {"channel/accuracy": "1"}), ROWS, "is not what its answer gives"),
+    "answers replaced": (
+        edit_rows(lambda row: {"channel/accuracy": "1", "channel/answer": row["channel/true"]}), ANSWERS,
+        "and row_scores.csv judged",
+    ),
+    "ids replaced": (
+        edit_rows(lambda row: {"id": f"x{row['id']}"}), ROWS, "other ids than metrics.json was made from",
+    ),
     "predictions swapped": (swap_predictions, ANSWERS, "and row_scores.csv judged"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("signed", [False, True], ids=["the manifest is the old one", "the manifest is made anew"])
