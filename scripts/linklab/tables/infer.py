@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from linklab.cli import UserError
-from linklab.tables.number_format import NUMBER_SHARE, NumberFormat, NumberShapes, choose_format, file_decimal
+from linklab.tables.number_format import NUMBER_SHARE, PLAIN, NumberFormat, NumberShapes, choose_format, file_decimal
 from linklab.tables.schema import NUMBER
 from linklab.tables.table import Table
 
@@ -160,6 +160,11 @@ class Scan:
     columns: list[ColumnScan]
     formats: dict[int, NumberFormat]  # of the number columns
     sample: list[list[str]]  # the first rows
+
+    @property
+    def rewritten(self) -> dict[int, NumberFormat]:
+        """The formats of the number columns that are written otherwise than plainly, in some cells at least."""
+        return {at: f for at, f in self.formats.items() if f != PLAIN or self.columns[at].written.counts.total()}
 
 
 def scan_table(table: Table, *, rows: Iterator[tuple[int, list[str]]], known: dict[str, NumberFormat]) -> Scan:

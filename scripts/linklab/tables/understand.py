@@ -89,9 +89,8 @@ def understand(
     roles = dataclasses.replace(roles, split=_own_split(table, roles, scan))
     kinds = _target_kinds(table, roles, scan, lenient)
     table.formats = {
-        at: found for at, found in scan.formats.items()
-        if (found != PLAIN or scan.columns[at].written.counts.total())
-        and kinds.get(table.names[at]) != "text" and roles.of(table.names[at]) in ("input", "target")
+        at: found for at, found in scan.rewritten.items()
+        if kinds.get(table.names[at]) != "text" and roles.of(table.names[at]) in ("input", "target")
     }  # fmt: skip
     given_classes = {name for name in roles.targets if kinds[name] == "class" and table.options.target_kinds}
     for name in given_classes:
@@ -131,8 +130,7 @@ def _understand_known(table: Table, schema: Schema) -> Understood:
 
     schema = Schema(tuple(dataclasses.replace(column, role=role(column)) for column in schema.columns))
     if not table.dialect.plain:
-        found = scan_table(table, rows=table.unclean_rows(), known=table.known_formats)
-        table.formats = {at: f for at, f in found.formats.items() if found.columns[at].written.counts.total()}
+        table.formats = scan_table(table, rows=table.unclean_rows(), known=table.known_formats).rewritten
     kinds = {target.name: schema.target_kind(target.name) for target in schema.by_role("target")}
     return Understood(schema, make_record(table, schema, kinds))
 
@@ -172,10 +170,7 @@ def open_new_rows(
         return table  # rows that bring their choices are written by a program
     table.known_formats = numbers
     found = scan_table(table, rows=table.unclean_rows(), known=numbers)
-    table.formats = {
-        at: f for at, f in found.formats.items()
-        if table.names[at] in numbers and (f != PLAIN or found.columns[at].written.counts.total())
-    }  # fmt: skip
+    table.formats = {at: f for at, f in found.rewritten.items() if table.names[at] in numbers}
     for at, name in enumerate(table.names):
         if name not in numbers:
             continue

@@ -83,12 +83,7 @@ class Outcome:
 def show(text: str) -> str:
     """Return a cell as a report can hold it: control characters and bad bytes escaped, the end of long ones cut."""
     cut = text[:SHOWN_CHARACTERS] + ("…" if len(text) > SHOWN_CHARACTERS else "")
-    if cut.isprintable():
-        return cut
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape", "surrogatepass").decode()
-        for character in cut
-    )
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in cut)
 
 
 def check_block(plan: Plan, data: bytes, *, final: bool) -> Outcome:
