@@ -119,7 +119,7 @@ def _count_faults(path: str | Path, header: csv_stream.Header, plan: Plan) -> in
         data = handle.read(TRIED_BYTES)
         final = len(data) < TRIED_BYTES
     outcome = check_block(plan, data, final=final)
-    ids = np.concatenate([part["key"] for part in outcome.ids]) if outcome.ids else np.zeros(0)
+    ids = outcome.keys["ids"]["key"] if "ids" in outcome.keys else np.zeros(0)
     return len(outcome.violations) + len(ids) - len(np.unique(ids))
 
 

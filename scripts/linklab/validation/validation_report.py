@@ -104,12 +104,11 @@ def _take(found: Findings, outcome: Outcome, stores: dict, line: int, offset: in
     for name, profile in outcome.profiles.items():
         seen = found.profiles.get(name)
         found.profiles[name] = profile if seen is None else seen + profile
-    for name, store in stores.items():
-        for packed in getattr(outcome, name):
-            packed["line"] += line
-            packed["offset"] += offset
-            packed["end"] += offset
-            store.add(packed)
+    for name, packed in outcome.keys.items():
+        packed["line"] += line
+        packed["offset"] += offset
+        packed["end"] += offset
+        stores[name].add(packed)
 
 
 def _has_ids(found: Findings, plan: Plan) -> bool:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Generator, Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -74,9 +74,7 @@ class Outcome:
     used: int = 0  # bytes; less than the block when it ends inside a row
     violations: list[Violation] = dataclasses.field(default_factory=list)
     profiles: dict[str, Profile] = dataclasses.field(default_factory=dict)
-    rows: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: content, other: id
-    ids: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: id, other: content
-    groups: list[np.ndarray] = dataclasses.field(default_factory=list)  # key: group, other: split
+    keys: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)  # entries of "rows", "ids" and "groups"
     no_final_newline: bool = False
 
 
@@ -153,27 +151,28 @@ def _check_piece(plan: Plan, piece: Piece, outcome: Outcome) -> None:
     for cells, faults in check_cells(plan, piece):
         name = cells.column.name
         columns[name] = cells
-        profile, seen = profile_cells(cells), outcome.profiles.get(name)
-        outcome.profiles[name] = profile if seen is None else seen + profile
+        outcome.profiles[name] = profile_cells(cells)
         for row, check in faults:
             blame(row, name, check.code, check.expected)
     for broken in find_broken_rules(columns, plan.schema):
         for row in broken.rows.tolist():
             blame(row, broken.column, broken.code, broken.expected(row))
-    outcome.n_rows += len(piece.lines)
-    _remember_keys(plan, piece, outcome)
+    outcome.n_rows = len(piece.lines)
+    outcome.keys = _keys(plan, piece)
 
 
-def _remember_keys(plan: Plan, piece: Piece, outcome: Outcome) -> None:
+def _keys(plan: Plan, piece: Piece) -> dict[str, np.ndarray]:
+    """Return what is remembered of the rows: of each its content and id, its id and content, its group and split."""
     places = piece.lines, piece.offsets, piece.ends
-    ids: Any = 0 if plan.id_at is None else _hash_columns([piece.columns[plan.id_at]])
     rows = _hash_columns([c for i, c in enumerate(piece.columns) if i not in (plan.id_at, plan.split_at)])
-    outcome.rows.append(entries(rows, ids, *places))
+    keys = {"rows": entries(rows, 0, *places)}
     if plan.id_at is not None:
-        outcome.ids.append(entries(ids, rows, *places))
+        ids = _hash_columns([piece.columns[plan.id_at]])
+        keys = {"rows": entries(rows, ids, *places), "ids": entries(ids, rows, *places)}
     if plan.split_at is not None:
         group = rows if plan.group_at is None else _hash_columns([piece.columns[plan.group_at]])
-        outcome.groups.append(entries(group, _hash_columns([piece.columns[plan.split_at]]), *places))
+        keys["groups"] = entries(group, _hash_columns([piece.columns[plan.split_at]]), *places)
+    return keys
 
 
 def _hash_columns(columns: list[pa.Array]) -> np.ndarray:
