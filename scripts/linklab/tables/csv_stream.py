@@ -107,11 +107,10 @@ def _quoting_fault(data: bytes, position: int, limit: int) -> str | None:
     return None if closing is None or closing.end() == limit else "text after the closing quote of a cell"
 
 
-def is_plain(data: bytes, *, row_a_line: bool = False) -> bool:
+def is_plain(data: bytes) -> bool:
     """True when every line of `data` is one record of UTF-8 text and quotes only wrap whole cells.
 
-    Then any CSV reader understands it the same way. False does not mean damage: the exact reader decides. Line ends
-    inside quotes are looked for only with `row_a_line`.
+    Then any CSV reader understands it the same way. False does not mean damage: the exact reader decides.
     """
     if not data.endswith(b"\n") or data.startswith((b"\n", b"\r")) or b"\0" in data:
         return False
@@ -130,9 +129,7 @@ def is_plain(data: bytes, *, row_a_line: bool = False) -> bool:
     before = bytes_[opening - 1]  # data ends with LF, so that -1 is a line end too
     after = bytes_[closing + 1]
     fits = ((before == _COMMA) | (before == _LF)) & ((after == _COMMA) | (after == _LF) | (after == _CR))
-    if row_a_line and (np.searchsorted(quotes, line_ends) % 2).any():
-        return False
-    return bool(fits.all())
+    return bool(fits.all()) and not (np.searchsorted(quotes, line_ends) % 2).any()  # no line end inside quotes
 
 
 def scan_header(path: str | Path) -> Header:
@@ -209,7 +206,7 @@ def _cut_blocks(path: str | Path, header: Header, on_damage: OnDamage | None) ->
             cut = len(buffer) if final else buffer.rfind(b"\n") + 1
             text, rest = buffer[:cut], buffer[cut:]
             n_lines = text.count(b"\n")
-            if is_plain(text, row_a_line=True):
+            if is_plain(text):
                 yield Block(line, n_lines, text)
                 line += n_lines
                 buffer = rest
