@@ -23,7 +23,8 @@ class HubStandIn:
         self.objects: dict[str, bytes] = {}  # LFS contents by SHA-256
         self.sent: list[str] = []  # paths and oids that arrived, in order
         self.tokens: set[str] = set()
-        self.refuse = 0  # HTTP status every request gets, 0: none
+        self.asked: list[str] = []  # method and path of every request
+        self.refuse, self.headers = 0, {}  # HTTP status every request gets, 0: none; and what it says beside it
         self.drop_uploads = False  # close the connection in the middle of an upload
         self.url = ""
 
@@ -55,8 +56,10 @@ def _make_handler(hub: HubStandIn):
             pass
 
         def reply(self, status: int, value: object = None) -> None:
-            body = json.dumps(value if value is not None else {}).encode()
+            body = b"" if self.command == "HEAD" else json.dumps(value if value is not None else {}).encode()
             self.send_response(status)
+            for header in hub.headers.items():
+                self.send_header(*header)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -73,6 +76,7 @@ def _make_handler(hub: HubStandIn):
             return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
         def handle_request(self) -> None:
+            hub.asked.append(f"{self.command} {self.path}")
             if token := self.headers.get("Authorization"):
                 hub.tokens.add(token.removeprefix("Bearer "))
             if hub.drop_uploads and self.command == "PUT":

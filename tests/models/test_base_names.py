@@ -1,8 +1,6 @@
 """A misspelt model name ends at once with what was probably meant; without a network, after one short try."""
 
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
+import hub_stand_in
 import pytest
 from linklab.cli import UserError
 from linklab.models import base_names, load
@@ -25,68 +23,41 @@ def test_a_misspelt_folder_or_built_in_name_is_refused_with_the_closest(tmp_path
 
 
 @pytest.fixture
-def hub():
-    """A Hub on loopback that gives every request the status in `answers`, and remembers what was asked for."""
-    asked, answers = [], {"status": 503, "headers": {}}
-
-    class Handler(BaseHTTPRequestHandler):
-        def answer(self):
-            asked.append(f"{self.command} {self.path}")
-            self.send_response(answers["status"])
-            for header in answers["headers"].items():
-                self.send_header(*header)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        do_GET = do_HEAD = answer
-
-        def log_message(self, *args):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}", asked, answers
-    server.shutdown()
-    server.server_close()
-
-
-@pytest.fixture
-def at_hub(tmp_path, monkeypatch, hub):
-    """The client of this process asks the stand-in, with an empty cache; returns its requests and answers."""
+def hub(tmp_path, monkeypatch):
+    """A Hub on loopback that the client of this process asks, with an empty cache; it is out of order."""
     from huggingface_hub import constants
 
-    url, asked, answers = hub
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    base_names.require_on_hub.cache_clear()
-    yield asked, answers
-    base_names.require_on_hub.cache_clear()
+    with hub_stand_in.serve() as running:
+        running.refuse = 503
+        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        base_names.require_on_hub.cache_clear()
+        yield running
+        base_names.require_on_hub.cache_clear()
 
 
 @pytest.mark.parametrize(("status", "headers", "said"), [
     (503, {}, "google/gema: no such folder here, and the Hub cannot be reached (http"),
     (404, {"X-Error-Code": "RepoNotFound"}, "google/gema: no such folder here, and no such model on the Hub"),
 ])  # fmt: skip
-def test_an_unknown_hub_name_costs_one_request(at_hub, status, headers, said):
-    asked, answers = at_hub
-    answers |= {"status": status, "headers": headers}
+def test_an_unknown_hub_name_costs_one_request(hub, status, headers, said):
+    hub.refuse, hub.headers = status, headers
     with pytest.raises(UserError) as refused:
         load.load_tokenizer("google/gema")
     assert str(refused.value).startswith(said) and "\n" not in str(refused.value)
-    assert [request for request in asked if "gema" in request] == ["HEAD /google/gema/resolve/main/config.json"]
+    assert [request for request in hub.asked if "gema" in request] == ["HEAD /google/gema/resolve/main/config.json"]
 
 
-def test_a_gated_model_is_not_called_missing(at_hub):
-    _, answers = at_hub
-    answers |= {"status": 401, "headers": {"X-Error-Code": "GatedRepo"}}
+def test_a_gated_model_is_not_called_missing(hub):
+    hub.refuse, hub.headers = 401, {"X-Error-Code": "GatedRepo"}
     base_names.require_on_hub("google/gema")
 
 
-def test_without_a_network_a_model_in_the_cache_is_used_after_one_try(tmp_path, at_hub, cache, capsys):
-    asked, _ = at_hub
+def test_without_a_network_a_model_in_the_cache_is_used_after_one_try(tmp_path, hub, cache, capsys):
     kept = tmp_path / "hub" / "models--someone--small"
     (kept / "snapshots").mkdir(parents=True)
     (kept / "snapshots" / ("0" * 40)).symlink_to(load.make_tiny())
@@ -94,4 +65,4 @@ def test_without_a_network_a_model_in_the_cache_is_used_after_one_try(tmp_path, 
     (kept / "refs" / "main").write_text("0" * 40)
     assert len(load.load_tokenizer("someone/small")) == len(load.load_tokenizer("tiny"))
     assert "the Hub cannot be reached; using the copy in its cache" in capsys.readouterr().err
-    assert [request for request in asked if "small" in request] == ["HEAD /someone/small/resolve/main/config.json"]
+    assert [request for request in hub.asked if "small" in request] == ["HEAD /someone/small/resolve/main/config.json"]

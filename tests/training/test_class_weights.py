@@ -88,16 +88,15 @@ def test_rows_that_fill_up_a_batch_may_stand_beside_rows_with_weights(rows):
     assert batch["row_weights"].tolist() == pytest.approx([item["weight"] for item in encoded.items] + [1.0])
 
 
-def words(table, out, *more):
-    return ["--csv", str(table), "--base-model", "tiny", "--out-dir", str(out), "--report-to", "none", "--mode", "full",
-            *more]  # fmt: skip
+TINY = ["--base-model", "tiny", "--mode", "full", "--report-to", "none"]
 
 
 def test_a_training_with_the_option_has_the_weighted_loss_and_says_its_weights(table, tmp_path, capsys):
     losses = {}
     for kind in ("none", "balanced"):
         more = ["--target-field", "kind", "--class-weights", kind, "--max-steps", "1", "--learning-rate", "1e-9"]
-        assert finetune.main(words(table, tmp_path / kind, *more, "--validation-rows", "60")) == 0
+        words = [*TINY, "--csv", str(table), *more, "--validation-rows", "60", "--out-dir", str(tmp_path / kind)]
+        assert finetune.main(words) == 0
         (line,) = csv.DictReader((tmp_path / kind / "trainer_log.csv").open())
         losses[kind] = float(line["validation_loss"])
         settings = json.loads((tmp_path / kind / "metrics.json").read_text())["settings"]
@@ -121,7 +120,7 @@ def test_a_training_with_the_option_has_the_weighted_loss_and_says_its_weights(t
     (["--ask", "choices"], "--ask choices asks for numbers"),
 ])  # fmt: skip
 def test_an_answer_that_is_no_class_is_one_line(more, said, small_links, tmp_path, capsys):
-    command = words(small_links / "links.csv", tmp_path / "out", *more, "--class-weights", "balanced")
-    assert finetune.main(command) == 2
+    words = [*TINY, "--csv", str(small_links / "links.csv"), *more, "--class-weights", "balanced"]
+    assert finetune.main([*words, "--out-dir", str(tmp_path / "out")]) == 2
     assert f"--class-weights balanced needs a class as first target; {said}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
