@@ -115,10 +115,9 @@ def find_all(paths: Sequence[Path]) -> tuple[list[Path], int]:
 def run(args: argparse.Namespace) -> int:
     """Fix every notebook named, and return the exit code."""
     settings = cli.read_settings(Settings, args)
-    n_seen = n_fixed = n_faulty = 0
+    n_fixed = n_faulty = 0
     notebooks, n_failed = find_all(settings.paths)
     for notebook in notebooks:
-        n_seen += 1
         try:
             outcome = fix_file(notebook, settings)
         except (cli.UserError, OSError) as error:
@@ -132,7 +131,7 @@ def run(args: argparse.Namespace) -> int:
     notes = f", {n_failed} failed" if n_failed else ""
     if n_faulty:
         notes += f", {n_faulty} with faults left{'' if settings.report else ' (--report names them)'}"
-    cli.say(f"{n_fixed} of {n_seen} notebooks {'' if settings.write else 'would be '}fixed{notes}")
+    cli.say(f"{n_fixed} of {len(notebooks)} notebooks {'' if settings.write else 'would be '}fixed{notes}")
     if n_failed:
         return 2
     if settings.paths == (STDIN,) and settings.write:

@@ -11,15 +11,7 @@ import numpy as np
 
 from linklab.radio import link_budget, phy, propagation, scenarios
 from linklab.radio.arrays import Columns
-from linklab.radio.channels import (
-    CENTRE_MHZ,
-    IS_DFS,
-    POSITION,
-    WIDTH_MHZ,
-    WIDTHS_MHZ,
-    availability,
-    eirp_dbm,
-)
+from linklab.radio.channels import CENTRE_MHZ, IS_DFS, POSITION, WIDTH_MHZ, WIDTHS_MHZ, availability, eirp_dbm
 
 
 def _starts(count: np.ndarray) -> np.ndarray:

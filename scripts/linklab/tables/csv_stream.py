@@ -53,7 +53,7 @@ class Header:
     n_lines: int
     bom: bool
     crlf: bool
-    problem: tuple[str, str] | None = None  # code and message
+    problem: str | None = None
 
 
 def scan_records(data: bytes, *, at: int, line: int, n_columns: int | None, final: bool) -> Iterator[Record]:
@@ -143,20 +143,20 @@ def scan_header(path: str | Path) -> Header:
         raise UserError(f"{path}:1: no header: {record.message if record else 'the first line never ends'}")
     first = data[start : record.end]
     return Header(
-        record.cells, record.end, first.count(b"\n"), start > 0, first.endswith(b"\r\n"), header_problem(record.cells)
+        record.cells, record.end, first.count(b"\n"), start > 0, first.endswith(b"\r\n"), _header_problem(record.cells)
     )
 
 
-def header_problem(names: list[str]) -> tuple[str, str] | None:
-    """Return the code and text of what is wrong with a header's names, or None."""
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    if any(not name.strip() for name in names):
-        return "bad_header", f"the header has no name for column {[bool(n.strip()) for n in names].index(False) + 1}"
-    if repeated:
-        return "bad_header", f"column '{repeated[0]}' appears in the header {names.count(repeated[0])} times"
-    for name in names:
+def _header_problem(names: list[str]) -> str | None:
+    """Say what is wrong with a header's names, or None."""
+    counts = Counter(names)
+    for at, name in enumerate(names, start=1):
+        if not name.strip():
+            return f"the header has no name for column {at}"
+        if counts[name] > 1:
+            return f"column '{name}' appears in the header {counts[name]} times"
         if name != name.strip() or _damage(name) or INVISIBLE.search(name) or not is_text(name):
-            return "bad_header", f"column name {name!r} holds outer spaces or characters that are not text"
+            return f"column name {name!r} holds outer spaces or characters that are not text"
     return None
 
 

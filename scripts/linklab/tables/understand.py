@@ -26,14 +26,7 @@ from linklab.tables.infer import (
 )
 from linklab.tables.number_format import NUMBER_SHARE, PLAIN, NumberFormat
 from linklab.tables.schema import Column, Schema, read_number
-from linklab.tables.table import (
-    SHOWN_LINES,
-    Table,
-    TableOptions,
-    match_names,
-    open_table,
-    unknown_column,
-)
+from linklab.tables.table import SHOWN_LINES, Table, TableOptions, match_names, open_table, unknown_column
 from linklab.tables.table_record import make_record
 from linklab.tables.table_warnings import SIDES, warn_of_columns
 

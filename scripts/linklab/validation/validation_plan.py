@@ -157,7 +157,7 @@ def _header_faults(header: csv_stream.Header, *, strict_file: bool, notes: list[
     elif header.crlf:
         notes.append("lines end in CR LF")
     if header.problem:
-        violations.append(Violation(1, "", header.problem[0], show(",".join(header.names)), header.problem[1]))
+        violations.append(Violation(1, "", "bad_header", show(",".join(header.names)), header.problem))
     return violations
 
 
