@@ -140,8 +140,7 @@ def _warn_of_classes(target: Column, scan: ColumnScan) -> list[str]:
     if variants:
         shown = "; ".join(", ".join(map(repr, words)) for words in variants[:SHOWN_LINES])
         warnings.append(f"classes of '{target.name}' that differ only in case or spaces ({shown}): each is a class "
-                        f"of its "
-                        f"own; write them alike in the table")  # fmt: skip
+                        f"of its own; write them alike in the table")  # fmt: skip
     n = len(target.choices or ())
     if target.kind == "str" and n >= 10 and n > 0.5 * scan.n_filled:
         warnings.append(f"{n:,} different answers of '{target.name}' in {scan.n_filled:,} rows: a class that is seen "
@@ -163,8 +162,7 @@ def warn_of_split(rows: dict[str, int], classes: dict[str, Counter[str]], schema
     if few:
         said = " and ".join(f"{n or 'no'} {side} row{'s' * (n > 1)}" for side, n in few.items())
         warnings.append(f"{said} of {sum(rows.values()):,}: too few to measure anything; get more rows, a "
-                        f"--group-field "
-                        f"with more groups, or another --split-seed")  # fmt: skip
+                        f"--group-field with more groups, or another --split-seed")  # fmt: skip
     for name, counts in classes.items():
         column = schema[name]
         if not column.class_target or column.choices is None:
@@ -174,6 +172,5 @@ def warn_of_split(rows: dict[str, int], classes: dict[str, Counter[str]], schema
             shown = ", ".join(f"{choice!r} ({counts[choice]})" for choice in rare[:SHOWN_LINES])
             warnings.append(f"{len(rare):,} of {len(column.choices):,} classes of '{name}' have fewer than "
                             f"{FEW_TRAINING_ROWS} training rows: {shown}{', …' if len(rare) > SHOWN_LINES else ''}; "
-                            f"get "
-                            f"more rows of them, or join them in the table")  # fmt: skip
+                            f"get more rows of them, or join them in the table")  # fmt: skip
     return warnings

@@ -255,8 +255,7 @@ class _IdCheck:
             raise UserError(
                 f"{self.table.path}:{second}: --id-field {roles.id_field}: {len(self.repeated):,} ids name several "
                 f"different rows ({name!r} is also in line {first}); use --group-field {roles.id_field} to keep rows "
-                f"of "
-                f"one {roles.id_field} on one side of the split"
+                f"of one {roles.id_field} on one side of the split"
             )
         if roles.id_field or self.repeated:
             return roles.id_field

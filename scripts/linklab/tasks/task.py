@@ -303,8 +303,7 @@ def warn_of_markers(template: str) -> list[str]:
     if not found:
         return []
     return [f"the prompt template holds chat markers ({', '.join(found)}); the model's own format is added when "
-            f"training "
-            f"and asking, so leave them out of --prompt-template"]  # fmt: skip
+            f"training and asking, so leave them out of --prompt-template"]  # fmt: skip
 
 
 def _target(schema: Schema, name: str) -> Target:
@@ -312,6 +311,5 @@ def _target(schema: Schema, name: str) -> Target:
     kind = schema.target_kind(name)
     if kind == "class" and not column.choices_from and not column.choices:
         raise UserError(f"column '{name}' has too many different texts to be a class; use --target-kind text, or "
-                        f"choose "
-                        f"another --target-field")  # fmt: skip
+                        f"choose another --target-field")  # fmt: skip
     return Target(name, kind, column.unit, column.utility_from, column.choices_from, column.choices, column.worth_of)
