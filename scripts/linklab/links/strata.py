@@ -73,14 +73,12 @@ class StratumQuotas:
         self.balance, self.strata = balance, strata
         counts = strata.counts
         self.seen = np.zeros(len(counts), np.int64)
-        if balance == "oversample":
-            self.quota = np.full(len(counts), counts.max())
-        elif balance == "undersample":
-            self.quota = np.full(len(counts), counts.min())
-        elif balance == "generate":
-            self.quota = n_rows // len(counts) + (np.arange(len(counts)) < n_rows % len(counts))
-        else:
-            self.quota = counts
+        self.quota = {
+            "none": counts,
+            "oversample": np.full(len(counts), counts.max()),
+            "undersample": np.full(len(counts), counts.min()),
+            "generate": n_rows // len(counts) + (np.arange(len(counts)) < n_rows % len(counts)),
+        }[balance]
         self.total = int(self.quota.sum())
 
     def copies(self, values: dict[str, np.ndarray]) -> np.ndarray:

@@ -35,12 +35,6 @@ def find_widget_faults(notebook: dict, treatment: str = "keep") -> list[Finding]
     return found
 
 
-def is_sound(widgets: object) -> bool:
-    """Return whether nbconvert can read this `metadata.widgets`: an object with the mime type with a state inside."""
-    state = widgets.get(STATE_MIME) if isinstance(widgets, dict) else None
-    return isinstance(state, dict) and isinstance(state.get("state"), dict)
-
-
 def count_models(widgets: object) -> int:
     """Return how many widget models `metadata.widgets` holds, wherever they stand."""
     return sum(1 for _ in _walk_models(widgets, ()))
@@ -50,9 +44,9 @@ def _find_state_faults(widgets: object, *, remove: bool) -> list[Finding]:
     n_models = count_models(widgets)
     if remove:
         return [_fault(_say_models(n_models, "in the metadata"), "'widgets' removed", [_drop_widgets()])]
-    if is_sound(widgets):
-        return []
     state = widgets.get(STATE_MIME) if isinstance(widgets, dict) else None
+    if isinstance(state, dict) and isinstance(state.get("state"), dict):
+        return []  # nbconvert can read it
     if isinstance(state, dict) and (flat := sum(isinstance(part, dict) for part in state.values())):
         return [_fault(_say_models(flat, "without 'state'"), "kept, an empty 'state' put beside", [_EMPTY_STATE])]
     if n_models:

@@ -68,8 +68,7 @@ def goodput_mbps(standard: Index, level: Index, distance_km: Numbers) -> np.ndar
 
 def goodput_steps(goodput: np.ndarray) -> np.ndarray:
     """What each MCS adds to the best one below it, max(g_m - g_(m-1), 0), shape as `goodput` (12, ...)."""
-    below = np.concatenate([np.zeros_like(goodput[:1]), goodput[:-1]])
-    return np.maximum(goodput - below, 0.0)
+    return np.maximum(np.diff(goodput, axis=0, prepend=0.0), 0.0)
 
 
 def normal_cdf(x: Numbers) -> np.ndarray:
