@@ -87,11 +87,11 @@ def run(args: argparse.Namespace) -> None:
     settings = read_settings(args)
     reads = (*settings.survey, settings.station)
     check_out_files([settings.out], manifest_beside(settings.out), script=__file__, force=settings.force, reads=reads)
-    readings, notes = surveys.read_survey([_read_text(path) for path in settings.survey])
+    readings, notes = surveys.read_survey([files.read_text(path) for path in settings.survey])
     current = settings.current_channel_mhz or next((r.frequency_mhz for r in readings if r.in_use), None)
     signal = settings.signal_dbm
     if settings.station:
-        signal = surveys.read_station(_read_text(settings.station), settings.station_address)
+        signal = surveys.read_station(files.read_text(settings.station), settings.station_address)
     assert signal is not None and math.isfinite(signal)
     row, more = field_rows.make_row(
         settings.columns, readings, signal_dbm=signal, current_mhz=current, noise_dbm=settings.noise_dbm,
@@ -109,13 +109,6 @@ def run(args: argparse.Namespace) -> None:
             inputs=dict.fromkeys(filter(None, reads)), outputs={settings.out: 1},
         )  # fmt: skip
     say(f"wrote {settings.out}: one link with channels {row[CANDIDATES]}")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return files.require_file(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text at byte {error.start}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -41,6 +41,15 @@ def reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
 
+def read_text(path: str | os.PathLike) -> str:
+    """Return the text of a file that a person wrote, without a byte order mark; raises a UserError where it is none."""
+    path = require_file(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+
+
 def require_file(path: str | os.PathLike) -> Path:
     """Return `path` as a Path, or raise the error a person can act on when it is no readable, non-empty file."""
     path = Path(path)

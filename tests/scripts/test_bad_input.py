@@ -74,6 +74,8 @@ def both(script, cases, words=""):
 CASES = [
     *both("convert_csv_to_jsonl", COMMON_CSV, OUT),
     *both("convert_csv_to_jsonl", COMMON_OUT, LINKS),
+    ("convert_csv_to_jsonl", "not UTF-8", f"{LINKS} {OUT} --system-prompt latin.csv", "latin.csv: not UTF-8 at byte"),
+    ("import_survey", "not UTF-8", f"--survey latin.csv {LINK} --out new.csv", "latin.csv: not UTF-8 at byte 15"),
     ("convert_csv_to_jsonl", "unknown column", f"{LINKS} {OUT} --group-field town", "no column 'town'"),
     *both("run_baselines", SOME_CSV, OUT),
     ("run_baselines", "unknown column", f"{LINKS} {OUT} --group-by town", "no column 'town'"),

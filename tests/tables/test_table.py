@@ -130,34 +130,7 @@ def test_a_file_that_is_no_table_is_called_by_its_name_in_one_line(tmp_path, dat
     assert "\n" not in str(error.value) and "input.bin" in str(error.value)
 
 
-def excel(path):
-    import openpyxl
-
-    book = openpyxl.Workbook()
-    book.active.append(["kind", "height", "side", "day"])
-    for row in ROWS:
-        book.active.append([row[0], float(row[1]), row[2], datetime.datetime(2024, 5, 1)])
-    book.create_sheet("notes")
-    book.save(path)
-
-
-def parquet(path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = dict(zip(("kind", "height", "side"), zip(*ROWS, strict=True), strict=True))
-    columns["height"] = [float(cell) for cell in columns["height"]]
-    pq.write_table(pa.table(columns | {"day": [datetime.date(2024, 5, 1)] * 3}), path)
-
-
-def json_lines(path):
-    rows = [{"kind": kind, "height": float(height), "side": side, "day": "2024-05-01"} for kind, height, side in ROWS]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def json_list(path):
-    json_lines(path)
-    path.write_text("[" + ",".join(path.read_text().splitlines()) + "]")
+TREE_ROWS = [[kind, float(height), side] for kind, height, side in ROWS]
 
 
 def write_book(path, *sheets):
@@ -171,7 +144,29 @@ def write_book(path, *sheets):
     book.save(path)
 
 
-TREE_ROWS = [[kind, float(height), side] for kind, height, side in ROWS]
+def excel(path):
+    days = [[*row, datetime.datetime(2024, 5, 1)] for row in TREE_ROWS]
+    write_book(path, [["kind", "height", "side", "day"], *days], [])
+
+
+def parquet(path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = dict(zip(("kind", "height", "side"), zip(*TREE_ROWS, strict=True), strict=True))
+    pq.write_table(pa.table(columns | {"day": [datetime.date(2024, 5, 1)] * 3}), path)
+
+
+def json_lines(path):
+    rows = [{"kind": kind, "height": float(height), "side": side, "day": "2024-05-01"} for kind, height, side in ROWS]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def json_list(path):
+    json_lines(path)
+    path.write_text("[" + ",".join(path.read_text().splitlines()) + "]")
+
+
 HEADER = ["kind", "height", "side"]
 BOOKS = [
     ([["Notes on trees"]], [HEADER, *TREE_ROWS], "sheet 2 of 2 sheets was read"),

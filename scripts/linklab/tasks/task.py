@@ -287,7 +287,7 @@ def read_system_prompt(text: str) -> str:
         is_file = Path(text).is_file()
     except OSError:  # a text too long for a name
         is_file = False
-    found = files.require_file(text).read_text(encoding="utf-8-sig") if is_file else text
+    found = files.read_text(text) if is_file else text
     if not found.strip():
         raise UserError("--system-prompt: the text is empty; leave the option out")
     return found.strip()

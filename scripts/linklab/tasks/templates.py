@@ -33,11 +33,7 @@ _short_numbers: set[str] = set()  # numbers of at most four characters met in pl
 
 def read_template(path: str | Path) -> str:
     """Read a template file; its last line end is not part of the prompt."""
-    path = files.require_file(path)
-    try:
-        return path.read_text(encoding="utf-8-sig").removesuffix("\n")  # Notepad's byte order mark is not text
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}") from error
+    return files.read_text(path).removesuffix("\n")
 
 
 def default_template(schema: Schema) -> str:
