@@ -1,6 +1,8 @@
 """What several test files share: a cache of their own, generated links, a table with a rule, fresh processes."""
 
+import contextlib
 import gc
+import io
 import os
 
 import fresh_process
@@ -14,7 +16,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tiny model is faster on one
 
 def pytest_collection_finish(session):
     if any("start_process" in getattr(item, "fixturenames", ()) for item in session.items):
-        fresh_process.start_server()
+        with contextlib.redirect_stderr(io.StringIO()):  # bitsandbytes names what a CPU needs not
+            fresh_process.start_server()
     gc.freeze()
     gc.enable()
 

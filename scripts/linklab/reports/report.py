@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import base64
+import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from linklab import files
 from linklab.metrics import comparison, general
@@ -26,6 +27,9 @@ from linklab.reports.tables import (
     order_runs,
 )  # fmt: skip
 from linklab.reports.verdict import make_verdict
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATES = Path(__file__).parent
 COST_NOTE = (
@@ -241,22 +245,27 @@ def _escape_unless_safe(value: object) -> object:
     return markdown.escape(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
+@functools.cache
+def load_template(name: str) -> jinja2.Template:
+    """Return the template of a page, which escapes what is put in as HTML or markdown asks for."""
+    import jinja2
+    from markupsafe import Markup
+
+    escaping: dict[str, Any] = {"autoescape": True} if name.endswith(".html") else {"finalize": _escape_unless_safe}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, keep_trailing_newline=True, **escaping,
+    )  # fmt: skip
+    environment.filters["fence"] = lambda text, language="text": Markup(markdown.fence(text, language))
+    return environment.get_template(f"{name}.jinja")
+
+
 def write_report(out_dir: str | Path, experiment: Experiment) -> list[Path]:
     """Write report.html (one self-contained file), report.md, comparison.md and plots/*.png; return the paths.
 
     The same experiment gives the same bytes: nothing in the pages depends on when or where they were made.
     """
-    import jinja2
-    from markupsafe import Markup
-
     out_dir = Path(out_dir)
-    common: dict[str, Any] = {
-        "loader": jinja2.FileSystemLoader(TEMPLATES), "undefined": jinja2.StrictUndefined,
-        "trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True,
-    }  # fmt: skip
-    html = jinja2.Environment(**common, autoescape=True)
-    plain = jinja2.Environment(**common, finalize=_escape_unless_safe)
-    plain.filters["fence"] = lambda text, language="text": Markup(markdown.fence(text, language))
     plots = build_plots(experiment)
     for plot in plots:
         plot["data"] = base64.b64encode(plot["png"]).decode("ascii")
@@ -284,8 +293,7 @@ def write_report(out_dir: str | Path, experiment: Experiment) -> list[Path]:
     }
     written = []
     for name in ("report.html", "report.md", "comparison.md"):
-        text = (html if name.endswith(".html") else plain).get_template(f"{name}.jinja").render(context)
-        files.write_text(out_dir / name, text)
+        files.write_text(out_dir / name, load_template(name).render(context))
         written.append(out_dir / name)
     from linklab.reports.plots import write_png
 
