@@ -97,11 +97,6 @@ class Profile:
         return value
 
 
-def is_counted(column: Column) -> bool:
-    """True for columns whose values are counted one by one."""
-    return column.role not in ("id", "group") and (column.kind == "str" or column.class_target)
-
-
 def profile_cells(cells: Cells) -> Profile:
     """Return the profile of a column of one block."""
     column, n = cells.column, len(cells.ok)
@@ -110,7 +105,7 @@ def profile_cells(cells: Cells) -> Profile:
         profile.numbers = Numbers.of(cells.good_values)
     if cells.offsets is not None:
         profile.lengths = Numbers.of(cells.lengths[cells.ok].astype(float))
-    if is_counted(column):
+    if column.role not in ("id", "group") and (column.kind == "str" or column.class_target):
         profile.classes = _count(cells)
     return profile
 
