@@ -73,7 +73,7 @@ def _read_file(path: Path, rule: SplitRule) -> Iterator[Example]:
             if not line.strip():
                 continue
             try:
-                yield _make_example(_read_messages(line), rule)
+                yield parse_line(line, rule)
             except UnicodeDecodeError as error:
                 raise UserError(f"{path}:{number}: not UTF-8 at byte {error.start}; save the file as UTF-8") from error
             except RecursionError as error:
@@ -83,11 +83,13 @@ def _read_file(path: Path, rule: SplitRule) -> Iterator[Example]:
                 raise UserError(f"{path}:{number}: {error}; {EXPECTED}{hint}") from error
 
 
-def _read_messages(line: bytes) -> list[tuple[str, str]]:
-    """Return (role, text) of user and assistant in turn, the system message in front of the first user message.
+def parse_line(line: bytes, rule: SplitRule | None = None) -> Example:
+    """Return the conversation of a line; a ValueError says what is wrong with it."""
+    return _make_example(_read_messages(line), rule or SplitRule())
 
-    A ValueError says what is wrong with a line.
-    """
+
+def _read_messages(line: bytes) -> list[tuple[str, str]]:
+    """Return (role, text) of user and assistant in turn, the system message in front of the first user message."""
     try:
         value = files.parse_json(line.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
