@@ -1,10 +1,13 @@
 """From a --base-model name to a model: names, the embedded import's refusals, precision, quantisation."""
 
 import hashlib
+import os
 import platform
 import shutil
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import jinja2
 import pytest
@@ -287,31 +290,31 @@ def test_the_embedded_import_is_a_plain_saveable_model_with_a_tied_head(tmp_path
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
-def print_growth():
-    """Print by how many KB the address space grows for a block of 100 MB, before and after memory is kept."""
+def test_freed_memory_is_kept_for_the_next_tensors():
+    """A new interpreter: what it changes holds for the rest of it, and a fork of this one may have no room for its heap.
 
-    def held():
-        return sum(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
-
-    for step in (lambda: None, load.keep_freed_memory):
-        step()
-        grown = []
-        for _ in range(5):  # another thread may take a part of the first one's place
-            before = held()
-            block = torch.ones(25_000_000)  # freed before the next
-            grown.append(held() - before)
-            del block
-        print(min(grown[1:]))
-
-
-def test_freed_memory_is_kept_for_the_next_tensors(start_process):
-    """A process of its own: what it changes holds for the rest of it. Blocks given back cost a system call each.
+    Blocks given back cost a system call each.
 
     munmap and mmap are counted by the address: memory that is kept is found again at the same place, and is still
     resident when it is looked at; page faults would do too, but other processes' memory pressure adds to them.
     """
-    process, log = start_process(__name__, "print_growth")
-    process.join(120)
-    assert process.exitcode == 0, log.read_text()
-    given, kept = map(int, log.read_text().split())
+    script = """
+import torch
+from linklab.models import load
+def held():
+    return sum(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+def grows():
+    grown = []
+    for _ in range(5):  # another thread may take a part of the first one's place
+        before = held()
+        block = torch.ones(25_000_000)  # 100 MB, freed before the next
+        grown.append(held() - before)
+        del block
+    return min(grown[1:])
+print(grows())
+load.keep_freed_memory()
+print(grows())
+"""
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(load.__file__).parents[2])}
+    given, kept = map(int, subprocess.check_output([sys.executable, "-c", script], env=env).split())
     assert given > 90_000 and kept < 10_000  # KB of address space that a later block had to ask for
