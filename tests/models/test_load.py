@@ -291,7 +291,7 @@ def test_the_embedded_import_is_a_plain_saveable_model_with_a_tied_head(tmp_path
 
 @pytest.mark.skipif(not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
 def test_freed_memory_is_kept_for_the_next_tensors():
-    """A new interpreter: what it changes holds for the rest of it, and a fork of this one may have no room for its heap.
+    """A new interpreter: what it changes holds for the rest of it, and a fork may have no room for its heap.
 
     Blocks given back cost a system call each.
 
