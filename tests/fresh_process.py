@@ -32,7 +32,7 @@ def start_server() -> None:
         if pid == 0:
             try:
                 first = 3
-                for descriptor in [*sorted(descriptors), os.sysconf("SC_OPEN_MAX")]:
+                for descriptor in [*sorted(descriptors), 1 << 16]:
                     os.closerange(first, descriptor)  # or it would not see this process end
                     first = descriptor + 1
                 exec(arguments[-1])  # what the new interpreter would have got as -c
