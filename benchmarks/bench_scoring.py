@@ -134,7 +134,7 @@ def describe(
     verdict = "holds" if max(ratios) <= ALLOWED else "falls short"
     return [
         *lines, "", f"No slower than before, within {100 * (ALLOWED - 1):.0f} %: {verdict}. Answers of the base model "
-        "differ where classes are now ranked by what it would write.",
+        "differ where classes are now ranked by what it would write, and numbers read on to their whole length.",
     ]  # fmt: skip
 
 
