@@ -281,5 +281,6 @@ def test_a_demo_killed_during_training_continues_from_the_last_checkpoint(tmp_pa
     assert not (out / "finetune" / "manifest.json").exists()
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "continuing from" in done.stderr and done.stderr.count("already done") == 5
+    before = int(re.findall(r"\[(\d+)/\d+\] finetune:", done.stderr)[0]) - 1
+    assert "continuing from" in done.stderr and done.stderr.count("already done") == before > 0
     assert (out / "report" / "report.html").exists()
