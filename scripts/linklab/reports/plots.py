@@ -186,14 +186,18 @@ def predicted_against_true(truth: np.ndarray, answers: np.ndarray, unit: str, ti
     return draw_png((4.4, 4.8), draw)
 
 
-def draw_target(rows: JudgedRows, title: str, who: str) -> dict[str, bytes]:
-    """Return what a target's kind calls for, by name: confusion and reliability of a class, predicted of a number."""
+def draw_target(rows: JudgedRows, title: str, who: str, *, most_classes: float = math.inf) -> dict[str, bytes]:
+    """Return what a target's kind calls for, by name: confusion and reliability of a class, predicted of a number.
+
+    With more than `most_classes` different truths the confusion is not drawn.
+    """
     if rows.kind == "number":
         truth, answers = np.asarray(rows.truth), np.asarray(rows.answers)
         return {"predicted": predicted_against_true(truth, answers, rows.unit, title)}
     drawn = {}
     if rows.kind == "class":
-        drawn["confusion"] = confusion_matrix(rows.truth, rows.answers, title)
+        if len(set(rows.truth)) <= most_classes:
+            drawn["confusion"] = confusion_matrix(rows.truth, rows.answers, title)
         if rows.confidences is not None:
             drawn["reliability"] = reliability(rows.confidences, rows.columns["accuracy"], f"{who}: calibration")
     return drawn

@@ -230,9 +230,9 @@ def build_plots(experiment: Experiment) -> list[dict]:
         plots.intervals_chart(lines, label(metric) + unit, in_percent(metric), title))  # fmt: skip
     for name in run.metrics["targets"]:
         rows = judged_rows(run, name)
-        for kind, png in plots.draw_target(rows, f"{run.name}: {name}", run.name).items():
-            if kind != "confusion" or len(set(rows.truth)) <= MAX_PLOTTED_CLASSES:
-                add(f"{kind}_{name}", CAPTIONS[kind].format(run=run.name, target=name), png)
+        drawn = plots.draw_target(rows, f"{run.name}: {name}", run.name, most_classes=MAX_PLOTTED_CLASSES)
+        for kind, png in drawn.items():
+            add(f"{kind}_{name}", CAPTIONS[kind].format(run=run.name, target=name), png)
     if experiment.trainer_log:
         curves = plots.read_trainer_log(experiment.trainer_log)
         if any(curves.values()):

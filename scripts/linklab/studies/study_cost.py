@@ -65,12 +65,12 @@ def split_length_options(words: Sequence[str]) -> tuple[argparse.Namespace, list
 def measure(settings: CurveSettings, rows: int, scratch: Path) -> RunCost:
     """Train a few steps on `rows` rows and score a few test rows below `scratch`; raises a UserError where it fails."""
     length, words = split_length_options(settings.training)
+    probe = dataclasses.replace(settings, training=tuple(words))
     took, trained = [], []
     for steps in PROBE_STEPS:
         out = scratch / f"steps-{steps}"
-        fine = [*settings.source.words(), "--base-model", settings.base_model, "--mode", settings.mode, *words]
-        fine += ["--max-rows", str(rows), "--max-steps", str(steps), "--save-steps", str(steps)]
-        took.append(_run(scratch, "finetune_gemma_from_csv.py", [*fine, "--out-dir", str(out)], out))
+        own = ["--max-rows", str(rows), "--max-steps", str(steps), "--save-steps", str(steps), "--out-dir", str(out)]
+        took.append(_run(scratch, "finetune_gemma_from_csv.py", probe.training_words(*own), out))
         trained.append(files.read_json(out / "metrics.json"))
     ask = ["--model", f"{out}/model", *settings.source.words(), "--max-rows", str(min(PROBE_ROWS, settings.test_rows))]
     asked = _run(scratch, "evaluate_model.py", [*ask, "--out-dir", str(scratch / "asked")], scratch / "asked")

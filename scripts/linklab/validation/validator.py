@@ -165,10 +165,10 @@ def _keys(plan: Plan, piece: Piece) -> dict[str, np.ndarray]:
     """Return what is remembered of the rows: of each its content and id, its id and content, its group and split."""
     places = piece.lines, piece.offsets, piece.ends
     rows = _hash_columns([c for i, c in enumerate(piece.columns) if i not in (plan.id_at, plan.split_at)])
-    keys = {"rows": entries(rows, 0, *places)}
-    if plan.id_at is not None:
-        ids = _hash_columns([piece.columns[plan.id_at]])
-        keys = {"rows": entries(rows, ids, *places), "ids": entries(ids, rows, *places)}
+    ids = None if plan.id_at is None else _hash_columns([piece.columns[plan.id_at]])
+    keys = {"rows": entries(rows, 0 if ids is None else ids, *places)}
+    if ids is not None:
+        keys["ids"] = entries(ids, rows, *places)
     if plan.split_at is not None:
         group = rows if plan.group_at is None else _hash_columns([piece.columns[plan.group_at]])
         keys["groups"] = entries(group, _hash_columns([piece.columns[plan.split_at]]), *places)
