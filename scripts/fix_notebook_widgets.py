@@ -66,14 +66,14 @@ def fix_file(path: Path, settings: Settings) -> Outcome:
 
 
 def say_outcome(path: Path, outcome: Outcome, settings: Settings) -> None:
-    """Print a line for each fault: with --report of every one, without it of those that are fixed now."""
+    """Print a line for each problem: with --report of every one, without it of those that are fixed now."""
     name = "<stdin>" if path == STDIN else path
     done = "fixed" if settings.write else "would fix"
-    lines = [(said.line, f"{done}: {said.fault}: {said.fix}") for said in outcome.fixed]
+    lines = [(said.line, f"{done}: {said.problem}: {said.fix}") for said in outcome.fixed]
     if settings.report:
-        lines += [(said.line, f"{said.fault} (--repair: {said.fix})") for said in outcome.repairable]
+        lines += [(said.line, f"{said.problem} (--repair: {said.fix})") for said in outcome.repairable]
     if settings.report or settings.repair:
-        lines += [(said.line, f"not fixed: {said.fault}: {said.fix}") for said in outcome.unfixed]
+        lines += [(said.line, f"not fixed: {said.problem}: {said.fix}") for said in outcome.unfixed]
     for line, what in sorted(lines):
         cli.say(f"{name}:{line}: {what}")
 
@@ -93,7 +93,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--check", action="store_true", help="say what would be fixed and write nothing")
     group.add_argument(
         "--report", action="store_true",
-        help="name every fault by line, also what only --repair fixes, or what cannot be fixed without loss; "
+        help="name every problem by line, also what only --repair fixes, or what cannot be fixed without loss; "
         "writes nothing unless --repair is given",
     )  # fmt: skip
     return parser
@@ -115,7 +115,7 @@ def find_all(paths: Sequence[Path]) -> tuple[list[Path], int]:
 def run(args: argparse.Namespace) -> int:
     """Fix every notebook named, and return the exit code."""
     settings = cli.read_settings(Settings, args)
-    n_fixed = n_faulty = 0
+    n_fixed = n_with_problems = 0
     notebooks, n_failed = find_all(settings.paths)
     for notebook in notebooks:
         try:
@@ -126,17 +126,17 @@ def run(args: argparse.Namespace) -> int:
             cli.say(f"error: {reason}")
             continue
         n_fixed += bool(outcome.fixed)
-        n_faulty += bool(outcome.repairable or outcome.unfixed)
+        n_with_problems += bool(outcome.repairable or outcome.unfixed)
         say_outcome(notebook, outcome, settings)
     notes = f", {n_failed} failed" if n_failed else ""
-    if n_faulty:
-        notes += f", {n_faulty} with faults left{'' if settings.report else ' (--report names them)'}"
+    if n_with_problems:
+        notes += f", {n_with_problems} with problems left{'' if settings.report else ' (--report names them)'}"
     cli.say(f"{n_fixed} of {len(notebooks)} notebooks {'' if settings.write else 'would be '}fixed{notes}")
     if n_failed:
         return 2
     if settings.paths == (STDIN,) and settings.write:
         return 0
-    return int(n_fixed > 0 or (n_faulty > 0 and (settings.report or settings.repair)))
+    return int(n_fixed > 0 or (n_with_problems > 0 and (settings.report or settings.repair)))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

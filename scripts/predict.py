@@ -263,11 +263,11 @@ def check_rows(model: str, task: Task, examples: Sequence[Example]) -> list[Find
         say(f"{model}: no {INPUTS_FILE}, so rows are not compared with the training rows")
     there = set.intersection(*(set(example.row) for example in examples)) if examples else set()
     judged = [column.name for column in shown_columns(task) if column.name in there]  # what the formula reads too
-    faults = check_link_rows(task.schema, [example.row for example in examples], judged)
+    violations = check_link_rows(task.schema, [example.row for example in examples], judged)
     findings = [check_row(example.row, seen) if seen else Finding() for example in examples]
     return [
-        dataclasses.replace(finding, error=fault or finding.error)
-        for finding, fault in zip(findings, faults, strict=True)
+        dataclasses.replace(finding, error=violation or finding.error)
+        for finding, violation in zip(findings, violations, strict=True)
     ]
 
 

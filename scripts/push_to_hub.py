@@ -67,10 +67,10 @@ def run(args: argparse.Namespace) -> None:
         files.require_file(folder / MANIFEST)
     parcel = publish.pack(settings.folder, settings.license, evaluation=settings.evaluation, merged=settings.merged,
                           base=settings.base_model)  # fmt: skip
-    for name, fault in parcel.faults.items():
-        say(f"ok  {name}" if fault is None else f"NO  {name}: {fault}")
-    if failed := [name for name, fault in parcel.faults.items() if fault]:
-        raise CheckFailed(f"{settings.folder}: {len(failed)} of {len(parcel.faults)} checks failed; nothing was sent")
+    for name, problem in parcel.problems.items():
+        say(f"ok  {name}" if problem is None else f"NO  {name}: {problem}")
+    if failed := [name for name, problem in parcel.problems.items() if problem]:
+        raise CheckFailed(f"{settings.folder}: {len(failed)} of {len(parcel.problems)} checks failed; nothing was sent")
     for name, size in sorted(parcel.sizes().items()):
         say(f"    {size:>13,} bytes  {name}")
     if settings.dry_run:

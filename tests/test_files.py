@@ -15,7 +15,8 @@ import time
 import pytest
 from linklab import files, locks, manifest
 from linklab.cli import UserError
-from linklab.manifest import read_manifest, staged_folder, stale_reason, write_manifest
+from linklab.manifest import check_out_dir, read_manifest, staged_folder, stale_reason, write_manifest
+from moments import restore, states_during
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 
@@ -243,8 +244,8 @@ def test_killed_at_random_moments_the_folder_holds_one_complete_set_and_the_next
     assert os.listdir(tmp_path) == [name]
 
 
-MINE = [".set.backup.tmp", ".set.abcd1234.tmp", ".set.tmp", "set.linklab-abcd1234.tmp", ".set.linklab-notes.tmp",
-        ".set.csv.linklab-abcd1234.tmp", ".set.linklab-abcd1234.tmp.txt"]  # fmt: skip
+MINE = [".set.lock", ".set.backup.tmp", ".set.abcd1234.tmp", ".set.tmp", "set.linklab-abcd1234.tmp",
+        ".set.linklab-notes.tmp", ".set.csv.linklab-abcd1234.tmp", ".set.linklab-abcd1234.tmp.txt"]  # fmt: skip
 
 
 @pytest.mark.parametrize("out", ["set", "set.csv"])
@@ -267,9 +268,15 @@ def test_a_persons_own_file_beside_an_output_is_not_taken_for_what_a_kill_left(t
 
 def test_without_an_exchange_in_one_step_the_new_set_still_replaces_the_old(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "_exchange", lambda first, second: False)
-    for text in ("one", "two"):
-        write_set(tmp_path / "set", text)
+    write_set(tmp_path / "set", "one")
+    states = states_during(tmp_path, lambda: write_set(tmp_path / "set", "two"))
     assert whole_set(tmp_path / "set") == "two" and os.listdir(tmp_path) == ["set"]
+    for state in states:  # as a kill in that moment leaves it
+        restore(tmp_path, state)
+        check_out_dir(tmp_path / "set", script="s.py", force=True)
+        assert whole_set(tmp_path / "set") in ("one", "two")
+        write_set(tmp_path / "set", "three")
+        assert whole_set(tmp_path / "set") == "three" and os.listdir(tmp_path) == ["set"]
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 1, 150, 299])

@@ -6,10 +6,12 @@ import contextlib
 import csv
 import ctypes
 import difflib
+import errno
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import sys
 import tempfile
@@ -17,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from linklab.aside import aside_prefix, left_overs
+from linklab.aside import all_left_overs, aside_prefix, left_overs
 from linklab.cli import UserError
 from linklab.locks import only_writer
 
@@ -330,23 +332,48 @@ def fsync_file(path: Path) -> None:
 def remove_left_overs(out: Path) -> None:
     """Remove what killed runs have written aside for `out`; its one writer calls this (`locks.only_writer`)."""
     for path in left_overs(out):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+        _remove(path)
 
 
-def swap(stage: Path, out_dir: Path) -> None:
-    """Put `stage` where `out_dir` is; the old folder, if any, ends up at `stage`."""
-    if not out_dir.exists() or not any(out_dir.iterdir()):
-        os.replace(stage, out_dir)  # rename(2) replaces an empty folder in one step
-    elif not _exchange(stage, out_dir):
-        # No exchange in one step here: keep the old set beside until the new one is in place.
-        aside = Path(f"{stage}.old")
-        os.rename(out_dir, aside)
-        os.rename(stage, out_dir)
-        shutil.rmtree(aside, ignore_errors=True)
+def remove_all_left_overs(folder: Path) -> None:
+    """Remove what killed runs have left in a folder beside their files, except where another process writes now."""
+    for path, out in all_left_overs(folder).items():
+        with contextlib.suppress(UserError), only_writer(out, wait_s=0.0):
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that a kill leaves all of it or nothing under its name; does nothing where there is none."""
+    if folder.exists():
+        aside = folder.parent / f"{aside_prefix(folder)}{secrets.token_hex(4)}.tmp"
+        os.rename(folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)  # what cannot be removed now is left over
+
+
+def swap(stage: Path, out_dir: Path) -> bool:
+    """Put `stage` where `out_dir` is in one step; the old folder, if any, ends up at `stage`.
+
+    Returns False, with nothing changed, where the system cannot.
+    """
+    if out_dir.exists() and any(out_dir.iterdir()):
+        done = _exchange(stage, out_dir)
+    else:
+        try:
+            os.replace(stage, out_dir)  # rename(2) replaces an empty folder in one step
+            done = True
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EXDEV):  # a folder mounted from the same disk cannot be seen
+                raise
+            done = False
     fsync_folder(out_dir.parent)
+    return done
 
 
 def _exchange(first: Path, second: Path) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from linklab.aside import lock_beside
 from linklab.cli import UserError, say
 
 if TYPE_CHECKING:  # imported inside functions: outside the environment a script says in one line what is missing
@@ -93,7 +94,7 @@ def only_writer(out: Path, *, wait_s: float = 10.0, inside: bool = False) -> Ite
     """
     from filelock import FileLock
 
-    path = out / f".linklab{SUFFIX}" if inside else out.parent / f".{out.name}{SUFFIX}"
+    path = out / f".linklab{SUFFIX}" if inside else lock_beside(out)
     lock = FileLock(path)
     try:
         _acquire(lock, str(out), wait_s)

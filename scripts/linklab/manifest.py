@@ -17,7 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from linklab.aside import aside_prefix, left_overs
+from linklab.aside import aside_prefix, is_left_over, left_overs
 from linklab.cli import UserError, mask_secrets, say
 from linklab.files import (
     FileSet,
@@ -237,8 +237,8 @@ def require_unchanged(folder: str | os.PathLike, wanted: Callable[[str], bool], 
     """
     folder = Path(folder)
     entries = [entry for entry in read_manifest(folder)["outputs"] if wanted(entry["path"])]
-    if fault := find_changed(entries, folder):
-        raise UserError(f"{fault} since {MANIFEST} was written; {remedy}")
+    if changed := find_changed(entries, folder):
+        raise UserError(f"{changed} since {MANIFEST} was written; {remedy}")
     return [folder / entry["path"] for entry in entries]
 
 
@@ -258,11 +258,12 @@ RESERVED = frozenset({".linklab.lock", *_STAGES})
 def list_content(folder: Path, ignored: Iterable[str] = RESERVED) -> list[Path]:
     """Return what a folder holds, in order: files, links, pipes and folders with nothing in them.
 
-    Links are not followed. `ignored` names entries of the folder itself that do not count.
+    Links are not followed. What killed runs have left beside their files does not count, nor do entries of the folder
+    itself that `ignored` names.
     """
     found = []
     for entry in sorted(folder.iterdir()):
-        if entry.name in ignored:
+        if entry.name in ignored or is_left_over(entry.name):
             continue
         below = list_content(entry, ()) if entry.is_dir() and not entry.is_symlink() else []
         found += below or [entry]
@@ -374,23 +375,10 @@ def staged_folder(
                 if path.is_file():
                     fsync_file(path)
             check_out_dir(shown, script=script, force=force, reads=reads)
-            if inside:
+            if inside or not swap(stage, out_dir):
                 replace_content(out_dir, stage)
-            else:
-                _swap_or_fill(stage, out_dir)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
-
-
-def _swap_or_fill(stage: Path, out_dir: Path) -> None:
-    try:
-        swap(stage, out_dir)
-    except OSError as error:
-        if error.errno not in (errno.EBUSY, errno.EXDEV):  # a folder mounted from the same disk, which cannot be seen
-            raise
-        shutil.rmtree(out_dir / NEW, ignore_errors=True)
-        shutil.copytree(stage, out_dir / NEW)
-        replace_content(out_dir, out_dir / NEW)
 
 
 def replace_content(folder: Path, stage: Path) -> None:
@@ -398,7 +386,14 @@ def replace_content(folder: Path, stage: Path) -> None:
 
     Begins by giving the complete stage its final name, from which on the next run ends what a kill interrupts.
     """
-    os.replace(stage, folder / READY)
+    try:
+        os.replace(stage, folder / READY)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # `folder` is mounted
+            raise
+        shutil.rmtree(folder / NEW, ignore_errors=True)
+        shutil.copytree(stage, folder / NEW)
+        os.replace(folder / NEW, folder / READY)
     finish_replacing(folder)
 
 

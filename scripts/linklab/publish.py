@@ -25,12 +25,12 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 class Parcel:
     """What would be sent, and what was looked at.
 
-    `faults` maps a check's name to what is wrong, None where nothing is. `files` is empty where something is.
+    `problems` maps a check's name to what is wrong, None where nothing is. `files` is empty where something is.
     """
 
     kind: str
     files: dict[str, Path | bytes] = dataclasses.field(default_factory=dict)
-    faults: dict[str, str | None] = dataclasses.field(default_factory=dict)
+    problems: dict[str, str | None] = dataclasses.field(default_factory=dict)
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of each file."""
@@ -72,14 +72,14 @@ def _find_unsound(entries: list[dict], folder: Path) -> str | None:
 
 def _pack_data(folder: Path, manifest: dict, licence: str, check: Callable[[Path], dict[str, str | None]]) -> Parcel:
     parcel = Parcel("dataset")
-    parcel.faults["every file has the bytes its manifest names"] = _find_unsound(manifest["outputs"], folder)
+    parcel.problems["every file has the bytes its manifest names"] = _find_unsound(manifest["outputs"], folder)
     known = _LICENCE.fullmatch(licence) and licence != "gemma"
-    parcel.faults["the licence is one of a data set"] = None if known else (
+    parcel.problems["the licence is one of a data set"] = None if known else (
         f"it is '{licence}'; name one as the Hub spells it, such as cc-by-4.0"
     )  # fmt: skip
-    if any(parcel.faults.values()):
+    if any(parcel.problems.values()):
         return parcel
-    parcel.faults |= check(folder)
+    parcel.problems |= check(folder)
     parcel.files = {entry["path"]: folder / entry["path"] for entry in manifest["outputs"]}
     card = (folder / "README.md").read_text(encoding="utf-8")
     parcel.files["README.md"] = card.replace("---\n", f"---\nlicense: {licence}\n", 1).encode()
@@ -99,14 +99,14 @@ def _check_conversations(folder: Path) -> dict[str, str | None]:
     from linklab.tasks import jsonl
     from linklab.tasks.splits import SPLITS
 
-    fault, task = None, jsonl.read_task(folder)
+    problem, task = None, jsonl.read_task(folder)
     home: dict[str, str] = {}  # group -> split
     for split in SPLITS:
         for path in jsonl.shards(folder, split):
             for example in jsonl.read_shard(path, task, split):
                 if home.setdefault(example.group, split) != split:
-                    fault = fault or f"{path}: group {example.group!r} is in {home[example.group]} too"
-    return {"every line is a conversation, and no group is on two sides": fault}
+                    problem = problem or f"{path}: group {example.group!r} is in {home[example.group]} too"
+    return {"every line is a conversation, and no group is on two sides": problem}
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
@@ -125,17 +125,17 @@ def _pack_model(
         raise UserError(f"{folder}: no {part}/ in its manifest; train with --merge to get one")
     training = files.read_json(folder / "metrics.json")
     named, nameless = _name_base(training["model"], base)
-    parcel.faults["every file has the bytes its manifest names"] = _find_unsound(manifest["outputs"], folder)
+    parcel.problems["every file has the bytes its manifest names"] = _find_unsound(manifest["outputs"], folder)
     bound = training["license"]  # of the base model: it holds for what is made of it
-    parcel.faults["the license is the base model's"] = (
+    parcel.problems["the license is the base model's"] = (
         None if bound in (None, licence) else f"it is '{licence}'; say --license {bound}, as {named} has it"
     )
-    parcel.faults["the base model has a name on the Hub"] = nameless
-    scores, fault = _read_scores(evaluation, entries)
-    parcel.faults["it was scored on unseen rows, these very files"] = fault
-    if any(parcel.faults.values()):
+    parcel.problems["the base model has a name on the Hub"] = nameless
+    scores, problem = _read_scores(evaluation, entries)
+    parcel.problems["it was scored on unseen rows, these very files"] = problem
+    if any(parcel.problems.values()):
         return parcel
-    assert evaluation, "without one there is a fault"
+    assert evaluation, "without one there is a problem"
     parcel.files = {Path(e["path"]).relative_to(part).as_posix(): folder / e["path"] for e in entries}
     parcel.files["NOTICE"] = license.notice(licence, named).encode()
     unseen = f"On unseen rows:\n\n{_score_table(scores)}"
@@ -183,8 +183,8 @@ def _read_scores(evaluation: Path | None, entries: list[dict]) -> tuple[dict, st
     if evaluation is None:
         return {}, "it has no scores on unseen rows; score it with evaluate_model.py and give --evaluation that folder"
     manifest, scores = read_manifest(evaluation), files.read_json(evaluation / "metrics.json")
-    if fault := find_changed(manifest["outputs"], evaluation):
-        return scores, fault
+    if problem := find_changed(manifest["outputs"], evaluation):
+        return scores, problem
     judged = {entry["sha256"] for entry in manifest["inputs"]}
     if strange := next((entry["path"] for entry in entries if entry["sha256"] not in judged), None):
         return scores, f"{evaluation} is of another model: it did not read this {strange}"

@@ -14,7 +14,7 @@ import fix_notebook_widgets as fixer
 import nbformat
 import pytest
 from linklab.notebooks.fixing import fix
-from linklab.notebooks.format_rules import find_format_faults
+from linklab.notebooks.format_rules import find_format_problems
 from nbformat.validator import get_validator
 
 NOTHING = object()
@@ -79,7 +79,7 @@ def drop_ids(notebook: dict) -> None:
 
 
 # (minor, what breaks a valid notebook, what then differs from the valid one after the repair, or None for nothing)
-FAULTS: dict[str, tuple] = {
+BROKEN: dict[str, tuple] = {
     # missing, with what a viewer takes for it
     "no metadata of the notebook": (4, put("", "metadata", NOTHING), put("", "metadata", {})),
     "no nbformat_minor": (4, put("", "nbformat_minor", NOTHING), None),
@@ -189,7 +189,7 @@ def write(notebook: dict, style: dict, line_end: str = "\n") -> str:
 
 
 def break_notebook(name: str, table: dict[str, tuple]) -> tuple[dict, dict]:
-    """Return the valid notebook of a fault, and the same one broken."""
+    """Return the valid notebook of a problem, and the same one broken."""
     minor, breaks, _ = table[name]
     sound = make_notebook(minor)
     assert not schema_errors(copy.deepcopy(sound))
@@ -213,11 +213,11 @@ def without_ids(notebook: dict) -> dict:
 
 
 @pytest.mark.parametrize("style", STYLES, ids=str)
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_repaired_notebook_is_valid_and_differs_in_nothing_but_the_fault(name, style):
-    sound, broken = break_notebook(name, FAULTS)
-    assert schema_errors(copy.deepcopy(broken)) or "nbformat" in name, "nbformat accepts this: no fault"
-    expected, differs = sound, FAULTS[name][2]
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_repaired_notebook_is_valid_and_differs_in_nothing_but_the_problem(name, style):
+    sound, broken = break_notebook(name, BROKEN)
+    assert schema_errors(copy.deepcopy(broken)) or "nbformat" in name, "nbformat accepts this: no problem"
+    expected, differs = sound, BROKEN[name][2]
     if callable(differs):
         differs(expected)
     for line_end in ("\n", "\r\n"):
@@ -249,14 +249,14 @@ def test_what_cannot_be_mended_without_loss_is_reported_and_left(name, tmp_path,
     assert fixer.main(["--repair", str(path)]) == 1
     said = capsys.readouterr().err
     assert path.read_bytes() == old
-    line, fault = re.search(rf"^{re.escape(str(path))}:(\d+): not fixed: (.*)$", said, flags=re.M).groups()
-    assert UNFIXED[name][2] in fault
+    line, problem = re.search(rf"^{re.escape(str(path))}:(\d+): not fixed: (.*)$", said, flags=re.M).groups()
+    assert UNFIXED[name][2] in problem
     assert 1 < int(line) <= old.count(b"\n") or name == "worksheets"
 
 
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_report_names_each_fault_by_its_line_and_writes_nothing(name, tmp_path, capsys):
-    _, broken = break_notebook(name, FAULTS)
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_report_names_each_problem_by_its_line_and_writes_nothing(name, tmp_path, capsys):
+    _, broken = break_notebook(name, BROKEN)
     path = tmp_path / "n.ipynb"
     text = write(broken, {"indent": 1})
     path.write_text(text)
@@ -265,7 +265,7 @@ def test_a_report_names_each_fault_by_its_line_and_writes_nothing(name, tmp_path
     assert path.read_text() == text
     found = [re.fullmatch(rf"{re.escape(str(path))}:(\d+): (.*) \(--repair: .*\)", line) for line in said[:-1]]
     assert all(found) and found
-    assert said[-1] == "0 of 1 notebooks would be fixed, 1 with faults left"
+    assert said[-1] == "0 of 1 notebooks would be fixed, 1 with problems left"
     if name in ("id before 4.5", "attachments null", "metadata of a stream"):
         key = name.split()[0]
         assert f'"{key}":' in text.splitlines()[int(found[0][1]) - 1], "the line is that of the superfluous key"
@@ -273,7 +273,7 @@ def test_a_report_names_each_fault_by_its_line_and_writes_nothing(name, tmp_path
 
 def test_report_and_repair_together_mend_and_name_what_was_mended(tmp_path, capsys):
     path = tmp_path / "n.ipynb"
-    path.write_text(write(break_notebook("no outputs", FAULTS)[1], {"indent": 1}))
+    path.write_text(write(break_notebook("no outputs", BROKEN)[1], {"indent": 1}))
     assert fixer.main(["--report", "--repair", str(path)]) == 1
     assert "fixed: cell 4 (code) has no 'outputs': set to []" in capsys.readouterr().err
     assert fixer.main(["--report", "--repair", str(path)]) == 0
@@ -301,17 +301,17 @@ def test_ids_follow_content_and_not_place():
     assert len({cell["id"] for cell in second}) == 6
 
 
-def test_a_fault_on_top_of_each_other_fault_is_mended_too():
-    """Pairs of faults of one notebook, at random: still valid afterwards, still nothing left to do."""
+def test_a_problem_on_top_of_each_other_problem_is_mended_too():
+    """Pairs of problems of one notebook, at random: still valid afterwards, still nothing left to do."""
     rng = random.Random(3)
     for _ in range(300):
-        names = rng.sample([name for name in FAULTS if "nbformat" not in name], 3)
+        names = rng.sample([name for name in BROKEN if "nbformat" not in name], 3)
         minor = rng.choice([4, 5])
         notebook = make_notebook(minor)
         for name in names:
             try:
-                FAULTS[name][1](notebook)
-            except (KeyError, TypeError, AttributeError):  # the fault before it took its place away
+                BROKEN[name][1](notebook)
+            except (KeyError, TypeError, AttributeError):  # the problem before it took its place away
                 continue
         fixed = fix(json.dumps(notebook, indent=1), repair=True)
         assert not schema_errors(json.loads(fixed.text)) or fixed.unfixed, names
@@ -319,7 +319,7 @@ def test_a_fault_on_top_of_each_other_fault_is_mended_too():
 
 @pytest.mark.parametrize("minor", range(6))
 def test_what_is_refused_is_what_nbformat_refuses(minor):
-    """Single keys of a valid notebook set or removed at random: a fault is found exactly where the schema has one."""
+    """Single keys of a valid notebook set or removed at random: a problem is found exactly where the schema has one."""
     rng = random.Random(minor)
     sound = make_notebook(minor)
     objects = [path for path in _paths_of_objects(sound, "") if not path.endswith(("/application/json",))]
@@ -338,7 +338,7 @@ def test_what_is_refused_is_what_nbformat_refuses(minor):
             del found[key]
         refused = schema_errors(copy.deepcopy(notebook))
         n_wrong += bool(refused)
-        assert bool(find_format_faults(notebook)) == bool(refused), (path, key, value, refused)
+        assert bool(find_format_problems(notebook)) == bool(refused), (path, key, value, refused)
     assert 100 < n_wrong < 400
 
 
@@ -351,18 +351,20 @@ def _paths_of_objects(value: object, path: str) -> list[str]:
     return []
 
 
-def test_sound_notebooks_of_every_version_have_no_fault():
+def test_sound_notebooks_of_every_version_have_no_problem():
     for minor in range(6):
-        assert find_format_faults(make_notebook(minor)) == []
+        assert find_format_problems(make_notebook(minor)) == []
 
 
 def test_other_major_versions_are_not_judged():
-    assert find_format_faults({"worksheets": [{"cells": []}], "metadata": {}, "nbformat": 3, "nbformat_minor": 0}) == []
+    assert (
+        find_format_problems({"worksheets": [{"cells": []}], "metadata": {}, "nbformat": 3, "nbformat_minor": 0}) == []
+    )
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", BROKEN)
 def test_a_repaired_notebook_converts_and_shows_what_it_holds(name, html_exporter):
-    _, broken = break_notebook(name, FAULTS)
+    _, broken = break_notebook(name, BROKEN)
     text = fix(json.dumps(broken), repair=True).text
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # nbformat warns where it has to fix something itself

@@ -109,7 +109,7 @@ def test_the_merged_model_goes_with_the_scores_of_the_merged_model_only(trained,
 
 
 @pytest.mark.parametrize(
-    ("words", "fault"),
+    ("words", "problem"),
     [
         (["--license", "mit", "--base-model", "me/base", "--evaluation", "test"], "it is 'mit'; say --license gemma"),
         ([*TERMS, "--base-model", "me/base"], "it has no scores on unseen rows; score it with evaluate_model.py"),
@@ -117,11 +117,11 @@ def test_the_merged_model_goes_with_the_scores_of_the_merged_model_only(trained,
         ([*TERMS, "--evaluation", "test"], "name it with --base-model OWNER/NAME"),
     ],
 )
-def test_a_model_with_a_fault_stays_here_and_the_fault_is_named(trained, api, capfd, words, fault):
+def test_a_model_with_a_problem_stays_here_and_the_problem_is_named(trained, api, capfd, words, problem):
     words = [trained / word if word in ("test", "validation") else word for word in words]
     assert push(trained / "lora", *words) == 1
     told = said(capfd)
-    assert fault in told and "1 of 4 checks failed; nothing was sent" in told
+    assert problem in told and "1 of 4 checks failed; nothing was sent" in told
     assert not api.called
 
 

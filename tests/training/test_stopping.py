@@ -10,6 +10,8 @@ import finetune_gemma_from_csv as finetune
 import pytest
 from linklab import files
 from linklab.manifest import MANIFEST
+from linklab.training import checkpoint_mirror, checkpoints, out_dir
+from moments import restore, states_during
 from training_runs import WEIGHTS, stopping_before, tree, unfinish, validation_losses, words
 
 # Dropout: the random state must be continued too. Three passes of four steps: runs also stop and continue inside the
@@ -57,8 +59,6 @@ def test_sigterm_writes_a_checkpoint_and_the_run_that_continues_ends_the_same(
     told = log.read_text()
     assert process.exitcode == 128 + signal.SIGTERM, told[-2000:]
     assert "SIGTERM: finishing this step and writing a checkpoint" in told and "--resume auto" in told
-    from linklab.training import checkpoints
-
     newest, torn = checkpoints.find_last_whole(first / "checkpoints")
     assert newest is not None and torn == [] and 6 <= checkpoints.steps_of(newest) < STEPS
     assert f"stopped at step {checkpoints.steps_of(newest)};" in told
@@ -124,6 +124,22 @@ def test_a_run_killed_at_random_moments_ends_the_same(rule_table, tmp_path, star
     moments = [rng.uniform(0.5, 1.0) * seconds for _ in range(2)]
     kill_and_continue(rule_table, tmp_path / "out", start_process, moments)
     assert_same_result(tmp_path / "out", whole)
+
+
+def test_what_a_kill_at_any_moment_leaves_is_known_as_the_trainings_own(rule_table, tmp_path):
+    """In its folder, and among the copies of its checkpoints; tests/project/test_every_moment.py continues each."""
+    place = tmp_path / "place"
+    place.mkdir()
+    out, drive = place / "out", place / "drive"
+    command = words(rule_table, out, "--drive-dir", str(drive), steps=4, save=1)
+    states = states_during(place, lambda: finetune.main(command))
+    settings = checkpoints.read_settings(out / "checkpoints" / "checkpoint-4")
+    assert len(states) > 100
+    for state in states:
+        restore(place, state)
+        for force in (True, False):
+            out_dir.check(out, script="finetune_gemma_from_csv.py", force=force, resume="auto")
+            checkpoint_mirror.refuse_foreign(drive, settings, force=force)
 
 
 @pytest.mark.slow

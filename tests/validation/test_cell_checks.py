@@ -104,10 +104,10 @@ GOOD = st.sampled_from([text for _, text, _ in CELLS])
     texts=st.lists(st.lists(PARTS, max_size=5).map("".join) | NUMBERS | LISTS | GOOD, min_size=1, max_size=12),
 )
 def test_the_fast_path_agrees_with_the_exact_one_cell_by_cell(column, lenient, texts):
-    fast, fast_faults = check_column(column, to_binary(texts), lenient=lenient)
-    exact, exact_faults = check_exactly(column, to_binary(texts), lenient=lenient)
-    assert fast_faults == exact_faults
-    assert fast_faults == [
+    fast, fast_failed = check_column(column, to_binary(texts), lenient=lenient)
+    exact, exact_failed = check_exactly(column, to_binary(texts), lenient=lenient)
+    assert fast_failed == exact_failed
+    assert fast_failed == [
         (row, v) for row, v in enumerate(check_cell(column, text, lenient=lenient) for text in texts) if v.code
     ]
     assert fast.ok.tolist() == exact.ok.tolist() and fast.n_missing == exact.n_missing

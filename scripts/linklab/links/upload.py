@@ -24,8 +24,8 @@ def copy_checked(folder: str | os.PathLike, destination: str | os.PathLike) -> P
     with staged_folder(destination, script=value["script"], force=True, reads=[folder]) as stage:
         for name in (*(entry["path"] for entry in outputs), MANIFEST):
             shutil.copyfile(folder / name, stage / name)
-    if fault := find_changed(outputs, destination):
-        raise UserError(f"{fault}: the copy differs from that in {folder}; copy it again")
+    if changed := find_changed(outputs, destination):
+        raise UserError(f"{changed}: the copy differs from that in {folder}; copy it again")
     say(f"copied {folder} to {destination}: {len(outputs) + 1} files, hashes equal")
     return destination
 

@@ -46,8 +46,8 @@ def _check_manifest(folder: Path) -> None:
         outputs = {(place / entry["path"]).resolve(): entry for entry in read_manifest(place)["outputs"]}
         own = [outputs[path] for name in FILES if (path := (folder / name).resolve()) in outputs]
         if len(own) == len(FILES):
-            if fault := find_changed(own, place):
-                raise UserError(f"{fault} since the run was scored; restore it, or score again")
+            if changed := find_changed(own, place):
+                raise UserError(f"{changed} since the run was scored; restore it, or score again")
             return
     raise UserError(f"{folder}: no {MANIFEST} names these figures, so nothing shows that they are as they were scored; "
                     f"score with evaluate_model.py or run_baselines.py")  # fmt: skip

@@ -8,14 +8,14 @@ from linklab.notebooks.json_text import Change, Path
 
 
 class Finding(NamedTuple):
-    """One fault: of `key` of the object at `path` (or of that object), in words, with what fixes it.
+    """One problem: of `key` of the object at `path` (or of that object), in words, with what fixes it.
 
     `fix` completes a sentence ("'metadata' is not allowed: removed"). Without changes, fixing would lose something.
     """
 
     path: Path
     key: str | None
-    fault: str
+    problem: str
     fix: str
     changes: tuple[Change, ...]
 

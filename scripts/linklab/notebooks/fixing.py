@@ -7,9 +7,9 @@ import re
 from typing import NamedTuple
 
 from linklab.notebooks.findings import Finding
-from linklab.notebooks.format_rules import find_format_faults
+from linklab.notebooks.format_rules import find_format_problems
 from linklab.notebooks.json_text import BOM, JsonText
-from linklab.notebooks.widgets import find_widget_faults
+from linklab.notebooks.widgets import find_widget_problems
 
 _MOST_PASSES = 50  # a key written n times takes n passes; more than a few were never seen
 _RESTORE = "restore it (git checkout -- FILE) or save the notebook again"
@@ -30,10 +30,10 @@ class UnreadableNotebook(ValueError):
 
 
 class Said(NamedTuple):
-    """A fault with its line, and what was (or would be, or must be) done about it."""
+    """A problem with its line, and what was (or would be, or must be) done about it."""
 
     line: int
-    fault: str
+    problem: str
     fix: str
 
 
@@ -51,8 +51,8 @@ def decode(data: bytes) -> str:
 
     Raises UnreadableNotebook when the bytes are no JSON object in UTF-8: it says what they are instead, and what to do.
     """
-    if fault := _name_bytes(data):
-        raise UnreadableNotebook(fault)
+    if problem := _name_bytes(data):
+        raise UnreadableNotebook(problem)
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -99,7 +99,7 @@ def _judge_text(text: str, error: json.JSONDecodeError) -> UnreadableNotebook:
 
 
 def fix(text: str, *, widgets: str = "keep", repair: bool = False) -> Outcome:
-    """Return a notebook's text with its widget data treated (see `widgets.find_widget_faults`), and what was done.
+    """Return a notebook's text with its widget data treated (see `widgets.find_widget_problems`), and what was done.
 
     With `repair`, also with what nbformat 4 asks for, wherever that loses nothing. Done twice is done once.
     """
@@ -109,9 +109,11 @@ def fix(text: str, *, widgets: str = "keep", repair: bool = False) -> Outcome:
         bom = []
     elif repair:
         fixed, bom, text = bom, [], text.removeprefix(BOM)
-    for _ in range(_MOST_PASSES):  # fixing may uncover a fault: of a key written twice, or of what was put in its place
+    for _ in range(
+        _MOST_PASSES
+    ):  # fixing may uncover a problem: of a key written twice, or of what was put in its place
         notebook, source = json.loads(text.removeprefix(BOM)), JsonText(text)
-        of_widgets, of_format = find_widget_faults(notebook, widgets), find_format_faults(notebook)
+        of_widgets, of_format = find_widget_problems(notebook, widgets), find_format_problems(notebook)
         mendable = [found for found in of_format if found.changes]
         now = of_widgets + (mendable if repair else [])
         if not now:
@@ -123,4 +125,4 @@ def fix(text: str, *, widgets: str = "keep", repair: bool = False) -> Outcome:
 
 
 def _say(source: JsonText, found: Finding) -> Said:
-    return Said(source.line(found.path, found.key), found.fault, found.fix)
+    return Said(source.line(found.path, found.key), found.problem, found.fix)

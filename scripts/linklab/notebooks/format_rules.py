@@ -85,7 +85,7 @@ _FORMS: dict[str, _Check] = {
 }  # fmt: skip
 
 
-def find_format_faults(notebook: dict) -> list[Finding]:
+def find_format_problems(notebook: dict) -> list[Finding]:
     """Return what nbformat 4 would refuse in a parsed notebook. Other major versions are not judged."""
     cells = notebook.get("cells")
     if notebook.get("nbformat", 4 if isinstance(cells, list) else None) not in (4, "4"):
@@ -95,12 +95,12 @@ def find_format_faults(notebook: dict) -> list[Finding]:
         minor = int(minor)
     if not isinstance(minor, int):
         minor = NEWEST_MINOR if any("id" in cell for cell in _objects(cells)) else 4
-    found = list(_find_top_faults(notebook, minor))
+    found = list(_find_top_problems(notebook, minor))
     if isinstance(cells, list):
         taken = {cell["id"] for cell in _objects(cells) if _is_id(cell.get("id"))}
         seen: set[str] = set()
         for n, cell in enumerate(cells):
-            found += _find_cell_faults(n, cell, minor, seen, taken)
+            found += _find_cell_problems(n, cell, minor, seen, taken)
     return found
 
 
@@ -108,7 +108,7 @@ def _objects(values: object) -> Iterator[dict]:
     return (value for value in values if isinstance(value, dict)) if isinstance(values, list) else iter(())
 
 
-def _find_top_faults(notebook: dict, minor: int) -> Iterator[Finding]:
+def _find_top_problems(notebook: dict, minor: int) -> Iterator[Finding]:
     where = "the notebook"
     yield from _require((), notebook, "nbformat", lambda value: value == 4, "4", where)
     yield from _require((), notebook, "nbformat_minor", lambda value: isinstance(value, int), str(minor), where)
@@ -123,10 +123,10 @@ def _find_top_faults(notebook: dict, minor: int) -> Iterator[Finding]:
         typed = ("kernelspec", "language_info", *_METADATA)
         yield from _find_superfluous((), notebook, allowed, where, metadata, typed)
     if isinstance(metadata, dict):
-        yield from _find_kernel_faults(metadata, minor)
+        yield from _find_kernel_problems(metadata, minor)
 
 
-def _find_kernel_faults(metadata: dict, minor: int) -> Iterator[Finding]:
+def _find_kernel_problems(metadata: dict, minor: int) -> Iterator[Finding]:
     """Yield what is wrong with kernelspec, language_info and the other keys of the metadata that have a form."""
     objects: dict[str, dict] = {"kernelspec": {}, "language_info": {}}
     for key, required in (("kernelspec", {"name", "display_name"}), ("language_info", {"name"})):
@@ -166,7 +166,7 @@ def _guess_language(spec: dict, info: dict) -> str | None:
     return None
 
 
-def _find_cell_faults(n: int, cell: object, minor: int, seen: set[str], taken: set[str]) -> Iterator[Finding]:
+def _find_cell_problems(n: int, cell: object, minor: int, seen: set[str], taken: set[str]) -> Iterator[Finding]:
     path: Path = ("cells", n)
     kind = cell.get("cell_type") if isinstance(cell, dict) else None
     where = f"cell {n + 1}" + (f" ({kind})" if kind in _CELL_TYPES else "")
@@ -177,11 +177,11 @@ def _find_cell_faults(n: int, cell: object, minor: int, seen: set[str], taken: s
         if kind is None and ("outputs" in cell or "execution_count" in cell):
             yield _put(path, "cell_type", '"code"', f"{where} has no 'cell_type' but outputs")
         else:
-            fault = f"{where} has the type {kind!r}, none of {', '.join(_CELL_TYPES)}"
-            yield _unmended(path, "cell_type", fault, "correct it")
+            problem = f"{where} has the type {kind!r}, none of {', '.join(_CELL_TYPES)}"
+            yield _unmended(path, "cell_type", problem, "correct it")
         return
     if minor >= 5:
-        yield from _find_id_faults(path, cell, where, seen, taken)
+        yield from _find_id_problems(path, cell, where, seen, taken)
     yield from _require(path, cell, "metadata", is_object, "{}", where)
     yield from _require(path, cell, "source", is_text, "[]", where)
     allowed = {"cell_type", "metadata", "source"} | ({"id"} if minor >= 5 else set())
@@ -191,19 +191,19 @@ def _find_cell_faults(n: int, cell: object, minor: int, seen: set[str], taken: s
         yield from _require(path, cell, "execution_count", is_count, "null", where)
         outputs, count = cell.get("outputs"), cell.get("execution_count")
         for m, output in enumerate(outputs if isinstance(outputs, list) else []):
-            yield from _find_output_faults((*path, "outputs", m), output, count, f"output {m + 1} of cell {n + 1}")
+            yield from _find_output_problems((*path, "outputs", m), output, count, f"output {m + 1} of cell {n + 1}")
     else:
         allowed |= {"attachments"}
         yield from _optional(path, cell, "attachments", _is_files, f"{where}: ", "not files by name")
     metadata = cell.get("metadata")
     if isinstance(metadata, dict):
-        yield from _find_cell_metadata_faults((*path, "metadata"), metadata, kind, minor, where)
+        yield from _find_cell_metadata_problems((*path, "metadata"), metadata, kind, minor, where)
     if minor <= NEWEST_MINOR:
         meaningless = ("id", "execution_count")
         yield from _find_superfluous(path, cell, allowed, where, metadata, tuple(_CELL_METADATA), meaningless)
 
 
-def _find_cell_metadata_faults(path: Path, metadata: dict, kind: str, minor: int, where: str) -> Iterator[Finding]:
+def _find_cell_metadata_problems(path: Path, metadata: dict, kind: str, minor: int, where: str) -> Iterator[Finding]:
     for key, (kinds, since, check) in _CELL_METADATA.items():
         value: Any = metadata.get(key)
         if kind not in kinds or minor < since:
@@ -215,7 +215,7 @@ def _find_cell_metadata_faults(path: Path, metadata: dict, kind: str, minor: int
             yield from _optional(path, metadata, key, check, f"{where}, its metadata: ")
 
 
-def _find_id_faults(path: Path, cell: dict, where: str, seen: set[str], taken: set[str]) -> Iterator[Finding]:
+def _find_id_problems(path: Path, cell: dict, where: str, seen: set[str], taken: set[str]) -> Iterator[Finding]:
     """Yield a missing, malformed or repeated id; the new one is derived from what the cell holds."""
     found: Any = cell.get("id")
     if _is_id(found) and found not in seen:
@@ -223,12 +223,12 @@ def _find_id_faults(path: Path, cell: dict, where: str, seen: set[str], taken: s
         return
     new = _derive_id(cell, taken)
     taken.add(new)
-    fault = "has no 'id', which nbformat 4.5 asks for"
+    problem = "has no 'id', which nbformat 4.5 asks for"
     if _is_id(found):
-        fault = f"repeats the id {found!r}"
+        problem = f"repeats the id {found!r}"
     elif "id" in cell:
-        fault = f"has the id {found!r:.70}, not 1 to 64 of a-z A-Z 0-9 - _"
-    yield _put(path, "id", json.dumps(new), f"{where} {fault}")
+        problem = f"has the id {found!r:.70}, not 1 to 64 of a-z A-Z 0-9 - _"
+    yield _put(path, "id", json.dumps(new), f"{where} {problem}")
 
 
 def _is_id(value: object) -> bool:
@@ -245,7 +245,7 @@ def _derive_id(cell: dict, taken: set[str]) -> str:
     raise AssertionError("more free ids than cells were tried")
 
 
-def _find_output_faults(path: Path, output: object, count: object, where: str) -> Iterator[Finding]:
+def _find_output_problems(path: Path, output: object, count: object, where: str) -> Iterator[Finding]:
     kind = output.get("output_type") if isinstance(output, dict) else None
     if not isinstance(output, dict):
         yield _unmended(path, None, f"{where} is no object", "remove it, or run the cell again")
@@ -254,8 +254,8 @@ def _find_output_faults(path: Path, output: object, count: object, where: str) -
         if kind is None and (guess := _guess_output_type(output)):
             yield _put(path, "output_type", json.dumps(guess), f"{where} has no 'output_type'")
         else:
-            fault = f"{where} has the type {kind!r}, none of {', '.join(_OUTPUT_KEYS)}"
-            yield _unmended(path, "output_type", fault, "run the cell again")
+            problem = f"{where} has the type {kind!r}, none of {', '.join(_OUTPUT_KEYS)}"
+            yield _unmended(path, "output_type", problem, "run the cell again")
         return
     where = f"{where} ({kind})"
     for key, default in _OUTPUT_KEYS[kind].items():
@@ -286,18 +286,18 @@ def _find_superfluous(
     for key, part in value.items():
         if key in allowed:
             continue
-        fault = f"'{key}' is not allowed in {where}"
+        problem = f"'{key}' is not allowed in {where}"
         if key in meaningless or says_nothing(part):
-            yield _remove(path, key, fault)
+            yield _remove(path, key, problem)
         elif "metadata" in allowed and isinstance(metadata, dict) and key not in metadata and key not in typed:
             changes = (Change(path, key, None), Change((*path, "metadata"), key, Copy((*path, key))))
-            yield Finding(path, key, fault, "moved to the metadata", changes)
+            yield Finding(path, key, problem, "moved to the metadata", changes)
         else:
-            yield _unmended(path, key, f"{fault} and holds something", "move or remove it")
+            yield _unmended(path, key, f"{problem} and holds something", "move or remove it")
 
 
 def _require(path: Path, value: dict, key: str, check: _Check, default: str, where: str) -> Iterator[Finding]:
-    """Yield the fault of a key that is missing, or that is there with a value of another form."""
+    """Yield the problem of a key that is missing, or that is there with a value of another form."""
     if key not in value:
         yield _put(path, key, default, f"{where} has no '{key}'")
     elif check(value[key]):
@@ -314,23 +314,23 @@ def _optional(
     path: Path, value: dict, key: str, check: _Check, where: str, wrong: str = "not what nbformat 4 allows there",
     advice: str = "correct or remove it",
 ) -> Iterator[Finding]:  # fmt: skip
-    """Yield the fault of a key that may be missing, and that is there with a value of another form."""
+    """Yield the problem of a key that may be missing, and that is there with a value of another form."""
     if key not in value or check(value[key]):
         return
-    fault = f"{where}'{key}' is {json.dumps(value[key])[:40]}"
+    problem = f"{where}'{key}' is {json.dumps(value[key])[:40]}"
     if says_nothing(value[key]):
-        yield _remove(path, key, fault)
+        yield _remove(path, key, problem)
     else:
-        yield _unmended(path, key, f"{fault}, {wrong}", advice)
+        yield _unmended(path, key, f"{problem}, {wrong}", advice)
 
 
-def _put(path: Path, key: str, text: str, fault: str) -> Finding:
-    return Finding(path, key, fault, f"set to {text}", (Change(path, key, text),))
+def _put(path: Path, key: str, text: str, problem: str) -> Finding:
+    return Finding(path, key, problem, f"set to {text}", (Change(path, key, text),))
 
 
-def _remove(path: Path, key: str, fault: str) -> Finding:
-    return Finding(path, key, fault, "removed", (Change(path, key, None),))
+def _remove(path: Path, key: str, problem: str) -> Finding:
+    return Finding(path, key, problem, "removed", (Change(path, key, None),))
 
 
-def _unmended(path: Path, key: str | None, fault: str, advice: str) -> Finding:
-    return Finding(path, key, fault, advice, ())
+def _unmended(path: Path, key: str | None, problem: str, advice: str) -> Finding:
+    return Finding(path, key, problem, advice, ())

@@ -22,16 +22,16 @@ _EMPTY_STATE = Change(STATE, "state", "{}")
 _VERSIONS = {"version_major": "2", "version_minor": "0"}  # of the format ipywidgets 7 and 8 write
 
 
-def find_widget_faults(notebook: dict, treatment: str = "keep") -> list[Finding]:
+def find_widget_problems(notebook: dict, treatment: str = "keep") -> list[Finding]:
     """Return what is wrong with the widget data of a parsed notebook, fixed the way `treatment` says.
 
     keep: models stay, text is shown. text: as keep, and views that have text beside them are taken out, so that text is
     shown even where Jupyter saved working widgets. remove: `metadata.widgets` is removed.
     """
     metadata = notebook.get("metadata")
-    found = list(_find_view_faults(notebook, withdraw=treatment == "text"))
+    found = list(_find_view_problems(notebook, withdraw=treatment == "text"))
     if isinstance(metadata, dict) and "widgets" in metadata:
-        found += _find_state_faults(metadata["widgets"], remove=treatment == "remove")
+        found += _find_state_problems(metadata["widgets"], remove=treatment == "remove")
     return found
 
 
@@ -40,21 +40,21 @@ def count_models(widgets: object) -> int:
     return sum(1 for _ in _walk_models(widgets, ()))
 
 
-def _find_state_faults(widgets: object, *, remove: bool) -> list[Finding]:
+def _find_state_problems(widgets: object, *, remove: bool) -> list[Finding]:
     n_models = count_models(widgets)
     if remove:
-        return [_fault(_say_models(n_models, "in the metadata"), "'widgets' removed", [_drop_widgets()])]
+        return [_problem(_say_models(n_models, "in the metadata"), "'widgets' removed", [_drop_widgets()])]
     state = widgets.get(STATE_MIME) if isinstance(widgets, dict) else None
     if isinstance(state, dict) and isinstance(state.get("state"), dict):
         return []  # nbconvert can read it
     if isinstance(state, dict) and (flat := sum(isinstance(part, dict) for part in state.values())):
-        return [_fault(_say_models(flat, "without 'state'"), "kept, an empty 'state' put beside", [_EMPTY_STATE])]
+        return [_problem(_say_models(flat, "without 'state'"), "kept, an empty 'state' put beside", [_EMPTY_STATE])]
     if n_models:
         return [_recover(widgets, n_models)]
     others = isinstance(widgets, dict) and any(key != STATE_MIME for key in widgets)
     if others or not _is_empty(state if isinstance(widgets, dict) else widgets):
-        return [_fault("widget data without 'state'", "kept, an empty 'state' put beside", _put_beside(widgets))]
-    return [_fault("empty widget metadata", "removed", [_drop_widgets()])]
+        return [_problem("widget data without 'state'", "kept, an empty 'state' put beside", _put_beside(widgets))]
+    return [_problem("empty widget metadata", "removed", [_drop_widgets()])]
 
 
 def _put_beside(widgets: object) -> list[Change]:
@@ -68,23 +68,23 @@ def _put_beside(widgets: object) -> list[Change]:
 
 
 def _recover(widgets: object, n_models: int) -> Finding:
-    """Return the fault of models that stand where no viewer looks for them, with their move to where Colab does.
+    """Return the problem of models that stand where no viewer looks for them, with their move to where Colab does.
 
     They stay where they are when moving would lose something: other data stands around them, or two have one name.
     """
-    fault = _say_models(n_models, "where no viewer looks for them")
+    problem = _say_models(n_models, "where no viewer looks for them")
     paths = list(_walk_models(widgets, WIDGETS))
     models = {str(path[-1]): Copy(path) for path in paths}
     members = widgets if isinstance(widgets, dict) else {"": widgets}
     holders = [key for key, value in members.items() if count_models(value)]
     taken = len(models) < len(paths) or models.keys() & {"state", *_VERSIONS}
     if taken or not all(_only_models(members[key]) for key in holders):
-        return _fault(fault, "kept there, an empty 'state' put beside", _put_beside(widgets))
+        return _problem(problem, "kept there, an empty 'state' put beside", _put_beside(widgets))
     new = (STATE_MIME, _new_state(models))
     changes = [Change(WIDGETS, *new), *(Change(WIDGETS, key, None) for key in holders if key != STATE_MIME)]
     if not isinstance(widgets, dict):
         changes = [Change(("metadata",), "widgets", Members((new,)))]
-    return _fault(fault, "put under the widget state's mime type, beside an empty 'state'", changes)
+    return _problem(problem, "put under the widget state's mime type, beside an empty 'state'", changes)
 
 
 def _is_empty(value: object) -> bool:
@@ -120,8 +120,8 @@ def _say_models(n: int, where: str) -> str:
     return f"{n} widget model{'s'[: n != 1]} {where}"
 
 
-def _fault(fault: str, fix: str, changes: list[Change]) -> Finding:
-    return Finding(("metadata",), "widgets", fault, fix, tuple(changes))
+def _problem(problem: str, fix: str, changes: list[Change]) -> Finding:
+    return Finding(("metadata",), "widgets", problem, fix, tuple(changes))
 
 
 def _new_state(entries: Mapping[str, Value]) -> Members:
@@ -132,7 +132,7 @@ def _drop_widgets() -> Change:
     return Change(("metadata",), "widgets", None)
 
 
-def _find_view_faults(notebook: dict, *, withdraw: bool) -> Iterator[Finding]:
+def _find_view_problems(notebook: dict, *, withdraw: bool) -> Iterator[Finding]:
     """Yield the outputs whose widget view names no model: nbconvert stops there with KeyError 'model_id'.
 
     With `withdraw` also the views that have anything else beside them to show.
@@ -143,9 +143,9 @@ def _find_view_faults(notebook: dict, *, withdraw: bool) -> Iterator[Finding]:
         view = data[VIEW_MIME]
         named = isinstance(view, dict) and "model_id" in view and isinstance(view["model_id"], Hashable)
         if not named or (withdraw and len(data) > 1):
-            fault = "a widget view with text beside it" if named else "a widget view that names no model"
+            problem = "a widget view with text beside it" if named else "a widget view that names no model"
             change = (Change((*path, "data"), VIEW_MIME, None),)
-            yield Finding((*path, "data"), VIEW_MIME, fault, "view removed", change)
+            yield Finding((*path, "data"), VIEW_MIME, problem, "view removed", change)
 
 
 def outputs_with_data(notebook: dict) -> Iterator[tuple[Path, dict]]:

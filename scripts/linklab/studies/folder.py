@@ -50,6 +50,7 @@ def open_study(study: StudySettings, own: dict, results: Sequence[str], *, scrip
     settings |= fingerprint_data(study.source)
     out_dir = Path(study.out_dir)
     folder = out_dir / name_study(settings)
+    files.remove_all_left_overs(folder)
     if (folder / SETTINGS_FILE).exists():
         say(f"{folder}: continuing this study")
     else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -105,7 +104,7 @@ def attempt(run: StudyRun, handle: int, watch: Callable[[], bool] | None = None)
             files.write_json(run.folder / ERROR, error, force=True)
             return False
         if stage.name == "finetune":  # continued no more; a whole model's are five times its size
-            shutil.rmtree(run.folder / "finetune" / "checkpoints", ignore_errors=True)
+            files.remove_folder(run.folder / "finetune" / "checkpoints")
     took = max((run.seconds() or 0.0) + time.monotonic() - started, _training_seconds(run))
     files.write_json(run.folder / TIME, {"seconds": round(took, 2)}, force=True)
     return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import shlex
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -153,7 +152,7 @@ def make_trial(study: SweepSettings, trials: Trials, trial: Trial, place: int, h
         kept = trials.finish(trial, value=read_value(run, study.metric), seconds=run.seconds())
     else:
         kept = trials.finish(trial, error=run.error())
-        shutil.rmtree(run.folder / "finetune" / "checkpoints", ignore_errors=True)
+        files.remove_folder(run.folder / "finetune" / "checkpoints")
     if not kept:
         say(f"trial {place}: another process had taken it over; that result counts")
         return

@@ -85,7 +85,7 @@ def _scan_one(data: bytes, at: int, line_end: int, line: int, n_columns: int | N
     while end == b",":
         found = _CELL.match(data, position, limit)
         if found is None:
-            message = _quoting_fault(data, position, limit)
+            message = _quoting_error(data, position, limit)
             if message is None and not final and limit == len(data):
                 return None
             return broken("bad_quoting", message or "a quote is opened and never closed")
@@ -99,7 +99,7 @@ def _scan_one(data: bytes, at: int, line_end: int, line: int, n_columns: int | N
     return Record(line, at, position, [cell.decode("utf-8", "surrogateescape") for cell in cells])
 
 
-def _quoting_fault(data: bytes, position: int, limit: int) -> str | None:
+def _quoting_error(data: bytes, position: int, limit: int) -> str | None:
     """Say what is wrong with the cell at `position`; None when its quote is still open at `limit`."""
     if data[position] != _QUOTE:
         return "a quote inside a cell that does not start with one"

@@ -75,8 +75,8 @@ def read_record(folder: str | Path) -> TrainingRecord | None:
     for name in ("files", "base"):
         if not isinstance(value.get(name), list) or not all(map(is_entry, value[name])):
             raise UserError(f"{path}: not a record of this toolkit ('{name}' lists no files with their hashes)")
-    if fault := find_changed(value["files"], folder):
-        raise UserError(f"{fault} since the training; restore it, or train again")
+    if changed := find_changed(value["files"], folder):
+        raise UserError(f"{changed} since the training; restore it, or train again")
     seen = np.fromfile(folder / SEEN_FILE, _SEEN) if (folder / SEEN_FILE).exists() else np.array([], _SEEN)
     return TrainingRecord(value["files"], value["base"], frozenset(seen.tolist()))
 

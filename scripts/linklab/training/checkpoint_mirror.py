@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from pathlib import Path
 
 from linklab import files
 from linklab.cli import UserError, say
-from linklab.locks import only_writer
 from linklab.manifest import staged_folder
 from linklab.training import checkpoints
 
@@ -22,12 +20,7 @@ def prepare(folder: Path, *, force: bool, resume: str | None) -> None:
                         f"them with --force or choose another --drive-dir")  # fmt: skip
     files.require_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for staged in folder.glob(
-        f".{checkpoints.PREFIX}*.tmp"
-    ):  # what a kill has left, unless another process is writing it now
-        target = folder / staged.name.split(".")[1]
-        with contextlib.suppress(UserError), only_writer(target, wait_s=0.0):
-            files.remove_left_overs(target)
+    files.remove_all_left_overs(folder)
 
 
 def refuse_foreign(folder: Path, settings: dict, *, force: bool) -> None:
@@ -59,7 +52,7 @@ def _is_of(path: Path, settings: dict) -> bool:
 def clear(folder: Path) -> None:
     """Remove the checkpoints of earlier trainings; `refuse_foreign` comes first."""
     for path in checkpoints.list_all(folder):
-        shutil.rmtree(path)
+        files.remove_folder(path)
 
 
 def mirror(local: Path, folder: Path) -> None:
@@ -76,7 +69,7 @@ def mirror(local: Path, folder: Path) -> None:
     settings = files.read_json(wanted[-1] / checkpoints.COMPLETE)["settings"] if wanted else {}
     for path in checkpoints.list_all(folder):
         if path.name not in names and _is_of(path, settings):
-            shutil.rmtree(path)
+            files.remove_folder(path)
 
 
 def fetch(folder: Path, local: Path, settings: dict) -> None:
@@ -106,7 +99,7 @@ def _copy(source: Path, target: Path) -> None:
         settings = files.read_json(source / mark)["settings"]
         if not _is_of(target, settings) and checkpoints.steps_of(target) not in checkpoints.announced(target.parent):
             raise UserError(f"{target}: is not a checkpoint of this training; move it away or choose another folder")
-        shutil.rmtree(target)
+        files.remove_folder(target)
     try:
         with staged_folder(target) as stage:
             shutil.copytree(source, stage, dirs_exist_ok=True)

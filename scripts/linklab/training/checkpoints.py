@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from linklab import files
+from linklab.aside import is_left_over
 from linklab.cli import UserError, say
 from linklab.manifest import describe_files, find_changed, is_entry
 
@@ -40,7 +40,7 @@ def find_foreign(folder: Path) -> str | None:
         return folder.name
     ours = announced(folder)
     for path in sorted(folder.iterdir()):
-        if path.name == WRITTEN or path.name.startswith((f".{WRITTEN}.", f".{PREFIX}")):
+        if path.name == WRITTEN or is_left_over(path.name):
             continue
         checkpoint = path.name.removeprefix(PREFIX).isdigit() and path.name.startswith(PREFIX)
         if not checkpoint or path.is_symlink() or not path.is_dir():
@@ -124,7 +124,7 @@ def choose(folder: Path, resume: str | None, settings: dict, *, remove_torn: boo
             raise UserError(f"{folder.parent / foreign}: not created by a training run; move it away")
         for path in torn if remove_torn else ():
             say(f"{path}: incomplete checkpoint (the machine stopped while it was written), skipped")
-            shutil.rmtree(path)
+            files.remove_folder(path)
     else:
         found = Path(resume)
         if not is_whole(found):

@@ -89,6 +89,9 @@ def opened(
     try:
         with locks.locked_folder(folder):
             shutil.rmtree(folder / NEW, ignore_errors=True)
+            for place in (folder, folder / NEXT):
+                files.remove_all_left_overs(place)
+                files.remove_all_left_overs(place / CHECKPOINTS)
             _settle(folder)
             check(folder, script=script, force=force, resume=resume, reads=reads)
             work = work_folder(folder)
@@ -99,7 +102,7 @@ def opened(
                     if not checkpoints.list_all(place / CHECKPOINTS):
                         _remove(place, *_unfinished_logs(place), CHECKPOINTS)
                 if work != folder and work.exists() and not checkpoints.list_all(work / CHECKPOINTS):
-                    shutil.rmtree(work)
+                    files.remove_folder(work)
     finally:
         if made and not list_content(folder, {LOCK}):
             shutil.rmtree(folder, ignore_errors=True)
@@ -136,7 +139,7 @@ def _remove(folder: Path, *names: str) -> None:
     """Remove these files and folders of a folder where they are there."""
     for name in names:
         path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        files.remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _take_checkpoints_back(folder: Path, work: Path, fingerprint: dict) -> None:
@@ -147,7 +150,7 @@ def _take_checkpoints_back(folder: Path, work: Path, fingerprint: dict) -> None:
     if last:
         checkpoints.refuse_other_settings(last, fingerprint)
         work.mkdir(exist_ok=True)
-        shutil.rmtree(work / CHECKPOINTS, ignore_errors=True)
+        files.remove_folder(work / CHECKPOINTS)
         os.rename(folder / CHECKPOINTS, work / CHECKPOINTS)
 
 
@@ -190,7 +193,7 @@ def _settle(folder: Path) -> None:
         mark.unlink()
         return
     if (work / CHECKPOINTS).exists():
-        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        files.remove_folder(folder / CHECKPOINTS)
         os.rename(work / CHECKPOINTS, folder / CHECKPOINTS)
-    shutil.rmtree(work)
+    files.remove_folder(work)
     say(f"{folder}: the new training took the place of the old one")

@@ -132,7 +132,7 @@ def _check_number(column: Column, text: str, lenient: bool) -> CellCheck:
     whole = column.kind.endswith("int")
     found = (_INT if whole else _LENIENT_FLOAT if lenient else _FLOAT).fullmatch(text)
     if not found:
-        return CellCheck(None, _number_fault(text, whole), describe_cell(column))
+        return CellCheck(None, _number_violation(text, whole), describe_cell(column))
     value = float(text)
     low = -float_info.max if column.low is None else column.low
     high = float_info.max if column.high is None else column.high
@@ -145,7 +145,7 @@ def _check_number(column: Column, text: str, lenient: bool) -> CellCheck:
     return CellCheck(value)
 
 
-def _number_fault(text: str, whole: bool) -> str:
+def _number_violation(text: str, whole: bool) -> str:
     if text.strip().strip("\"'").lower() in NOT_A_VALUE:
         return "not_a_value"
     if whole and _FLOAT.fullmatch(text):

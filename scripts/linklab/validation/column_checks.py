@@ -20,7 +20,7 @@ _INT = r"(?:0|-?[1-9][0-9]{0,14})"  # at most 15 digits: exact in float64; longe
 _PLAIN_TEXT = r"^[!-~](?:[ -~]*[!-~])?$"
 
 
-Faults = list[tuple[int, CellCheck]]
+FailedChecks = list[tuple[int, CellCheck]]
 
 
 def split_cells(data: bytes, n_columns: int) -> list[pa.Array] | None:
@@ -40,8 +40,8 @@ def split_cells(data: bytes, n_columns: int) -> list[pa.Array] | None:
     return [column.combine_chunks() if column.num_chunks != 1 else column.chunk(0) for column in table.columns]
 
 
-def check_column(column: Column, texts: pa.Array, *, lenient: bool) -> tuple[Cells, Faults]:
-    """Check every cell of a column and return its values with the faults found, by row."""
+def check_column(column: Column, texts: pa.Array, *, lenient: bool) -> tuple[Cells, FailedChecks]:
+    """Check every cell of a column and return its values with the checks that failed, by row."""
     if column.kind == "list_str":
         return check_exactly(column, texts, lenient=lenient)
     sure = _surely_fine(column, texts)
@@ -56,24 +56,24 @@ def check_column(column: Column, texts: pa.Array, *, lenient: bool) -> tuple[Cel
             values, offsets = _drop_lists(values, offsets, sure)
     doubtful = np.flatnonzero(~sure)
     cells = Cells(column, texts, sure, 0, values, offsets)
-    faults: Faults = []
+    failed: FailedChecks = []
     for row in doubtful.tolist():
         check = check_cell(column, cells.text(row), lenient=lenient)
         if check.value is not None:  # fine after all, though not spelt as the fast path knows it
             return check_exactly(column, texts, lenient=lenient)
         if check.code:
-            faults.append((row, check))
+            failed.append((row, check))
         cells.n_missing += check.code in ("", "missing_value")
     if values is not None and offsets is None and len(doubtful):
         values[doubtful] = 0.0
-    return cells, faults
+    return cells, failed
 
 
-def check_exactly(column: Column, texts: pa.Array, *, lenient: bool) -> tuple[Cells, Faults]:
+def check_exactly(column: Column, texts: pa.Array, *, lenient: bool) -> tuple[Cells, FailedChecks]:
     """Check every cell as `check_column` does, one after the other."""
     cells = Cells(column, texts, np.zeros(len(texts), bool))
     checks = [check_cell(column, cells.text(row), lenient=lenient) for row in range(len(texts))]
-    found: list[Any] = [check.value for check in checks]  # number, text or list; None where faulty or missing
+    found: list[Any] = [check.value for check in checks]  # number, text or list; None where it failed or is missing
     cells.ok = np.array([value is not None for value in found], bool)
     cells.n_missing = sum(check.value is None and check.code in ("", "missing_value") for check in checks)
     if column.kind in ("int", "float"):

@@ -27,7 +27,7 @@ def find_broken_rules(columns: CheckedColumns, schema: Schema) -> Iterator[Broke
 
 
 def check_link_rows(schema: Schema, rows: Sequence[Mapping[str, str]], shown: Sequence[str]) -> list[str]:
-    """Return what is wrong with each new row's shown cells, "" where nothing is; rows that are no links have no faults.
+    """Return what is wrong with each new row's shown cells, "" where nothing is; rows that are no links have none.
 
     A domain, width or channel that does not exist, a value outside its range, or a list of another length than the
     channels': `width_mhz = 37: one of 20, 40, 80, 160 MHz`. Candidates may be in any order.
@@ -41,8 +41,8 @@ def check_link_rows(schema: Schema, rows: Sequence[Mapping[str, str]], shown: Se
         found[at].append(f"{name} = {rows[at][name][:80]}: {expected} expected")
 
     for name in shown:
-        columns[name], faults = check_column(schema[name], to_binary(row[name] for row in rows), lenient=False)
-        for at, check in faults:
+        columns[name], failed = check_column(schema[name], to_binary(row[name] for row in rows), lenient=False)
+        for at, check in failed:
             blame(at, name, check.expected)
     lengths = (_list_length(columns, columns[name].column) for name in shown)
     for broken in chain(*lengths, *(rule(columns) for rule in link_checks.INPUT_RULES)):

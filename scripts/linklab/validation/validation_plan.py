@@ -20,7 +20,7 @@ from linklab.tables.understand import understand
 from linklab.validation.cell_checks import Violation
 from linklab.validation.validator import Plan, check_block, show
 
-TRIED_BYTES = 256 << 10  # of the rows, to see whether a faulty header's names or its order are right
+TRIED_BYTES = 256 << 10  # of the rows, to see whether a damaged header's names or its order are right
 TOLERANCE = 0.02  # an inferred column is a number column when all but so many of its cells are numbers
 ALLOW_MISSING = 0.5  # the share of a column's cells that may be empty
 _EXPECTED = {"nul_byte": "text without NUL bytes", "bad_utf8": "UTF-8 text"}  # of rows that cannot be read
@@ -100,19 +100,19 @@ def _plan_of_file(path: Path, name: str, chosen: Schema, options: TableOptions) 
     lenient = name == "infer"
     by_name = {column.name: column for column in chosen.columns}
     split_at = _split_column(header.names, by_name, options.split_field, lenient)
-    violations = _header_faults(header, strict_file=not lenient, notes=notes)
-    violations += _column_faults(header.names, chosen, split_at, notes)
+    violations = _header_violations(header, strict_file=not lenient, notes=notes)
+    violations += _column_violations(header.names, chosen, split_at, notes)
     columns = [by_name.pop(name, None) for name in header.names]  # a repeated name is checked once
     plan = Plan(chosen, header.names, columns, lenient, header.crlf, split_at)
     if violations and split_at is None and len(header.names) == len(chosen.columns):
         in_order = dataclasses.replace(plan, names=chosen.names, columns=list(chosen.columns))
-        if _count_faults(path, header, in_order) < _count_faults(path, header, plan):
+        if _count_violations(path, header, in_order) < _count_violations(path, header, plan):
             notes.append("the cells fit the schema's order of columns, not the header's names: they were checked in it")
             plan = in_order
     return Start(plan, name, violations, notes, header.end, 1 + header.n_lines, path)
 
 
-def _count_faults(path: str | Path, header: csv_stream.Header, plan: Plan) -> int:
+def _count_violations(path: str | Path, header: csv_stream.Header, plan: Plan) -> int:
     """Return how many violations a plan finds in the first rows, repeated ids among them."""
     with open(path, "rb") as handle:
         handle.seek(header.end)
@@ -148,7 +148,7 @@ def _split_column(
     return next((at for at, name in enumerate(names) if name.lower() in SPLIT_NAMES and name not in by_name), None)
 
 
-def _header_faults(header: csv_stream.Header, *, strict_file: bool, notes: list[str]) -> list[Violation]:
+def _header_violations(header: csv_stream.Header, *, strict_file: bool, notes: list[str]) -> list[Violation]:
     violations = []
     if header.bom:
         violations.append(Violation(1, "", "bom", "\\xef\\xbb\\xbf", "UTF-8 without a byte order mark"))
@@ -161,7 +161,7 @@ def _header_faults(header: csv_stream.Header, *, strict_file: bool, notes: list[
     return violations
 
 
-def _column_faults(names: list[str], schema: Schema, split_at: int | None, notes: list[str]) -> list[Violation]:
+def _column_violations(names: list[str], schema: Schema, split_at: int | None, notes: list[str]) -> list[Violation]:
     violations = []
     missing = [column for column in schema.columns if column.name not in names]
     hidden = schema.by_role("hidden")

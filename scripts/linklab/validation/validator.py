@@ -19,7 +19,7 @@ from linklab.tables import csv_stream
 from linklab.tables.cells import Cells, CheckedColumns, to_binary
 from linklab.tables.schema import Column, Schema
 from linklab.validation.cell_checks import Violation
-from linklab.validation.column_checks import Faults, check_column, split_cells
+from linklab.validation.column_checks import FailedChecks, check_column, split_cells
 from linklab.validation.duplicates import entries, hash_texts
 from linklab.validation.profile import Profile, profile_cells
 from linklab.validation.row_checks import find_broken_rules
@@ -134,7 +134,7 @@ def _read_exactly(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Pie
     return Piece(columns, *np.array(places, np.int64).reshape(-1, 3).T)
 
 
-def check_cells(plan: Plan, piece: Piece) -> Iterator[tuple[Cells, Faults]]:
+def check_cells(plan: Plan, piece: Piece) -> Iterator[tuple[Cells, FailedChecks]]:
     """Check the columns of a piece one after the other."""
     for column, texts in zip(plan.columns, piece.columns, strict=True):
         if column is not None:
@@ -148,11 +148,11 @@ def _check_piece(plan: Plan, piece: Piece, outcome: Outcome) -> None:
         value = show(columns[name].text(row))
         outcome.violations.append(Violation(int(piece.lines[row]), name, code, value, expected))
 
-    for cells, faults in check_cells(plan, piece):
+    for cells, failed in check_cells(plan, piece):
         name = cells.column.name
         columns[name] = cells
         outcome.profiles[name] = profile_cells(cells)
-        for row, check in faults:
+        for row, check in failed:
             blame(row, name, check.code, check.expected)
     for broken in find_broken_rules(columns, plan.schema):
         for row in broken.rows.tolist():
