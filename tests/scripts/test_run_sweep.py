@@ -19,10 +19,12 @@ import optuna
 import pytest
 import run_sweep
 from linklab import manifest, pipeline
+from linklab.aside import is_left_over
 from linklab.studies import sweep
 from linklab.studies import trials as trials_room
 from linklab.studies.search_space import Axis
 from linklab.studies.trials import Trials
+from moments import restore, states_during
 
 STUBS = Path(__file__).parents[1] / "stub_scripts"
 SPACE = ["--space", "learning_rate=log:1e-4:1e-2", "lora_rank=4,8,16"]
@@ -190,6 +192,24 @@ def processes_naming(text):
         except OSError:
             continue
     return found
+
+
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_next_sweep_succeeds_after_a_kill_at_any_moment(rule_table, place, every):
+    """By default at each moment after the last training, while results change places."""
+    out = place / "out"
+    out.mkdir()
+    for n in (1, 2):
+        states = states_during(out, lambda n=n: run_sweep.main(words(rule_table, place, trials=n)))
+        folder = only_study(place)
+        trained = f"{folder.name}/trials/00{n - 1}/time.json"
+        chosen = [state for state in states if every or trained in state]
+        assert len(chosen) > 10
+        for state in chosen:
+            restore(out, state)
+            assert run_sweep.main(words(rule_table, place, trials=n)) == 0
+            assert manifest.find_changed(manifest.read_manifest(folder)["outputs"], folder) is None
+            assert len(table(folder)) == n and not [path for path in out.rglob("*") if is_left_over(path.name)]
 
 
 def kill_at_random(start, kills, pause, seed, n_workers=2, count_starts=None):

@@ -50,7 +50,6 @@ def open_study(study: StudySettings, own: dict, results: Sequence[str], *, scrip
     settings |= fingerprint_data(study.source)
     out_dir = Path(study.out_dir)
     folder = out_dir / name_study(settings)
-    files.remove_all_left_overs(folder)
     if (folder / SETTINGS_FILE).exists():
         say(f"{folder}: continuing this study")
     else:
@@ -113,6 +112,7 @@ def write_results(
             folder / MANIFEST, together=together, script=script, argv=study.argv, seed=seed,
             inputs=source_files(study.source), outputs=outputs, extra=extra,
         )  # fmt: skip
+    files.remove_all_left_overs(folder)  # not before: a manifest left beside says whose the results of a killed run are
 
 
 def describe_changes(before: dict, now: dict) -> list[str]:

@@ -83,6 +83,8 @@ def attempt(run: StudyRun, handle: int, watch: Callable[[], bool] | None = None)
         return stopped_by_watch
 
     run.folder.mkdir(parents=True, exist_ok=True)
+    for place in (run.folder, run.folder / "finetune"):
+        files.remove_all_left_overs(place)
     for stage in run.stages:
         if pipeline.stale_reason(stage) is None:
             continue
