@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> None:
     from linklab.inference.row_answers import AskSettings, check_rank_by
     from linklab.metrics import general, metrics
     from linklab.models import base_names
-    from linklab.tasks.source import Source, open_source, source_files
+    from linklab.tasks.source import Source, open_source, read_trained_task, source_files
 
     asking, source = AskSettings.from_args(args), Source.from_args(args)
     settings = cli.read_settings(Settings, args, asking=asking, source=source)
@@ -167,17 +167,6 @@ def answered_from(predictions: str | None, model: str | None, n_rows: int) -> di
     if predictions:
         return {predictions: n_rows}
     return {model: None} if model and Path(model).is_dir() else {}
-
-
-def read_trained_task(model: str) -> Task | None:
-    """Return the task a model was trained for, None for a base model."""
-    from linklab.tasks.jsonl import TASK_FILE, read_task
-    from linklab.tasks.training_record import read_record
-
-    if not (Path(model) / TASK_FILE).exists():
-        return None
-    read_record(model)  # names a file that changed since the training, the task among them
-    return read_task(model)
 
 
 def check_against_training(

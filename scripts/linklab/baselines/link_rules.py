@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from linklab.baselines.features import parse_list, read_cell
-from linklab.baselines.problem import Answers, Problem, rank_rows, rank_without_probability, write_numbers
+from linklab.baselines.problem import Answers, Problem, is_link_task, rank_rows, rank_without_probability, write_numbers
 from linklab.links import pickers
+from linklab.links.links import RADIO_COLUMNS
 from linklab.radio import phy
 from linklab.tables.schema import Column
 from linklab.tasks.examples import Example
-from linklab.tasks.task import Target
+from linklab.tasks.task import Target, Task
 
 CEILING_DRAWS = 200  # worlds imagined a row; the mean posterior has then a standard error of about .03 a row
 
@@ -35,6 +36,20 @@ def formula_number(problem: Problem, target: Target) -> Answers:
     """Answer with the most the formula gives for any candidate."""
     throughput = pickers.formula_throughput(visible_columns(problem))
     return write_numbers(problem, target, [float(row.max()) for row in throughput])
+
+
+def rule_worths(example: Example, task: Task) -> Mapping[str, Sequence[float]]:
+    """Return what the simple rule and the link formula give for each choice; {} where the row is not a complete link.
+
+    snr_and_busy is in bit/s per Hz (capacity by SNR, times the time left free), formula in Mbit/s.
+    """
+    if not set(example.row) >= RADIO_COLUMNS or not is_link_task(task):
+        return {}
+    columns = visible_columns(Problem([], [example], task))
+    return {
+        "snr_and_busy": pickers.pick("snr_and_busy", columns)[0].tolist(),
+        "formula": pickers.formula_throughput(columns)[0].tolist(),
+    }
 
 
 def smallest_gap(train: Sequence[Example]) -> float:

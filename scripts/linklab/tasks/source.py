@@ -19,6 +19,7 @@ from linklab.tasks.split_count import SplitCount
 from linklab.tasks.splits import SplitRule
 from linklab.tasks.task import Task, make_task
 from linklab.tasks.templates import Template
+from linklab.tasks.training_record import read_record
 
 Reader = Callable[[str, int | None], list[Example]]
 
@@ -149,6 +150,14 @@ def _table_task(source: Source, trained: Task | None, allow_other_prompt: bool) 
 def _answer_as(trained: Task, task: Task) -> Task:
     """Return a task of a table whose prompt and legal answers are those the model was trained with."""
     return dataclasses.replace(task, template=Template(trained.template.text, task.schema), targets=trained.targets)
+
+
+def read_trained_task(model: str) -> Task | None:
+    """Return the task a model was trained for, None for a base model."""
+    if not (Path(model) / jsonl.TASK_FILE).exists():
+        return None
+    read_record(model)  # names a file that changed since the training, the task among them
+    return jsonl.read_task(model)
 
 
 def find_difference(task: Task, trained: Task) -> str | None:

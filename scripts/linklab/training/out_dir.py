@@ -118,21 +118,28 @@ def choose_start(
     """
     if drive and first:
         checkpoint_mirror.refuse_foreign(drive, fingerprint, force=force)
-    if force and resume == "auto":
-        old = [place / CHECKPOINTS for place in (work, folder) if checkpoints.list_all(place / CHECKPOINTS)]
-        last = checkpoints.find_last_whole(old[0])[0] if old else None
-        resume = resume if last and checkpoints.find_difference(last, fingerprint) is None else None
+    if force and resume == "auto" and not _can_continue(folder, work, fingerprint):
+        resume = None
     if resume == "auto" and first:
         _take_checkpoints_back(folder, work, fingerprint)
         if drive:
             checkpoint_mirror.fetch(drive, work / CHECKPOINTS, fingerprint)
     found = checkpoints.choose(work / CHECKPOINTS, resume, fingerprint, remove_torn=first)
+    if drive and first and found:
+        checkpoint_mirror.mirror(work / CHECKPOINTS, drive)  # what a kill kept from being copied or removed
     if found is None and first:
         _remove(work, *LOGS, CHECKPOINTS)  # of a training that is begun anew
         checkpoints.announce(work / CHECKPOINTS)
         if drive and force and resume is None:
             checkpoint_mirror.clear(drive)
     return found
+
+
+def _can_continue(folder: Path, work: Path, fingerprint: dict) -> bool:
+    """Say whether the last whole checkpoint is one of a training with these settings."""
+    old = [place / CHECKPOINTS for place in (work, folder) if checkpoints.list_all(place / CHECKPOINTS)]
+    last = checkpoints.find_last_whole(old[0])[0] if old else None
+    return last is not None and checkpoints.find_difference(last, fingerprint) is None
 
 
 def _remove(folder: Path, *names: str) -> None:
