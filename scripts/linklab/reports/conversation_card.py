@@ -1,0 +1,38 @@
+"""The data card of converted rows: what loads them, what a line holds, and how they divide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from linklab.reports.markdown import code, escape, fence, row
+from linklab.tasks.jsonl import CardFeatures
+from linklab.tasks.task import Task
+
+
+def write_card(
+    task: Task, features: CardFeatures, names: dict[str, dict[str, int]], rows: dict[str, int], csv_path: Path
+) -> str:
+    """Return the data card. Its `configs` name the data files, so whatever else lies in the folder is not loaded."""
+    lines = ["---", *features.lines(), "configs:", "- config_name: default", "  data_files:"]
+    for split, shards in names.items():
+        if shards:  # load_dataset fails on a split without rows
+            lines += [f"  - split: {split}", "    path:", *(f"    - {name}" for name in shards)]
+    targets = ", ".join(f"{code(t.name)} ({t.kind}{escape(t.unit and ', ' + t.unit)})" for t in task.targets)
+    shown = ", ".join(map(code, task.template.columns))
+    form = " as a JSON object" if task.answer_format == "json" else ""
+    holds = f"Each line holds one row: the prompt shows {shown}; the answer holds {targets}{form}."
+    if task.ask == "choices":
+        unit = f"{task.answer_unit:g} {task.answer_column.unit}".strip()
+        holds = (
+            f"Each row is a conversation per choice of {code(task.choice_target.name)}, one per line: the prompt shows "
+            f"{shown}; the answer is what this choice is worth, {code(task.answer_column.name)} in units of "
+            f"{escape(unit)}."
+        )
+    lines += [
+        "task_categories:", "- text-generation", "---", "", f"# Conversations made from {escape(csv_path.name)}", "",
+        holds, "",
+        "| split | rows |", "|---|---|", *(row((split, f"{n:,}")) for split, n in rows.items()), "",
+        "Rows of one group (a site, or equal prompts where there are no groups) are never on two sides.", "",
+        "Prompt template:", "", fence(task.template.text), "",
+    ]  # fmt: skip
+    return "\n".join(lines)
