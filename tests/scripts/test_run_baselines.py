@@ -6,10 +6,10 @@ import json
 import convert_csv_to_jsonl
 import pytest
 import run_baselines
-from baselines.test_registry import write_table
 from linklab.links.links import LINK_SCHEMA
 from linklab.manifest import write_manifest
 from linklab.metrics import comparison
+from mixed_table import write_table
 
 CHANNEL, RATE = "recommended_channel_mhz", "expected_throughput_mbps"
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Sequence
+import hashlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from linklab import cli
 from linklab.cli import UserError, say
 from linklab.inference import choice_answers, number_distributions
 from linklab.inference.choice_scorer import ANY_NEXT, ChoiceScorer, PromptCache
-from linklab.metrics.general import QUESTIONS
+from linklab.metrics import general
 from linklab.models.chat import encode_answer, encode_prompt
 from linklab.models.tries import log_sum, needs_end, written_scores
 from linklab.tasks.examples import Example
@@ -38,6 +42,39 @@ class AskSettings:
     def from_args(cls, args: argparse.Namespace) -> AskSettings:
         """Return the options of a script that called `cli.add_asking_options`."""
         return cli.read_settings(cls, args)
+
+
+def check_no_model_options(asking: AskSettings) -> None:
+    """Raise a UserError for an option that says how a model is asked, where none is."""
+    for name, value in vars(asking).items():
+        if value:
+            option = f"--{value}" if name == "precision" else f"--{name.replace('_', '-')}"
+            raise UserError(f"{option}: cannot be combined with --predictions, which are answers already; leave it out")
+
+
+def ask_model(asking: AskSettings, task: Task, examples: list[Example]) -> tuple[list[dict], dict, dict | None]:
+    """Return (a prediction of every example, what it cost, what it answered to general questions if it was asked)."""
+    from linklab.models import load
+    from linklab.training.training import count_parameters, peak_memory_mb
+
+    with load.quiet_transformers():
+        scorer = load_scorer(asking)
+        started = time.monotonic()
+        progress = cli.Progress("ask", len(examples))
+        if asking.free:
+            answers = answer_freely(scorer, examples, task, max_new_tokens=asking.max_new_tokens, progress=progress.at)
+        else:
+            answers = answer_exactly(
+                scorer, examples, task, numbers=asking.numbers, rank_by=asking.rank_by or "written",
+                max_new_tokens=asking.max_new_tokens, progress=progress.at,
+            )  # fmt: skip
+        seconds = time.monotonic() - started
+        asked_generally = general.judge(*answer_general(scorer)) if asking.general_questions else None
+    cost = {
+        "seconds": round(seconds, 2), "rows_per_second": round(len(examples) / seconds, 2),
+        "parameters": count_parameters(scorer.model)[1], "peak_memory_mb": round(peak_memory_mb(), 1),
+    }  # fmt: skip
+    return answers, cost, asked_generally
 
 
 def load_scorer(settings: AskSettings) -> ChoiceScorer:
@@ -144,6 +181,27 @@ def _choose(
     return best
 
 
+def asked_settings(asking: AskSettings, task: Task) -> dict[str, str | bool | None]:
+    """Return what metrics.json says of how the model was asked; `rank_by` is None where no class was ranked by it."""
+    assert asking.model, "there is a model to ask"
+    rank_by = (asking.rank_by or "written") if is_ranked(task, asking.free) else None
+    return {"model": model_mark(asking.model), "free": asking.free or is_written(task), "rank_by": rank_by}
+
+
+def model_mark(name: str) -> str:
+    """Return 16 hex digits that are equal for equal models: results name no path of this machine."""
+    where = os.path.realpath(name) if os.path.exists(name) else name
+    return hashlib.sha256(where.encode()).hexdigest()[:16]
+
+
+def how_asked(asked: Mapping[str, Any]) -> str:
+    """Return how a model's answers come about, for tables."""
+    if asked["free"]:
+        return "free greedy writing"
+    ways = {"written": ", ranked by what the model would write", "summed": ", ranked by summed probability", None: ""}
+    return "restricted to the legal answers" + ways[asked["rank_by"]]
+
+
 def is_written(task: Task) -> bool:
     """Say whether a task's answer is free text, which can only be written and not be chosen."""
     return any(target.kind == "text" for target in task.targets)
@@ -188,8 +246,8 @@ def answer_general(scorer: ChoiceScorer) -> tuple[list[str], list[float]]:
 
     A loss is in nats per token, the end of the turn among them.
     """
-    heads = [encode_prompt(scorer.tokenizer, question) for question, _ in QUESTIONS]
-    answers = [encode_answer(scorer.tokenizer, right[0]) for _, right in QUESTIONS]
+    heads = [encode_prompt(scorer.tokenizer, question) for question, _ in general.QUESTIONS]
+    answers = [encode_answer(scorer.tokenizer, right[0]) for _, right in general.QUESTIONS]
     cache = PromptCache(len(heads))
     scorer.read(cache, heads)
     scores = scorer.score_choices(cache, [[]] * len(heads), [[answer] for answer in answers])

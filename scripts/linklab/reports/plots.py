@@ -10,7 +10,7 @@ import io
 import math
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -240,6 +240,16 @@ def intervals_chart(lines: Sequence[dict], label: str, percent: bool, title: str
         figure.legend(handles=[*shapes, bar], loc="outside lower center", ncols=len(roles) + 1)
 
     return draw_png((7.6, 1.2 + 0.27 * len(lines)), draw)
+
+
+def write_target_plots(folder: Path, judged: Iterable[JudgedRows]) -> list[str]:
+    """Write what each target's kind calls for and return the names of the files, in order."""
+    names = []
+    for rows in judged:
+        for name, picture in draw_target(rows, rows.target, rows.target).items():
+            names.append(f"{name}_{rows.target}.png")
+            write_png(folder / names[-1], picture)
+    return sorted(names)
 
 
 def write_png(path: str | Path, png: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The baselines' own table, before any model is there: summary.csv and summary.md."""
+"""Scores to read before any comparison: one run's report.md, the baselines' summary.csv and summary.md."""
 
 from __future__ import annotations
 
@@ -23,6 +23,22 @@ def headline(result: Mapping) -> str:
             ends = tables.format_interval(metric, entry["low"], entry["high"])
             shown.append(f"{target} {tables.label(metric)} {value}{unit} {ends}")
     return ", ".join(shown)
+
+
+def describe_run(result: Mapping, pictures: Sequence[str]) -> str:
+    """Return the scores of one run as a markdown table, and its plots."""
+    n, rows = result["n"], []
+    for key, entry in result["metrics"].items():
+        value, low, high = ("–" if entry[end] is None else f"{entry[end]:.4g}" for end in ("value", "low", "high"))
+        better = "higher" if entry["higher_is_better"] else "lower"
+        rows.append((key, value, f"{low} to {high}", entry["unit"], better))
+    warnings = [line for text in result.get("warnings", ()) for line in (f"**Warning:** {markdown.escape(text)}.", "")]
+    return "\n".join([
+        f"# {markdown.escape(result['model'])} on the {result['split']} split", "",
+        f"{n['expected']} rows, {n['answered']} answered, {n['invalid']} invalid (they count as wrong).", "", *warnings,
+        *markdown.table(("metric", "value", "95 % interval", "unit", "better"), rows, "lllll"), "",
+        *(f"![{name}]({name})\n" for name in pictures),
+    ])  # fmt: skip
 
 
 def write_summary(folder: Path, runs: Sequence[ScoredRun], *, train_rows: int) -> list[Path]:

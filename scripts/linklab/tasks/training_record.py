@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from linklab import files
-from linklab.cli import UserError
+from linklab.cli import UserError, say
 from linklab.manifest import MANIFEST, describe_files, find_changed, is_entry, require_unchanged
 from linklab.tasks.examples import Example
 
@@ -84,3 +84,24 @@ def read_record(folder: str | Path) -> TrainingRecord | None:
 def count_seen(record: TrainingRecord, examples: Iterable[Example]) -> int:
     """Return how many examples were training rows, or share their group with one."""
     return sum(not record.seen.isdisjoint(hash_example(example)) for example in examples)
+
+
+def check_unseen(model: str, examples: Sequence[Example], *, may_be_seen: bool) -> list[str]:
+    """Return what a reader must know of rows that a model was trained on, or may have been.
+
+    Raises a UserError for training rows that were not asked for explicitly.
+    """
+    record = read_record(model)
+    if record is None:
+        say(f"{model}: no training_record.json, so nothing shows that these rows are unseen")
+        return ["nothing shows that these rows were not training rows"]
+    seen = count_seen(record, examples)
+    if not seen:
+        return []
+    warning = f"{seen:,} of {len(examples):,} rows were training rows, or share their group with one"
+    if not may_be_seen:
+        raise UserError(
+            f"{model}: {warning}; score unseen rows, or pass --allow-training-rows, and the report will say so"
+        )
+    say(f"warning: {warning}")
+    return [warning]
