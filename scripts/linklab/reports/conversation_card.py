@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from huggingface_hub import DatasetCardData
+
 from linklab.reports.markdown import code, escape, fence, row
 from linklab.tasks.jsonl import CardFeatures
 from linklab.tasks.task import Task
@@ -13,10 +15,12 @@ def write_card(
     task: Task, features: CardFeatures, names: dict[str, dict[str, int]], rows: dict[str, int], csv_path: Path
 ) -> str:
     """Return the data card. Its `configs` name the data files, so whatever else lies in the folder is not loaded."""
-    lines = ["---", *features.lines(), "configs:", "- config_name: default", "  data_files:"]
-    for split, shards in names.items():
-        if shards:  # load_dataset fails on a split without rows
-            lines += [f"  - split: {split}", "    path:", *(f"    - {name}" for name in shards)]
+    # load_dataset fails on a split without rows
+    files = [{"split": split, "path": list(shards)} for split, shards in names.items() if shards]
+    head = DatasetCardData(
+        task_categories=["text-generation"], configs=[{"config_name": "default", "data_files": files}],
+        dataset_info=features.dataset_info(),
+    )  # fmt: skip
     targets = ", ".join(f"{code(t.name)} ({t.kind}{escape(t.unit and ', ' + t.unit)})" for t in task.targets)
     shown = ", ".join(map(code, task.template.columns))
     form = " as a JSON object" if task.answer_format == "json" else ""
@@ -28,11 +32,10 @@ def write_card(
             f"{shown}; the answer is what this choice is worth, {code(task.answer_column.name)} in units of "
             f"{escape(unit)}."
         )
-    lines += [
-        "task_categories:", "- text-generation", "---", "", f"# Conversations made from {escape(csv_path.name)}", "",
+    return "\n".join([
+        "---", head.to_yaml(), "---", "", f"# Conversations made from {escape(csv_path.name)}", "",
         holds, "",
         "| split | rows |", "|---|---|", *(row((split, f"{n:,}")) for split, n in rows.items()), "",
         "Rows of one group (a site, or equal prompts where there are no groups) are never on two sides.", "",
         "Prompt template:", "", fence(task.template.text), "",
-    ]  # fmt: skip
-    return "\n".join(lines)
+    ])  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,34 +109,26 @@ class CardFeatures:
         if "date" in first:
             self.dated.add(name)
 
-    def lines(self) -> list[str]:
-        """Return the `dataset_info` of the card, as YAML."""
-        own = [t.name for t in self.task.targets if t.choices_from]
-        worth = [t.name for t in self.task.targets if t.utility]
+    def dataset_info(self) -> dict[str, Any]:
+        """Return the `dataset_info` of the card."""
 
-        def struct(names: list[str], kind: str) -> list[str]:
-            if not names:
-                return ["    struct: []"]  # datasets 4.0, which Colab has, knows no type json
-            return ["    struct:", *(f"    - name: {json.dumps(n, ensure_ascii=False)}\n      {kind}" for n in names)]
+        def column(name: str, kind: dict) -> dict:
+            return {"name": name} | ({"dtype": "json"} if name in self.dated else kind)
 
-        def name(key: str, seen: str) -> list[str]:
-            return [f"  - name: {key}", *(either if seen in self.dated else [f"    {text}"])]
+        def struct(names: list[str], kind: dict) -> dict:  # may be empty: datasets 4.0, which Colab has, knows no json
+            return {"struct": [{"name": name} | kind for name in names]}
 
-        asked = self.task.ask == "choices"
-        text, either = "dtype: string", ["    dtype: json"]
-        messages = ["    list:", "    - name: role", f"      {text}", "    - name: content", f"      {text}"]
-        return [
-            "dataset_info:", "  features:",
-            *name("id", "id"),
-            *(name("row", "id") if asked else []),
-            *name("group", "group"),
-            *(name("choice", "choice") if asked else []),
-            "  - name: messages", *(["    list: json"] if "messages" in self.dated else messages),
-            "  - name: target",
-            *(either if "target" in self.dated else struct([t.name for t in self.task.targets], text)),
-            "  - name: choices", *struct(own, "list: string"),
-            "  - name: values", *struct(worth, "list: float64"),
-        ]  # fmt: skip
+        text, targets = {"dtype": "string"}, self.task.targets
+        turns: Any = "json" if "messages" in self.dated else [{"name": "role"} | text, {"name": "content"} | text]
+        identity = [column("id", text), column("group", text)]
+        if self.task.ask == "choices":
+            row = column("id", text) | {"name": "row"}
+            identity = [identity[0], row, identity[1], column("choice", text)]
+        return {"features": [
+            *identity, {"name": "messages", "list": turns}, column("target", struct([t.name for t in targets], text)),
+            {"name": "choices"} | struct([t.name for t in targets if t.choices_from], {"list": "string"}),
+            {"name": "values"} | struct([t.name for t in targets if t.utility], {"list": "float64"}),
+        ]}  # fmt: skip
 
 
 class Converted(NamedTuple):
