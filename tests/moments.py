@@ -1,15 +1,25 @@
 """What a kill at any moment would leave: the states a folder goes through while something runs in this process."""
 
+import contextlib
 import os
 import re
 import shutil
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 State = dict[str, bytes | None]  # path below the folder -> its bytes, None for a folder
 CHANGES = {"open", "os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate"}
-_watching: list[tuple[Path, list[State]]] = []
+
+
+class Watch:
+    """What is watched now, in this process alone, and whether its state is being read, which opens files too."""
+
+    folder: Path | None = None
+    states: list[State] = []
+    reading = hooked = False
+    lock = threading.RLock()  # a training's log is written by a thread of its own
 
 
 def read_state(folder: Path) -> State:
@@ -31,34 +41,39 @@ def restore(folder: Path, state: State) -> None:
 
 def states_during(folder: Path, run: Callable[[], object]) -> list[State]:
     """Return what `folder` holds before each change that `run` makes in it, each state of files and names once."""
-    if not _hooked:
+    if not Watch.hooked:
         sys.addaudithook(_note)
-        os.register_at_fork(after_in_child=_watching.clear)
-        _hooked.append(True)
-    states: list[State] = []
-    _watching.append((folder, states))
+        os.register_at_fork(after_in_child=_stop)
+        Watch.hooked = True
+    Watch.folder, Watch.states = folder, []
     try:
         run()
     finally:
-        _watching.clear()
+        states = Watch.states
+        _stop()
     found = {_shape(state): state for state in states}
     return list(found.values())
 
 
-_hooked: list[bool] = []
+def _stop() -> None:
+    Watch.folder = None
 
 
 def _note(event: str, args: tuple) -> None:
     """Note the state of the watched folder; Python calls this before it opens, renames or removes a file."""
-    if not _watching or event not in CHANGES or isinstance(args[0], int):
+    folder = Watch.folder
+    if folder is None or event not in CHANGES or isinstance(args[0], int):
         return
     if event == "open" and not (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         return
-    folder, states = _watching[0]
-    if Path(os.path.abspath(os.fsdecode(args[0]))).is_relative_to(folder):
-        watching = _watching.pop()  # reading the state opens files, too
-        states.append(read_state(folder))
-        _watching.append(watching)
+    if not Path(os.path.abspath(os.fsdecode(args[0]))).is_relative_to(folder):
+        return
+    with Watch.lock:
+        if not Watch.reading:
+            Watch.reading = True
+            with contextlib.suppress(OSError):  # the other thread has removed a file meanwhile, and notes it itself
+                Watch.states.append(read_state(folder))
+            Watch.reading = False
 
 
 def _shape(state: State) -> tuple:
