@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 
 import bench
 from linklab import cli, files, manifest
+from linklab.inference import row_answers
 from linklab.models import base_weights, load
 from linklab.tasks import training_record
 from linklab.training import results
@@ -97,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         measure("finetune_gemma_from_csv.py", finetune_gemma_from_csv.main, train, seconds)
         judged = ["--data", data, "--model", f"{scratch}/run/model", "--out-dir", f"{scratch}/evaluation"]
         judged += ["--split", "train", "--allow-training-rows"]  # the most rows there are to look up
-        evaluate_model.ask_model = stop  # type: ignore[assignment]
+        row_answers.ask_model = stop  # type: ignore[assignment]
         measure("evaluate_model.py, until the model is asked", evaluate_model.main, judged, seconds, code=2)
         seconds.clear()
         base_weights.describe_weights(load.resolve("embedded"))

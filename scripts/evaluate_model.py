@@ -87,15 +87,24 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """The answers to the rows, who gave them, and how."""
+
+    by_id: dict[str, Prediction]
+    name: str  # what tables call the model or baseline
+    role: str
+    asked: dict | None = None  # how the model was asked; None for answers of a file
+    cost: dict = dataclasses.field(default_factory=dict)
+    general: dict | None = None  # the answers to --general-questions
+
+
 def run(args: argparse.Namespace) -> None:
     from linklab.inference import row_answers
-    from linklab.inference.row_answers import AskSettings
-    from linklab.metrics import general, metrics
     from linklab.models import base_names
-    from linklab.tasks.source import Source, find_difference, open_source, read_trained_task, source_files
-    from linklab.tasks.training_record import check_unseen
+    from linklab.tasks.source import Source, open_source, read_trained_task
 
-    asking, source = AskSettings.from_args(args), Source.from_args(args)
+    asking, source = row_answers.AskSettings.from_args(args), Source.from_args(args)
     settings = cli.read_settings(Settings, args, asking=asking, source=source)
     models = [name for name in (asking.model, asking.base_model) if name]
     reads = [*source.paths(), settings.predictions, *models]
@@ -108,68 +117,80 @@ def run(args: argparse.Namespace) -> None:
     task, read = open_source(
         source, trained, allow_other_prompt=settings.allow_other_prompt, allow_other_split=settings.allow_training_rows
     )
-    asked = None
     if asking.model:
         row_answers.check_rank_by(asking.rank_by, task, free=asking.free)
-        asked = row_answers.asked_settings(asking, task)
     examples = read(settings.split, settings.max_rows)
-    warnings = []
-    if asking.model and trained:
-        warnings += [difference] if (difference := find_difference(task, trained)) else []
-        may_be_seen = settings.allow_training_rows or settings.split == "train"
-        warnings += check_unseen(asking.model, examples, may_be_seen=may_be_seen)
-    name, role = name_answers(settings)
-    predictions, cost, asked_generally = collect_answers(settings, task, examples)
-    judged = metrics.judge(examples, predictions, task, top_k=settings.top_k)
-
-    from linklab.reports import plots, summary  # Matplotlib: not before the rows are known to be sound
-
+    warnings = find_warnings(settings, task, trained, examples)
+    answers = collect_answers(settings, task, examples)
     with staged_folder(settings.out_dir, script=__file__, force=settings.force, reads=reads) as folder:
-        result = metrics.write_run(
-            folder, examples, predictions, task, model=name, role=role, cost=cost, top_k=settings.top_k, judged=judged,
-            description=row_answers.how_asked(asked) if asked else "", asked=asked, warnings=warnings,
-        )  # fmt: skip
-        if asked_generally:
-            files.write_json(folder / general.FILE, asked_generally)
-        pictures = plots.write_target_plots(folder, judged)
-        files.write_text(folder / "report.md", summary.describe_run(result, pictures))
-        inputs = source_files(source) | answered_from(settings.predictions, asking.model, len(examples))
-        write_manifest(
-            folder, script=__file__, argv=settings.argv, seed=None, inputs=inputs,
-            outputs={path: None for path in sorted(folder.iterdir())}, extra={"n": result["n"], "cost": cost},
-        )  # fmt: skip
+        result = write_results(folder, settings, task, examples, answers, warnings)
     shown = "; ".join(f"{key} {entry['value']:.3g}" for key, entry in result["metrics"].items()
                       if key.split("/")[-1] in ("accuracy", "regret", "mae", "token_f1", "exact_match"))  # fmt: skip
-    say(f"wrote {settings.out_dir}: {name} on {len(examples):,} {settings.split} rows: {shown}")
+    say(f"wrote {settings.out_dir}: {answers.name} on {len(examples):,} {settings.split} rows: {shown}")
 
 
-def name_answers(settings: Settings) -> tuple[str, str]:
-    """Return what tables call those who answered, and their role."""
-    if settings.predictions:
-        return settings.name or Path(settings.predictions).parent.name, settings.role or "baseline"
-    assert settings.asking.model, "one of the two is required"
-    name = settings.name or describe_model(settings.asking.model, settings.asking.free)
-    return name, settings.role or role_of(settings.asking.model)
+def find_warnings(settings: Settings, task: Task, trained: Task | None, examples: list[Example]) -> list[str]:
+    """Return warnings for the report: another prompt than in training, and rows that may be training rows.
+
+    Raises a UserError for training rows without --allow-training-rows.
+    """
+    from linklab.tasks.source import find_difference
+    from linklab.tasks.training_record import check_unseen
+
+    model = settings.asking.model
+    if not model or not trained:
+        return []
+    difference = find_difference(task, trained)
+    may_be_seen = settings.allow_training_rows or settings.split == "train"
+    return [*([difference] if difference else []), *check_unseen(model, examples, may_be_seen=may_be_seen)]
 
 
-def collect_answers(
-    settings: Settings, task: Task, examples: list[Example]
-) -> tuple[dict[str, Prediction], dict, dict | None]:
-    """Return the answers of --predictions, or a model's, by id; what they cost, and general answers as `ask_model`."""
-    from linklab.inference.row_answers import ask_model
+def collect_answers(settings: Settings, task: Task, examples: list[Example]) -> Answers:
+    """Return the answers of --predictions, or ask the model."""
+    from linklab.inference import row_answers
     from linklab.metrics.predictions import Prediction, read_predictions
 
     if settings.predictions:
-        return read_predictions(settings.predictions, [example.id for example in examples]), {}, None
-    answers, cost, asked_generally = ask_model(settings.asking, task, examples)
-    return {answer["id"]: Prediction(**answer) for answer in answers}, cost, asked_generally
+        answers = read_predictions(settings.predictions, [example.id for example in examples])
+        return Answers(answers, settings.name or Path(settings.predictions).parent.name, settings.role or "baseline")
+    model = settings.asking.model
+    assert model, "one of the two is required"
+    given, cost, general = row_answers.ask_model(settings.asking, task, examples)
+    return Answers(
+        {answer["id"]: Prediction(**answer) for answer in given},
+        settings.name or describe_model(model, settings.asking.free), settings.role or role_of(model),
+        row_answers.asked_settings(settings.asking, task), cost, general,
+    )  # fmt: skip
 
 
-def answered_from(predictions: str | None, model: str | None, n_rows: int) -> dict[str, int | None]:
-    """Return what the answers were read from, or made with, as inputs of a manifest: {path: rows}."""
-    if predictions:
-        return {predictions: n_rows}
-    return {model: None} if model and Path(model).is_dir() else {}
+def write_results(
+    folder: Path, settings: Settings, task: Task, examples: list[Example], answers: Answers, warnings: list[str]
+) -> dict:
+    """Score the answers, write every file of the folder, its manifest last, and return what metrics.json holds."""
+    from linklab.inference.row_answers import how_asked
+    from linklab.metrics import general, metrics
+    from linklab.reports import plots, summary
+    from linklab.tasks.source import source_files
+
+    judged = metrics.judge(examples, answers.by_id, task, top_k=settings.top_k)
+    result = metrics.write_run(
+        folder, examples, answers.by_id, task, model=answers.name, role=answers.role, cost=answers.cost,
+        top_k=settings.top_k, judged=judged, description=how_asked(answers.asked) if answers.asked else "",
+        asked=answers.asked, warnings=warnings,
+    )  # fmt: skip
+    if answers.general:
+        files.write_json(folder / general.FILE, answers.general)
+    files.write_text(folder / "report.md", summary.describe_run(result, plots.write_target_plots(folder, judged)))
+    inputs, model = source_files(settings.source), settings.asking.model
+    if settings.predictions:
+        inputs[settings.predictions] = len(examples)
+    elif model and Path(model).is_dir():
+        inputs[model] = None
+    write_manifest(
+        folder, script=__file__, argv=settings.argv, seed=None, inputs=inputs,
+        outputs=dict.fromkeys(sorted(folder.iterdir())), extra={"n": result["n"], "cost": answers.cost},
+    )  # fmt: skip
+    return result
 
 
 def role_of(model: str) -> str:
