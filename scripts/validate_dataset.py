@@ -26,6 +26,7 @@ from linklab.manifest import check_out_files, manifest_beside, write_manifest
 
 if TYPE_CHECKING:
     from linklab.tables.table import TableOptions
+    from linklab.validation.validation_report import Findings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,57 +78,75 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    from linklab.tables.dialect import sniff
-    from linklab.tables.raw_rows import first_damage
     from linklab.tables.table import TableOptions
     from linklab.tables.table_record import lines_of_record
-    from linklab.validation import validation_plan
-    from linklab.validation import validation_report as vr
 
     settings = cli.read_settings(Settings, args, table=TableOptions.from_args(args))
-    outputs, options = settings.outputs, settings.table
-    if outputs:
+    check_files(settings)
+    with files.FileSet(force=settings.force) as together:
+        found, earlier = check_rows(settings, together)
+        report = write_results(settings, found, earlier, together)
+    for line in lines_of_record(found.start.record) if found.start.record else ():
+        cli.say(line)
+    for note in found.notes[len(found.start.notes) :]:
+        cli.say(f"  note: {note}")
+    say_report(report, settings.csv, settings.against, settings.outputs)
+    return 0 if report["clean"] else 1
+
+
+def check_files(settings: Settings) -> None:
+    """Raise a UserError for files that cannot be read or may not be replaced; say where a table is damaged early."""
+    from linklab.tables.dialect import sniff
+    from linklab.tables.raw_rows import first_damage
+
+    if outputs := settings.outputs:
         reads = (settings.csv, settings.against, settings.schema)
         check_out_files(outputs, manifest_beside(outputs[0]), script=__file__, force=settings.force, reads=reads)
     for path in filter(None, (settings.csv, settings.against)):
         if not os.path.isdir(path):
             files.require_file(path)
-    dialect = sniff(Path(settings.csv), delimiter=options.delimiter, encoding=options.encoding)
+    dialect = sniff(Path(settings.csv), delimiter=settings.table.delimiter, encoding=settings.table.encoding)
     if early := first_damage(Path(settings.csv), dialect):
         cli.say(f"{settings.csv}:{early[0]}: {early[1]}; reading on to name every violation")
-    plan = partial(
-        validation_plan.make_plan, schema=settings.schema, options=options, allow_missing=settings.allow_missing
-    )
+
+
+def check_rows(settings: Settings, together: files.FileSet) -> tuple[Findings, Findings | None]:
+    """Check every row, write each violation to --violations, and return what was found, in --against too."""
+    from linklab.validation.validation_plan import make_plan
+    from linklab.validation.validation_report import Tally, validate
+
+    plan = partial(make_plan, schema=settings.schema, options=settings.table, allow_missing=settings.allow_missing)
     temporary = partial(tempfile.TemporaryDirectory, prefix="linklab-table-")
-    with files.FileSet(force=settings.force) as together, temporary() as scratch:
-        with violations_writer(settings.violations, together) as sink:
-            start = plan(settings.csv, scratch=Path(scratch))
-            progress = cli.Progress("validating", os.path.getsize(start.path), unit="bytes")
-            tally = vr.Tally(settings.max_examples, sink)
-            found = vr.validate(start, tally, allow_copies=settings.allow_copies, say_at=progress.at)
-        report = vr.build_report(settings.csv, found)
-        inputs = {settings.csv: found.n_rows}
-        if settings.against:
-            with temporary() as other:
-                earlier = vr.validate(plan(settings.against, scratch=Path(other)), vr.Tally(0))
-            report["drift"] = {"against": Path(settings.against).name} | vr.compare(earlier, found)
-            inputs[settings.against] = earlier.n_rows
-        if settings.report:
-            with together.open(settings.report) as handle:
-                handle.write(files.json_text(report))
-        if outputs:
-            rows = {settings.report: None, settings.violations: report["violations"]}
-            write_manifest(
-                manifest_beside(outputs[0]), together=together, script=__file__, argv=settings.argv, seed=None,
-                inputs=inputs, outputs={Path(path): rows[path] for path in outputs},
-                extra={"verdict": report["verdict"], "check_failed": not report["clean"]},
-            )  # fmt: skip
-    for line in lines_of_record(start.record) if start.record else ():
-        cli.say(line)
-    for note in found.notes[len(start.notes) :]:
-        cli.say(f"  note: {note}")
-    say_report(report, settings.csv, settings.against, outputs)
-    return 0 if report["clean"] else 1
+    with temporary() as scratch, violations_writer(settings.violations, together) as write:
+        start = plan(settings.csv, scratch=Path(scratch))
+        progress = cli.Progress("validating", os.path.getsize(start.path), unit="bytes")
+        tally = Tally(settings.max_examples, write)
+        found = validate(start, tally, allow_copies=settings.allow_copies, say_at=progress.at)
+    if not settings.against:
+        return found, None
+    with temporary() as scratch:
+        return found, validate(plan(settings.against, scratch=Path(scratch)), Tally(0))
+
+
+def write_results(settings: Settings, found: Findings, earlier: Findings | None, together: files.FileSet) -> dict:
+    """Write the report and the manifest, and return the report."""
+    from linklab.validation import validation_report
+
+    report, inputs = validation_report.build_report(settings.csv, found), {settings.csv: found.n_rows}
+    if settings.against and earlier:
+        report["drift"] = {"against": Path(settings.against).name} | validation_report.compare(earlier, found)
+        inputs[settings.against] = earlier.n_rows
+    if settings.report:
+        with together.open(settings.report) as handle:
+            handle.write(files.json_text(report))
+    if outputs := settings.outputs:
+        rows = {settings.report: None, settings.violations: report["violations"]}
+        write_manifest(
+            manifest_beside(outputs[0]), together=together, script=__file__, argv=settings.argv, seed=None,
+            inputs=inputs, outputs={Path(path): rows[path] for path in outputs},
+            extra={"verdict": report["verdict"], "check_failed": not report["clean"]},
+        )  # fmt: skip
+    return report
 
 
 def find_manifest(args: argparse.Namespace) -> Path:
