@@ -13,7 +13,6 @@ the source of each default).
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +25,8 @@ from linklab.training import options, out_dir
 from linklab.training.options import TrainingSettings
 
 if TYPE_CHECKING:
-    from linklab.tasks.examples import Example
-    from linklab.tasks.source import Reader
-    from linklab.tasks.task import Task
-    from linklab.training.answer_loss import EncodedExamples
+    from linklab.models.load import Precision
+    from linklab.training.training_rows import Rows
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -42,23 +39,12 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """What is trained and judged on."""
-
-    task: Task
-    train: list[Example]
-    validation: list[Example]
-    identity: dict  # number of training rows and hashes of prompts and labels
-    inputs: dict  # of the manifest
-    seen: dict | None  # what the training rows held, for predict.py to compare new rows with
-
-
 def run(args: argparse.Namespace) -> int:
     import tempfile
 
     from linklab.models import base_names
     from linklab.tasks.source import Source, open_source, say_table, source_files
+    from linklab.training import training_rows
 
     settings = options.read_settings(args)
     folder = Path(settings.out_dir)
@@ -80,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         out_dir.check(folder, **owner)
     base_names.require_model(settings.base_model)
     task, read = open_source(source)
-    rows = read_rows(settings, task, read, source_files(source))
+    rows = training_rows.read_rows(settings, task, read, source_files(source))
     settings = settings.fit_rows(len(rows.train), sum(len(row.answered) for row in rows.train))
     say_table(task)
     if settings.dry_run:  # leaves nothing behind
@@ -100,40 +86,19 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
     """Build, train in `folder`, and write the results to `--out-dir`; returns the exit code."""
     from linklab.models import load
     from linklab.models.base_weights import describe_weights
-    from linklab.training import (
-        adapters,
-        class_weights,
-        cost_estimate,
-        results,
-        safeguards,
-        training,
-        validation_scores,
-    )
+    from linklab.training import adapters, cost_estimate, results, safeguards, training, training_rows
 
     with load.quiet_transformers():
         settings = adapters.adopt_settings(settings)
-        precision = load.choose_precision(settings.precision, load.root_model(settings.base_model))
-        say(f"precision: {precision.name} on {load.device_name()}, {precision.reason}")
-        if precision.name == "fp16":
-            say("warning: Gemma 3's activations exceed float16's 65,504; training stops at the first non-finite loss")
+        precision = choose_precision(settings)
         tokenizer = load.load_tokenizer(settings.base_model)
-        train = encode(rows.train, tokenizer, settings.max_length, "training", settings.batch_of)
-        validation = encode(rows.validation, tokenizer, settings.max_length, "validation")
+        train, validation = training_rows.encode_rows(settings, rows, tokenizer)
         steps = training.total_steps(len(train), settings, training.world_size())
         settings = settings.prepare(precision=precision.name, steps=steps)
-        judged = validation_scores.mark_judged(validation, rows.validation, rows.task, tokenizer)
-        if settings.best_by == "accuracy" and not judged:
-            first = rows.task.targets[0]
-            raise UserError(f"--best-by accuracy needs a class as first target; '{first.name}' is a {first.kind}")
-        if settings.class_weights == "balanced":
-            class_weights.weigh(train, validation, rows.train, rows.validation, rows.task)
         model = training.build_model(settings)
         load.fit_threads(training.count_parameters(model)[1])
-        processes = {"processes": training.world_size()} if training.world_size() > 1 else {}
         base = describe_weights(load.resolve(load.root_model(settings.base_model)))
-        below = describe_weights(load.resolve(settings.base_model)) if load.is_adapter(settings.base_model) else []
-        identity = rows.identity | {"base_weights": sorted(entry["sha256"] for entry in [*base, *below])}
-        fingerprint = settings.deciding() | identity | processes
+        fingerprint = training_rows.make_fingerprint(settings, rows, base)
         trainer = training.make_trainer(model, tokenizer, train, validation, settings, fingerprint, folder)
         cost_estimate.report(train, validation, settings, steps, trainer.model)
         if settings.dry_run:
@@ -159,38 +124,15 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
     return 0
 
 
-def read_rows(settings: TrainingSettings, task: Task, read: Reader, inputs: dict) -> Rows:
-    """Return the rows to train and judge on."""
-    from linklab.metrics.row_scores import hash_rows
-    from linklab.tasks.input_checks import describe_inputs
+def choose_precision(settings: TrainingSettings) -> Precision:
+    """Return the precision to train in, and say why."""
+    from linklab.models import load
 
-    train = read("train", settings.max_rows)
-    validation = read("validation", settings.validation_rows or min(100, max(40, len(train) // 10)))
-    if settings.dry_run:
-        say(f"rows in all: {len(read('train', None)):,} training, {len(read('validation', None)):,} validation, "
-            f"{len(read('test', None)):,} test (never seen in training)")  # fmt: skip
-    hashes = hash_rows(train)
-    identity = {"rows": len(train), "prompts": hashes["prompts"], "labels": hashes["labels"]}
-    identity |= {"answer_format": task.answer_format} if task.answer_format != "plain" else {}
-    identity["validation"] = hash_rows(validation)["labels"]  # they decide which weights are the best
-    seen = describe_inputs(train, task) if train[0].row else None
-    return Rows(task, train, validation, identity, inputs, seen)
-
-
-def encode(
-    examples: list[Example], tokenizer: Any, max_length: int, name: str, batch_of: str = "rows"
-) -> EncodedExamples:
-    """Tokenise once; rows above the length are an error that names them."""
-    from linklab.training.answer_loss import EncodedExamples
-
-    encoded = EncodedExamples(examples, tokenizer, max_length, batch_of=batch_of)
-    if encoded.too_long:
-        raise UserError(
-            f"{len(encoded.too_long)} of {len(examples)} {name} rows have more than --max-length {max_length} tokens "
-            f"(first: {encoded.too_long[0]}; longest: {encoded.longest}); raise it, shorten the template or "
-            f"use --drop-columns"
-        )
-    return encoded
+    precision = load.choose_precision(settings.precision, load.root_model(settings.base_model))
+    say(f"precision: {precision.name} on {load.device_name()}, {precision.reason}")
+    if precision.name == "fp16":
+        say("warning: Gemma 3's activations exceed float16's 65,504; training stops at the first non-finite loss")
+    return precision
 
 
 def main(argv: Sequence[str] | None = None) -> int:
