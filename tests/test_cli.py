@@ -60,7 +60,7 @@ FAULTS = [
 @pytest.mark.parametrize("fault, said", FAULTS, ids=[said for _, said in FAULTS])
 def test_a_fault_nobody_foresaw_is_one_line_too_and_a_traceback_on_demand(capsys, monkeypatch, fault, said):
     assert run_script(fault) == 2
-    assert capsys.readouterr().err == f"error: {said} (not foreseen; --debug shows where)\n"
+    assert capsys.readouterr().err == f"error: {said} (unexpected error; --debug shows where)\n"
     assert run_script(fault, words=["--debug"]) == 2
     assert "Traceback (most recent call last)" in (told := capsys.readouterr().err) and told.endswith("shows where)\n")
     monkeypatch.setenv(cli.DEBUG, "1")
@@ -129,7 +129,7 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it(capsys):
 
 def test_a_fault_in_our_own_imports_is_not_taken_for_a_missing_package(capsys):
     assert run_script(ModuleNotFoundError("No module named 'linklab.tabels'", name="linklab.tabels")) == 2
-    assert "not foreseen" in capsys.readouterr().err
+    assert "unexpected error" in capsys.readouterr().err
 
 
 def test_every_script_prints_the_version_of_the_package(capsys):

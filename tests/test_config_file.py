@@ -42,13 +42,13 @@ def test_a_file_gives_the_options_and_the_command_line_wins(script, text, words,
 
 
 FAULTS = [
-    ("out_dri: x\n", "'out_dri' is no option of", "did you mean out-dir?"),
-    ("config: other.yaml\n", "'config' is no option of", ""),
-    ("force: 3\n", "'force': a switch, true or false is expected, not 3", ""),
-    ("n-samples: true\n", "'n-samples': true and false are for switches", ""),
-    ("seed:\n  a: 1\n", "'seed': one value is expected, or a list of values", ""),
+    ("out_dri: x\n", "'out_dri' is not an option of", "did you mean out-dir?"),
+    ("config: other.yaml\n", "'config' is not an option of", ""),
+    ("force: 3\n", "'force': is a switch; expected true or false, not 3", ""),
+    ("n-samples: true\n", "'n-samples': only switches take true or false", ""),
+    ("seed:\n  a: 1\n", "'seed': expected one value or a list of values", ""),
     ("seed: 1\n--seed: 2\n", ":2: '--seed' is given twice; keep one", ""),
-    ("- a\n", "options by name are expected", ""),
+    ("- a\n", "expected options, one", ""),
     ("a: [\n", ":2: not YAML", ""),
 ]
 

@@ -1,6 +1,6 @@
 """One command, `linklab`, for every script: `linklab convert --csv mine.csv ...` runs convert_csv_to_jsonl.py.
 
-In a checkout call the scripts themselves; this is for a package installed with `pip install .`.
+This is for a package installed with `pip install .`; in a checkout call the scripts directly.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ COMMANDS = {
     "push": "push_to_hub",
     "demo": "run_demo",
     "fix-notebook-widgets": "fix_notebook_widgets",
-}  # in the order of a project; check_merge.py checks a checkout, so it has no command here
+}  # in the order a project uses them; check_merge.py works only in a checkout, so it has no command
 
 
 def first_sentence(script: str) -> str:
-    """Return what a script says it does, without importing it."""
+    """Return the first sentence of a script's docstring, without importing the script."""
     doc = ast.get_docstring(ast.parse((SCRIPTS / f"{script}.py").read_text(encoding="utf-8"))) or ""
     return " ".join(doc.partition("\n\n")[0].split())
 
@@ -48,7 +48,7 @@ def usage() -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the script of a command and return its exit code."""
+    """Run the script that belongs to a command and return its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(usage(), file=sys.stdout if words else sys.stderr)

@@ -1,4 +1,4 @@
-"""Command-line manners every script shares: parser, errors to exit codes, throttled progress."""
+"""The command-line behaviour all scripts share: parser, common options, errors to exit codes, progress."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 from linklab import __version__, config_file
 
-DEBUG = "LINKLAB_DEBUG"  # set to 1, it does what --debug does
+DEBUG = "LINKLAB_DEBUG"  # environment variable: 1 means --debug
 _NO_SPACE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
-DATA_HELP = "folder of convert_csv_to_jsonl.py, or any file or folder of JSON Lines with `messages`"
+DATA_HELP = "folder written by convert_csv_to_jsonl.py, or any file or folder of JSON Lines with `messages`"
 
 
 class UserError(Exception):
-    """Bad usage or unreadable input: the message is one clear line that says where, what and what to do next."""
+    """Bad usage or unreadable input. The message is one clear line: where, what is wrong, what to do next."""
 
     exit_code = 2
 
 
 class CheckFailed(UserError):
-    """The input was read, and it failed the check the script makes."""
+    """The input was read, and it failed the script's check."""
 
     exit_code = 1
 
@@ -42,13 +42,13 @@ class CheckFailed(UserError):
 _ENTRY = re.compile(r" {2}\S+ {2,}(?=\S)")
 
 
-def _are_many(action: argparse.Action) -> bool:
-    """Say whether the choices of an option are too long to stand behind its name."""
+def _has_long_choices(action: argparse.Action) -> bool:
+    """Say whether an option's list of choices is too long to print after its name."""
     return action.choices is not None and len(",".join(map(str, action.choices))) > 24
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Help as wide as the terminal (at most 110 columns): wrapped paragraphs, commands as they are, every default."""
+    """Help as wide as the terminal (at most 110 columns): wraps paragraphs, keeps commands, shows every default."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(
@@ -62,7 +62,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         groups: Iterable[argparse._MutuallyExclusiveGroup],
         prefix: str | None,
     ) -> str:
-        # What must be given; the list of options below has the rest.
+        # Only the required options; the list of options below has the rest.
         either = [group for group in groups if group.required]
         one_of = [action for group in either for action in group._group_actions]
         needed = [action for action in actions if action.required or not action.option_strings or action in one_of]
@@ -73,24 +73,24 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         lines: list[str] = []
-        # Indented lines (commands, tables) stay as they are; what lies between them is wrapped.
+        # Indented lines (commands, tables) stay as they are; the text between them is wrapped.
         for kept, group in itertools.groupby(text.splitlines(), lambda line: line.startswith(" ") or not line.strip()):
             some = list(group)
             if not kept:
                 lines += textwrap.wrap(" ".join(some), width, break_on_hyphens=False)
             for line in some if kept else ():
-                entry = _ENTRY.match(line)  # `  name   what it is` is wrapped under what it is
+                entry = _ENTRY.match(line)  # `  name   description`: the description is wrapped in its own column
                 hang = " " * (entry.end() if entry else 0)
                 lines += textwrap.wrap(line, width, subsequent_indent=hang, break_on_hyphens=False) if entry else [line]
         return "\n".join(indent + line for line in lines)
 
     def _metavar_formatter(self, action: argparse.Action, default_metavar: str) -> Callable[[int], tuple[str, ...]]:
-        if action.metavar is None and _are_many(action):  # a long list of choices cannot be wrapped: help has it
+        if action.metavar is None and _has_long_choices(action):  # argparse cannot wrap it here: the help text has it
             return lambda count: (default_metavar,) * count
         return super()._metavar_formatter(action, default_metavar)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        if action.help and action.metavar is None and _are_many(action):
+        if action.help and action.metavar is None and _has_long_choices(action):
             choices = ", ".join(map(str, action.choices or ()))
             default = f"; default: {action.default}" if action.default not in (None, argparse.SUPPRESS) else ""
             return f"{action.help} ({choices}{default})"
@@ -102,7 +102,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong with the words in one line, and which option was probably meant."""
+    """Reports a wrong command line in one line, with the option that was probably meant."""
 
     def error(self, message: str) -> NoReturn:
         unknown = message.removeprefix("unrecognized arguments: ")
@@ -117,23 +117,23 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser(doc: str | None) -> argparse.ArgumentParser:
-    """Return a parser with --config and --version, whose description is the script's own docstring."""
+    """Return a parser with --debug, --config and --version; its description is the script's docstring `doc`."""
     parser = _Parser(
         prog=os.path.basename(sys.argv[0]),
         description=(doc or "").strip(),
         formatter_class=_Formatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--debug", action="store_true", help=f"on an error, print the traceback too; also {DEBUG}=1")
+    parser.add_argument("--debug", action="store_true", help=f"print the traceback of an error too; or set {DEBUG}=1")
     parser.add_argument(
-        "--config", metavar="FILE.yaml", help="options from a YAML file, as `name: value`; the command line wins"
+        "--config", metavar="FILE.yaml", help="YAML file with options as `name: value`; the command line overrides it"
     )
     parser.add_argument("--version", action="version", version=f"{parser.prog} {__version__}", help="print the version")
     return parser
 
 
 _SECRETS = (
-    # scheme://user:password@host; a path made of it has one slash less
+    # scheme://user:password@host; pathlib turns the two slashes into one
     (re.compile(r"(\w[\w+.-]*:/{1,2}[^\s/:@]*:)[^\s@]+@"), r"\1***@"),
     (re.compile(r"(\w[\w+.-]*://)[^\s/:@]+@"), r"\1***@"),  # scheme://token@host
     (re.compile(r"(?i)\b((?:[\w-]*(?:password|passwd|secret|token|api[_-]?key|access[_-]?key)|pwd)=)[^\s&;,'\"]+"),
@@ -150,12 +150,12 @@ def mask_secrets(text: str) -> str:
 
 
 def process_rank() -> int:
-    """Return which of several processes this one is (`accelerate launch`, torchrun), 0 when it is alone."""
+    """Return this process's rank under `accelerate launch` or torchrun; 0 for a single process."""
     return int(os.environ.get("RANK", "0"))
 
 
 def say(message: str) -> None:
-    """Print one line of progress on stderr; of several processes the first one speaks."""
+    """Print one line of progress on stderr; with several processes only rank 0 prints."""
     if process_rank() == 0:
         print(mask_secrets(message), file=sys.stderr, flush=True)
 
@@ -165,14 +165,14 @@ def _say_error(message: str) -> None:
 
 
 class Progress:
-    """Say how far a long loop is, at most once every `every_s` seconds (Colab's `!` keeps each line printed)."""
+    """Print the progress of a long loop, at most once per `every_s` seconds (Colab's `!` keeps every line)."""
 
     def __init__(self, what: str, total: int, *, unit: str = "rows", every_s: float = 5.0) -> None:
         self.what, self.total, self.unit, self.every_s = what, total, unit, every_s
         self.started = self.last = time.monotonic()
 
     def at(self, done: int, note: str = "") -> None:
-        """Report `done` of the total, with the time left, when it is time to."""
+        """Print `done` of the total and the time left, unless the last line is younger than `every_s`."""
         now = time.monotonic()
         if now - self.last < self.every_s or done <= 0:
             return
@@ -182,7 +182,7 @@ class Progress:
 
 
 def format_seconds(seconds: float) -> str:
-    """Return a duration as a person says it: 42 -> `42 s`, 754 -> `12 min 34 s`, 7380 -> `2 h 3 min`."""
+    """Return a duration for people: 42 -> `42 s`, 754 -> `12 min 34 s`, 7380 -> `2 h 3 min`."""
     seconds = round(seconds)
     if seconds < 90:
         return f"{seconds} s"
@@ -193,7 +193,7 @@ def format_seconds(seconds: float) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Argparse type: a finite number of `kind` from `low` to `high`; `above` and `below` leave out that end itself."""
+    """Argparse type: a finite number from `low` to `high`; `above` excludes `low` itself, `below` excludes `high`."""
 
     kind: type[int] | type[float]
     low: float
@@ -202,7 +202,7 @@ class Limits:
     below: bool = False
 
     def __call__(self, text: str) -> int | float:
-        """Return the number; raises argparse.ArgumentTypeError with the range where it is outside."""
+        """Return the number; raises argparse.ArgumentTypeError with the range for any other text."""
         try:
             value = self.kind(text)
         except ValueError:
@@ -228,7 +228,7 @@ class Limits:
 positive_int = Limits(int, 1)
 positive_float = Limits(float, 0, above=True)
 share = Limits(float, 0, 1)
-seed_number = Limits(int, 0, 2**32 - 1)  # what PyTorch and NumPy both take
+seed_number = Limits(int, 0, 2**32 - 1)  # the range that both PyTorch and NumPy accept
 
 
 def comma_list(text: str) -> list[str]:
@@ -248,7 +248,7 @@ def delimiter(text: str) -> str:
     return found
 
 
-# How a table is read and what its columns are, for every script that reads one. None or False: found by looking.
+# How to read a table and what its columns are, for every script that reads one. None or False: detected.
 TABLE_OPTIONS: tuple[tuple[str, dict], ...] = (
     ("--target-field", {
         "type": comma_list, "metavar": "COL[,COL]",
@@ -259,8 +259,8 @@ TABLE_OPTIONS: tuple[tuple[str, dict], ...] = (
     ("--id-field", {"metavar": "COL", "help": "column that names a row (default: row-1, row-2, …)"}),
     ("--group-field", {
         "metavar": "COL",
-        "help": "rows with the same value here stay in one split (default: the site for links, the input columns for "
-        "any other table)"}),
+        "help": "rows with the same value in this column stay in one split (default: the site for links, the input "
+        "columns for any other table)"}),
     ("--split-field", {
         "metavar": "COL",
         "help": "column that says train, validation or test for each row (default: a column called split)"}),
@@ -273,17 +273,17 @@ TABLE_OPTIONS: tuple[tuple[str, dict], ...] = (
         "metavar": "NAME", "help": "encoding of the file, such as cp1252 (default: UTF-8 or UTF-16, detected)"}),
     ("--missing", {
         "type": comma_list, "metavar": "TEXT[,TEXT]",
-        "help": "cells that mean no value, such as NA,-,?; rows whose target is one are left out (default: none)"}),
+        "help": "cells that mean no value, such as NA,-,?; rows without a target value are left out (default: none)"}),
     ("--drop-bad-rows", {
         "action": "store_true",
-        "help": "leave out rows that cannot be read, and those whose number target is not a number"}),
+        "help": "leave out rows that cannot be read, and rows with text where a number target is expected"}),
     ("--drop-missing-target", {"action": "store_true", "help": "leave out rows without a target"}),
     ("--keep-missing-class", {
         "action": "store_true", "help": "treat NA, NaN, null and similar values as classes"}),
 )  # fmt: skip
 
 
-# How a row is asked and answered. None: as the table or the model calls for.
+# The form of question and answer. None: chosen from the table or the model.
 QUESTION_OPTIONS: tuple[tuple[str, dict], ...] = (
     ("--prompt-template", {
         "metavar": "FILE",
@@ -291,22 +291,22 @@ QUESTION_OPTIONS: tuple[tuple[str, dict], ...] = (
     ("--system-prompt", {"metavar": "TEXT|FILE", "help": "text before every prompt, or a file with it"}),
     ("--answer-format", {
         "choices": ("plain", "json"),
-        "help": "how the answer holds its targets: side by side, or as a JSON object with a key per target (default: "
-        "plain, or what a trained model says)"}),
+        "help": "form of the answer: plain text, or a JSON object with one key per target (default: plain, or the "
+        "trained model's format)"}),
     ("--ask", {
         "choices": ("row", "choices"),
-        "help": "one question per row, or one per choice of a row, whose answer is the value of that choice (default: "
-        "choices where a row has choices with a value each, as links do; else row)"}),
+        "help": "one question per row, or one per choice of a row, answered by the value of that choice (default: "
+        "choices for tables with a value per choice, such as links; else row)"}),
 )  # fmt: skip
 
 
 def add_table_options(group: argparse._ActionsContainer, when: str = "", *, only: tuple[str, ...] = ()) -> None:
-    """Add how a table is read and what its columns are; `tables.table.TableOptions.from_args` takes them."""
+    """Add the options that say how to read a table; `tables.table.TableOptions.from_args` takes them."""
     _add_options(group, [pair for pair in TABLE_OPTIONS if not only or pair[0] in only], when)
 
 
 def add_row_options(group: argparse._ActionsContainer, when: str = "") -> None:
-    """Add what says which rows and answers of a table are meant, the same in every script that divides one."""
+    """Add the options that decide a table's rows and answers, the same in every script that splits a table."""
     _add_options(group, [*TABLE_OPTIONS, *QUESTION_OPTIONS], when)
 
 
@@ -316,25 +316,25 @@ def _add_options(group: argparse._ActionsContainer, options: Iterable[tuple[str,
 
 
 def add_source_options(group: argparse._ActionsContainer) -> None:
-    """Add where rows come from, a CSV or a converted folder: what `linklab.tasks.source.open_source` reads."""
+    """Add the source of rows, a CSV or a converted folder; `linklab.tasks.source.open_source` reads it."""
     source = group.add_mutually_exclusive_group(required=True)
     source.add_argument("--csv", metavar="FILE", help="table; its rows are split as convert_csv_to_jsonl.py does")
     source.add_argument("--data", metavar="PATH", help=DATA_HELP)
     add_row_options(group, "with --csv: ")
     group.add_argument(
         "--split-seed", type=seed_number, metavar="N",
-        help="with --csv, or conversations of others: seed of the train/validation/test split (default: 0, or what a "
-        "trained model says)",
+        help="seed of the train/validation/test split, for --csv or conversations without a split (default: 0, or the "
+        "trained model's seed)",
     )  # fmt: skip
 
 
 def add_max_rows_option(group: argparse._ActionsContainer, what: str, option: str = "--max-rows") -> None:
-    """Add at most how many rows are worked on; `what` says it: `score at most N rows`."""
+    """Add the option that limits the number of rows; `what` is its help text: `score at most N rows`."""
     group.add_argument(option, type=positive_int, metavar="N", help=f"{what}, the same in every script (default: all)")
 
 
 def add_base_model_option(group: argparse._ActionsContainer) -> None:
-    """Add the model that is trained."""
+    """Add --base-model, the model to train."""
     group.add_argument(
         "--base-model",
         default="google/gemma-3-270m-it",
@@ -344,18 +344,18 @@ def add_base_model_option(group: argparse._ActionsContainer) -> None:
 
 
 def add_precision_options(group: argparse._ActionsContainer, *, float16: bool = False) -> None:
-    """Add --bf16 and --fp32 (and --fp16), of which one may be given: `precision` is its name, or None."""
-    said = {"bf16": "multiply in bfloat16", "fp32": "multiply in float32"}
+    """Add --bf16, --fp32 and, with `float16`, --fp16, at most one of them: `args.precision` is its name or None."""
+    helps = {"bf16": "multiply in bfloat16", "fp32": "multiply in float32"}
     if float16:
-        said["fp16"] = "multiply in float16, in which Gemma 3 overflows; chosen only on demand"
+        helps["fp16"] = "multiply in float16 (Gemma 3 overflows in it); never chosen by default"
     choice = group.add_mutually_exclusive_group()
-    for name, text in said.items():
+    for name, text in helps.items():
         choice.add_argument(f"--{name}", dest="precision", action="store_const", const=name, help=text)
 
 
 def add_asking_options(group: argparse._ActionsContainer) -> argparse._MutuallyExclusiveGroup:
-    """Add how a trained model is loaded and asked; returns the exclusive group of how an answer is chosen."""
-    group.add_argument("--base-model", metavar="NAME", help="base model of an adapter, if it has moved")
+    """Add how to load a trained model and get its answers; returns the exclusive group that holds --numbers."""
+    group.add_argument("--base-model", metavar="NAME", help="where an adapter's base model is now, if it has moved")
     group.add_argument(
         "--batch-tokens",
         type=positive_int,
@@ -366,27 +366,25 @@ def add_asking_options(group: argparse._ActionsContainer) -> argparse._MutuallyE
         "--max-new-tokens",
         type=positive_int,
         metavar="N",
-        help="most tokens of a written answer (default: 256 for a text target, else 32)",
+        help="most tokens the model writes per answer (default: 256 for a text target, else 32)",
     )
-    chosen = group.add_mutually_exclusive_group()
-    chosen.add_argument(
+    exclusive = group.add_mutually_exclusive_group()
+    exclusive.add_argument(
         "--numbers", choices=("median", "greedy"),
-        help="the answer of a number target: the median of its distribution, or the most probable next digit each time "
+        help="answer for a number target: the median of its distribution, or the most probable digit at each step "
         "(default: median)",
     )  # fmt: skip
     group.add_argument(
         "--rank-by", choices=("written", "summed"),
-        help="how legal classes are ranked: by the probability of writing each when only legal ones may be written, or "
-        "by its summed probability among all texts, which favours short ones (default: written)",
+        help="rank legal classes by the probability of writing each when only legal ones are allowed, or by its "
+        "probability among all texts, which favours short ones (default: written)",
     )  # fmt: skip
     add_precision_options(group)
-    return chosen
+    return exclusive
 
 
 def join_values(words: list[str]) -> list[str]:
-    """Return the words with `--missing -,?` as `--missing=-,?`: argparse takes a value that starts with a dash for an
-    option.
-    """
+    """Return the words with `--missing -,?` as `--missing=-,?`: argparse takes a value with a dash for an option."""
     joined: list[str] = []
     for word in words:
         if joined and joined[-1] == "--missing" and not (word.startswith("--") and word[2:3].isalpha()):
@@ -404,10 +402,10 @@ _Made = TypeVar("_Made", bound=_Dataclass)
 
 
 def read_settings(kind: type[_Made], args: argparse.Namespace, **made: Any) -> _Made:
-    """Return the settings dataclass `kind` of a parsed command line: a field has the value of the option of its name.
+    """Return the dataclass `kind` filled from a parsed command line: each field gets the option of the same name.
 
-    `made` holds the fields that are no single option. A list becomes a tuple, so that settings stay as they are. A
-    field that no option sets must have a default: anything else is an AssertionError, our mistake.
+    `made` holds the fields that are not a single option. Lists become tuples, so that settings cannot change. A field
+    that no option sets must have a default; otherwise AssertionError, which is a mistake in our code.
     """
     fields = {field.name: field for field in dataclasses.fields(kind) if field.name not in made}
     given = {name: getattr(args, name) for name in fields if hasattr(args, name)}
@@ -416,28 +414,28 @@ def read_settings(kind: type[_Made], args: argparse.Namespace, **made: Any) -> _
     return kind(**{name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}, **made)
 
 
-_LONG_DASH = re.compile(r"[‐-―−]+(?=\w)")  # what text programs make of one hyphen or two
+_LONG_DASH = re.compile(r"[‐-―−]+(?=\w)")  # word processors turn `-` and `--` into these
 _CURLY = "“”„‘’‚«»"
 
 
 def find_typographic(words: Sequence[str]) -> str | None:
-    """Return what is wrong with the first word that a text program changed: `–csv`, `“my.csv”`; None where none is."""
+    """Return an error for the first word that a word processor changed (`–csv`, `“my.csv”`), or None."""
     for word in words:
         if dash := _LONG_DASH.match(word):
-            return f"{word}: begins with a long dash, as copied from a formatted text; type --{word[dash.end() :]}"
+            return f"{word}: begins with a long dash, copied from formatted text; type --{word[dash.end() :]}"
         if word[:1] and word[0] in _CURLY and not os.path.exists(word):
             plain = word.strip(_CURLY)
-            return f'{word}: is in curly quotes, as copied from a formatted text; type straight ones: "{plain}"'
+            return f'{word}: is in curly quotes, copied from formatted text; type straight quotes: "{plain}"'
     return None
 
 
 def main(
     parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int | None], argv: Sequence[str] | None
 ) -> int:
-    """Parse `argv`, call `run(args)`, and turn what goes wrong into one line on stderr and an exit code.
+    """Parse `argv`, call `run(args)`, and turn any error into one line on stderr and an exit code.
 
-    0 done, 1 the data failed the check, 2 bad usage or unreadable input, 130 interrupted. `args.argv` holds the words,
-    those of a --config file before those of the command line.
+    0 done, 1 the data failed the check, 2 bad usage or unreadable input, 130 interrupted. `args.argv` holds all words:
+    first the --config file's, then the command line's.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if found := find_typographic(words):
@@ -450,7 +448,7 @@ def main(
         return 2
     try:
         args = parser.parse_args(join_values(words))
-    except SystemExit as stop:  # argparse has said its line; a caller in this process wants a code
+    except SystemExit as stop:  # argparse has printed its message; a caller in this process needs the exit code
         return int(stop.code or 0)
     args.argv = words
     try:
@@ -468,14 +466,14 @@ def main(
 
 
 def describe_os_error(error: OSError, place: object = None) -> str:
-    """Return `PLACE: what the system says`, and what to do about a full disk; `place` is the file when left out."""
-    where = place or error.filename or "writing"  # a write that fails does not say which file it was
+    """Return `PLACE: the system's message`, with advice if the disk is full; `place` defaults to the error's file."""
+    where = place or error.filename or "writing"  # the error of a failed write does not name the file
     advice = "; free some space or write elsewhere" if error.errno in _NO_SPACE else ""
     return f"{where}: {(error.strerror or str(error)).lower()}{advice}"
 
 
 def describe_error(error: Exception) -> str:
-    """Return what went wrong as one line: a person's mistake as it was put, the system's with the file it is about."""
+    """Return one line about an error: the text of a UserError, a system error with its file, else type and message."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, ModuleNotFoundError):
@@ -488,6 +486,6 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and (error.filename is not None or error.errno in _NO_SPACE):
         return describe_os_error(error)
     if isinstance(error, MemoryError):
-        return "out of memory; use smaller input, or a machine with more"
+        return "out of memory; use a smaller input or a machine with more memory"
     said = next((line.strip() for line in str(error).splitlines() if line.strip()), "no message")
-    return f"{type(error).__name__}: {said[:300]} (not foreseen; --debug shows where)"
+    return f"{type(error).__name__}: {said[:300]} (unexpected error; --debug shows where)"

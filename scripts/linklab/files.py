@@ -1,4 +1,4 @@
-"""Files that are never half written: atomic writes, folders swapped in whole, hashes."""
+"""Atomic writes of files and folders, JSON with limits, spreadsheet-safe CSV, hashes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _AT_FDCWD = -100
 
 
 def sha256_file(path: str | os.PathLike) -> str:
-    """Return the SHA-256 of a file's bytes as 64 hex digits; of a folder, that of its files' names and hashes."""
+    """Return the SHA-256 of a file as 64 hex digits; for a folder, the SHA-256 of its files' hashes and names."""
     path = Path(path)
     if path.is_dir():
         members = sorted(p for p in path.rglob("*") if p.is_file())
@@ -39,12 +39,12 @@ def sha256_file(path: str | os.PathLike) -> str:
 
 
 def reason(error: OSError) -> str:
-    """Return what the system said, as the end of a sentence."""
+    """Return the system's message in lower case, to end a sentence with."""
     return (error.strerror or str(error)).lower()
 
 
 def read_text(path: str | os.PathLike) -> str:
-    """Return the text of a file that a person wrote, without a byte order mark; raises a UserError where it is none."""
+    """Return the text of a user's file, without a byte order mark; raises a UserError if it is not UTF-8 text."""
     path = require_file(path)
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -53,7 +53,7 @@ def read_text(path: str | os.PathLike) -> str:
 
 
 def require_file(path: str | os.PathLike) -> Path:
-    """Return `path` as a Path, or raise the error a person can act on when it is no readable, non-empty file."""
+    """Return `path` as a Path; raises a UserError unless it is a regular, non-empty file."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; a file is expected")
@@ -67,7 +67,7 @@ def require_file(path: str | os.PathLike) -> Path:
 
 
 def suggest_file(path: Path) -> str:
-    """Return `; did you mean …?` with the file beside it whose name is closest, or ""."""
+    """Return `; did you mean …?` with the most similar file name in the same folder, or ""."""
     try:
         names = {one.name.lower(): one for one in path.parent.iterdir() if one.is_file()}
     except OSError:  # no such folder, or one that may not be read
@@ -81,9 +81,9 @@ _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 
 
 def spreadsheet_cell(value: object) -> object:
-    """Return a cell for a CSV that people open in a spreadsheet: a text that it would run as a formula gets a quote.
+    """Return a CSV cell that is safe in a spreadsheet: a text that would run as a formula gets a quote in front.
 
-    `=1+1` -> `'=1+1`; numbers stay as they are. `plain_cell` takes the quote away again.
+    `=1+1` -> `'=1+1`; numbers stay as they are. `plain_cell` removes the quote.
     """
     if isinstance(value, str) and _FORMULA.match(value) and not _NUMBER.fullmatch(value):
         return f"'{value}"
@@ -91,18 +91,18 @@ def spreadsheet_cell(value: object) -> object:
 
 
 def plain_cell(text: str) -> str:
-    """Return the text that `spreadsheet_cell` wrote: `'=1+1` -> `=1+1`."""
+    """Undo `spreadsheet_cell`: `'=1+1` -> `=1+1`."""
     return text[1:] if text.startswith("'") and _FORMULA.match(text) else text
 
 
 def size_of(path: str | os.PathLike) -> int:
-    """Return the bytes of a file, or of all files below a folder."""
+    """Return the size in bytes of a file, or of all files below a folder."""
     path = Path(path)
     return path.stat().st_size if path.is_file() else sum(p.stat().st_size for p in path.rglob("*") if p.is_file())
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut (a no-op where folders cannot be opened)."""
+    """Make a rename inside `folder` survive a power cut; does nothing where folders cannot be opened."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:  # Windows, and some network folders
@@ -123,7 +123,7 @@ def make_folder(folder: Path) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise a UserError unless `folder` can be made and written; leaves nothing behind."""
+    """Raise a UserError unless `folder` can be created and written; leaves no files."""
     there = Path(os.path.realpath(folder))
     while not there.exists():
         there = there.parent
@@ -135,7 +135,7 @@ def require_writable(folder: Path) -> None:
 
 
 def check_out_file(path: str | os.PathLike, *, force: bool) -> Path:
-    """Return `path` if a file may be written there; otherwise raise before any work is done."""
+    """Return `path` if a file may be written there; raises a UserError otherwise. Call it before any work."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file")
@@ -149,7 +149,7 @@ def check_out_file(path: str | os.PathLike, *, force: bool) -> Path:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike, *, binary: bool = False, force: bool = False) -> Iterator:
-    """Yield a handle whose bytes appear at `path` at once when the block ends, and not at all when it raises.
+    """Yield a file handle. The whole file appears at `path` when the block ends; nothing appears if it raises.
 
     Text is UTF-8 with LF line ends. An existing file is refused without `force`.
     """
@@ -158,16 +158,16 @@ def atomic_write(path: str | os.PathLike, *, binary: bool = False, force: bool =
 
 
 class FileSet:
-    """Files that appear together when the block ends, or not at all when it raises.
+    """Files that all appear together when the block ends; none appears if it raises.
 
-    Each is written aside first; then they are renamed, one straight after the other in the order they were opened in.
-    A kill between two renames is possible in principle: open the manifest last, its hashes tell such a mixture.
-    Another process that writes one of them meanwhile is waited for, or refused (`locks.only_writer`).
+    Each is written to a temporary file; at the end these are renamed at once, in the order they were opened. A kill
+    between two renames can leave a mixture of old and new: open the manifest last, because its hashes show that.
+    If another process is writing one of the files, wait for it, then raise a UserError (`locks.only_writer`).
     """
 
     def __init__(self, *, force: bool = False) -> None:
         self.force = force
-        self.aside: dict[Path, Path] = {}  # where the bytes of each file are until the end
+        self.aside: dict[Path, Path] = {}  # file -> temporary file that holds its bytes until the end
         self._locks = contextlib.ExitStack()
 
     def __enter__(self) -> FileSet:
@@ -175,9 +175,9 @@ class FileSet:
 
     @contextlib.contextmanager
     def open(self, path: str | os.PathLike, *, binary: bool = False, force: bool = False) -> Iterator:
-        """Yield a handle to write a file of the set with; text is UTF-8 with LF line ends.
+        """Yield a handle to write one file of the set; text is UTF-8 with LF line ends.
 
-        Bytes of a file name that are no text are written as `\\udcXX`, which JSON reads back.
+        Bytes of a file name that are not UTF-8 are written as `\\udcXX`, which JSON reads back.
         """
         path = check_out_file(path, force=self.force or force)
         make_folder(path.parent)
@@ -216,21 +216,21 @@ def umask() -> int:
 
 
 class CsvLines:
-    """What csv.writer and csv.DictWriter write to, so that rows end in LF and every line break in a cell is quoted.
+    """The output of csv.writer and csv.DictWriter: rows end in LF, and every line break in a cell is quoted.
 
-    With lineterminator "\\n" the csv module leaves a lone CR unquoted, which readers then take for the end of the row.
+    With lineterminator "\\n" the csv module leaves a lone CR unquoted, and readers take it for the end of the row.
     """
 
     def __init__(self, handle: TextIO) -> None:
         self._handle = handle
 
     def write(self, row: str) -> None:
-        """Write one row, which ends in CR LF as the csv module ends it by default."""
+        """Write one row; the csv module gives it with CR LF at its end."""
         self._handle.write(f"{row.removesuffix(chr(13) + chr(10))}\n")
 
 
 class SheetWriter:
-    """Writes a CSV that people open in a spreadsheet: no cell is a formula (`spreadsheet_cell`), rows end in LF."""
+    """Writes a CSV that is safe in a spreadsheet: no cell is a formula (`spreadsheet_cell`), rows end in LF."""
 
     def __init__(self, handle: TextIO) -> None:
         self._writer = csv.writer(CsvLines(handle))
@@ -247,21 +247,20 @@ def write_text(path: str | os.PathLike, text: str, *, force: bool = False) -> No
 
 
 def write_json(path: str | os.PathLike, value: object, *, force: bool = False) -> None:
-    """Write `value` as indented JSON, in one order of keys, refusing NaN."""
+    """Write `value` to `path` atomically as indented JSON; raises a ValueError for NaN."""
     write_text(path, json_text(value), force=force)
 
 
 def json_text(value: object) -> str:
-    """Return what `write_json` writes."""
+    """Return `value` as indented JSON; raises a ValueError for NaN."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def parse_json(text: str, *, file_names: bool = False) -> Any:
-    """Return the value of a JSON text that somebody else may have written, within limits that nothing sound meets.
+    """Return the value of a JSON text from any source; raises a ValueError beyond limits that no honest file reaches.
 
-    Refused, each with a ValueError: more than MOST_DEPTH levels, a number of more than MOST_DIGITS digits or beyond
-    what a float holds, NaN, halves of characters (surrogates; `file_names` allows those that stand for a byte of a
-    name).
+    The limits: MOST_DEPTH levels, MOST_DIGITS digits of a number, no NaN or infinity, no lone surrogates (`file_names`
+    allows those that encode a byte of a file name).
     """
     try:
         value = json.loads(text, parse_int=_parse_int, parse_constant=_refuse_constant)
@@ -288,7 +287,7 @@ def _parse_int(text: str) -> int:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _is_shallow(value: object) -> bool:
@@ -304,7 +303,7 @@ def _is_shallow(value: object) -> bool:
 
 
 def read_json(path: str | os.PathLike, *, file_names: bool = False) -> dict:
-    """Read one JSON object; a UserError names the file, line and column of what cannot be read. See `parse_json`."""
+    """Read one JSON object with `parse_json`; raises a UserError with file, line and column of an error."""
     path = require_file(path)
     if path.stat().st_size > MOST_BYTES:
         raise UserError(f"{path}: {path.stat().st_size:,} bytes; a file of this kind has at most {MOST_BYTES:,}")
@@ -330,13 +329,13 @@ def fsync_file(path: Path) -> None:
 
 
 def remove_left_overs(out: Path) -> None:
-    """Remove what killed runs have written aside for `out`; its one writer calls this (`locks.only_writer`)."""
+    """Remove what killed runs left beside `out`; call it only as its writer (`locks.only_writer`)."""
     for path in left_overs(out):
         _remove(path)
 
 
 def remove_all_left_overs(folder: Path) -> None:
-    """Remove what killed runs have left in a folder beside their files, except where another process writes now."""
+    """Remove the temporary files that killed runs left in a folder, except those of a process that is writing now."""
     for path, out in all_left_overs(folder).items():
         with contextlib.suppress(UserError), only_writer(out, wait_s=0.0):
             _remove(path)
@@ -350,17 +349,17 @@ def _remove(path: Path) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder so that a kill leaves all of it or nothing under its name; does nothing where there is none."""
+    """Remove a folder, if it exists; a kill leaves it complete or gone, never half removed."""
     if folder.exists():
         aside = folder.parent / f"{aside_prefix(folder)}{secrets.token_hex(4)}.tmp"
         os.rename(folder, aside)
-        shutil.rmtree(aside, ignore_errors=True)  # what cannot be removed now is left over
+        shutil.rmtree(aside, ignore_errors=True)  # a later run removes what remains
 
 
 def swap(stage: Path, out_dir: Path) -> bool:
-    """Put `stage` where `out_dir` is in one step; the old folder, if any, ends up at `stage`.
+    """Move the folder `stage` to `out_dir` in one step; the old folder, if any, moves to `stage`.
 
-    Returns False, with nothing changed, where the system cannot.
+    Returns False and changes nothing if the system cannot do that.
     """
     if out_dir.exists() and any(out_dir.iterdir()):
         done = _exchange(stage, out_dir)
@@ -369,7 +368,7 @@ def swap(stage: Path, out_dir: Path) -> bool:
             os.replace(stage, out_dir)  # rename(2) replaces an empty folder in one step
             done = True
         except OSError as error:
-            if error.errno not in (errno.EBUSY, errno.EXDEV):  # a folder mounted from the same disk cannot be seen
+            if error.errno not in (errno.EBUSY, errno.EXDEV):  # a folder mounted from the same disk looks plain
                 raise
             done = False
     fsync_folder(out_dir.parent)
@@ -377,7 +376,7 @@ def swap(stage: Path, out_dir: Path) -> bool:
 
 
 def _exchange(first: Path, second: Path) -> bool:
-    """Exchange two paths in one step (Linux renameat2); False where the system cannot."""
+    """Exchange two paths in one step (Linux renameat2); returns False if the system cannot."""
     if not sys.platform.startswith("linux"):
         return False
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)

@@ -1,7 +1,7 @@
-"""Locks that go with their process: whatever kills it, what it held is free again and nothing else is.
+"""Locks that the system releases when their process ends, however it ends.
 
-They are the system's file locks (flock, on Windows its own kind), so they hold between containers that share a disk,
-where process numbers mean nothing.
+They are file locks (flock, or the Windows equivalent), so they also work between containers that share a disk, where
+process numbers mean nothing.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 from linklab.aside import lock_beside
 from linklab.cli import UserError, say
 
-if TYPE_CHECKING:  # imported inside functions: outside the environment a script says in one line what is missing
+if TYPE_CHECKING:  # imported inside functions: without the package a script still says in one line what is missing
     from filelock import FileLock
 
 SUFFIX = ".lock"
 
 
 def _acquire(lock: FileLock, what: str, wait_s: float) -> None:
-    """Acquire a lock; a UserError when another process holds it for longer than `wait_s` seconds."""
+    """Acquire a lock; raises a UserError if another process still holds it after `wait_s` seconds."""
     from filelock import Timeout
 
     try:
@@ -39,10 +39,10 @@ def _acquire(lock: FileLock, what: str, wait_s: float) -> None:
 
 @contextlib.contextmanager
 def claim(path: Path, *, wait: bool = False) -> Iterator[int | None]:
-    """Hold `path` for the length of the block; yields None at once when another process holds it, or waits for it.
+    """Hold the lock file `path` during the block, and yield its open file number.
 
-    Yields the number of an open file otherwise. A child process that keeps it open (`pipeline.call`) keeps the claim
-    when this process is killed: a run whose worker was killed is not taken up before its training has ended.
+    If another process holds it: yield None at once, or with `wait` wait for it. A child process that keeps the file
+    open (`pipeline.call`) keeps the lock if this process is killed: no other worker takes a run that still trains.
     """
     from filelock import FileLock, Timeout
 
@@ -72,9 +72,9 @@ def is_free(path: Path) -> bool:
 
 @contextlib.contextmanager
 def locked_folder(folder: str | os.PathLike, *, wait_s: float = 60.0) -> Iterator[None]:
-    """Hold `folder` for this process: two runs writing checkpoints to one place would ruin both.
+    """Hold a lock on `folder` during the block: two runs that write checkpoints to one folder would ruin both.
 
-    Waits for one that is just stopping. Raises a UserError when another process holds it for longer than `wait_s`.
+    Waits for a run that is stopping. Raises a UserError if another process still holds it after `wait_s` seconds.
     """
     from filelock import FileLock
 
@@ -88,9 +88,9 @@ def locked_folder(folder: str | os.PathLike, *, wait_s: float = 60.0) -> Iterato
 
 @contextlib.contextmanager
 def only_writer(out: Path, *, wait_s: float = 10.0, inside: bool = False) -> Iterator[None]:
-    """Be the only process that writes the file or folder `out` for the length of the block.
+    """Be the only process that writes the file or folder `out` during the block.
 
-    The lock is a file beside it (`inside`: in it), which is gone afterwards. Raises as `locked_folder` does.
+    The lock is a file beside `out` (`inside`: in it), removed afterwards. Raises the same error as `locked_folder`.
     """
     from filelock import FileLock
 
@@ -103,6 +103,6 @@ def only_writer(out: Path, *, wait_s: float = 10.0, inside: bool = False) -> Ite
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows keeps an open file; whoever waits looks whether its file is there
+        with contextlib.suppress(OSError):  # Windows cannot remove an open file; waiting processes check that it exists
             os.unlink(path)
         lock.release()

@@ -1,4 +1,4 @@
-"""Who wrote a folder, from what, with which command: manifests, the hashes in them, and what they allow."""
+"""Manifests: which script and command wrote a folder, from which files; and the rules for replacing outputs."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from linklab.files import (
 )
 from linklab.locks import only_writer
 
-PathRows = Mapping[Any, int | None]  # path (text or Path) -> its rows, None where rows mean nothing
+PathRows = Mapping[Any, int | None]  # path (text or Path) -> number of rows, None for a file that is not a table
 MANIFEST = "manifest.json"
 _VERSIONED = ("numpy", "pandas", "torch", "transformers", "datasets", "peft", "scikit-learn", "bitsandbytes")
 
 
-@functools.cache  # here and below: of what this process runs, asked once; asking takes longer than writing a manifest
+@functools.cache  # here and below: cannot change while this process runs, and takes longer than writing a manifest
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that can change a result, without importing them."""
     from importlib import metadata
@@ -73,10 +73,9 @@ def commit() -> str | None:
 def describe_files(
     paths: PathRows, base: Path | None = None, aside: Mapping[Path, Path] = MappingProxyType({})
 ) -> list[dict]:
-    """Return path, SHA-256, size in bytes and rows of each file; a folder stands for every file below it.
+    """Return path, SHA-256, size in bytes and rows of each file; for a folder, of every file below it.
 
-    Paths are named relative to `base`. `aside` says where the bytes of a file are that has not appeared yet
-    (`FileSet.aside`).
+    Paths are relative to `base`. `aside` maps a file that has not appeared yet to its temporary file (`FileSet.aside`).
     """
     entries = []
     for path, rows in paths.items():
@@ -101,12 +100,12 @@ def write_manifest(
     extra: Mapping | None = None,
     together: FileSet | None = None,
 ) -> Path:
-    """Write what was asked, what was read, what came out, and when; returns the manifest's path.
+    """Write the manifest: command, inputs, outputs, versions and time; returns its path.
 
-    `place` is the manifest, or the folder of a finished stage. Written last, so that a folder with a manifest is a
-    complete one. `inputs` and `outputs` map a path to its rows (None where rows mean nothing). Outputs are named
-    relative to the manifest's folder. With `together` it is the last file of that set: outputs may lie elsewhere, and
-    stand in `extra` then; one that the set does not hold was there before.
+    `place` is the manifest file, or the folder of a finished stage. Write it last: a folder with one is complete.
+    `inputs` and `outputs` map a path to its number of rows. Outputs are named relative to the manifest's folder. With
+    `together` the manifest is the last file of that set; outputs outside its folder are then listed in `extra`, and
+    outputs that the set does not hold must exist already.
     """
     path = Path(place) / MANIFEST if Path(place).is_dir() else Path(place)
     folder, real = path.parent, os.path.realpath(path.parent)
@@ -130,7 +129,7 @@ def write_manifest(
 
 
 def read_preset(folder: Path) -> dict[str, str]:
-    """Return {"preset": how noisy the reports of generated links are} as the manifest of a folder says; {} if not."""
+    """Return {"preset": noise level of generated links} from a folder's manifest, {} if it has none."""
     path = folder / MANIFEST
     extra = read_manifest(path).get("extra", {}) if path.exists() else {}
     return {"preset": extra["preset"]} if "preset" in extra else {}
@@ -160,21 +159,21 @@ def read_manifest(path: str | os.PathLike) -> dict:
 
 
 def is_entry(entry: object) -> bool:
-    """Say whether this describes a file as `describe_files` does."""
+    """Say whether this is an entry of `describe_files`."""
     kinds = {"path": str, "sha256": str, "bytes": int}
     return isinstance(entry, dict) and all(isinstance(entry.get(key), kind) for key, kind in kinds.items())
 
 
 def _deciding(argv: Sequence[str]) -> list[str]:
-    """Return the words that decide what is made, not what may be replaced or skipped."""
+    """Return the words that decide the output, without those about replacing, skipping and debugging."""
     return [mask_secrets(word) for word in argv if word not in ("--force", "--skip-finished", "--debug")]
 
 
 def stale_reason(manifest_path: str | os.PathLike, *, script: str, argv: Sequence[str]) -> str | None:
-    """Return why a stage must run again, or None when its manifest says that it is done.
+    """Return why a stage must run again, or None if its manifest shows that it is finished.
 
-    Done means: same script, same words, every input and output there with the bytes the manifest names; and where the
-    stage was a check, passed.
+    Finished means: same script, same words, every input and output unchanged since the manifest was written, and a
+    check has passed.
     """
     manifest_path = Path(manifest_path)
     if not manifest_path.exists():
@@ -191,11 +190,11 @@ def stale_reason(manifest_path: str | os.PathLike, *, script: str, argv: Sequenc
 
 
 def add_skip_finished_option(group: argparse._ArgumentGroup) -> None:
-    """Add --skip-finished, which `skip_finished` obeys."""
+    """Add --skip-finished; `skip_finished` implements it."""
     group.add_argument(
         "--skip-finished",
         action="store_true",
-        help="exit with code 0 at once when this very command has finished and none of its files has changed since",
+        help="exit with code 0 at once if the same command has finished before and its files are unchanged",
     )
 
 
@@ -204,7 +203,7 @@ def skip_finished(
     script: str,
     find: Callable[[argparse.Namespace], str | os.PathLike] = lambda args: Path(args.out_dir) / MANIFEST,
 ) -> Callable[[argparse.Namespace], int | None]:
-    """Return `run`, which with --skip-finished does nothing where the manifest that `find` names shows it done."""
+    """Return `run` with --skip-finished added: it does nothing if the manifest at `find(args)` shows it finished."""
 
     def run_unless_finished(args: argparse.Namespace) -> int | None:
         if args.skip_finished:
@@ -220,7 +219,7 @@ def skip_finished(
 
 
 def find_changed(entries: list[dict], base: Path) -> str | None:
-    """Return which file of a manifest's entries is gone or has other bytes, or None when all are as they were."""
+    """Return which file of a manifest's entries is gone or changed (`PATH is gone`), or None."""
     for entry in entries:
         path = base / entry["path"]
         if not path.exists():
@@ -231,9 +230,9 @@ def find_changed(entries: list[dict], base: Path) -> str | None:
 
 
 def require_unchanged(folder: str | os.PathLike, wanted: Callable[[str], bool], *, remedy: str) -> list[Path]:
-    """Return the outputs of a finished folder whose names are `wanted`, each with the bytes its manifest names.
+    """Return the outputs of a finished folder for which `wanted(name)` is true, after checking their hashes.
 
-    Raises a UserError that names the file that changed or is gone; `remedy` says what to do then.
+    Raises a UserError that names a file that changed or is gone; `remedy` says what to do then.
     """
     folder = Path(folder)
     entries = [entry for entry in read_manifest(folder)["outputs"] if wanted(entry["path"])]
@@ -248,18 +247,17 @@ def _differs(path: Path, entry: dict) -> bool:
 
 # --- who may replace what -----------------------------------------------------------------------------------------
 #
-# One rule for every script: an output is replaced only where the same script wrote it and it has not changed since.
-# What else is found there is named and refused, with --force and without.
+# One rule for every script: it replaces an output only if the same script wrote it and it has not changed since.
+# Any other file there is an error that names the file, with --force and without.
 
 _STAGES = NEW, READY, PLACING, OLD = tuple(f".linklab-{name}" for name in ("new", "ready", "placing", "old"))
 RESERVED = frozenset({".linklab.lock", *_STAGES})
 
 
 def list_content(folder: Path, ignored: Iterable[str] = RESERVED) -> list[Path]:
-    """Return what a folder holds, in order: files, links, pipes and folders with nothing in them.
+    """Return the content of a folder, sorted: files, links, pipes and empty folders.
 
-    Links are not followed. What killed runs have left beside their files does not count, nor do entries of the folder
-    itself that `ignored` names.
+    Links are not followed. Left out: temporary files of killed runs, and the folder's own entries named in `ignored`.
     """
     found = []
     for entry in sorted(folder.iterdir()):
@@ -271,7 +269,7 @@ def list_content(folder: Path, ignored: Iterable[str] = RESERVED) -> list[Path]:
 
 
 def find_foreign(folder: Path, script: str, ignored: Iterable[str] = RESERVED) -> str | None:
-    """Return what in a folder is not an unchanged output of `script`, as the rest of "it holds …"; None when all is."""
+    """Return what in a folder is not an unchanged output of `script`, worded to follow "holds"; None if nothing is."""
     content = list_content(folder, ignored)
     if not content:
         return None
@@ -293,7 +291,7 @@ def find_foreign(folder: Path, script: str, ignored: Iterable[str] = RESERVED) -
 
 
 def check_place(out_dir: Path, reads: Iterable[str | os.PathLike | None]) -> Path:
-    """Return the real path of --out-dir; a UserError for a file, the disk's root and a folder with what is read."""
+    """Return the real path of --out-dir; raises a UserError for a file, the disk's root, or a folder of input files."""
     there = Path(os.path.realpath(out_dir))
     if os.path.lexists(out_dir) and not out_dir.is_dir():
         raise UserError(f"{out_dir}: is {'a file' if out_dir.is_file() else 'no folder'}; --out-dir needs a folder")
@@ -309,10 +307,10 @@ def check_place(out_dir: Path, reads: Iterable[str | os.PathLike | None]) -> Pat
 def check_out_dir(
     out_dir: str | os.PathLike, *, script: str, force: bool, reads: Iterable[str | os.PathLike | None] = ()
 ) -> Path:
-    """Return `out_dir` if `script` may write there; otherwise raise before any work is done.
+    """Return `out_dir` if `script` may write there; raises a UserError otherwise. Call it before any work.
 
-    `reads` are the files and folders the run reads: never one that would be replaced. A folder that holds anything is
-    refused without `force`, and with it unless everything there is what the same script wrote, unchanged.
+    `reads` are the run's input files and folders; they may not lie in `out_dir`. A folder that is not empty is refused
+    without `force`; with `force`, unless it holds only unchanged outputs of the same script.
     """
     out_dir = Path(out_dir)
     there = check_place(out_dir, reads)
@@ -333,9 +331,9 @@ def check_out_dir(
 
 
 def must_stay(folder: Path) -> bool:
-    """Say whether a folder must be filled rather than replaced: a mount point, this process's folder, a locked parent.
+    """Say whether only a folder's content can be replaced, not the folder itself.
 
-    `docker -v` mounts the folder itself; a shell whose folder is swapped away stands nowhere.
+    True for a mount point (`docker -v`), the current folder (a shell in it would lose it), and a read-only parent.
     """
     return folder.is_dir() and (
         os.path.ismount(folder) or Path.cwd().is_relative_to(folder) or not os.access(folder.parent, os.W_OK)
@@ -346,11 +344,11 @@ def must_stay(folder: Path) -> bool:
 def staged_folder(
     out_dir: str | os.PathLike, *, script: str = "", force: bool = False, reads: Iterable[str | os.PathLike | None] = ()
 ) -> Iterator[Path]:
-    """Yield a temporary folder that takes the place of `out_dir` at once when the block ends; see `check_out_dir`.
+    """Yield a temporary folder that replaces `out_dir` in one step when the block ends; see `check_out_dir`.
 
-    Whatever moment the process is killed at, `out_dir` holds the complete old set or the complete new one; where only
-    its content may be replaced (`must_stay`), the next run repairs what a kill in that moment left. One process writes
-    at a time. What a killed run has left behind is removed by the next one.
+    Whenever the process is killed, `out_dir` holds the complete old files or the complete new ones. If only its content
+    can be replaced (`must_stay`), a kill during that leaves a mixture, which the next run repairs. One process writes
+    at a time. The next run also removes temporary folders of a killed one.
     """
     reads = list(reads)
     check_out_dir(out_dir, script=script, force=force, reads=reads)
@@ -382,9 +380,9 @@ def staged_folder(
 
 
 def replace_content(folder: Path, stage: Path) -> None:
-    """Put what `stage` holds into `folder`, in place of the outputs its manifest names and of equal names.
+    """Move the content of `stage` into `folder`; it replaces the outputs in the old manifest and files of equal name.
 
-    Begins by giving the complete stage its final name, from which on the next run ends what a kill interrupts.
+    First renames the complete stage to READY; if a kill interrupts the rest, the next run finishes it.
     """
     try:
         os.replace(stage, folder / READY)
@@ -398,7 +396,7 @@ def replace_content(folder: Path, stage: Path) -> None:
 
 
 def finish_replacing(folder: Path) -> None:
-    """End a `replace_content` that was interrupted; does nothing where there was none."""
+    """Finish a `replace_content` that was interrupted, if there was one."""
     ready, placing, old = folder / READY, folder / PLACING, folder / OLD
     if ready.is_dir():
         old.mkdir(exist_ok=True)
@@ -406,7 +404,7 @@ def finish_replacing(folder: Path) -> None:
         for where in (folder, old):
             if (where / MANIFEST).is_file():
                 names |= {entry["path"].split("/")[0] for entry in read_manifest(where)["outputs"]}
-        for name in sorted(names, key=lambda name: name != MANIFEST):  # the manifest first: what is left is incomplete
+        for name in sorted(names, key=lambda name: name != MANIFEST):  # manifest first: the rest is then incomplete
             if os.path.lexists(folder / name):
                 os.replace(folder / name, old / name)
         os.replace(ready, placing)
@@ -418,11 +416,11 @@ def finish_replacing(folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-# --- files that lie among others ----------------------------------------------------------------------------------
+# --- single output files in a folder with other files ---------------------------------------------------------------
 
 
 def manifest_beside(path: str | os.PathLike) -> Path:
-    """Return where the manifest of a single output file is: report.json -> report.manifest.json beside it."""
+    """Return the manifest path of a single output file: report.json -> report.manifest.json beside it."""
     path = Path(path)
     return path.parent / f"{path.stem}.{MANIFEST}"
 
@@ -435,7 +433,7 @@ def check_out_files(
     force: bool,
     reads: Iterable[str | os.PathLike | None] = (),
 ) -> None:
-    """Raise a UserError unless `script` may write these files and their manifest; the rule of `check_out_dir`."""
+    """Raise a UserError unless `script` may write these files and their manifest; same rule as `check_out_dir`."""
     named = [os.path.realpath(path) for path in (*paths, manifest_path, *(read for read in reads if read))]
     for path in paths:
         if named.count(os.path.realpath(path)) > 1:
@@ -446,7 +444,7 @@ def check_out_files(
         )
     known: dict[str, Any] = {}
     script = Path(script).name
-    # What a run has staged that was killed while its files changed places is its own too.
+    # A run killed while renaming its files leaves a temporary manifest: files listed there are this script's own too.
     for place in (manifest_path, *left_overs(manifest_path)):
         with contextlib.suppress(UserError):
             value = read_manifest(place)
@@ -469,7 +467,7 @@ def check_out_files(
 
 
 def _elsewhere(value: dict) -> list[dict]:
-    """Return the outputs that lie outside the manifest's folder, named as they were given."""
+    """Return the entries of outputs outside the manifest's folder, with their paths as given."""
     extra = value.get("extra")
     entries = extra.get("elsewhere", []) if isinstance(extra, dict) else []
     return list(filter(is_entry, entries))

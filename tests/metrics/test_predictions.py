@@ -33,7 +33,7 @@ def test_a_round_trip_keeps_every_field_and_the_order_asked_for(tmp_path):
         (GOOD | {"id": "zzz"}, "id 'zzz' is not among the 2 rows"),
         ('{"id": "b", ', "not JSON at column"),
         ("", "not JSON"),
-        ('{"id": "b", "choices": {"channel": [["36", NaN]]}}', "NaN is no JSON number"),
+        ('{"id": "b", "choices": {"channel": [["36", NaN]]}}', "NaN is not a JSON number"),
         ("[1, 2]", "a JSON object is expected, found list"),
         (GOOD | {"id": 7}, "'id' must be a text"),
         (GOOD | {"id": "b", "target": "36"}, "unknown key 'target'"),

@@ -100,7 +100,7 @@ def test_no_path_of_this_machine_goes_along(trained, rule_table, api):
 
 def test_the_merged_model_goes_with_the_scores_of_the_merged_model_only(trained, api, capfd):
     assert push_model(trained, "--merged") == 1
-    assert "is of another model" in said(capfd) and not api().create_commit.called
+    assert "scored another model" in said(capfd) and not api().create_commit.called
     assert (
         push(trained / "lora", *TERMS, "--base-model", "me/base", "--evaluation", trained / "merged", "--merged") == 0
     )
@@ -111,10 +111,10 @@ def test_the_merged_model_goes_with_the_scores_of_the_merged_model_only(trained,
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        (["--license", "mit", "--base-model", "me/base", "--evaluation", "test"], "it is 'mit'; say --license gemma"),
-        ([*TERMS, "--base-model", "me/base"], "it has no scores on unseen rows; score it with evaluate_model.py"),
-        ([*TERMS, "--base-model", "me/base", "--evaluation", "validation"], "is of the validation rows"),
-        ([*TERMS, "--evaluation", "test"], "name it with --base-model OWNER/NAME"),
+        (["--license", "mit", "--base-model", "me/base", "--evaluation", "test"], "it is 'mit'; pass --license gemma"),
+        ([*TERMS, "--base-model", "me/base"], "no scores on unseen rows; score it with evaluate_model.py"),
+        ([*TERMS, "--base-model", "me/base", "--evaluation", "validation"], "scored the validation rows"),
+        ([*TERMS, "--evaluation", "test"], "give its name on the Hub with --base-model OWNER/NAME"),
     ],
 )
 def test_a_model_with_a_problem_stays_here_and_the_problem_is_named(trained, api, capfd, words, problem):
@@ -141,7 +141,7 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(small_links, tmp_pa
     shutil.move(folder / "README.md", tmp_path / "README.md")
     (folder / "README.md").symlink_to(tmp_path / "README.md")
     assert push(folder, "--license", "cc-by-4.0") == 1
-    assert "is a link that leads out of the folder" in said(capfd)
+    assert "is a link to a file outside the folder" in said(capfd)
     assert not api().create_commit.called
 
 
@@ -151,7 +151,7 @@ def test_the_toy_model_is_for_nobody(taught_rule, api, capfd):
     assert "it is a toy model for tests" in said(capfd) and not api.called
 
 
-def test_conversations_go_with_a_licence_and_load_as_they_did(small_links, api, tmp_path):
+def test_conversations_go_with_a_license_and_load_as_they_did(small_links, api, tmp_path):
     assert push(small_links / "jsonl", "--license", "cc-by-4.0") == 0
     api().create_repo.assert_called_once_with("me/it", repo_type="dataset", private=True, exist_ok=True)
     for name, content in sent(api).items():
@@ -192,10 +192,10 @@ def hash_again(folder, path):
     (folder / MANIFEST).write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("licence", ["gemma", "CC BY 4.0", ""])
-def test_data_need_a_licence_as_the_hub_spells_it(small_links, api, capfd, licence):
-    assert push(small_links / "jsonl", "--license", licence) == 1
-    assert "name one as the Hub spells it, such as cc-by-4.0" in said(capfd)
+@pytest.mark.parametrize("license", ["gemma", "CC BY 4.0", ""])
+def test_data_need_a_license_as_the_hub_spells_it(small_links, api, capfd, license):
+    assert push(small_links / "jsonl", "--license", license) == 1
+    assert "use the Hub's spelling of a data license, such as cc-by-4.0" in said(capfd)
 
 
 def test_a_place_that_everybody_sees_must_be_asked_for(small_links, api, capfd):

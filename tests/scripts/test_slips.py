@@ -40,8 +40,8 @@ SLIPS = [
     ("another case", "convert_csv_to_jsonl", f"--csv Table.csv {OUT}", "no such file; did you mean table.csv?"),
     ("a folder that is not there", "convert_csv_to_jsonl", f"--csv runs/x.csv {OUT}", "the folder runs does not exist"),
     ("a long dash", "convert_csv_to_jsonl", f"–csv table.csv {OUT}",
-     "begins with a long dash, as copied from a formatted text; type --csv"),
-    ("curly quotes", "convert_csv_to_jsonl", f"--csv “table.csv” {OUT}", 'type straight ones: "table.csv"'),
+     "begins with a long dash, copied from formatted text; type --csv"),
+    ("curly quotes", "convert_csv_to_jsonl", f"--csv “table.csv” {OUT}", 'type straight quotes: "table.csv"'),
     ("underscores", "predict", "--csv table.csv --model m --out o.csv --max_rows 3", "did you mean --max-rows instead"),
     ("a far option", "convert_csv_to_jsonl", f"--csv table.csv {OUT} --epochs 3", "arguments: --epochs 3 ("),
     ("no rows", "run_baselines", f"--csv table.csv --max-rows 0 {OUT}",
@@ -138,5 +138,5 @@ def test_an_older_python_is_named_in_one_line(monkeypatch, capsys):
     assert stopped.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
-    assert error.startswith("error: Python 3.11 or later is needed, and this is 3.10 (")
+    assert error.startswith("error: Python 3.11 or later is needed, this is 3.10 (")
     assert ".venv/bin/python" in error

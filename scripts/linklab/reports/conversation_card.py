@@ -36,6 +36,6 @@ def write_card(
         "---", head.to_yaml(), "---", "", f"# Conversations made from {escape(csv_path.name)}", "",
         holds, "",
         "| split | rows |", "|---|---|", *(row((split, f"{n:,}")) for split, n in rows.items()), "",
-        "Rows of one group (a site, or equal prompts where there are no groups) are never on two sides.", "",
+        "Rows of one group (a site, or equal prompts where there are no groups) are never in two splits.", "",
         "Prompt template:", "", fence(task.template.text), "",
     ])  # fmt: skip
