@@ -15,14 +15,10 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from linklab import cli, files
-from linklab.cli import CheckFailed, UserError, say
+from linklab.cli import UserError, say
 from linklab.manifest import check_out_dir, staged_folder, write_manifest
-
-ANSWER_TOKENS = 40
-EQUAL_SHARE = 0.95  # float16 rounds: a greedy answer may tip where two tokens are equally likely
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,14 +60,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> None:
     """Load, merge, write, and compare with the model."""
-    from linklab.models import gguf_export, load
+    from linklab.models import gguf_check, gguf_export, load
 
     settings = cli.read_settings(Settings, args, model=_model_folder(args.model))
     reads = [settings.model, settings.check]
     check_out_dir(settings.out_dir, script=__file__, force=settings.force, reads=reads)
     prompts = read_prompts(settings.check, settings.check_rows) if settings.check else []
     if prompts:
-        require_judge()
+        gguf_check.require_llama_cpp()
     with load.quiet_transformers():
         model, tokenizer = load.load_trained(settings.model, base_model=settings.base_model)
         name = f"model-{settings.number_format}.gguf"
@@ -85,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
             )  # fmt: skip
         say(f"wrote {settings.out_dir / name}: {n_tensors} tensors, and a Modelfile for `ollama create NAME -f`")
         if prompts:
-            compare(settings.out_dir / name, model, tokenizer, prompts)
+            gguf_check.compare_answers(settings.out_dir / name, model, tokenizer, prompts)
 
 
 def _model_folder(folder: Path) -> Path:
@@ -108,64 +104,6 @@ def read_prompts(folder: Path, n_rows: int) -> list[str]:
     if not prompts:
         raise UserError(f"{folder}: no test conversations; give a folder convert_csv_to_jsonl.py wrote")
     return prompts
-
-
-def require_judge() -> None:
-    """Raise UserError when llama.cpp is not installed."""
-    import importlib.util
-
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise UserError("--check needs llama.cpp; run: pip install xllamacpp==2026.10.11549, or leave --check out")
-
-
-def compare(path: Path, model: Any, tokenizer: Any, prompts: Sequence[str]) -> None:
-    """Ask llama.cpp and the model every prompt greedily; raises CheckFailed when too few answers are equal."""
-    equal, progress = 0, cli.Progress("check", len(prompts), unit="prompts")
-    ask = open_judge(path)
-    for done, prompt in enumerate(prompts, start=1):
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
-        expected, found = write_greedily(model, tokenizer, text), ask(text.removeprefix(tokenizer.bos_token))
-        equal += expected == found
-        if expected != found:
-            say(f"prompt {done}: the model answers {expected!r}, the file {found!r}")
-        progress.at(done)
-    say(f"check: {equal} of {len(prompts)} answers equal")
-    if equal < EQUAL_SHARE * len(prompts):
-        raise CheckFailed(f"{path}: {equal} of {len(prompts)} answers are the model's own; at least 95 % are expected")
-
-
-def write_greedily(model: Any, tokenizer: Any, text: str) -> str:
-    """Return what the model writes after `text`, without the end of its turn."""
-    import torch
-    from linklab.models.chat import end_token
-
-    inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)
-    with torch.inference_mode():
-        output = model.generate(
-            **inputs, do_sample=False, max_new_tokens=ANSWER_TOKENS,
-            eos_token_id=[tokenizer.eos_token_id, end_token(tokenizer)], pad_token_id=tokenizer.pad_token_id,
-        )  # fmt: skip
-    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
-
-
-def open_judge(path: Path) -> Any:
-    """Return a function that lets llama.cpp continue a text greedily."""
-    import xllamacpp
-    from linklab.parallel import usable_cores
-
-    params = xllamacpp.CommonParams()
-    params.model.path = str(path)
-    params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 2048, 1, False, -1
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = usable_cores()
-    server = xllamacpp.Server(params)
-
-    def ask(text: str) -> str:
-        answer = server.handle_completions({"prompt": text, "temperature": 0, "max_tokens": ANSWER_TOKENS})
-        return answer["choices"][0]["text"].strip()
-
-    return ask
 
 
 def main(argv: Sequence[str] | None = None) -> int:
