@@ -166,8 +166,8 @@ def test_tables_as_other_programs_write_them_are_understood_by_validator_and_con
 
 REFUSED = [
     ("Trees of the park, 2021, all of them, no more\n\n" + TREES, [], "line 3 has it: remove the lines above"),
-    (TREES.replace(",", ":"), [], "--delimiter says what stands between cells"),
-    (TREES, ["--delimiter", ";"], "--delimiter ; does not occur in the first rows; they are cut by ',' (comma)"),
+    (TREES.replace(",", ":"), [], "give its separator with --delimiter"),
+    (TREES, ["--delimiter", ";"], "--delimiter ; does not occur in the first rows; their delimiter is ',' (comma)"),
     (TREES, ["--decimal", ","], "column 'height': '0.5' is not a number with --decimal ,; leave --decimal out"),
     (TREES.replace(",", ";").replace(".5", ",5"), ["--decimal", "."], "'0,5' is not a number with --decimal ."),
     (TREES, ["--encoding", "utf-16"], "--encoding utf-16: the file is not utf-16 text"),

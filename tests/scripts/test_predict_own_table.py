@@ -218,4 +218,4 @@ def test_new_rows_that_cannot_be_read_are_one_line(model, tmp_path, capsys, data
         code, answers, _ = ask(model, path, capsys, *said.split())
         assert code == 0 and len(answers) == 1 and answers[0]["side"] == "größe"
     code, _, err = ask(model, tmp_path, capsys)
-    assert code == 2 and "is a folder; a file is expected, or a folder that datasets' save_to_disk() wrote" in err
+    assert code == 2 and "is a folder; expected a file, or a folder written by datasets' save_to_disk()" in err

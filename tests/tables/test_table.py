@@ -117,7 +117,7 @@ OTHERS = [
     (b'{"a": 1}\n{"a": 2}\n{"a": \n', ":3: not JSON Lines at column 6"),
     (b"a,b,a\n1,2,3\n", "column 'a' appears in the header 2 times"),
     (b"a,,c\n1,2,3\n", "the header has no name for column 2"),
-    (b"a,b,\n1,2,3\n", ":2: a value in column 3, for which the header has no name"),
+    (b"a,b,\n1,2,3\n", ":2: a value in column 3, which has no name in the header"),
 ]
 
 
@@ -193,7 +193,7 @@ def test_a_row_of_data_is_not_taken_for_the_header(tmp_path):
 def test_a_workbooks_column_without_a_name_does_not_shift_the_others(tmp_path):
     """A header one cell shorter than its rows is R's way to write row names, and not Excel's."""
     write_book(tmp_path / "t.xlsx", [["kind", "height"], *TREE_ROWS])
-    with pytest.raises(UserError, match="a value in column 3, for which the header has no name"):
+    with pytest.raises(UserError, match="a value in column 3, which has no name in the header"):
         list(open_table(tmp_path / "t.xlsx").rows())
 
 

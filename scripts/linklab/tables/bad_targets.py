@@ -1,4 +1,4 @@
-"""Rows whose target is missing or no number: found, refused, or left out where an option says so."""
+"""Find rows with a missing or non-numeric target; raise an error, or leave them out if an option says so."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from linklab.tables.number_format import PLAIN, NumberFormat
 from linklab.tables.schema import Column, Schema, read_number
 from linklab.tables.table import SHOWN_LINES, Table
 
-MIN_ROWS_TO_JUDGE = 10  # fewer may hold one answer by chance
+MIN_ROWS_TO_JUDGE = 10  # in fewer rows, one answer in every row may be chance
 
 
-Judge = Callable[[str], str | None]  # why a target's cell cannot serve: "missing" or "odd"; None where it can
+Judge = Callable[[str], str | None]  # text of a target cell -> "missing", "odd" (not a number), or None if usable
 BadCells = dict[str, list[tuple[str, int, str]]]  # why -> (column, line, text)
 
 
 def check_targets(table: Table, schema: Schema, scan: Scan, given_classes: set[str], record: dict[str, Any]) -> None:
-    """Find rows whose target is missing or no number; refuse them, or leave them out where an option says so."""
-    judges: dict[int, Judge] = {}  # by place of the column
+    """Find rows with a missing or non-numeric target; raise a UserError, or leave them out if an option says so."""
+    judges: dict[int, Judge] = {}  # by index of the column
     for column in schema.by_role("target"):
         at = table.names.index(column.name)
         found = scan.columns[at]
@@ -41,20 +41,20 @@ def check_targets(table: Table, schema: Schema, scan: Scan, given_classes: set[s
         table.leave_out = reason_to_leave_out(table, schema)
     record["rows"] = scan.n_rows - len({line for cells in bad.values() for _, line, _ in cells})
     if not record["rows"]:
-        raise UserError(f"{table.path}: no row is left: none of the {scan.n_rows:,} has a target that can be used")
+        raise UserError(f"{table.path}: no rows are left: none of the {scan.n_rows:,} rows has a usable target")
 
 
 _LEFT_OUT = {
     "declared": "rows without a target (--missing)",
     "missing": "rows without a target",
-    "odd": "rows whose target is no number",
+    "odd": "rows with a target that is not a number",
 }
 
 
 def reason_to_leave_out(table: Table, schema: Schema) -> Callable[[list[str]], str | None]:
-    """Return what says why a row of plain cells cannot serve, None where it can."""
+    """Return a function: cells in plain spelling -> why the row's target is unusable, None if it is usable."""
     judges = {
-        table.names.index(column.name): _judge(PLAIN if is_number_target(column) else None,
+        table.names.index(column.name): _judge(PLAIN if is_number_column(column) else None,
                                                keep=table.options.keep_missing_class)
         for column in schema.by_role("target") if column.name in table.names
     }  # fmt: skip
@@ -65,8 +65,8 @@ def reason_to_leave_out(table: Table, schema: Schema) -> Callable[[list[str]], s
     return reason
 
 
-def is_number_target(column: Column) -> bool:
-    """True for a target all whose answers are numbers."""
+def is_number_column(column: Column) -> bool:
+    """True for a column of numbers."""
     return column.kind in ("int", "float")
 
 
@@ -95,7 +95,7 @@ def _find_bad_targets(table: Table, judges: dict[int, Judge]) -> BadCells:
 
 
 def _refuse(table: Table, why: str, bad: list[tuple[str, int, str]], n_rows: int, classes: set[str]) -> None:
-    """Raise a UserError for rows that cannot serve, unless an option leaves them out."""
+    """Raise a UserError for rows with an unusable target, unless an option leaves them out."""
     allowed = {"declared": True, "missing": table.options.drop_missing_target, "odd": table.options.drop_bad_rows}
     if not bad or allowed[why]:
         return
@@ -107,7 +107,7 @@ def _refuse(table: Table, why: str, bad: list[tuple[str, int, str]], n_rows: int
         shown = ", ".join(f"line {line}: {text!r}" for line, text in cells[:SHOWN_LINES])
         raise UserError(
             f"{where}: column '{name}' is a number in all rows but {len(cells):,} of {n_rows:,} "
-            f'({shown}{", …" if len(cells) > SHOWN_LINES else ""}); say what means "no value" with --missing '
+            f'({shown}{", …" if len(cells) > SHOWN_LINES else ""}); list words for "no value" with --missing '
             f"{','.join(words[:SHOWN_LINES])}, or leave such rows out with --drop-bad-rows"
         )
     words = sorted(filter(None, words))
@@ -128,7 +128,7 @@ def _lines(lines: Sequence[int]) -> str:
 
 
 def constant_target(table: Table, schema: Schema, scan: Scan) -> str | None:
-    """Say which target has one answer in every row, so that there is nothing to learn; None where there is none."""
+    """Return an error text if a target has the same answer in every row (nothing to learn), else None."""
     for column in schema.by_role("target"):
         values = scan.columns[table.names.index(column.name)].values
         distinct = [text for text in values if not is_missing_word(text)] if values is not None else []

@@ -1,4 +1,4 @@
-"""Columns of checked cells, and what rules between columns need: complete rows, aligned lists, broken rules."""
+"""Columns of checked cells, and helpers for rules between columns: complete rows, aligned lists, broken rules."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from linklab.tables.schema import Column
 
 
 def to_binary(texts: Iterable[str]) -> pa.Array:
-    """Return the texts of cells as the checks take them; surrogate escapes become the bytes they stand for."""
+    """Return cell texts as the binary array that the checks read; surrogate escapes become their original bytes."""
     return pa.array([text.encode("utf-8", "surrogateescape") for text in texts], pa.binary())
 
 
 @dataclasses.dataclass
 class Cells:
-    """One column of a piece of the file.
+    """One column of a block of rows.
 
     `ok` (n,) marks the cells that hold a value. Numbers: `values` (n,) float64, 0 where not ok. Lists of numbers:
-    `values` holds all elements in a row and `offsets` (n + 1,) where each cell's begin. Texts have no `values`.
+    `values` joins the elements of all cells, `offsets` (n + 1,) is the start of each cell. Texts have no `values`.
     """
 
     column: Column
@@ -36,13 +36,13 @@ class Cells:
     lists: dict[int, list[str]] | None = None  # lists of texts, by row
 
     def text(self, row: int) -> str:
-        """Return the cell as it stands in the file."""
+        """Return the cell's text as written in the file."""
         return self.texts[row].as_py().decode("utf-8", "surrogateescape")
 
     def codes(self, words: Sequence[str]) -> np.ndarray:
-        """Return for every cell of a text column its place in `words` (0 where it is none of them)."""
-        places = pc.index_in(self.texts, value_set=pa.array([word.encode() for word in words], pa.binary()))
-        return pc.fill_null(places, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+        """Return the index of each text cell in `words`, 0 if it is not one of them."""
+        indices = pc.index_in(self.texts, value_set=pa.array([word.encode() for word in words], pa.binary()))
+        return pc.fill_null(indices, 0).to_numpy(zero_copy_only=False).astype(np.int64)
 
     @property
     def good_values(self) -> np.ndarray:
@@ -56,7 +56,7 @@ class Cells:
 
     @cached_property
     def highest(self) -> np.ndarray:
-        """The highest element of each list of numbers, -inf where there is none."""
+        """The highest element of each list of numbers, -inf for an empty list."""
         highest = np.full(len(self.ok), -np.inf)
         if len(self.values):
             filled = np.flatnonzero(self.lengths)
@@ -89,7 +89,7 @@ def complete_rows(columns: CheckedColumns, *names: str, aligned: tuple[str, ...]
 
 
 class RowLists:
-    """The lists of chosen rows as flat arrays, with the place each row starts at."""
+    """The lists of chosen rows as flat arrays; `starts` holds the index of each row's first element."""
 
     def __init__(self, columns: CheckedColumns, rows: np.ndarray, name: str) -> None:
         self.columns, self.rows = columns, rows
@@ -117,5 +117,5 @@ class RowLists:
         return self.rows[np.logical_or.reduceat(bad, self.starts)]
 
     def all(self, bad: np.ndarray) -> np.ndarray:
-        """Return the rows whose every element is bad."""
+        """Return the rows with only bad elements."""
         return self.rows[np.logical_and.reduceat(bad, self.starts)]

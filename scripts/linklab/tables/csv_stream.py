@@ -1,7 +1,7 @@
 """Read a CSV row by row in constant memory, strictly, with the true physical line number of every row.
 
-One grammar serves the converter (which stops at the first bad line) and the validator (which names them all):
-RFC 4180, UTF-8, LF or CRLF. A row may span lines inside quotes; its line number is that of its first line.
+The converter (stops at the first bad line) and the validator (reports every bad line) share this grammar: RFC 4180,
+UTF-8, LF or CRLF. A row may span lines inside quotes; its line number is that of its first line.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MAX_RECORD_BYTES = 1 << 20  # a quote that is never closed may not swallow more 
 BOM = b"\xef\xbb\xbf"
 _QUOTE, _COMMA, _LF, _CR = b'",\n\r'
 
-INVISIBLE = re.compile("[\ufeff\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # BOM, marks of the writing direction
+INVISIBLE = re.compile("[\ufeff\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # BOM, text direction marks
 
-# One cell and what ends it. Inside quotes everything may stand, a quote doubled; outside, a lone CR is a character.
+# One cell and its end. Quoted cells may hold anything, with quotes doubled; in others a lone CR is a character.
 _CELL = re.compile(
     rb'(?:"([^"]*+(?:""[^"]*+)*+)"|([^",\r\n]*+(?:\r(?!\n)[^",\r\n]*+)*+))'
     rb"(,|\r?\n|\Z)"
@@ -34,19 +34,19 @@ _CELL = re.compile(
 
 
 class Record(NamedTuple):
-    """One row as it stands in the file: either cells, or the code and text of what is wrong with its line."""
+    """One row of the file: its cells, or the code and message of its damage."""
 
     line: int
     offset: int  # byte in the block where the row starts
-    end: int  # byte in the block after its line end
-    cells: list[str] | None  # bytes that are not UTF-8 come as surrogate escapes
+    end: int  # byte in the block after the row's line end
+    cells: list[str] | None  # bytes that are not UTF-8 become surrogate escapes
     code: str = ""
     message: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """The first row of a file and what follows from it."""
+    """The header row of a file: column names, byte order mark, line end."""
 
     names: list[str]
     end: int  # byte where the first data row starts
@@ -57,11 +57,10 @@ class Header:
 
 
 def scan_records(data: bytes, *, at: int, line: int, n_columns: int | None, final: bool) -> Iterator[Record]:
-    """Yield every record of `data` from byte `at` on, damaged ones included.
+    """Yield every record of `data` from byte `at` on, including damaged ones.
 
-    After a damaged line reading goes on at the next physical line, so that one lost quote cannot hide the lines
-    below it. A record cut off by the end of `data` is left out unless `final`: the last `end` says where it
-    starts.
+    After a damaged line, reading continues at the next physical line, so that one lost quote cannot hide the lines
+    below it. A record cut off by the end of `data` is not yielded unless `final`; it starts at the previous `end`.
     """
     while at < len(data):
         line_end = data.find(b"\n", at) + 1 or len(data)
@@ -79,7 +78,7 @@ def _scan_one(data: bytes, at: int, line_end: int, line: int, n_columns: int | N
 
     text = data[at:line_end]
     if not text.rstrip(b"\r\n") or (n_columns != 1 and not text.strip()):
-        return broken("blank_line", "a blank line; every line holds a row")
+        return broken("blank_line", "a blank line; every line must hold a row")
     limit = min(len(data), at + MAX_RECORD_BYTES)
     cells, position, end = [], at, b","
     while end == b",":
@@ -110,7 +109,7 @@ def _quoting_error(data: bytes, position: int, limit: int) -> str | None:
 def is_plain(data: bytes) -> bool:
     """True when every line of `data` is one record of UTF-8 text and quotes only wrap whole cells.
 
-    Then any CSV reader understands it the same way. False does not mean damage: the exact reader decides.
+    Then every CSV reader gives the same cells. False does not mean damage: `scan_records` decides.
     """
     if not data.endswith(b"\n") or data.startswith((b"\n", b"\r")) or b"\0" in data:
         return False
@@ -133,7 +132,7 @@ def is_plain(data: bytes) -> bool:
 
 
 def scan_header(path: str | Path) -> Header:
-    """Read the header of a file, damaged or not; a UserError is raised only where there is none to read."""
+    """Read a file's header; names that break a rule are in `problem`. Raises a UserError if there is no header."""
     with open(path, "rb") as handle:
         data = handle.read(MAX_RECORD_BYTES)
         final = not handle.read(1)
@@ -161,12 +160,12 @@ def _header_problem(names: list[str]) -> str | None:
 
 
 def is_text(name: str) -> bool:
-    """True for a name of characters that can be seen, or that join those (in emoji, in Persian)."""
+    """True if every character is printable, or joins printable ones (in emoji, in Persian)."""
     return all(mark.isprintable() or unicodedata.category(mark) == "Cf" for mark in name)
 
 
 class Block(NamedTuple):
-    """Some whole rows of a file: plain text of a row a line, still to be cut, or rows that had to be read exactly."""
+    """Some whole rows of a file: `text` with one row per line, or `rows` already read if the text is not plain."""
 
     line: int
     n_rows: int
@@ -180,9 +179,9 @@ OnDamage = Callable[[int, str, str], None]  # line, code, message of a row that 
 def iter_rows(path: str | Path, *, on_damage: OnDamage | None = None) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, cells as text) of every row below the header.
 
-    Raises UserError `file:line: …` at the first blank or ragged line, quote out of place, NUL byte or byte that is not
-    UTF-8; such rows go to `on_damage` instead, where there is one.
-    Cells are what the file says: no stripping, no guessing, no missing values.
+    Raises UserError `file:line: …` at the first blank or ragged line, misplaced quote, NUL byte or byte that is not
+    UTF-8; if `on_damage` is given, it is called for such rows instead.
+    Cells are exactly as in the file: no stripping, no guessing, no missing values.
     """
     header = scan_header(path)
     for block in _cut_blocks(path, header, on_damage):
@@ -190,7 +189,7 @@ def iter_rows(path: str | Path, *, on_damage: OnDamage | None = None) -> Iterato
 
 
 def iter_blocks(path: str | Path) -> Iterator[Block]:
-    """Yield the rows of a file block by block: each can be read by itself, in whatever process, with `read_block`."""
+    """Yield the rows of a file in blocks; `read_block` can read each one on its own, in any process."""
     return _cut_blocks(path, scan_header(path), None)
 
 
@@ -216,7 +215,7 @@ def _cut_blocks(path: str | Path, header: Header, on_damage: OnDamage | None) ->
             for record in scan_records(text, at=0, line=line, n_columns=len(header.names), final=final):
                 used = record.end
                 try:
-                    cells = _sound_cells(path, record, on_damage)
+                    cells = _cells_of(path, record, on_damage)
                 except UserError:
                     yield Block(line, len(rows), b"", rows)
                     raise
@@ -249,13 +248,13 @@ def read_block(
         yield from enumerate(rows, start=block.line)
         return
     for record in scan_records(block.text, at=0, line=block.line, n_columns=n_columns, final=True):
-        cells = _sound_cells(path, record, on_damage)
+        cells = _cells_of(path, record, on_damage)
         if cells is not None:
             yield record.line, cells
 
 
-def _sound_cells(path: str | Path, record: Record, on_damage: OnDamage | None) -> list[str] | None:
-    """Return a record's cells; a damaged one raises, or goes to `on_damage` and is None."""
+def _cells_of(path: str | Path, record: Record, on_damage: OnDamage | None) -> list[str] | None:
+    """Return a record's cells; for a damaged record raise, or call `on_damage` and return None."""
     code, message = record.code, record.message
     if record.cells is not None:
         damaged = next(filter(None, map(_damage, record.cells)), None)
@@ -268,8 +267,8 @@ def _sound_cells(path: str | Path, record: Record, on_damage: OnDamage | None) -
     return None
 
 
-def not_utf8_words(data: bytes, at: int) -> str:
-    """Say that bytes are not UTF-8 from byte `at` on, and which option reads them as what: `chêne` with cp1252."""
+def not_utf8_message(data: bytes, at: int) -> str:
+    """Return the message for data that is not UTF-8 at byte `at`: which --encoding reads it, and as what text."""
     name = "cp1252"
     try:
         text = data.decode(name)
@@ -280,11 +279,11 @@ def not_utf8_words(data: bytes, at: int) -> str:
 
 
 def _damage(text: str) -> str | None:
-    """Say which bytes of a cell cannot be text, or None."""
+    """Return which bytes of a cell are not text, or None."""
     if "\0" in text:
         return "a NUL byte"
     if not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text):
         data = text.encode("utf-8", "surrogateescape")
         at = next(i for i, character in enumerate(text) if "\udc80" <= character <= "\udcff")
-        return not_utf8_words(data, len(text[:at].encode("utf-8")))
+        return not_utf8_message(data, len(text[:at].encode("utf-8")))
     return None

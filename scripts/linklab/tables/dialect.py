@@ -1,4 +1,4 @@
-"""How a table is written: kind of file, encoding, delimiter, line ends; found by looking, or given."""
+"""The format of a table file: its kind, encoding, delimiter and line ends, detected or given by options."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from linklab.tables import csv_stream
 SNIFFED_BYTES = 64 << 10
 SNIFFED_ROWS = 100
 DELIMITERS = (",", ";", "\t", "|")
-_INNER_QUOTE = re.compile(r'(?:^|,)[^",\r\n]+"(?=[^",\r\n])', re.MULTILINE)  # 12" pipe: in a cell that no quote opens
+_INNER_QUOTE = re.compile(r'(?:^|,)[^",\r\n]+"(?=[^",\r\n])', re.MULTILINE)  # an unquoted cell: 12" pipe
 _BLANK_LINE = re.compile(r"\n[ \t]*\r?\n")
 NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "pipe", " ": "space"}
 
-# What other kinds of file start with, and what a person should do with each.
+# The first bytes of unsupported file types, and the advice for each.
 _UNPACK = "unpack it first"
 _SAVE_AS = "save the table as CSV, Excel (.xlsx), Parquet or JSON Lines"
 _MAGIC: tuple[tuple[bytes, str, str], ...] = (
@@ -65,9 +65,9 @@ _MARKUP = (
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-    """How a table is written.
+    """The format of a table file.
 
-    `kind` is csv, parquet, xlsx, jsonl or dataset (a folder `datasets` saved); the rest says how a CSV is written.
+    `kind` is csv, parquet, xlsx, jsonl or dataset (a folder saved by `datasets`); the other fields describe a CSV.
     `plain` files (UTF-8, comma, LF or CRLF, nothing to clean) are read block by block by `csv_stream`.
     """
 
@@ -81,7 +81,7 @@ class Dialect:
     sheet: int = 0  # of an Excel workbook
 
     def describe(self) -> str:
-        """Return what was found in a few words: `delimiter ';' (semicolon), utf-8 with BOM, CRLF`."""
+        """Return the format in a few words: `delimiter ';' (semicolon), utf-8 with BOM, CRLF`."""
         if self.kind != "csv":
             return {"parquet": "Parquet", "xlsx": "Excel workbook", "jsonl": "JSON Lines"}.get(
                 self.kind, "datasets folder"
@@ -94,14 +94,14 @@ class Dialect:
 
 
 def sniff(path: Path, *, delimiter: str | None = None, encoding: str | None = None) -> Dialect:
-    """Return how a file or folder is written; `delimiter` and `encoding` overrule what is found.
+    """Detect the format of a file or folder; `delimiter` and `encoding` override what is detected.
 
-    Raises a UserError that calls a file of another kind by its name, or names the encoding to read it with.
+    Raises a UserError that names the type of an unsupported file, or the encoding to use.
     """
     if path.is_dir():
         if any((path / name).exists() for name in ("dataset_info.json", "dataset_dict.json")):
             return Dialect("dataset")
-        raise UserError(f"{path}: is a folder; a file is expected, or a folder that datasets' save_to_disk() wrote")
+        raise UserError(f"{path}: is a folder; expected a file, or a folder written by datasets' save_to_disk()")
     head, whole, tail = _read_ends(path)
     if not head:
         raise UserError(f"{path}: the file is empty; a table starts with a header line")
@@ -125,7 +125,7 @@ def sniff(path: Path, *, delimiter: str | None = None, encoding: str | None = No
 
 
 def _read_ends(path: Path) -> tuple[bytes, bool, bytes]:
-    """Return a file's first bytes, whether they are all of it, and its last ones."""
+    """Return (a file's first bytes, whether they are the whole file, its last bytes)."""
     try:
         with open(path, "rb") as handle:
             head = handle.read(SNIFFED_BYTES)
@@ -137,7 +137,7 @@ def _read_ends(path: Path) -> tuple[bytes, bool, bytes]:
 
 
 def _other_kind(path: Path, head: bytes) -> str | None:
-    """Return the kind of a file that is no CSV and can be read, None for text; raises for what cannot."""
+    """Return the kind of a supported file that is not CSV, None for text; raises for unsupported types."""
     if head.startswith(b"PAR1"):
         return "parquet"
     if head.startswith(b"PK\x03\x04"):
@@ -157,7 +157,7 @@ def _other_kind(path: Path, head: bytes) -> str | None:
     if b"\0" in head and not head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and not _utf16(head):
         control = sum(byte < 9 or 13 < byte < 32 for byte in head[:4096])
         if control > 0.1 * len(head[:4096]):
-            raise UserError(f"{path}:1: the file is binary data, no table; {_SAVE_AS}")
+            raise UserError(f"{path}:1: the file is binary data, not a table; {_SAVE_AS}")
     return None
 
 
@@ -183,7 +183,7 @@ def _zip_kind(path: Path) -> str:
 
 
 def _utf16(head: bytes) -> str | None:
-    """Return the byte order of UTF-16 text without a mark: every second byte of its first line is NUL."""
+    """Return the byte order of UTF-16 text without a byte order mark: every second byte of its first line is NUL."""
     first = head[:200]
     if len(first) < 8:
         return None
@@ -195,12 +195,12 @@ def _utf16(head: bytes) -> str | None:
 
 
 def _decode(path: Path, head: bytes, given: str | None, whole: bool) -> tuple[str, str]:
-    """Return (text of a file's first bytes, encoding); raises a UserError for an encoding that is none, or not its."""
+    """Return (text of a file's first bytes, encoding); raises a UserError for an unknown or wrong encoding."""
     encoding = _encoding(head, given)
     decoder = codecs.getincrementaldecoder(encoding)("replace")
     try:
         text = decoder.decode(head, final=whole)
-    except UnicodeError:  # UTF-16 or UTF-32 without its mark
+    except UnicodeError:  # UTF-16 or UTF-32 without a byte order mark
         text = "\ufffd"
     if given and not encoding.startswith("utf-8") and text.startswith("\ufffd"):
         raise UserError(f"{path}: --encoding {given}: the file is not {encoding} text; leave the option out, or name "
@@ -216,7 +216,7 @@ def _encoding(head: bytes, given: str | None) -> str:
         return found
     try:
         name = codecs.lookup(given).name
-        "".encode(name)  # refused for codecs that are no encodings of text: hex, zip
+        "".encode(name)  # fails for codecs that do not encode text: hex, zip
     except LookupError:
         raise UserError(f"--encoding {given}: no such encoding; utf-8, cp1252, latin-1 and utf-16 are common") from None
     if name == "utf-8":
@@ -231,7 +231,7 @@ def _line_end(text: str) -> str:
 
 
 def first_records(text: str, delimiter: str, *, spaced: bool = False) -> list[list[str]]:
-    """Return the first rows of a text, as far as they can be read; blank lines are left out."""
+    """Return the first rows of a text, up to one that cannot be read; blank lines are left out."""
     reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter, skipinitialspace=spaced)
     rows = []
     with contextlib.suppress(csv.Error):
@@ -241,9 +241,9 @@ def first_records(text: str, delimiter: str, *, spaced: bool = False) -> list[li
 
 
 def _delimiter(text: str) -> str:
-    """Return the delimiter that cuts header and rows into the same number of cells; the comma where nothing tells."""
+    """Return the delimiter that cuts header and rows into the same number of cells; the comma if none does."""
     scores = {d: _score(first_records(text, d)) for d in DELIMITERS}
-    if not any(width for _, width in scores.values()):  # no header of two columns: a title above it, or spaces
+    if not any(width for _, width in scores.values()):  # no header with two columns: a title line first, or spaces
         cut = {d: itertools.dropwhile(lambda row: len(row) < 2, first_records(text, d)) for d in DELIMITERS}
         scores = {d: _score(list(rows)) for d, rows in cut.items()}
         if not any(width for _, width in scores.values()) and _score(first_records(text, " ", spaced=True))[0] == 1.0:
@@ -252,7 +252,7 @@ def _delimiter(text: str) -> str:
 
 
 def _score(rows: list[list[str]]) -> tuple[float, int]:
-    """Return (share of the rows that are as wide as the first, its width); zeros where that is one cell."""
+    """Return (share of rows as wide as the first row or one cell wider, its width); zeros if it has one cell."""
     if not rows or len(rows[0]) < 2:
         return 0.0, 0
     width = len(rows[0])
@@ -261,16 +261,16 @@ def _score(rows: list[list[str]]) -> tuple[float, int]:
 
 
 def _check_delimiter(path: Path, text: str, delimiter: str) -> str:
-    """Return the delimiter a person named; a UserError where it stands nowhere and another one does."""
+    """Return the given delimiter; raises a UserError if it does not occur and another one does."""
     if delimiter not in text and (found := _delimiter(text)) in text:
         shown = {"\t": "tab"}.get(delimiter, delimiter)
-        raise UserError(f"{path}: --delimiter {shown} does not occur in the first rows; they are cut by "
+        raise UserError(f"{path}: --delimiter {shown} does not occur in the first rows; their delimiter is "
                         f"{found!r} ({NAMES[found]}): leave the option out")  # fmt: skip
     return delimiter
 
 
 def _spaced(text: str, delimiter: str) -> bool:
-    """True where a space follows every delimiter of the first rows, or cells stand in columns with spaces between."""
+    """True if a space follows every delimiter of the first rows, or spaces align the cells in columns."""
     rows = first_records(text, delimiter)
     if delimiter == " ":
         return _score(first_records(text, delimiter, spaced=True)) > _score(rows)
@@ -279,21 +279,21 @@ def _spaced(text: str, delimiter: str) -> bool:
 
 
 def _needs_cleaning(text: str) -> bool:
-    """True where the first rows hold what the block reader refuses and the row reader can read."""
+    """True if the first rows hold something that only the row reader can read, not the block reader."""
     header, *rows = first_records(text, ",")
-    unnamed_first = {len(row) for row in rows} == {len(header) + 1}  # R's write.table gives row names no column name
+    unnamed_first = {len(row) for row in rows} == {len(header) + 1}  # R's write.table: no name above row names
     return unnamed_first or bool(_BLANK_LINE.search(text) or _INNER_QUOTE.search(text))
 
 
-def name_rows(rows: Sequence[Sequence[str]]) -> bool:
-    """True where the first cells of rows differ, as names of rows do; with 0,5 in two cells they may not."""
+def have_row_names(rows: Sequence[Sequence[str]]) -> bool:
+    """True if the rows' first cells all differ, as row names do; the first halves of numbers like 0,5 may not."""
     return len({row[0] for row in rows}) == len(rows)
 
 
 def _ends_empty(tail: bytes) -> bool:
-    """True where the last line is blank or holds delimiters only."""
+    """True if the last line is blank or holds only delimiters."""
     lines = tail.replace(b"\r\n", b"\n").removesuffix(b"\n").split(b"\n")
-    return len(lines) > 1 and not lines[-1].strip(b", \t\r\x1a")  # Ctrl-Z ends a file of DOS
+    return len(lines) > 1 and not lines[-1].strip(b", \t\r\x1a")  # DOS files end with Ctrl-Z
 
 
 def _clean_header(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""What a column's cells hold, gathered in one streamed pass: kinds, numbers as people write them, values, gaps."""
+"""Scan every column in one pass over the rows: kinds of cells, number formats, distinct values, missing cells."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from linklab.tables.number_format import NUMBER_SHARE, PLAIN, NumberFormat, Numb
 from linklab.tables.schema import NUMBER
 from linklab.tables.table import Table
 
-CLASS_MAX_INTEGERS = 20  # an integer target with at most so many values is a class: measurements have more values
-MAX_CHOICES = 1000  # a text target with more values than this is free text; they are not listed
-FEW_WORDS = 20  # a text column with at most so many values is a list of words
+CLASS_MAX_INTEGERS = 20  # an integer target with at most this many values is a class: measurements have more
+MAX_CHOICES = 1000  # a target with more different texts is free text: its values are not listed
+FEW_WORDS = 20  # the validator expects only known words in a text column with at most this many values
 BATCH_ROWS = 2000
 SAMPLE_ROWS, SAMPLE_CELLS = 20_000, 1_000_000  # rows kept for the warnings
-# \N is MySQL's; those with # are spreadsheets' error cells.
+# MySQL writes \N; the words with # are error cells of spreadsheets.
 _ERRORS = ("#N/A", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#NULL!", "\\N")
 _NO_VALUE = frozenset(("nan", "-nan", "na", "n/a", "<na>", "null", "none", "#na", *map(str.lower, _ERRORS)))
-NOT_A_VALUE = _NO_VALUE | {"inf", "-inf", "+inf", "infinity", "-infinity"}  # what no number column may hold
-# What pandas takes for "no value" in a text column; a lower-case `none` may be a word.
+NOT_A_VALUE = _NO_VALUE | {"inf", "-inf", "+inf", "infinity", "-infinity"}  # not allowed as a number
+# Words that pandas reads as "no value" in a text column; lower-case `none` is not here: it may be a real word.
 MISSING_WORDS = frozenset(("NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "<NA>", "#NA",
                            "#N/A N/A", *_ERRORS))  # fmt: skip
 
-# é read as Windows-1252 is Ã©: a letter of C3-F4 (as first byte), then the characters of bytes 80-BF.
+# UTF-8 é read as Windows-1252 is Ã©: the character of a first byte (C2-F4), then of a following byte (80-BF).
 _MOJIBAKE_HINT = re.compile("\ufffd|[\u00c2-\u00f4][^\x00-\x7f]")
 
 _INT = r"(?:0|-?[1-9][0-9]{0,17})"  # a leading zero makes a code (a postcode, a serial number), not a number
@@ -38,20 +38,20 @@ _KINDS = {
     "list_int": rf"\[(?:{_INT}(?:, ?{_INT})*)?\]",
     "list_float": rf"\[(?:{_FLOAT}(?:, ?{_FLOAT})*)?\]",
 }
-# A whole batch of cells, each ended by NUL, matches at once: twenty times faster than cell by cell.
+# One match tests a whole batch of cells, each ended by NUL: twenty times faster than cell by cell.
 _CELL_IS = {kind: re.compile(pattern) for kind, pattern in _KINDS.items()}
 _ALL_ARE = {kind: re.compile(rf"(?:{pattern}\0)*+") for kind, pattern in _KINDS.items()}
 _LISTS = (("list_int",), ("list_float", "list_int"), ("list_str", "list_float", "list_int"))
 
 
 def is_missing_word(text: str) -> bool:
-    """True for an empty cell and for what programs write where there is no value: `NA`, `NaN`, `null`."""
+    """True for an empty cell and for words that programs write for "no value": `NA`, `NaN`, `null`."""
     text = text.strip()
     return not text or text in MISSING_WORDS
 
 
 def is_missing_number(text: str) -> bool:
-    """True for a cell of a number column that says there is no value: `NA`, `nan`, `#DIV/0!`; not for `inf`."""
+    """True for a cell that means "no value" in a number column: `NA`, `nan`, `#DIV/0!`; not for `inf`."""
     return text.strip().lower() in _NO_VALUE
 
 
@@ -71,19 +71,19 @@ def looks_like_mojibake(text: str) -> bool:
 
 @dataclasses.dataclass
 class ColumnScan:
-    """What has been seen of one column."""
+    """Counts over the cells of one column."""
 
     n: int = 0
     empty: int = 0
     kinds: Counter[str] = dataclasses.field(default_factory=Counter)
     shapes: NumberShapes = dataclasses.field(default_factory=NumberShapes)
-    written: NumberShapes = dataclasses.field(default_factory=NumberShapes)  # those that are not in plain spelling
+    written: NumberShapes = dataclasses.field(default_factory=NumberShapes)  # cells not in plain spelling
     values: Counter[str] | None = dataclasses.field(default_factory=Counter)  # None: too many to list
-    likely: str = "int"
+    likely: str = "int"  # the kind that the next batch is tested for first
     longest: int = 0  # characters of the longest cell
 
     def add(self, texts: Sequence[str]) -> None:
-        """Take note of some cells."""
+        """Count some cells."""
         filled = [text for text in texts if text and not text.isspace()]
         self.n += len(texts)
         self.empty += len(texts) - len(filled)
@@ -96,7 +96,7 @@ class ColumnScan:
         for kind in (self.likely, *_ALL_ARE):
             if kind != "str" and _ALL_ARE[kind].fullmatch(joined):
                 self.likely = kind
-                whole = kind.replace("float", "int")  # a few 3.0 among integers must not count for all of them
+                whole = kind.replace("float", "int")  # a few 3.0 must not make all integers floats
                 n_whole = len(filled) if whole == kind else sum(map(bool, map(_CELL_IS[whole].fullmatch, filled)))
                 self.kinds[whole] += n_whole
                 self.kinds[kind] += len(filled) - n_whole
@@ -119,18 +119,18 @@ class ColumnScan:
         return self.kinds.total() - self.kinds["nothing"]
 
     def n_missing(self, kind: str) -> int:
-        """Return how many cells have no value in a column of this kind: empty ones, among numbers `NA` and the like."""
+        """Return how many cells have no value in a column of this kind: empty; for numbers, also `NA` and the like."""
         return self.empty + (self.kinds["nothing"] if kind in ("int", "float") else 0)
 
     def list_kind(self) -> str | None:
-        """Return the narrowest kind of list that nearly all cells are, or None."""
+        """Return the narrowest list kind that fits nearly all cells, or None."""
         for kinds in _LISTS:
             if self.n_filled and sum(self.kinds[kind] for kind in kinds) >= NUMBER_SHARE * self.n_filled:
                 return kinds[0]
         return None
 
     def number_kind(self, number_format: NumberFormat, tolerance: float = 0.0) -> str:
-        """Return "int" where all of the column's numbers but a share of `tolerance` are whole, else "float"."""
+        """Return "int" if at most a share `tolerance` of the column's numbers is not whole, else "float"."""
         whole = self.kinds["int"] + (self.kinds["float"] if number_format.thousands == "." else 0)
         for (shape, _), n in self.written.counts.items():
             plain = number_format.read(shape)
@@ -139,11 +139,11 @@ class ColumnScan:
         return "int" if total and whole >= (1 - tolerance) * total else "float"
 
     def n_odd(self, number_format: NumberFormat) -> int:
-        """Return how many filled cells are no number in this format."""
+        """Return how many filled cells are not numbers in this format."""
         return self.n_filled - self.shapes.read_by((number_format.decimal, number_format.thousands))
 
     def words(self, tolerance: float = 0.0) -> list[str]:
-        """Return the column's values; a rare one that differs from a common one by case or space only is a slip."""
+        """Return the column's values, without rare ones that differ from a common one only in case or outer spaces."""
         counts = self.values or Counter()
         common: dict[str, str] = {}
         for text, _ in counts.most_common():
@@ -154,7 +154,7 @@ class ColumnScan:
 
 @dataclasses.dataclass
 class Scan:
-    """What one pass over a table found."""
+    """The result of one pass over a table."""
 
     n_rows: int
     columns: list[ColumnScan]
@@ -163,7 +163,7 @@ class Scan:
 
     @property
     def rewritten(self) -> dict[int, NumberFormat]:
-        """The formats of the number columns that are written otherwise than plainly, in some cells at least."""
+        """The formats of the number columns that have cells not in plain spelling."""
         return {at: f for at, f in self.formats.items() if f != PLAIN or self.columns[at].written.counts.total()}
 
 
@@ -191,7 +191,7 @@ def scan_table(table: Table, *, rows: Iterator[tuple[int, list[str]]], known: di
 def _format_of(
     table: Table, at: int, column: ColumnScan, decimal: str | None, known: dict[str, NumberFormat]
 ) -> NumberFormat | None:
-    """Return how a column writes its numbers, None where it is none or is not read."""
+    """Return a column's number format; None if it is not a number column, or is dropped."""
     name, is_csv = table.names[at], table.dialect.kind == "csv"
     if column.list_kind() is not None or name in table.options.drop_columns:
         return None

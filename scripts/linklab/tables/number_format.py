@@ -40,18 +40,18 @@ def _match(text: str) -> re.Match[str] | None:
     if (found["open"] is not None) + sum(bool(found[name]) for name in _SIGNS) > 1:
         return None
     is_phone = found["sign"] == "+" and any(space in found["digits"] for space in SPACES)  # +49 170 100 200
-    return None if is_phone or _is_address(found["digits"]) else found
+    return None if is_phone or _is_ip_address(found["digits"]) else found
 
 
-def _is_address(digits: str) -> bool:
-    """True for `192.168.100.120`, an address of the internet."""
+def _is_ip_address(digits: str) -> bool:
+    """True for an IP address: `192.168.100.120`."""
     groups = digits.split(".")
     return len(groups) == 4 and all(group.isdigit() and int(group) < 256 for group in groups)
 
 
 @dataclasses.dataclass(frozen=True)
 class NumberFormat:
-    """How a column writes numbers: the decimal mark, what parts thousands, and the unit beside the digits."""
+    """How a column writes numbers: the decimal mark, the thousands separator, and the unit beside the digits."""
 
     decimal: str = "."
     thousands: str = ""  # "", ",", ".", " " (any space) or "'"
@@ -90,9 +90,9 @@ def _digit_pattern(decimal: str, thousands: str) -> re.Pattern[str]:
 
 
 def shape_of(text: str) -> tuple[str, str] | None:
-    """Return (digits with each run of them shortened, unit) of a number as people write it, None for anything else.
+    """Return (the digits with long runs shortened, unit) of a number as people write it, None for other texts.
 
-    Cells of one shape are read alike by every format: `2,700` -> ("9,999", ""), `$12.5` -> ("9.9", "$").
+    Every format reads all cells of one shape, or none: `2,700` -> ("9,999", ""), `$12.5` -> ("9.9", "$").
     """
     found = _match(text)
     if found is None:
@@ -105,13 +105,13 @@ def shape_of(text: str) -> tuple[str, str] | None:
 
 @dataclasses.dataclass
 class NumberShapes:
-    """The shapes of a column's number cells, with how many cells have each and one example."""
+    """The shapes of a column's number cells; the number of cells and one example per shape."""
 
     counts: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
     examples: dict[tuple[str, str], str] = dataclasses.field(default_factory=dict)
 
     def add(self, text: str) -> bool:
-        """Count a cell; False where it is not a number in any format."""
+        """Count a cell; False if it is not a number in any format."""
         shape = shape_of(text)
         if shape is None:
             return False
@@ -123,7 +123,7 @@ class NumberShapes:
         return True
 
     def add_plain(self, texts: Sequence[str], n_whole: int) -> None:
-        """Count plain numbers (`12`, `-0.5`, `1e3`), `n_whole` of them whole, without a look at each."""
+        """Count plain numbers (`12`, `-0.5`, `1e3`), `n_whole` of them whole, without looking at each."""
         if n_whole:
             self._add_many(("9", ""), n_whole, "9")
         if n_whole < len(texts):
@@ -140,12 +140,12 @@ class NumberShapes:
         self.examples.setdefault(shape, example)
 
     def read_by(self, style: tuple[str, str]) -> int:
-        """Return how many of the cells a (decimal mark, thousands mark) reads."""
+        """Return how many cells a style (decimal mark, thousands separator) can read."""
         return sum(n for (shape, _), n in self.counts.items() if _digit_pattern(*style).fullmatch(shape))
 
     @property
     def decimal_evidence(self) -> set[str]:
-        """The decimal marks that some cell leaves no doubt about: `20,5` -> {","}, `1,234.5` -> {"."}."""
+        """The decimal marks of cells that only one mark can read: `20,5` -> {","}, `1,234.5` -> {"."}."""
         marks = set()
         for shape, _ in self.counts:
             read_with = {style[0] for style in _STYLES if _digit_pattern(*style).fullmatch(shape)}
@@ -160,9 +160,9 @@ def choose_format(
 ) -> NumberFormat | None:  # fmt: skip
     """Return the format of a column with `n_filled` filled cells, None where fewer than 95 % of them are numbers.
 
-    `decimal` is the file's decimal mark, None where nothing tells; `known` the format the column had in training. With
-    `given` a person named the mark, and a column that it cannot read is an error.
-    Raises a UserError naming the column where its numbers can be read in two ways, or are written in two.
+    `decimal` is the file's decimal mark, None if unknown; `known` is the column's format in training. `given` means
+    that the user gave the mark: a number column that it cannot read is an error.
+    Raises a UserError that names a column with ambiguous numbers, or with numbers written in more than one way.
     """
     total = shapes.counts.total()
     if not n_filled or total < NUMBER_SHARE * n_filled:
@@ -177,7 +177,7 @@ def choose_format(
                         f"write them alike, or leave the column out with --drop-columns")  # fmt: skip
     if given:
         _refuse_given(name, shapes, best, decimal)
-    if len({_meaning(shapes, style) for style in best}) == 1:  # `12` is 12 whatever the decimal mark
+    if len({_meaning(shapes, style) for style in best}) == 1:  # `12` is 12 with any decimal mark
         return NumberFormat(*best[0], unit=unit)
     preferred = known.decimal if known and any(style[0] == known.decimal for style in best) else decimal
     if preferred:
@@ -188,7 +188,7 @@ def choose_format(
 
 
 def _refuse_given(name: str, shapes: NumberShapes, styles: Sequence[tuple[str, str]], decimal: str | None) -> None:
-    """Raise a UserError where none of the styles that read a column has the decimal mark a person named."""
+    """Raise a UserError if no style that reads the column has the decimal mark that the user gave."""
     if any(style[0] == decimal for style in styles):
         return
     readers = [_digit_pattern(*style) for style in _STYLES if style[0] == decimal]
@@ -198,7 +198,7 @@ def _refuse_given(name: str, shapes: NumberShapes, styles: Sequence[tuple[str, s
 
 
 def _refuse_commas(name: str, shapes: NumberShapes, styles: Sequence[tuple[str, str]]) -> None:
-    """Raise a UserError for a number with a comma, which several styles read, each in its own way."""
+    """Raise a UserError for a number with a comma: its value depends on the style."""
     example = next((text for (shape, _), text in shapes.examples.items() if "," in shape), None)
     if example is not None:
         plain = sorted({NumberFormat(*style).read(example) or "" for style in styles})
@@ -207,7 +207,7 @@ def _refuse_commas(name: str, shapes: NumberShapes, styles: Sequence[tuple[str, 
 
 
 def _one_unit(name: str, shapes: NumberShapes) -> str:
-    """Return the unit of a column's numbers, "" for none; raises a UserError where they have several."""
+    """Return the unit of a column's numbers, "" for none; raises a UserError for more than one."""
     units = sorted({unit for _, unit in shapes.counts if unit})
     if len(units) > 1:
         raise UserError(f"column '{name}': numbers with different units ({', '.join(units)}) cannot be compared; "
@@ -220,6 +220,6 @@ def _meaning(shapes: NumberShapes, style: tuple[str, str]) -> tuple[str | None, 
 
 
 def file_decimal(columns: Mapping[str, NumberShapes]) -> str | None:
-    """Return the decimal mark that all columns with evidence agree on, None where there is none or two."""
+    """Return the one decimal mark that the columns prove; None if they prove none, or both."""
     marks = set().union(*(shapes.decimal_evidence for shapes in columns.values())) if columns else set()
     return marks.pop() if len(marks) == 1 else None

@@ -31,10 +31,10 @@ Row = tuple[int, list[str]]  # line in the file (row number where the kind has n
 def read_raw_rows(
     path: Path, dialect: Dialect, on_damage: OnDamage, hidden: Collection[str] = frozenset()
 ) -> Iterator[Row]:
-    """Yield every row, the header first; blank rows are yielded with no or only empty cells.
+    """Yield every row, the header first; a blank row has no cells, or only empty ones.
 
-    Rows that cannot be read go to `on_damage`; a UserError is raised where the whole file cannot. `hidden` columns of
-    a typed table may hold what is no cell (nested values): they are read as empty.
+    Rows that cannot be read go to `on_damage`; a UserError is raised if the whole file cannot be read. In typed tables
+    the cells of `hidden` columns are read as empty, because they may hold nested values.
     """
     if dialect.kind == "csv":
         return _csv_rows(path, dialect, on_damage)
@@ -60,7 +60,7 @@ def _csv_rows(path: Path, dialect: Dialect, on_damage: OnDamage) -> Iterator[Row
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    on_damage(line, "bad_quoting", _quoting_words(str(error)))
+                    on_damage(line, "bad_quoting", _quoting_message(str(error)))
                     continue
                 if "\0" in "".join(cells):
                     on_damage(line, "nul_byte", "a NUL byte")
@@ -70,8 +70,8 @@ def _csv_rows(path: Path, dialect: Dialect, on_damage: OnDamage) -> Iterator[Row
             raise encoding_error(path, dialect.encoding) from None
 
 
-def _quoting_words(error: str) -> str:
-    """Say what the csv module cannot read."""
+def _quoting_message(error: str) -> str:
+    """Return our message for an error of the csv module."""
     if "field limit" in error:
         return f"a quote is opened and never closed, or a cell has more than {csv_stream.MAX_RECORD_BYTES:,} characters"
     if "unexpected end" in error:
@@ -80,19 +80,19 @@ def _quoting_words(error: str) -> str:
 
 
 def first_damage(path: Path, dialect: Dialect) -> tuple[int, str] | None:
-    """Return (line, message) of the first row of a CSV's first thousand whose quotes do not fit; None where all do.
+    """Return (line, message) of the first row with wrong quotes among a CSV's first thousand rows, or None.
 
     Reads at most a few MB, so that a lost quote at the beginning is reported before a large file is read.
     """
     if dialect.kind != "csv" or dialect.encoding.startswith(("utf-16", "utf-32")):
         return None
     found: list[tuple[int, str]] = []
-    # Any bytes are Latin-1 text, and quotes and line ends are the same: what is not UTF-8 is named elsewhere.
+    # Latin-1 decodes any bytes and keeps quotes and line ends; bytes that are not UTF-8 are reported elsewhere.
     dialect = dataclasses.replace(dialect, encoding="latin-1")
     for _ in itertools.islice(_csv_rows(path, dialect, lambda line, _, said: found.append((line, said))), FIRST_ROWS):
         if found:
             break
-    return found[0] if found and found[0][0] > 1 else None  # of a broken header nothing is read on
+    return found[0] if found and found[0][0] > 1 else None  # the header is checked elsewhere
 
 
 def encoding_error(path: Path, encoding: str) -> UserError:
@@ -104,12 +104,12 @@ def encoding_error(path: Path, encoding: str) -> UserError:
             try:
                 data.decode("utf-8")
             except UnicodeDecodeError as error:
-                return UserError(f"{path}:{line}: {csv_stream.not_utf8_words(data, error.start)}")
+                return UserError(f"{path}:{line}: {csv_stream.not_utf8_message(data, error.start)}")
     return UserError(f"{path}: not UTF-8 text")
 
 
 def _excel_rows(path: Path, sheet_at: int) -> Iterator[Row]:
-    """Yield the rows of a sheet, each as wide as the first rows' widest, so that no row is taken for a longer one."""
+    """Yield the rows of a sheet, padded or cut (empty cells only) to the width of the widest of the first rows."""
     from openpyxl.utils.exceptions import InvalidFileException
 
     try:
@@ -117,7 +117,7 @@ def _excel_rows(path: Path, sheet_at: int) -> Iterator[Row]:
             if not book.worksheets:
                 raise UserError(f"{path}: the workbook has no sheet with cells")
             sheet = book.worksheets[sheet_at]
-            sheet.reset_dimensions()  # some programs write a wrong one
+            sheet.reset_dimensions()  # some programs write wrong dimensions
             rows = (
                 (number, [to_text(_as_shown(value), path, number, f"column {at}") for at, value in enumerate(row, 1)])
                 for number, row in enumerate(sheet.iter_rows(values_only=True), start=1)
@@ -150,7 +150,7 @@ def _as_shown(value: Any) -> Any:
 
 
 def formula_columns(path: Path, sheet_at: int, line: int) -> list[int]:
-    """Return the columns (from 0) of a workbook whose cell in the row `line` is a formula."""
+    """Return the indices of a workbook's columns that hold a formula in row `line`."""
     with _open_book(path) as book:
         rows = book.worksheets[sheet_at].iter_rows(min_row=line, max_row=line, values_only=True)
         return [at for row in rows for at, value in enumerate(row) if isinstance(value, str) and value.startswith("=")]
@@ -167,7 +167,7 @@ def _parquet_rows(path: Path, hidden: Collection[str]) -> Iterator[Row]:
         number = 0
         for batch in source.iter_batches(batch_size=5000, columns=names):
             columns = [
-                [None] * len(column) if name in hidden else map(_shorten(str(column.type)), column.to_pylist())
+                [None] * len(column) if name in hidden else map(_shortener(str(column.type)), column.to_pylist())
                 for name, column in zip(names, batch.columns, strict=True)
             ]
             for values in zip(*columns, strict=True):
@@ -177,12 +177,12 @@ def _parquet_rows(path: Path, hidden: Collection[str]) -> Iterator[Row]:
         raise UserError(f"{path}: the Parquet file cannot be read ({error}); write it again") from error
 
 
-def _shorten(kind: str) -> Callable[[Any], Any]:
-    """Return what gives the numbers of a column of `kind` as they were meant: a float32 of 0.1, and not 0.10000000149.
+def _shortener(column_type: str) -> Callable[[Any], Any]:
+    """Return a function that rounds float16 and float32 values to their own digits: 0.1, not 0.10000000149.
 
-    Python's floats have twice the digits.
+    Other types pass unchanged.
     """
-    found = re.search(r"\b(halffloat|float16|float32|float)\b", kind)
+    found = re.search(r"\b(halffloat|float16|float32|float)\b", column_type)
     if found is None:
         return lambda value: value
     rounded = np.float32 if found[0] in ("float32", "float") else np.float16
@@ -205,8 +205,8 @@ def _json_rows(path: Path, hidden: Collection[str]) -> Iterator[Row]:
 
 
 def _json_records(value: Any) -> Iterable[Any]:
-    """Return the rows of one JSON value, as pandas' to_json writes a table: a list of rows, or an object that holds
-    them (`data`), or each column's cells by row name.
+    """Return the rows of one JSON value in a layout of pandas' to_json: a list of rows, an object with the rows in
+    `data`, or an object of columns, each with its cells by row name.
     """
     if not isinstance(value, dict):
         return value if isinstance(value, list) else [value]
@@ -224,7 +224,7 @@ def _json_records(value: Any) -> Iterable[Any]:
 
 
 def _json_values(path: Path, handle: TextIO) -> Iterator[tuple[int, Any]]:
-    """Yield (line, value) of JSON Lines, or (number, row) of one JSON value that holds a table."""
+    """Yield (line, value) of JSON Lines, or (row number, row) of one JSON value that holds a table."""
     first = next((text for text in handle if text.strip()), "")
     handle.seek(0)
     if first.lstrip().startswith("[") or not _is_json(first):
@@ -252,13 +252,13 @@ def _parse(path: Path, line: int, text: str) -> Any:
         return files.parse_json(text)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{line + error.lineno - 1}: not JSON Lines at column {error.colno} ({error.msg}); one "
-                        f"flat JSON object a line is expected") from error  # fmt: skip
+                        f"flat JSON object per line is expected") from error  # fmt: skip
     except ValueError as error:
         raise UserError(f"{path}:{line}: {error}") from error
 
 
 def _json_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line, object) of JSON Lines, or (number, object) of one JSON value."""
+    """Yield (line, object) of JSON Lines, or (row number, object) of one JSON value."""
     with open(path, encoding="utf-8-sig", newline="\n") as handle:
         try:
             for line, value in _json_values(path, handle):
@@ -287,7 +287,7 @@ def _dataset_rows(path: Path, hidden: Collection[str]) -> Iterator[Row]:
     number = 0
     for side, part in sides.items():
         labels = {n: f.int2str for n, f in part.features.items() if isinstance(f, datasets.ClassLabel)}
-        shorten = {n: _shorten(str(f)) for n, f in part.features.items()}
+        shorten = {n: _shortener(str(f)) for n, f in part.features.items()}
         part = part.remove_columns([name for name in part.column_names if name in hidden])
         for row in part:
             number += 1

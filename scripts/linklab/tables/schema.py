@@ -1,4 +1,4 @@
-"""What a CSV's columns are: name, role, kind, unit, range. One schema serves every stage."""
+"""The schema of a CSV: each column's name, role, kind, unit and range. All scripts share it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from collections.abc import Iterable
 
 from linklab.cli import UserError
 
-# How a decimal number may be spelt in a CSV, an answer or a prediction: `594`, `-.5`, `5.`, `1e-3`; no leading zeros,
-# which make a code (a postcode), and digits of one script only.
+# The spelling of a number in a CSV, an answer or a prediction: `594`, `-.5`, `5.`, `1e-3`; no leading zeros (they
+# make a code, such as a postcode), and ASCII digits only.
 NUMBER = r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
 _NUMBER = re.compile(NUMBER)
 
 
 def read_number(text: str | None) -> float:
-    """Return the number a text is, NaN where it is none: "594" -> 594.0; "594 Mbit/s", "nan", "1e999" -> NaN."""
+    """Return a text as a number, NaN if it is not one: "594" -> 594.0; "594 Mbit/s", "nan", "1e999" -> NaN."""
     if text is None or not _NUMBER.fullmatch(text):
         return math.nan
     value = float(text)
@@ -29,7 +29,7 @@ KINDS = ("int", "float", "str", "list_int", "list_float", "list_str")
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One column. `low` and `high` are inclusive, and hold for each element of a list cell."""
+    """One column. `low` and `high` are inclusive, and apply to each element of a list cell."""
 
     name: str
     role: str
@@ -41,11 +41,11 @@ class Column:
     decimals: int | None = None  # digits after the point the writer uses, for kind "float" and "list_float"
     longest: int | None = None  # characters of the longest cell, for number targets whose range is not known
     nullable: bool = False
-    aligned_with: str | None = None  # the list column that this one has an element for each element of
-    choices_from: str | None = None  # class targets: the list column that holds the row's own legal answers
-    utility_from: str | None = None  # class targets: the list column that says what each of those answers is worth
-    worth_of: str | None = None  # number targets: the class target whose right answer is worth this number
-    class_target: bool = False  # targets: an answer is right or wrong (True), or near or far (False)
+    aligned_with: str | None = None  # the list column with the same number of elements
+    choices_from: str | None = None  # class targets: the list column with the row's own legal answers
+    utility_from: str | None = None  # class targets: the list column with the worth of each of those answers
+    worth_of: str | None = None  # number targets: the class target; the number is the worth of its right answer
+    class_target: bool = False  # targets: scored as right or wrong (True), or by distance (False)
     description: str = ""
 
     def __post_init__(self) -> None:
@@ -108,7 +108,7 @@ class Schema:
 
     @classmethod
     def from_dict(cls, value: dict) -> Schema:
-        """Build a schema from what `to_dict` gave; a UserError names the column that does not fit."""
+        """Build a schema from the output of `to_dict`; a UserError names an invalid column."""
         columns = []
         known = {field.name for field in dataclasses.fields(Column)}
         entries = value.get("columns", []) if isinstance(value, dict) else []

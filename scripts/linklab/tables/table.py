@@ -1,4 +1,4 @@
-"""One reader for every script: any table a person brings, as clean rows of texts, and what was understood of it."""
+"""One reader for every script: any table file as clean rows of texts, with notes on what was changed."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from linklab import files
 from linklab.cli import UserError
 from linklab.tables import csv_stream
 from linklab.tables.csv_stream import Block, OnDamage
-from linklab.tables.dialect import SNIFFED_ROWS, Dialect, name_rows, sniff
+from linklab.tables.dialect import SNIFFED_ROWS, Dialect, have_row_names, sniff
 from linklab.tables.number_format import NumberFormat
 from linklab.tables.raw_rows import Row, encoding_error, formula_columns, read_raw_rows, sheet_names
 from linklab.tables.schema import read_number
 
-ROW_NAME = "row_name"  # what a first column without a name is called: R and pandas write row names there
-BAD_ROWS = "rows that cannot be read"  # why rows are left out with --drop-bad-rows
+ROW_NAME = "row_name"  # the name for a first column without one: R and pandas write row names there
+BAD_ROWS = "rows that cannot be read"  # the reason for rows left out with --drop-bad-rows
 BLOCK_ROWS = 2000
 SHOWN_LINES = 5
-_OPTION_OF = {"target_fields": "target_field", "target_kinds": "target_kind"}  # the others are called alike
+_OPTION_OF = {"target_fields": "target_field", "target_kinds": "target_kind"}  # all others have the field's name
 EMPTY_ROWS = "empty rows between the others"
 
 
 @dataclasses.dataclass(frozen=True)
 class TableOptions:
-    """What a person says about a table; None or empty: found by looking."""
+    """The user's options for a table; None or empty: detected."""
 
     target_fields: tuple[str, ...] = ()
-    target_kinds: tuple[str, ...] = ()  # class, number or text; one for all targets or one for each
+    target_kinds: tuple[str, ...] = ()  # class, number or text; one for all targets or one per target
     id_field: str | None = None
     group_field: str | None = None
     split_field: str | None = None
@@ -52,7 +52,7 @@ class TableOptions:
 
     @property
     def leave_out_targets(self) -> bool:
-        """Whether an option may leave out rows for what their target holds."""
+        """True if an option may leave out rows because of their target cells."""
         return bool(self.missing) or self.drop_bad_rows or self.drop_missing_target
 
     @classmethod
@@ -62,12 +62,12 @@ class TableOptions:
         return cls.from_dict({name: value for name, value in given.items() if value})
 
     def named_columns(self) -> tuple[str, ...]:
-        """Return the columns that must be there."""
+        """Return the columns that options name: they must exist."""
         single = (self.id_field, self.group_field, self.split_field)
         return (*self.target_fields, *filter(None, single))
 
     def words(self) -> list[str]:
-        """Return the words that give another script the same options."""
+        """Return the command-line words that give another script the same options."""
         words = []
         for name, value in self.to_dict().items():
             option = f"--{_OPTION_OF.get(name, name).replace('_', '-')}"
@@ -76,12 +76,12 @@ class TableOptions:
         return words
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what was said, as JSON-ready values; what was left out is left out."""
+        """Return the given options as JSON-ready values, without those not given."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items() if v}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> TableOptions:
-        """Return the options that `to_dict` gave."""
+        """Return the options from the output of `to_dict`."""
         known = cls.__dataclass_fields__
         values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in value.items() if n in known}
         return cls(**values)
@@ -90,19 +90,19 @@ class TableOptions:
 class Table:
     """A table that can be read as often as needed.
 
-    `names` are the cleaned column names; `rows` yields (line in the person's file, cells). Numbers are in plain
-    spelling once `formats` are set, and rows `leave_out` names are left out.
+    `names` are the cleaned column names; `rows` yields (line in the user's file, cells). Once `formats` is set, numbers
+    are in plain spelling; once `leave_out` is set, rows for which it gives a reason are left out.
     """
 
     def __init__(self, path: Path, options: TableOptions, dialect: Dialect, wanted: Collection[str] = ()) -> None:
         self.path, self.options, self.dialect = path, options, dialect
-        self.wanted = frozenset(wanted)  # columns that must be there: they tell the header from lines above it
+        self.wanted = frozenset(wanted)  # columns that must exist; they show which line is the header
         self.notes: list[str] = []
-        self.missing_seen: set[str] = set()  # which of the cells that mean "no value" there are
+        self.missing_seen: set[str] = set()  # those of `options.missing` that occur in cells
         self.formats: dict[int, NumberFormat] = {}
         self.leave_out: Callable[[list[str]], str | None] | None = None
         self.left_out: dict[str, list[int]] = {}  # why -> lines
-        self.known_formats: dict[str, NumberFormat] = {}  # of the same columns in another file, by name
+        self.known_formats: dict[str, NumberFormat] = {}  # of the training table's columns, by name
         self._header_rows = 0
         self.row_name: str | None = None
         self._blank: list[int] = []  # columns without a name and without values
@@ -123,7 +123,7 @@ class Table:
 
     @property
     def is_plain(self) -> bool:
-        """True where the file's bytes are the rows: nothing to clean, rewrite or leave out."""
+        """True if the file can be read as it is: nothing to clean, rewrite or leave out."""
         return (
             self.dialect.plain and not self.options.missing and not self.options.drop_bad_rows
             and not self.formats and self.leave_out is None
@@ -147,7 +147,7 @@ class Table:
                 yield line, cells
 
     def blocks(self) -> Iterator[Block]:
-        """Yield the rows in blocks, each of which can be converted by itself in whatever process."""
+        """Yield the rows in blocks; each can be converted on its own, in any process."""
         if self.is_plain:
             yield from csv_stream.iter_blocks(self.path)
             return
@@ -156,7 +156,7 @@ class Table:
             yield Block(held[0][0], len(held), b"", held)
 
     def unclean_rows(self, on_damage: OnDamage | None = None, *, keep_missing: bool = False) -> Iterator[Row]:
-        """Yield every row that can be read, as `rows` before numbers are rewritten; the others go to `on_damage`."""
+        """Yield every readable row before its numbers are rewritten; the others go to `on_damage`."""
         missing = frozenset(self.options.missing)
         for line, cells in self._whole_rows(on_damage or self._on_damage):
             if missing and (found := missing.intersection(map(str.strip, cells))):
@@ -166,7 +166,7 @@ class Table:
             yield line, cells
 
     def note_left_out(self, why: str, line: int) -> None:
-        """Remember a row that is left out, once for every pass over the file."""
+        """Remember a row that is left out; later passes over the file do not count it again."""
         lines = self.left_out.setdefault(why, [])
         if not lines or line > lines[-1]:
             lines.append(line)
@@ -180,7 +180,7 @@ class Table:
         self.note_left_out(BAD_ROWS, line)
 
     def _whole_rows(self, on_damage: OnDamage) -> Iterator[Row]:
-        """Yield the rows below the header with exactly the named cells; empty rows at the end are left out."""
+        """Yield the rows below the header, only cells of named columns; empty rows at the end are left out."""
         if self.dialect.plain:
             yield from csv_stream.iter_rows(self.path, on_damage=on_damage)
             return
@@ -189,11 +189,11 @@ class Table:
             next(rows)
         empty: list[int] = []
         for line, cells in rows:
-            if not any(map(str.strip, cells)) or cells == ["\x1a"]:  # Ctrl-Z ends a file of DOS
+            if not any(map(str.strip, cells)) or cells == ["\x1a"]:  # DOS files end with Ctrl-Z
                 empty.append(line)
                 continue
             for at in empty:
-                on_damage(at, "blank_line", "a blank line; every line holds a row")
+                on_damage(at, "blank_line", "a blank line; every line must hold a row")
             empty.clear()
             if len(cells) != self._width:
                 extra = cells[self._width :]
@@ -203,15 +203,15 @@ class Table:
                 cells = cells[: self._width]
             for at in self._blank:
                 if cells[at].strip():
-                    raise UserError(f"{self.path}:{line}: a value in column {at + 1}, for which the header has no "
-                                    f"name; name the column{self.title_hint}")  # fmt: skip
+                    raise UserError(f"{self.path}:{line}: a value in column {at + 1}, which has no name in "
+                                    f"the header; name the column{self.title_hint}")  # fmt: skip
             yield line, [cells[at] for at in self._named] if self._blank else cells
         for line in empty:
             self.note_left_out("empty rows at the end", line)
 
     @property
     def title_hint(self) -> str:
-        """The end of an error about rows that do not fit a header of one name: it may be a title above the header."""
+        """Advice for rows that do not fit a header of one name: that line may be a title above the header."""
         hint = "; if line 1 is a title above the header, name a column of the header with --target-field"
         return hint if len(self.names) == 1 and not self.wanted else ""
 
@@ -220,7 +220,7 @@ class Table:
         return frozenset(self.options.drop_columns)
 
     def _first_row(self) -> tuple[list[str], list[list[str]]]:
-        """Return the cells of the header, with a name in front where R's write.table has left it out, and some rows."""
+        """Return the header's cells and some rows; adds an empty first name where R's write.table omits it."""
         damage: list[tuple[int, str]] = []
         rows = read_raw_rows(
             self.path, self.dialect, lambda line, code, message: damage.append((line, message)), self._hidden
@@ -245,8 +245,8 @@ class Table:
         if self.dialect.kind != "csv" or {len(row) for row in shown} != {len(cells) + 1}:
             return cells, shown
         if any(row[-1].strip() for row in shown):
-            return (["", *cells] if name_rows(shown) else cells), shown
-        return [*cells, ""], shown  # every row ends with a delimiter, and the header does not
+            return (["", *cells] if have_row_names(shown) else cells), shown
+        return [*cells, ""], shown  # every row ends with a delimiter, but the header does not
 
     def _note_lines_above(self, n: int, title: list[str]) -> None:
         if n:
@@ -256,8 +256,8 @@ class Table:
                               + f" ({text!r})" * bool(title))  # fmt: skip
 
     def _header_at(self, rows: list[list[str]]) -> int:
-        """Return which of the first rows is the header: the first one, or one below a title that has all columns
-        wanted. A title has fewer filled cells than the header, so a row of data is not taken for one.
+        """Return the index of the header among the first rows: 0, or the first row with all wanted columns if every
+        row above it has fewer filled cells, as a title has (a row of data has not).
         """
         filled = [[name for cell in row if (name := _clean_name(cell))] for row in rows]
         for at, names in enumerate(filled if self.wanted else ()):
@@ -286,11 +286,11 @@ class Table:
         return names
 
     def _shows_nothing(self, at: int) -> bool:
-        """True for a column whose cells are empty in all of the first rows."""
+        """True for a column that is empty in all of the first rows."""
         return bool(self._shown) and not any(row[at].strip() for row in self._shown if at < len(row))
 
     def _name(self, raw: Sequence[str], at: int) -> str:
-        """Return what a column is called, with a note where it is not its cell of the header."""
+        """Return a column's name; adds a note if the name differs from the header's cell."""
         text, name = raw[at], _clean_name(raw[at])
         first = all(before in self._blank for before in range(at))
         if not name and not first:
@@ -310,13 +310,13 @@ class Table:
         return name
 
     def has_formulas(self, at: int) -> bool:
-        """True where the first row of a workbook's column `at` is a formula."""
+        """True if the first row of a workbook's column `at` holds a formula."""
         return self._named[at] in formula_columns(self.path, self.dialect.sheet, self._header_rows + 1)
 
     def canonical_copy(self, path: Path, on_damage: OnDamage) -> list[int]:
-        """Write the rows that can be read as plain CSV (UTF-8, comma, LF) to `path`.
+        """Write the readable rows to `path` as plain CSV (UTF-8, comma, LF).
 
-        Returns the person's line of each of its lines from the second on.
+        Returns the line in the user's file for each line of the copy, from its second line on.
         """
         lines: list[int] = []
         with open(path, "w", encoding="utf-8", newline="") as handle:
@@ -329,7 +329,7 @@ class Table:
 
 
 def _decimals_among(names: Sequence[str]) -> str:
-    """Return the numbers with a point that at least half of a header consists of: "5.1, 3.5"; "" for any other."""
+    """Return a header's decimal numbers if at least half of its names are numbers: "5.1, 3.5"; else ""."""
     numbers = [name for name in names if not math.isnan(read_number(name))]
     found = [name for name in numbers if "." in name]
     return ", ".join(found[:SHOWN_LINES]) if len(found) > 1 and 2 * len(numbers) >= len(names) else ""
@@ -344,10 +344,10 @@ def open_table(
     options: TableOptions = TableOptions(),  # noqa: B008 (frozen)
     wanted: Collection[str] = (),
 ) -> Table:
-    """Look at a file or folder and return the table in it; a UserError says what it is when it is none.
+    """Detect the format of a file or folder and return its table; a UserError names the type of an unsupported file.
 
-    The columns that `options` name, and those `wanted`, tell the header from a title above it, and the sheet of a
-    workbook.
+    The `wanted` columns (default: those that `options` name) show which line is the header, and which sheet of a
+    workbook to read.
     """
     if isinstance(path, Table):
         return path
@@ -365,7 +365,7 @@ def open_table(
 
 
 def _open_workbook(path: Path, options: TableOptions, dialect: Dialect, wanted: Collection[str]) -> Table:
-    """Return the table of the first sheet that has the wanted columns, else that of the first sheet."""
+    """Return the table of the first sheet with the wanted columns, else of the first sheet."""
     sheets = sheet_names(path)
     found: Table | None = None
     for at in range(len(sheets) if wanted else 1):
@@ -384,7 +384,7 @@ def _open_workbook(path: Path, options: TableOptions, dialect: Dialect, wanted: 
 
 
 def unknown_column(path: str | Path | Table, name: str, names: Sequence[str]) -> str:
-    """Return the text of the error for a column that is not there, with those that are and what may be meant."""
+    """Return the error text for a column that does not exist: the existing columns, and a suggestion."""
     by_folded = {n.casefold(): n for n in names}
     close = difflib.get_close_matches(name.casefold(), by_folded, n=1, cutoff=0.75)
     hint = f"; did you mean '{by_folded[close[0]]}'?" if close else ""
@@ -392,12 +392,12 @@ def unknown_column(path: str | Path | Table, name: str, names: Sequence[str]) ->
         if line := _line_that_names(path, name):
             hint = f"; line {line} has it: remove the lines above the header"
         elif len(names) == 1:
-            hint = "; only one column was found: --delimiter says what stands between cells"
+            hint = "; only one column was found: give its separator with --delimiter"
     return f"{path}:1: no column '{name}'; the columns are: {', '.join(names)}{hint}"
 
 
 def _line_that_names(table: Table, name: str) -> int | None:
-    """Return the line among the first SNIFFED_ROWS, below the first, one of whose cells is `name`."""
+    """Return the line, from 2 to SNIFFED_ROWS, that has `name` as a cell, or None."""
     with open(table.path, encoding=table.dialect.encoding, errors="replace") as handle:
         for number, line in enumerate(islice(handle, SNIFFED_ROWS), start=1):
             cells = [cell.strip().strip("\"'") for cell in re.split("[,;\t|]", line)]
@@ -409,7 +409,7 @@ def _line_that_names(table: Table, name: str) -> int | None:
 def match_names(path: str | Path | Table, parts: Sequence[str], names: Sequence[str]) -> list[str]:
     """Return the columns that the comma-separated `parts` of an option name; a name may hold commas itself.
 
-    ["kind", "common name"] -> ["kind, common name"] where that is a column. Raises a UserError for what is none.
+    ["kind", "common name"] -> ["kind, common name"] if that is a column. Raises a UserError for unknown columns.
     """
     of_parts = {tuple(piece.strip() for piece in name.split(",")): name for name in names}
     longest = max(map(len, of_parts), default=1)

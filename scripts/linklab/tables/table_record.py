@@ -1,4 +1,4 @@
-"""The record of what was understood of a table: what task.json keeps and every script prints."""
+"""The record of how a table was read: kept in task.json and printed by every script."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KIND_NAMES = {"int": "whole number", "float": "number", "str": "text", "list_int
 
 
 def make_record(table: Table, schema: Schema, target_kinds: dict[str, str], scan: Scan | None = None) -> dict[str, Any]:
-    """Return the record of a table; without `scan` of one whose columns are known and whose rows were not counted."""
+    """Return the record of a table; without `scan` (the columns of links.csv are known) it has no row count."""
     kinds = [target_kinds.get(c.name) or c.kind.replace("_", " of ") for c in schema.columns]
     notes = list(table.notes)
     if scan is not None:
@@ -51,8 +51,8 @@ def _notes_of_cells(table: Table, scan: Scan) -> list[str]:
         if n_odd and name not in match_names(table, table.options.target_fields, table.names):
             odd = [text for text in column.values or () if number_format.read(text) is None
                    and text.strip().lower() not in NOT_A_VALUE][:SHOWN_LINES]  # fmt: skip
-            notes.append(f"column '{name}': {n_odd:,} of {column.n_filled:,} cells are no numbers "
-                         f"({', '.join(map(repr, odd))}); --missing takes what means \"no value\"")  # fmt: skip
+            notes.append(f"column '{name}': {n_odd:,} of {column.n_filled:,} cells are not numbers "
+                         f"({', '.join(map(repr, odd))}); list words for \"no value\" with --missing")  # fmt: skip
     for at, (name, column) in enumerate(zip(table.names, scan.columns, strict=True)):
         n = column.shapes.counts.total()
         if at in scan.formats or 2 * n < column.n_filled or name in table.options.drop_columns:
@@ -84,7 +84,7 @@ def _say_kind(column: Column, scan: ColumnScan, target_kind: str | None, number_
 
 
 def lines_of_record(record: dict[str, Any]) -> list[str]:
-    """Return what was understood as a few lines to print."""
+    """Return a record as a few lines to print."""
     columns = record.get("columns", [])
     n_rows = record.get("rows") or sum(record.get("splits", {}).values())
     size = f"{n_rows:,} row{'s' * (n_rows != 1)}, {sum(c['role'] != 'answer' for c in columns)} columns"

@@ -1,4 +1,4 @@
-"""What a person should know of a table before training on it: each once, with the option that settles it."""
+"""Warnings about a table before training, each with the option that solves the problem."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIDES = {
     **dict.fromkeys(("test", "testing", "holdout"), "test"),
 }
 FEW_TRAINING_ROWS = 3  # a class with fewer cannot be learnt
-FEW_ROWS = 10  # a validation or test side with fewer measures nothing
+FEW_ROWS = 10  # a validation or test side with fewer is too small to measure anything
 _WITH_UNIT = re.compile(
     r"[-+]?[0-9][0-9.,]* ?(°?[^\W\d_]+[23²³]?(?:/[^\W\d_]+)?|[°'\"′″])"
 )  # `12 kg`, `3.5 m²`, `80 km/h`, `9 °C`
@@ -40,15 +40,15 @@ def warn_of_columns(table: Table, schema: Schema, scan: Scan) -> list[str]:
             )
             warnings.append(f"column '{column.name}' holds text read with the wrong encoding ({shown[:40]!r}){advice}")
         if column.role == "input" and _counts_up(cells):
-            warnings.append(f"column '{column.name}' is different in every row and counts up, as a row number does; "
+            warnings.append(f"column '{column.name}' is different in every row and counts up like a row number; "
                             f"hide it with --id-field {_quoted(column.name)}")  # fmt: skip
     for target in schema.by_role("target"):
         at = table.names.index(target.name)
         for column, cells in zip(schema.columns, columns, strict=True):
             if column.role == "input" and not _counts_up(cells) and _gives_away(cells, columns[at], column, target):
                 warnings.append(
-                    f"column '{column.name}' alone answers '{target.name}' in every row; if it is known only with the "
-                    f"answer, leave it out with --drop-columns {_quoted(column.name)}"
+                    f"column '{column.name}' alone gives the answer to '{target.name}' in every row; if it is "
+                    f"known only with the answer, leave it out with --drop-columns {_quoted(column.name)}"
                 )
         if target.class_target:
             warnings += _warn_of_classes(target, scan.columns[at])
@@ -56,7 +56,7 @@ def warn_of_columns(table: Table, schema: Schema, scan: Scan) -> list[str]:
 
 
 def _why_empty(table: Table, at: int) -> str:
-    """Say why a column is empty in every row: the values of a workbook's formulas may never have been computed."""
+    """Say why a column is empty in every row: a workbook may hold formulas that were never computed."""
     if table.dialect.kind == "xlsx" and table.has_formulas(at):
         return "holds formulas without their values: open the workbook in Excel or LibreOffice and save it"
     return "is empty in every row: fill it in"
@@ -71,11 +71,13 @@ def _names_sides(name: str, scan: ColumnScan) -> str:
     strange = sorted(text for text in scan.values or () if text.strip().lower() not in SIDES)
     if strange or scan.empty:
         why = (
-            f"holds {', '.join(map(repr, strange[:SHOWN_LINES]))} too" if strange else f"has {scan.empty:,} empty cells"
+            f"also holds {', '.join(map(repr, strange[:SHOWN_LINES]))}"
+            if strange
+            else f"has {scan.empty:,} empty cells"
         )
         return (f"column '{name}' names sides of a split, but {why}: it is read as an input; write train, validation "
                 f"or test in each row, or leave it out with --drop-columns {_quoted(name)}")  # fmt: skip
-    return (f"column '{name}' names sides of a split and is read as an input; divide the rows by it with --split-field "
+    return (f"column '{name}' names sides of a split and is read as an input; use it as the split with --split-field "
             f"{_quoted(name)}, or leave it out with --drop-columns {_quoted(name)}")  # fmt: skip
 
 
@@ -84,7 +86,7 @@ def _quoted(name: str) -> str:
 
 
 def _counts_up(cells: Sequence[str]) -> bool:
-    """True for at least ten cells that are all whole numbers, or one text with a number behind it, and rise."""
+    """True for ten or more cells that are rising whole numbers, or one text with rising numbers after it."""
     if len(cells) < 10:
         return False
     found = [re.fullmatch(r"(.*?)([0-9]{1,15})(?:\.0)?", cell.strip()) for cell in cells]
@@ -95,8 +97,8 @@ def _counts_up(cells: Sequence[str]) -> bool:
 
 
 def _gives_away(cells: Sequence[str], answers: Sequence[str], column: Column, target: Column) -> bool:
-    """True where equal cells always have equal answers and each value stands twice or more on average, or, among
-    numbers, a few thresholds (classes) or a straight line (number) give every answer.
+    """True if a column alone determines the answers: equal cells have equal answers, with two rows or more per value
+    on average, or, for numbers, a few thresholds (classes) or a straight line (number target) give every answer.
     """
     rows = [(c, a) for c, a in zip(cells, answers, strict=True) if c.strip() and not is_missing_word(a)]
     if len(rows) < 10 or len({a for _, a in rows}) < 2 or column.kind.startswith("list_"):
@@ -115,7 +117,7 @@ def _gives_away(cells: Sequence[str], answers: Sequence[str], column: Column, ta
 
 
 def _thresholds_answer(rows: Sequence[tuple[str, str]]) -> bool:
-    """True where every class is one range of the numbers, and has five rows or more on average."""
+    """True if every class is one range of the numbers, with five rows or more per class on average."""
     numbers = sorted((read_number(cell), answer) for cell, answer in rows)
     if any(math.isnan(number) for number, _ in numbers):
         return False
@@ -147,13 +149,13 @@ def _warn_of_classes(target: Column, scan: ColumnScan) -> list[str]:
                         f"once cannot be learnt; use --target-kind text for free answers")  # fmt: skip
         units = {found[1] if (found := _WITH_UNIT.fullmatch(word.strip())) else "" for word in target.choices or ()}
         if len(units) == 1 and "" not in units:
-            warnings.append(f"the answers of '{target.name}' are numbers with '{units.pop()}' behind them: move the "
-                            f"unit to the header, and they can be predicted as numbers")  # fmt: skip
+            warnings.append(f"the answers of '{target.name}' are numbers with '{units.pop()}' after them: move the "
+                            f"unit to the header to predict them as numbers")  # fmt: skip
     return warnings
 
 
 def warn_of_split(rows: dict[str, int], classes: dict[str, Counter[str]], schema: Schema) -> list[str]:
-    """Return the warnings about a division: sides with no or few rows, classes with few training rows.
+    """Return the warnings about a split: sides with no or few rows, classes with few training rows.
 
     `rows` holds the rows of each side, `classes` the training rows of each class by target.
     """
@@ -172,5 +174,5 @@ def warn_of_split(rows: dict[str, int], classes: dict[str, Counter[str]], schema
             shown = ", ".join(f"{choice!r} ({counts[choice]})" for choice in rare[:SHOWN_LINES])
             warnings.append(f"{len(rare):,} of {len(column.choices):,} classes of '{name}' have fewer than "
                             f"{FEW_TRAINING_ROWS} training rows: {shown}{', …' if len(rare) > SHOWN_LINES else ''}; "
-                            f"get more rows of them, or join them in the table")  # fmt: skip
+                            f"get more rows of them, or merge them in the table")  # fmt: skip
     return warnings

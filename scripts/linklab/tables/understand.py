@@ -1,6 +1,6 @@
-"""What a table means: each column's role and kind, the target's kind, what is left out, and what a person should know.
+"""Decide what a table's columns are: role, kind, the targets' kinds; also which rows are left out, and warnings.
 
-Everything found by looking can be overruled by `TableOptions`; every decision is in the record that task.json keeps.
+`TableOptions` override everything that is detected; the record in task.json keeps every decision.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from linklab.cli import UserError
-from linklab.tables.bad_targets import check_targets, constant_target, is_number_target, reason_to_leave_out
+from linklab.tables.bad_targets import check_targets, constant_target, is_number_column, reason_to_leave_out
 from linklab.tables.infer import (
     CLASS_MAX_INTEGERS,
     FEW_WORDS,
@@ -67,10 +67,10 @@ def understand(
 ) -> Understood:
     """Read a table once and decide what its columns are; sets its number formats and the rows it leaves out.
 
-    `known` is the schema of a table whose columns are known beforehand (links.csv): only roles can be overruled, and a
-    plain file is not read. `lenient` (the validator) refuses nothing in the rows, for it names every damaged place: a
-    `tolerance` of a column's cells may be damaged, and columns with more than `allow_missing` empty cells are not
-    nullable. Otherwise a UserError says what cannot serve and which option settles it.
+    `known` is the schema of a table with known columns (links.csv): options can change only roles, and a plain file is
+    not read. With `lenient` (the validator, which reports every damaged cell itself) no row raises an error: a share
+    `tolerance` of a column's cells may be damaged, and a column with more than a share `allow_missing` of empty cells
+    is not nullable. Otherwise a UserError names an unusable row or column and the option that solves the problem.
     """
     if known is not None:
         return _understand_known(table, known)
@@ -98,12 +98,12 @@ def understand(
     if not lenient:
         check_targets(table, schema, scan, given_classes, record)
     elif table.options.leave_out_targets:
-        with contextlib.suppress(UserError):  # rows that no option leaves out stay, and are named
+        with contextlib.suppress(UserError):  # rows that no option leaves out stay, and the validator reports them
             check_targets(table, schema, scan, given_classes, record)
     if constant := constant_target(table, schema, scan):
         if not lenient:
             raise UserError(constant)
-        record["warnings"].append(constant)  # no damage of a cell, but nothing to train on
+        record["warnings"].append(constant)  # no cell is damaged, but there is nothing to learn
     record["warnings"] += warn_of_columns(table, schema, scan)
     return Understood(schema, record)
 
@@ -113,8 +113,8 @@ def _understand_known(table: Table, schema: Schema) -> Understood:
     given = {"--target-kind": options.target_kinds, "--keep-missing-class": options.keep_missing_class}
     for option, value in given.items():
         if value:
-            raise UserError(f"{option}: the columns of a links.csv are known; leave it out")
-    roles = _find_roles(dataclasses.replace(options, group_field=None), table)  # a group column may be shown here
+            raise UserError(f"{option}: the columns of a links.csv are known; leave the option out")
+    roles = _find_roles(dataclasses.replace(options, group_field=None), table)  # here the group may be an input
 
     def role(column: Column) -> str:
         if column.name in roles.hidden or (roles.id_field and column.role == "id" and column.name != roles.id_field):
@@ -129,7 +129,7 @@ def _understand_known(table: Table, schema: Schema) -> Understood:
 
 
 def reopen_table(path: str | Path | Table, schema: Schema, record: Mapping[str, Any]) -> Table:
-    """Return a table as a task understood it: with the record's options, number formats and rows left out.
+    """Return a table as a task reads it: with the record's options, number formats and rows left out.
 
     A `Table` is returned as it is.
     """
@@ -150,24 +150,24 @@ def open_new_rows(
     options: TableOptions = TableOptions(),  # noqa: B008
     wanted: Collection[str] = (),
 ) -> Table:
-    """Return a table of new rows for a model that learnt from the table of `record`; see `open_table` for `wanted`.
+    """Return a table of new rows for a model trained on the table of `record`; see `open_table` for `wanted`.
 
-    How it is written is found anew, or as `options` say; what means "no value" and how its numbers are written, where
-    this file alone does not tell, are as in training.
+    The file's format is detected, or given by `options`. Words for "no value" are those of training, and so are the
+    number formats that this file leaves open.
     """
     recorded = TableOptions.from_dict(record.get("options", {}))
     table = open_table(path, dataclasses.replace(options, missing=recorded.missing), wanted)
     formats = number_formats(record)
-    numbers = {c.name: formats.get(c.name, PLAIN) for c in schema.columns if c.role == "input" and is_number_target(c)}
+    numbers = {c.name: formats.get(c.name, PLAIN) for c in schema.columns if c.role == "input" and is_number_column(c)}
     if table.dialect.plain and not table.options.missing and any(c.choices_from for c in schema.by_role("target")):
-        return table  # rows that bring their choices are written by a program
+        return table  # rows with their own choices are written by a program: nothing to clean
     table.known_formats = numbers
     found = scan_table(table, rows=table.unclean_rows(), known=numbers)
     table.formats = {at: f for at, f in found.rewritten.items() if table.names[at] in numbers}
     for at, name in enumerate(table.names):
         if name not in numbers:
             continue
-        if at not in found.formats:  # a word among few numbers does not make the others words
+        if at not in found.formats:  # a word among few numbers must not make them all words
             table.formats[at] = numbers[name]
         here, there = found.formats.get(at, PLAIN).unit, numbers[name].unit
         if here and there and here != there:
@@ -176,12 +176,12 @@ def open_new_rows(
 
 
 def number_formats(record: Mapping[str, Any]) -> dict[str, NumberFormat]:
-    """Return how the columns of a table's record write numbers, where that is not plain."""
+    """Return the number formats in a table's record, by column; plain columns are not in it."""
     return {name: NumberFormat(**value) for name, value in record.get("number_formats", {}).items()}
 
 
 def _rows(table: Table, damage: list[str] | None) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows; with `damage` those that cannot be read are stepped over, as long as there are others."""
+    """Yield the rows; with `damage` unreadable rows are skipped, but a UserError is raised if no row is readable."""
     if damage is None:
         yield from table.unclean_rows()
         return
@@ -224,7 +224,7 @@ def _find_roles(options: TableOptions, table: Table) -> _Roles:
 
 
 class _IdCheck:
-    """Watches the rows for ids that name several different rows."""
+    """Finds ids that name several different rows."""
 
     def __init__(self, table: Table, roles: _Roles) -> None:
         self.table = table
@@ -233,7 +233,7 @@ class _IdCheck:
         self.repeated: dict[str, tuple[int, int]] = {}  # id -> its first two lines
 
     def watch(self, rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[int, list[str]]]:
-        """Pass the rows on."""
+        """Yield the rows unchanged, and note repeated ids."""
         if self.name is None or self.name not in self.table.names:
             yield from rows
             return
@@ -246,7 +246,7 @@ class _IdCheck:
             yield line, cells
 
     def settle(self, roles: _Roles, lenient: bool) -> str | None:
-        """Return the column of ids; raises a UserError where the one asked for names several different rows."""
+        """Return the id column or None; raises a UserError if an id of --id-field names several different rows."""
         if self.repeated and roles.id_field and not lenient:
             name, (first, second) = next(iter(self.repeated.items()))
             if not name.strip():
@@ -279,7 +279,7 @@ def _own_split(table: Table, roles: _Roles, scan: Scan) -> str | None:
 
 
 def side_of(text: str) -> str:
-    """Return the side of the split a cell names: "Dev" -> "validation"."""
+    """Return the side of the split that a cell names: "Dev" -> "validation"."""
     return SIDES[text.strip().lower()]
 
 
@@ -287,10 +287,10 @@ def _target_kinds(table: Table, roles: _Roles, scan: Scan, lenient: bool) -> dic
     given = table.options.target_kinds
     for kind in given:
         if kind not in TARGET_KINDS:
-            raise UserError(f"--target-kind {kind}: one of {', '.join(TARGET_KINDS)}, or one for each --target-field")
+            raise UserError(f"--target-kind {kind}: one of {', '.join(TARGET_KINDS)}, or one per --target-field")
     if len(given) > 1 and len(given) != len(roles.targets):
         raise UserError(
-            f"--target-kind: {len(given)} kinds for {len(roles.targets)} targets; give one, or one for each"
+            f"--target-kind: {len(given)} kinds for {len(roles.targets)} targets; give one, or one per target"
         )
     kinds = {}
     for i, name in enumerate(roles.targets):
@@ -348,13 +348,13 @@ def _column(
 
 
 def _few_words(scan: ColumnScan, tolerance: float) -> list[str] | None:
-    """Return the words of a text column that has few different ones, else None."""
+    """Return the words of a text column if it has few different ones, else None."""
     words = scan.words(tolerance) if scan.values is not None else []
     return words if 0 < len(words) <= FEW_WORDS else None
 
 
 def _is_nullable(scan: ColumnScan, kind: str, allow_missing: float) -> bool:
-    """True for a column with some cells, but not more than a share of `allow_missing`, that hold no value."""
+    """True if some cells hold no value, but not more than a share `allow_missing`."""
     if kind.startswith("list_") and (scan.values is None or "[]" in scan.values):
         return True
     return 0 < scan.n_missing(kind) <= allow_missing * scan.n
@@ -363,7 +363,7 @@ def _is_nullable(scan: ColumnScan, kind: str, allow_missing: float) -> bool:
 def _classes(
     scan: ColumnScan, number_format: NumberFormat | None, kind: str, table: Table, tolerance: float
 ) -> list[str]:
-    """Return the classes of a target: its values without those that mean "no value" or, among numbers, are none."""
+    """Return the classes of a target: its values, without words for "no value" and, for numbers, other texts."""
     words = [w for w in scan.words(tolerance) if table.options.keep_missing_class or not is_missing_word(w)]
     if number_format is not None:
         plain = {number_format.read(word) for word in words}
