@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
     check_out_dir(settings.out_dir, script=__file__, force=settings.force, reads=reads)
     table, task = open_table_task(settings.source)
     last = conversion.find_last_row(table, task, settings.max_rows) if settings.max_rows else None
-    task = dataclasses.replace(task, split=conversion.settle_rule(table, task, last, seed))
+    task = dataclasses.replace(task, split=conversion.choose_rule(table, task, last, seed))
     with staged_folder(settings.out_dir, script=__file__, force=settings.force, reads=reads) as folder:
         written = conversion.write_rows(
             folder, table, task, last, shard_size=settings.shard_size, workers=settings.workers

@@ -566,7 +566,7 @@ def test_the_pieces_of_a_json_answer_are_the_tokens_training_learnt(tokenizer, j
     form = json_task.form
     for target in ({"kind": "abc", "count": "-12.5", "size": "xl"}, {"kind": "b", "count": "7", "size": "xs"}):
         pieces = [form.head] + [
-            form.before(i) + form.value(target[t.name], t.kind) + form.behind(i)
+            form.before(i) + form.value(target[t.name], t.kind) + form.after(i)
             for i, t in enumerate(json_task.targets)
         ]  # fmt: skip
         whole = json_task.write_answer(target)

@@ -165,7 +165,7 @@ def test_conversations_of_any_csv_need_no_option_again(tmp_path, capsys):
         assert answers[0] == answers[1], name
     words = ["--data", str(jsonl), "--target-field", "kind", "--out-dir", str(tmp_path / "c")]
     assert run_baselines.main(words) == 2
-    assert "--target-field belongs to --csv" in capsys.readouterr().err
+    assert "--target-field applies only to --csv" in capsys.readouterr().err
     (jsonl / "cells.csv").unlink()
     assert run_baselines.main(["--data", str(jsonl), "--out-dir", str(tmp_path / "c")]) == 2
     assert "cells.csv: no such file" in capsys.readouterr().err

@@ -322,7 +322,7 @@ def test_prose_with_quotes_line_breaks_and_windows_line_ends_is_clean(tmp_path):
 
 
 @pytest.mark.parametrize("n_processes", [1, 2])
-def test_blocks_that_end_inside_a_quoted_cell_lose_no_row_and_no_line(tmp_path, monkeypatch, n_processes):
+def test_blocks_that_end_inside_a_quoted_cell_lose_no_row_and_line_error(tmp_path, monkeypatch, n_processes):
     if n_processes == 2:
         start_two_processes(monkeypatch)
     monkeypatch.setattr(validator, "BLOCK_BYTES", 400)

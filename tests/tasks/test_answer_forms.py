@@ -56,13 +56,13 @@ WHOLE_WRONG = dict.fromkeys(ALL)
     [
         ('{"c": "5775", "n": 594, "free text": "yes"}', ALL, None),
         (' {"free text":"yes","n":"594","c":5775}\n', ALL, None),  # another order, and other quotes
-        ('{"c": "5200", "n": 594, "free text": "yes"}', ALL | {"c": None}, "c: '5200' is not legal here"),
-        ('{"c": "5775", "n": null, "free text": "yes"}', ALL | {"n": None}, "n: '' is no number"),
-        ('{"c": "5775", "n": NaN, "free text": "yes"}', ALL | {"n": None}, "n: '' is no number"),
+        ('{"c": "5200", "n": 594, "free text": "yes"}', ALL | {"c": None}, "c: '5200' is not a legal choice"),
+        ('{"c": "5775", "n": null, "free text": "yes"}', ALL | {"n": None}, "n: '' is not a number"),
+        ('{"c": "5775", "n": NaN, "free text": "yes"}', ALL | {"n": None}, "n: '' is not a number"),
         ('{"c": "5775", "n": true, "free text": ["yes"]}', {"c": "5775", "n": None, "free text": None},
-         "n: '' is no number; free text: '' is empty"),
+         "n: '' is not a number; free text: '' is empty"),
         ('{"c": "5775"}', {"c": "5775", "n": None, "free text": None},
-         "n: '' is no number; free text: '' is empty"),
+         "n: '' is not a number; free text: '' is empty"),
         ('{"c": "5775", "c": "5180", "n": 1, "free text": "a"}', WHOLE_WRONG, "key 'c' twice"),
         ('{"c": "5775", "n": 1, "free text": "a", "why": "b"}', WHOLE_WRONG, "key 'why' is not a target"),
         ('{"c": "5775", "n": 594', WHOLE_WRONG, "not a JSON object"),

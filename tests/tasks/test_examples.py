@@ -127,8 +127,8 @@ def test_the_worth_of_a_choice_is_written_to_the_stated_unit(links):
 @pytest.mark.parametrize(
     ("targets", "template", "said"),
     [
-        (["expected_throughput_mbps"], None, "rows must bring their own choices"),
-        (["recommended_channel_mhz", "link_distance_m"], None, "'link_distance_m' is not what a choice of"),
+        (["expected_throughput_mbps"], None, "rows must have their own choices"),
+        (["recommended_channel_mhz", "link_distance_m"], None, "'link_distance_m' is not the worth of a choice of"),
         (None, "{available_channels_mhz} {rssi_dbm}\n{link_distance_m} m", "the last line of the prompt template"),
         (None, "{link_distance_m} m", "the last line of the prompt template"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import linklab
 import pytest
-from linklab.tasks.splits import FRACTIONS, SPLITS, SplitRule, rank_key, settle_rule, split_of, unit_hash
+from linklab.tasks.splits import FRACTIONS, SPLITS, SplitRule, choose_rule, rank_key, split_of, unit_hash
 from scipy import stats
 
 SCRIPTS = str(Path(linklab.__file__).parents[1])
@@ -64,8 +64,8 @@ def test_rows_are_told_apart_even_where_hashes_would_tie():
 @pytest.mark.parametrize("wanted", [SPLITS, ("train", "validation"), ("train", "test")])
 def test_few_groups_fill_every_side_that_is_wanted(n, seed, wanted):
     groups = GROUPS[:n]
-    rule = settle_rule(seed, groups, wanted)
-    assert rule == settle_rule(seed, groups[::-1] * 2, wanted) == SplitRule.from_dict(rule.to_dict())
+    rule = choose_rule(seed, groups, wanted)
+    assert rule == choose_rule(seed, groups[::-1] * 2, wanted) == SplitRule.from_dict(rule.to_dict())
     sides = [split_of(group, seed, rule.fractions) for group in groups]
     usual = [split_of(group, seed) for group in groups]
     if set(wanted) <= {side if side in wanted else "train" for side in usual}:
@@ -76,7 +76,7 @@ def test_few_groups_fill_every_side_that_is_wanted(n, seed, wanted):
 
 
 def test_two_groups_and_many_groups_are_divided_as_ever():
-    assert settle_rule(3, GROUPS[:2]) == settle_rule(3, []) == SplitRule(3)
+    assert choose_rule(3, GROUPS[:2]) == choose_rule(3, []) == SplitRule(3)
     read = []
-    assert settle_rule(0, (read.append(g) or g for g in GROUPS)).fractions == FRACTIONS
+    assert choose_rule(0, (read.append(g) or g for g in GROUPS)).fractions == FRACTIONS
     assert 3 <= len(read) < 200  # no more than it takes to see each side once

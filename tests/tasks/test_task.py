@@ -104,13 +104,13 @@ A_CLASS, A_NUMBER = Target("c", "class", choices=("5180", "5775")), Target("n", 
         ("5775 594", {"c": "5775", "n": "594"}, None),
         (" 5775 594\n", {"c": "5775", "n": "594"}, None),
         ("5775 -1.25e-07", {"c": "5775", "n": "-1.25e-07"}, None),
-        ("5200 594", {"c": None, "n": "594"}, "c: '5200' is not legal here"),
-        ("5775 fast", {"c": "5775", "n": None}, "n: 'fast' is no number"),
-        ("5775", {"c": "5775", "n": None}, "n: '' is no number"),
-        ("", {"c": None, "n": None}, "c: '' is not legal here; n: '' is no number"),
+        ("5200 594", {"c": None, "n": "594"}, "c: '5200' is not a legal choice"),
+        ("5775 fast", {"c": "5775", "n": None}, "n: 'fast' is not a number"),
+        ("5775", {"c": "5775", "n": None}, "n: '' is not a number"),
+        ("", {"c": None, "n": None}, "c: '' is not a legal choice; n: '' is not a number"),
         ("5775 594 5", {"c": None, "n": None}, "3 parts where 2 are expected"),
-        ("5775  594", {"c": None, "n": None}, "n: '' is no number; 3 parts where 2 are expected"),
-        ("05775 594", {"c": None, "n": "594"}, "c: '05775' is not legal here"),
+        ("5775  594", {"c": None, "n": None}, "n: '' is not a number; 3 parts where 2 are expected"),
+        ("05775 594", {"c": None, "n": "594"}, "c: '05775' is not a legal choice"),
     ],
 )
 def test_a_written_answer_is_read_part_by_part(text, answer, problem):
@@ -120,7 +120,7 @@ def test_a_written_answer_is_read_part_by_part(text, answer, problem):
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1_000", "٣", "0x1", "5,4", "594 Mbit/s", "--1", "1e", ".", "007"])
 def test_what_is_no_number_is_no_answer(text):
-    assert make(A_NUMBER).read_answer(text, {}) == ({"n": None}, f"n: {text!r} is no number")
+    assert make(A_NUMBER).read_answer(text, {}) == ({"n": None}, f"n: {text!r} is not a number")
 
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Zl", "Zp"]), min_size=1).filter(str.strip)

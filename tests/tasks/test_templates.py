@@ -76,9 +76,9 @@ def test_a_cell_stands_in_the_prompt_as_it_is(cell):
         ("{}", "'{}' is not an input column, nor + - * / of input columns and numbers; the input columns are: color"),
         ("{color!r}", "'{color!r}' is not an input column"),
         ("{color.__class__}", "is not an input column"),
-        ("{color", "a brace without its partner in '{color'"),
-        ("color} {color}", "a brace without its partner"),
-        ("{color}}", "a brace without its partner"),
+        ("{color", "an unmatched brace in '{color'"),
+        ("color} {color}", "an unmatched brace"),
+        ("{color}}", "an unmatched brace"),
         ("no column", "names no column"),
         ("", "is empty"),
         (" \n\t", "is empty"),
@@ -166,7 +166,7 @@ def test_a_field_may_compute(text, prompt):
         ("{a:>9}", "nor + - * /"),
         ("{word:.0f}", "column 'word' holds text"),
         ("{" + "(" * 500 + "a" + ")" * 500 + "}", "nor + - * /"),
-        ("{a}}", "a brace without its partner in '{a}}'; write {{ or }} for a brace itself"),
+        ("{a}}", "an unmatched brace in '{a}}'; write {{ or }} for a literal brace"),
     ],
 )
 def test_a_field_computes_with_nothing_but_numbers_and_the_four_operations(text, said):

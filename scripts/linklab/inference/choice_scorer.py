@@ -269,7 +269,7 @@ class ChoiceScorer:
 
         That is what always stands behind it (in JSON, the last one too), else what the next one may begin with.
         """
-        if behind := task.form.behind(position):
+        if behind := task.form.after(position):
             return self.tokens(behind)[:1]
         if position + 1 == len(task.targets):
             return []

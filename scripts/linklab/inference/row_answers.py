@@ -126,7 +126,7 @@ def answer_exactly(
         starts = [scorer.tokens(form.head) for _ in rows]
         rankings: list[dict] = [{} for _ in rows]
         for position, target in enumerate(task.targets):
-            before, behind = form.before(position), form.behind(position)
+            before, behind = form.before(position), form.after(position)
             next_tokens = [scorer.next_tokens(task, position, row) for row in rows]
             if target.kind == "class":
                 texts = _choose(scorer, cache, rows, task, position, starts, next_tokens, rankings, rank_by)
@@ -158,7 +158,7 @@ def _choose(
     may follow it: the `next_tokens` of its row, all ways the next target can begin.
     """
     form, target = task.form, task.targets[position]
-    before, behind = form.before(position), form.behind(position)
+    before, behind = form.before(position), form.after(position)
     choices = []
     for row in rows:
         answers = [scorer.tokens(before + form.value(text, "class") + behind) for text in row.choices[target.name]]

@@ -1,7 +1,7 @@
-"""How an answer's text holds its targets: side by side (`5775 594`) or as JSON (`{"channel": "5775", "rate": 594}`).
+"""The form of an answer's text: targets side by side (`5775 594`) or as JSON (`{"channel": "5775", "rate": 594}`).
 
-A form says what stands before, in and behind each value, so that a model can be held to it piece by piece: what stands
-before and behind is fixed, and only the value is chosen.
+A form gives the text before, in and after each value. The text before and after is fixed, so that constrained
+decoding has to choose only the values.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ class PlainForm:
     """The targets' texts with a separator between them."""
 
     separator: str
-    head: str = ""  # what every answer begins with
+    head: str = ""  # the start of every answer
 
     def before(self, position: int) -> str:
-        """Return what stands before a value, and may be one token with its beginning."""
+        """Return the text before a value; it may share a token with the start of the value."""
         return self.separator if position else ""
 
     def value(self, text: str, kind: str) -> str:
         """Return a value as the answer holds it."""
         return text
 
-    def behind(self, position: int) -> str:
-        """Return what always stands behind a value."""
+    def after(self, position: int) -> str:
+        """Return the fixed text after a value."""
         return ""
 
     def parts(self, text: str, names: Sequence[str]) -> tuple[list[str], str]:
-        """Return (the text of each target, "" where there is none; what is wrong with the whole or "")."""
+        """Return (the text of each target, "" if missing; what is wrong with the whole answer, or "")."""
         parts = text.strip().split(self.separator) if len(names) > 1 else [text]
         wrong = f"{len(parts)} parts where {len(names)} are expected" if len(parts) > len(names) else ""
         return (parts + [""] * len(names))[: len(names)], wrong
@@ -48,22 +48,22 @@ class PlainForm:
 class JsonForm:
     """A JSON object with a key per target, as `json.dumps` writes it: numbers bare, everything else quoted.
 
-    A class stands in quotes even where it is a number, so that no value is the beginning of another.
+    A class is quoted even if it is a number, so that no value is the start of another.
     """
 
     names: tuple[str, ...]
 
     @property
     def head(self) -> str:
-        """What every answer begins with: `{"channel":`."""
+        """The start of every answer: `{"channel":`."""
         return f"{{{_quote(self.names[0])}:"
 
     def before(self, position: int) -> str:
-        """Return the space before a value, which may be one token with its beginning."""
+        """Return the space before a value; it may share a token with the start of the value."""
         return " "
 
     def value(self, text: str, kind: str) -> str:
-        """Return a value as the answer holds it: a number as JSON knows it, null for none, else a quoted text."""
+        """Return a value as the answer holds it: a number in JSON spelling, null if it is not one, else quoted."""
         if kind != "number":
             return _quote(text)
         if _JSON_NUMBER.fullmatch(text):
@@ -73,12 +73,12 @@ class JsonForm:
             return "null"
         return str(int(number)) if number.is_integer() and abs(number) < 2**53 else repr(number)
 
-    def behind(self, position: int) -> str:
+    def after(self, position: int) -> str:
         """Return the key of the next value, or the end of the object."""
         return f", {_quote(self.names[position + 1])}:" if position + 1 < len(self.names) else "}"
 
     def parts(self, text: str, names: Sequence[str]) -> tuple[list[str], str]:
-        """Return (the text of each target, "" where there is none; what is wrong with the whole or "")."""
+        """Return (the text of each target, "" if missing; what is wrong with the whole answer, or "")."""
         try:
             pairs = json.loads(
                 text, object_pairs_hook=_Pairs, parse_int=str, parse_float=str, parse_constant=lambda name: None
@@ -97,7 +97,7 @@ class JsonForm:
 
 
 class _Pairs(list):
-    """The (key, value) pairs of a JSON object, doubled keys included."""
+    """The (key, value) pairs of a JSON object, with duplicate keys."""
 
 
 def _quote(text: str) -> str:
@@ -108,9 +108,9 @@ AnswerForm = PlainForm | JsonForm
 
 
 def write(form: AnswerForm, kinds: Mapping[str, str], target: Mapping[str, str], n: int | None = None) -> str:
-    """Return the answer text of a row's targets; of the first `n` alone with all that stands before the next one."""
+    """Return the answer text of a row's targets; with `n` only the first `n`, up to the start of the next value."""
     names = list(kinds)
     text = form.head
     for position, name in enumerate(names[:n]):
-        text += form.before(position) + form.value(target[name], kinds[name]) + form.behind(position)
+        text += form.before(position) + form.value(target[name], kinds[name]) + form.after(position)
     return text + (form.before(n) if n is not None and n < len(names) else "")

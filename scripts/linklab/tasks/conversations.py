@@ -1,8 +1,8 @@
-"""Conversations that somebody else wrote: JSON Lines with `messages`, of one or several turns, as a task of free text.
+"""Conversations from other tools: JSON Lines with `messages`, one or more turns each, read as a free-text task.
 
 A line is {"messages": [{"role": "system" | "user" | "assistant", "content": TEXT}, …]}; other keys are ignored.
-Training learns every assistant turn from what stands before it; the last one is what a model is scored on. A
-conversation's side of the split follows from a hash of its user messages: the same questions are never on two sides.
+Training learns every assistant turn from the turns before it; scoring uses only the last one. A hash of a
+conversation's user messages decides its side of the split: the same questions are never on two sides.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ EXPECTED = 'expected {"messages": [{"role": "user", "content": TEXT}, {"role": "
 
 
 def conversation_files(path: str | Path) -> list[Path]:
-    """Return the JSON Lines files of a file or folder that this toolkit did not write; [] where there are none."""
+    """Return the JSON Lines files of a file or folder from another tool; [] for none, or for a converted folder."""
     path = Path(path)
     if path.is_file():
         return [path]
@@ -42,10 +42,10 @@ def make_task() -> Task:
     return Task(schema, (Target("reply", "text"),), Template("{conversation}", schema))
 
 
-def settle_rule(path: str | Path, seed: int) -> SplitRule:
-    """Return how conversations are divided, so that no side stays empty where there are enough of them."""
+def choose_rule(path: str | Path, seed: int) -> SplitRule:
+    """Return the split rule of conversations; no side stays empty if there are enough conversations."""
     found = (example.group for file in conversation_files(path) for example in _read_file(file, SplitRule()))
-    return splits.settle_rule(seed, found)
+    return splits.choose_rule(seed, found)
 
 
 def read_conversations(
@@ -53,7 +53,7 @@ def read_conversations(
 ) -> list[Example]:
     """Return a split's conversations in rank order; copies count once outside training.
 
-    Raises a UserError naming file and line of the first that is none, or when the split has no rows.
+    Raises a UserError with file and line of the first invalid line, or if the split has no rows.
     """
     found = (
         example
@@ -89,7 +89,7 @@ def parse_line(line: bytes, rule: SplitRule | None = None) -> Example:
 
 
 def _read_messages(line: bytes) -> list[tuple[str, str]]:
-    """Return (role, text) of user and assistant in turn, the system message in front of the first user message."""
+    """Return (role, text) of each turn; the system message is put before the first user message's text."""
     try:
         value = files.parse_json(line.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -97,7 +97,7 @@ def _read_messages(line: bytes) -> list[tuple[str, str]]:
     messages = value.get("messages") if isinstance(value, dict) else None
     if not isinstance(messages, list) or not messages:
         raise ValueError("no list 'messages'")
-    given = [_role(message) for message in messages]  # first: what a tool call lacks is no text that was forgotten
+    given = [_role(message) for message in messages]  # before the texts: a tool call has none
     turns = list(zip(given, map(_text, messages), strict=True))
     system = turns.pop(0)[1] if turns[0][0] == "system" else ""
     roles = [role for role, _ in turns]
@@ -133,7 +133,7 @@ def _make_example(turns: list[tuple[str, str]], rule: SplitRule) -> Example:
     asked = [text for role, text in turns if role == "user"]
     group = _hash(asked)
     questions = tuple(Question(None, turns[i][1], turns[i + 1][1], tuple(turns[:i])) for i in range(0, len(turns), 2))
-    # One text of all that stands before the last answer: what baselines read and hashes cover.
+    # The text of all turns before the last answer, for baselines and hashes.
     shown = "\n".join(f"{role}: {text}" for role, text in turns[:-1]) if len(turns) > 2 else turns[0][1]
     reply = turns[-1][1]
     return Example(

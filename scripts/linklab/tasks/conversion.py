@@ -1,4 +1,4 @@
-"""A table written as conversations, block by block: shards of every split, and the cells of each row beside them."""
+"""Write a table as conversations, block by block: shards of each split, and cells.csv with the cells of each row."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LastRow = tuple[tuple[float, str], int]  # rank key and number of a row, see `sp
 
 
 class Written(NamedTuple):
-    """What was written of the rows: shards with their rows, and what was counted on the way."""
+    """The result of writing the rows: shards with their row counts, and what was counted while writing."""
 
     names: dict[str, dict[str, int]]  # split -> shard -> rows
     features: CardFeatures
@@ -47,7 +47,7 @@ def write_rows(
             count.merge(converted.split_count)
             lines = {"train": converted.train, "validation": [], "test": []}
             for split, row_id, line in converted.others:
-                if ids.add(row_id):  # copies (oversampling) may weigh in training; a scorer wants each row once
+                if ids.add(row_id):  # training keeps copies (oversampling); scoring needs each row once
                     lines[split].append(line)
                 else:
                     copies += 1
@@ -59,7 +59,7 @@ def write_rows(
 
 
 def convert(table: Table, task: Task, *, last: LastRow | None, workers: int | None) -> Iterator[Converted]:
-    """Yield the converted rows block by block, in the table's order, from as many processes as are worth starting."""
+    """Yield the converted rows block by block, in the table's order, in `workers` processes (default: all cores)."""
     size, done = files.size_of(table.path), 0
     assert task.split, "settled before anything is converted"
     work = partial(
@@ -75,15 +75,15 @@ def convert(table: Table, task: Task, *, last: LastRow | None, workers: int | No
 
 
 def find_last_row(table: Table, task: Task, max_rows: int) -> LastRow | None:
-    """Return the rank and number of the last of `max_rows` rows chosen as every script chooses them (by their id)."""
+    """Return the rank key and number of the last of the `max_rows` rows with the lowest rank (by their id)."""
     return last_chosen((row_id for row_id, _ in named_rows(table, task)), max_rows)
 
 
-def settle_rule(table: Table, task: Task, last: LastRow | None, seed: int) -> SplitRule:
-    """Return how the rows that --max-rows chooses are divided; reads only as far as it takes to know."""
+def choose_rule(table: Table, task: Task, last: LastRow | None, seed: int) -> SplitRule:
+    """Return the split rule of the rows that --max-rows chooses; reads only as many rows as this needs."""
     rows = enumerate(named_rows(table, task), start=1)
     chosen = (cells for number, (row_id, cells) in rows if last is None or (rank_key(row_id), number) <= last)
-    return ExampleMaker(task, seed=seed).settle_rule(chosen)
+    return ExampleMaker(task, seed=seed).choose_rule(chosen)
 
 
 def named_rows(table: Table, task: Task) -> Iterator[tuple[str, list[str]]]:
@@ -103,7 +103,7 @@ def numbered_blocks(table: Table) -> Iterator[tuple[int, Block]]:
 
 
 class SeenTexts:
-    """A set of texts that takes no memory: a table on disk, which goes when the process does."""
+    """A set of texts kept on disk, not in memory; the file is deleted when the process ends."""
 
     def __init__(self) -> None:
         self._table = sqlite3.connect("", isolation_level=None)
@@ -117,7 +117,7 @@ class SeenTexts:
 
 
 class ShardWriter:
-    """Writes one split's lines to shards of at most `size` rows; the names hold the count, so they come last."""
+    """Writes one split's lines to shards of at most `size` rows; `finish` names them, as names hold the shard count."""
 
     def __init__(self, folder: Path, split: str, size: int) -> None:
         self.folder, self.split, self.size = folder, split, size

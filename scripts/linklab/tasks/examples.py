@@ -1,4 +1,4 @@
-"""One row as every later stage sees it: its questions and answers, legal choices, and the side it is on."""
+"""One row as all later stages use it: questions and answers, legal choices, and its side of the split."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from linklab.cli import UserError
 from linklab.tables.schema import read_number
 from linklab.tables.table import Table
 from linklab.tables.understand import reopen_table, side_of
-from linklab.tasks.splits import FRACTIONS, SPLITS, SplitRule, rank_key, settle_rule, split_of
+from linklab.tasks.splits import FRACTIONS, SPLITS, SplitRule, choose_rule, rank_key, split_of
 from linklab.tasks.task import Target, Task
 from linklab.tasks.templates import read_list
 
 
 class Question(NamedTuple):
-    """One turn a model is asked: about a whole row (`choice` None), or about one choice of it.
+    """One question to a model: about a whole row (`choice` None), or about one choice of the row.
 
-    `answer` is None where it is not known: field data knows the throughput of the channel in use alone. `history` holds
-    (role, text) of the turns before, where the question is one of a longer conversation.
+    `answer` is None if it is not known: field data has the throughput of only the channel in use. `history` holds
+    (role, text) of the earlier turns if the question belongs to a longer conversation.
     """
 
     choice: str | None
@@ -37,10 +37,10 @@ class Question(NamedTuple):
 class Example:
     """A row ready for a model or a rule.
 
-    `prompt` and `answer` are the whole row's: every choice shown, every target answered. `questions` is what a model
-    is asked and taught: that one question with `--ask row`; with `--ask choices` one per choice, in the order of the
-    choices, whose prompts are one header and each choice's own last line. `values` holds what each legal choice is
-    worth, aligned with `choices`; {} where it is not known. `row` holds the raw cells, {} when it came from JSONL.
+    `prompt` and `answer` cover the whole row: every choice, every target. `questions` are what a model is asked and
+    taught: with `--ask row` that one question; with `--ask choices` one per choice, in the order of the choices, with
+    a shared header and the choice's own last line as prompt. `values` holds the worth of each legal choice, aligned
+    with `choices`; {} if it is not known. `row` holds the raw cells, {} if the example was read from JSONL.
     """
 
     id: str
@@ -75,7 +75,7 @@ class ExampleMaker:
         seed: int = 0,
         fractions: tuple[float, float, float] = FRACTIONS,
     ) -> None:
-        """`group_field` names the column whose equal cells stay on one side; the schema's group column by default."""
+        """Rows with equal cells in `group_field` stay on one side of the split; default: the schema's group column."""
         self.task, self.seed, self.fractions = task, seed, fractions
         self.names, self.template = task.schema.names, task.template
         self.numbers = [t.name for t in task.targets if t.kind == "number"]
@@ -88,7 +88,7 @@ class ExampleMaker:
         self.shown = sorted(task.template.columns, key=task.schema.names.index)
 
     def make(self, cells: list[str], number: int) -> Example:
-        """Return the example of data row `number` (from 1); raises a UserError naming the column that cannot serve."""
+        """Return the example of data row `number` (from 1); raises a UserError that names an unusable column."""
         row = dict(zip(self.names, cells, strict=True))
         target = {t.name: row[t.name] for t in self.task.targets}
         for name, text in target.items():
@@ -100,7 +100,7 @@ class ExampleMaker:
             if math.isnan(read_number(target[name])):
                 raise UserError(
                     f"column '{name}' = {target[name][:80]!r} is not a number, unlike the column's other cells; a row "
-                    f"without its target cannot be learnt or scored: leave it out"
+                    f"without a target cannot be used for training or scoring: leave it out"
                 )
         choices, values = self._choices(row, target)
         group, split = self.place(row)
@@ -121,8 +121,8 @@ class ExampleMaker:
     def place(self, row: Mapping[str, str]) -> tuple[str, str]:
         """Return the group and the side of the split of a row.
 
-        The side is what the table's own split column says. A side it never names (often validation) is cut from its
-        training rows, as any table is divided.
+        The table's own split column decides the side. A side that it never names (often validation) is taken from its
+        training rows by the usual rule.
         """
         group = self.group_of(row)
         split = split_of(group, self.seed, self.fractions)
@@ -134,22 +134,22 @@ class ExampleMaker:
     def group_of(self, row: Mapping[str, str]) -> str:
         """Return the group of a row: the cell of the group column.
 
-        Without one, what looks the same to a model must stay together, whatever its answer: the shown cells.
+        Without one, it is a hash of the shown cells: rows that look the same to a model must stay together.
         """
         if self.group_column:
             return row[self.group_column.name]
         return _hash(row[name] for name in self.shown)
 
-    def settle_rule(self, rows: Iterable[list[str]]) -> SplitRule:
-        """Return how a table's rows are divided, so that no side stays empty where there are enough groups."""
+    def choose_rule(self, rows: Iterable[list[str]]) -> SplitRule:
+        """Return the split rule of a table's rows; no side stays empty if there are enough groups."""
         by_name = (dict(zip(self.names, cells, strict=True)) for cells in rows)
         if self.split_column is None:
-            return settle_rule(self.seed, map(self.group_of, by_name))
+            return choose_rule(self.seed, map(self.group_of, by_name))
         if not self.unnamed_sides:
             return SplitRule(self.seed)
-        name = self.split_column.name  # the sides it never names are cut from its training rows
+        name = self.split_column.name  # the sides it never names are taken from its training rows
         divided = (self.group_of(row) for row in by_name if side_of(row[name]) == "train")
-        return settle_rule(self.seed, divided, {"train", *self.unnamed_sides})
+        return choose_rule(self.seed, divided, {"train", *self.unnamed_sides})
 
     def _choices(self, row: dict, target: dict) -> tuple[dict[str, list[str]], dict[str, list[float]]]:
         choices: dict[str, list[str]] = {}
@@ -181,8 +181,8 @@ def write_questions(
 ) -> tuple[str, tuple[Question, ...]]:
     """Return the prompt of a whole row, and with `--ask choices` the question about each of its choices.
 
-    Answers come from `values`, else from `target`, which knows that of the right choice alone; {} knows none. Raises a
-    UserError where the row's cells cannot be shown.
+    Answers come from `values`, else from `target`, which has only that of the right choice; if both are {}, there are
+    none. Raises a UserError if the row's cells cannot be shown.
     """
     lists = {t.choices_from: choices[t.name] for t in task.targets if t.choices_from}
     lines = task.template.render_lines(row, lists)
@@ -201,7 +201,7 @@ def write_questions(
     if asked.name in values:
         answers = [task.write_worth(value) for value in values[asked.name]]
     elif target:
-        assert task.worth_target, "a task asked choice by choice says what a choice is worth"
+        assert task.worth_target, "a task with --ask choices has a worth per choice"
         worth = task.write_worth(read_number(target[task.worth_target.name]))
         answers = [worth if choice == target[asked.name] else None for choice in choices[asked.name]]
     else:
@@ -210,7 +210,7 @@ def write_questions(
 
 
 def ask_about_all(example: Example, task: Task) -> Example:
-    """Return an example with the questions about all its choices, written from its cells where some are missing."""
+    """Return an example with questions about all its choices; missing ones are written from its cells."""
     if len(example.questions) == len(example.choices[task.choice_target.name]):
         return example
     prompt, questions = write_questions(task, example.row, example.choices, example.values, example.target)
@@ -222,14 +222,14 @@ def _hash(cells: Iterable[str]) -> str:
 
 
 def legal_choices(target: Target, row: Mapping[str, str]) -> list[str]:
-    """Return what may be answered for a class target: the row's own choices, or those all rows share."""
+    """Return the legal answers of a class target: the row's own choices, or those that all rows share."""
     if target.choices_from:
         return read_list(target.choices_from, row[target.choices_from])
     return list(target.choices or ())
 
 
 def iter_examples(csv_path: str | Path | Table, task: Task, **how: Any) -> Iterator[Example]:
-    """Yield the example of every row; a row that cannot serve is a UserError naming file and line."""
+    """Yield the example of every row; raises a UserError with file and line of an unusable row."""
     table = reopen_table(csv_path, task.schema, task.table)
     return make_examples(table, ExampleMaker(task, **how), table.rows())
 
@@ -237,7 +237,7 @@ def iter_examples(csv_path: str | Path | Table, task: Task, **how: Any) -> Itera
 def make_examples(
     csv_path: str | Path | Table, maker: ExampleMaker, rows: Iterable, first: int = 1
 ) -> Iterator[Example]:
-    """Yield the examples of rows (line number, cells) of a file, which are its rows `first`, `first` + 1, …"""
+    """Yield the examples of a file's `rows` (line number, cells); they are numbered from `first`."""
     for number, (line, cells) in enumerate(rows, start=first):
         try:
             yield maker.make(cells, number)
@@ -250,8 +250,8 @@ def read_examples(
 ) -> list[Example]:
     """Return a split's examples, in rank order (see `splits.rank_key`), holding no more than `max_rows` in memory.
 
-    Copies of a row (one id) are kept for training, where somebody balanced the data with them, and count once
-    elsewhere: a copy tells a scorer nothing. Raises a UserError when nothing is left.
+    Copies of a row (same id) are kept for training, because they may balance the data, and left out elsewhere: scoring
+    a row twice adds nothing. Raises a UserError if no rows are left.
     """
     chosen = (example for example in iter_examples(csv_path, task, **how) if split in (None, example.split))
     found = lowest_ranked(chosen if split == "train" else first_of_each_id(chosen), max_rows)

@@ -1,7 +1,7 @@
-"""The same conversations in the files that other training programs and benchmarks expect.
+"""Export conversations in the file formats of other training programs and benchmarks.
 
-Each export is a folder below `exports/` of a converted set and holds copies of the conversations under the names its
-program looks for, and the settings file that its documentation asks for. Sources: TRL, "Dataset formats"
+Each export is a folder below `exports/` of a converted set. It holds copies of the conversations under the file names
+that the program expects, and a settings file as in its documentation. Sources: TRL, "Dataset formats"
 (prompt-completion); LLaMA-Factory, data/README (sharegpt with role tags); Axolotl, "Conversation" (chat_template,
 eot_tokens); MLX-LM, LORA.md (train/valid/test.jsonl); lm-evaluation-harness, "New task guide"; OpenAI, "Supervised
 fine-tuning" (chat format).
@@ -19,16 +19,16 @@ from linklab import files
 from linklab.tasks.jsonl import read_lines
 
 FOLDER = "exports"
-EXAMPLE_BASE = "google/gemma-3-270m-it"  # what the settings files name; any instruction-tuned model does
+EXAMPLE_BASE = "google/gemma-3-270m-it"  # the model in the settings files; any instruction-tuned model works
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """What a program wants: each conversation as `make` writes it, and settings (file name -> text) for those files."""
+    """A program's format: `make` converts one conversation, `settings` gives (file name -> text) for the files."""
 
     make: Callable[[list[dict]], dict] = lambda messages: {"messages": messages}
     settings: Callable[[Sequence[Path]], dict[str, str]] = lambda written: {}
-    validation: str = "validation"  # what the file of the validation split is called
+    validation: str = "validation"  # the name of the validation split's file
 
 
 def write_exports(folder: Path, programs: Sequence[str], shards: Mapping[str, Sequence[str]]) -> list[Path]:
@@ -59,7 +59,7 @@ def _write_lines(path: Path, shards: Sequence[Path], make: Callable[[list[dict]]
 
 
 def _trl(written: Sequence[Path]) -> dict[str, str]:
-    """Prompt-completion conversations: SFTTrainer then takes the loss on the completion without an option."""
+    """Prompt-completion conversations: for these, SFTTrainer takes the loss on the completion by default."""
     return {
         "sft.yaml": f"# trl sft --config sft.yaml\nmodel_name_or_path: {EXAMPLE_BASE}\ndataset_name: ../trl\n"
         "use_peft: true\nlora_r: 16\nlora_alpha: 32\nlora_target_modules: all-linear\nlearning_rate: 5.0e-4\n"
@@ -86,7 +86,7 @@ def _llamafactory(written: Sequence[Path]) -> dict[str, str]:
 
 
 def _axolotl(written: Sequence[Path]) -> dict[str, str]:
-    """`eot_tokens` makes Axolotl train the end of the turn, without which answers do not stop."""
+    """`eot_tokens` makes Axolotl train on the end of the turn; without it, answers do not stop."""
 
     def source(name: str) -> str:
         return (

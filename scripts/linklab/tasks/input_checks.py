@@ -1,7 +1,7 @@
-"""Whether new rows look like those a model was trained on: inputs.json beside the model, and the checks against it.
+"""Check new rows against a model's training rows, which inputs.json in the model folder describes.
 
-A value that training never saw gets an answer that nothing supports: it is answered with a warning. A cell that cannot
-be what its column is (text in a number column) gets an error and no answer.
+A row with a value that training never saw gets an answer and a warning: nothing supports the answer. A row with an
+invalid cell (text in a number column) gets an error and no answer.
 """
 
 from __future__ import annotations
@@ -22,36 +22,38 @@ from linklab.tasks.task import Task
 from linklab.tasks.templates import read_list
 
 INPUTS_FILE = "inputs.json"
-MAX_VALUES = 200  # a text column with more different values is free text, and any text is fine
-MAX_WHOLE_NUMBERS = 12  # a whole-number column with so few values is a scale of steps: 20, 40, 80 and 160 MHz
-TIMES_SEEN = 10  # how often each of those must occur on average, so that they are all there are
+MAX_VALUES = 200  # a text column with more different values is free text: any text is allowed
+MAX_WHOLE_NUMBERS = 12  # a whole-number column with at most this many values may have fixed steps: 20, 40, 80, 160 MHz
+TIMES_SEEN = 10  # average number of cells per value from which no other values are expected
 MAX_SHOWN = 8  # values a message lists
 
 
 @dataclasses.dataclass(frozen=True)
 class SeenColumn:
-    """What the training rows held in one column. For a list column everything is said of its elements."""
+    """The values of one column in the training rows. For a list column all fields describe its elements."""
 
     kind: str
     low: float | None = None  # smallest and largest number
     high: float | None = None
-    values: tuple[str, ...] | None = None  # all different values, where they are few
+    values: tuple[str, ...] | None = None  # all different values, if they are few
     may_be_empty: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What is wrong with a row: an error leaves it unanswered, a warning does not. Each is one text, "" for none."""
+    """The problems of a row: with an error it is not answered, with a warning it is. Each is one text, "" for none."""
 
     error: str = ""
     warning: str = ""
 
 
 def describe_inputs(examples: Sequence[Example], task: Task) -> dict:
-    """Return the JSON value of inputs.json: what the training rows held in each shown column."""
-    bases = {target.choices_from for target in task.targets}
+    """Return the JSON value of inputs.json: the values of each shown column in the training rows."""
+    choice_columns = {target.choices_from for target in task.targets}
     seen = {
-        column.name: _describe_column(column, [example.row[column.name] for example in examples], column.name in bases)
+        column.name: _describe_column(
+            column, [example.row[column.name] for example in examples], holds_choices=column.name in choice_columns
+        )
         for column in shown_columns(task)
     }
     columns = {
@@ -61,7 +63,7 @@ def describe_inputs(examples: Sequence[Example], task: Task) -> dict:
     return {"rows": len(examples), "columns": columns}
 
 
-def _describe_column(column: Column, cells: Sequence[str], is_base: bool) -> SeenColumn:
+def _describe_column(column: Column, cells: Sequence[str], *, holds_choices: bool) -> SeenColumn:
     numeric = column.kind in ("int", "float")
     filled = [cell for cell in cells if cell.strip() and not (numeric and is_missing_number(cell))]
     may_be_empty = len(filled) < len(cells)
@@ -74,7 +76,7 @@ def _describe_column(column: Column, cells: Sequence[str], is_base: bool) -> See
     if column.kind in ("str", "list_str"):
         listed = len(counts) <= MAX_VALUES and 2 * len(counts) <= len(elements)
     elif column.kind == "list_int":
-        listed = is_base and often and len(counts) <= MAX_VALUES
+        listed = holds_choices and often and len(counts) <= MAX_VALUES
     else:
         listed = column.kind == "int" and often and len(counts) <= MAX_WHOLE_NUMBERS
     values = tuple(sorted(counts, key=_order)) if listed and counts else None
@@ -92,7 +94,7 @@ def _order(text: str) -> tuple[float, str]:
 
 
 def read_inputs(model_folder: str | Path) -> dict[str, SeenColumn] | None:
-    """Return what a model's training rows held, by column; None for a model whose folder does not say."""
+    """Return the columns of a model's inputs.json by name; None if the model folder has no such file."""
     path = Path(model_folder) / INPUTS_FILE
     if not path.exists():
         return None
@@ -107,7 +109,7 @@ def read_inputs(model_folder: str | Path) -> dict[str, SeenColumn] | None:
 
 
 def check_row(row: Mapping[str, str], seen: Mapping[str, SeenColumn]) -> Finding:
-    """Return what is wrong with a row of raw cells, all columns together."""
+    """Return the problems of a row of raw cells, of all columns together."""
     errors, warnings = [], []
     for name, column in seen.items():
         cell = row[name].strip()
@@ -130,7 +132,7 @@ def check_row(row: Mapping[str, str], seen: Mapping[str, SeenColumn]) -> Finding
 
 
 def _compare(elements: Sequence[str], column: SeenColumn) -> str:
-    """Return which elements training did not see, and what it saw; "" where all is as it was."""
+    """Return which elements training did not see, and what it saw; "" if there are none."""
     if column.values is not None:
         numbers = {read_number(value) for value in column.values} if column.kind not in ("str", "list_str") else set()
         new = [text for text in elements if text not in column.values and read_number(text) not in numbers]

@@ -1,4 +1,4 @@
-"""The folder convert writes and training reads: JSONL shards a split, a data card that names them, and the task."""
+"""The converted folder that training reads: JSONL shards per split, a data card that lists them, and task.json."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from linklab.tasks.task import Task
 
 TASK_FILE = "task.json"
 REMEDY = "restore it, or convert the CSV again"
-_DATE = re.compile(r"\d{4}-\d\d")  # how every text starts that Arrow's JSON reader may take for a moment in time
-_JSON = re.compile(r'\s*(?:[-\d"\[{]|null|true|false|NaN|Infinity)')  # and every text that may itself be read as JSON
+_DATE = re.compile(r"\d{4}-\d\d")  # the start of every text that Arrow's JSON reader may read as a timestamp
+_JSON = re.compile(r'\s*(?:[-\d"\[{]|null|true|false|NaN|Infinity)')  # the start of every text that is JSON itself
 
 
 def to_jsonl(example: Example, task: Task) -> bytes:
-    """Return an example's JSONL: a line per conversation, each with all that scoring its row needs.
+    """Return an example's JSONL: one line per conversation, each with everything needed to score its row.
 
-    That is one line with `--ask row`. With `--ask choices` there is one for each choice whose answer is known, named
-    `ROW/CHOICE`, with `row` and `choice`. Choices shared by all rows stand in task.json instead.
+    With `--ask row` that is one line. With `--ask choices` it is one line for each choice with a known answer; its id
+    is `ROW/CHOICE`, and it also has `row` and `choice`. Choices shared by all rows are in task.json instead.
     """
     own = {t.name: example.choices[t.name] for t in task.targets if t.choices_from}
     rest = {"target": example.target, "choices": own, "values": example.values}
@@ -63,11 +63,11 @@ def _messages(question: Question) -> list[dict[str, str | None]]:
 
 
 class CardFeatures:
-    """The types a data card must declare so that `load_dataset` gives back the very texts that were written.
+    """The column types in the data card: they make `load_dataset` return exactly the texts that were written.
 
-    Left to guess, datasets 5.2 makes a moment of every text in a column whose texts look like dates, and declared as
-    strings they come back as "2020-01-01 00:00:00". Its Json type keeps them, but would read "5775" as a number and
-    round floats to ten digits; so a column gets it only where a date was seen or rows have no keys in common.
+    Without them datasets 5.2 reads texts that look like dates as timestamps; declared as strings, they come back as
+    "2020-01-01 00:00:00". Its Json type keeps them, but reads "5775" as a number and rounds floats to ten digits; so a
+    column gets the Json type only if a date was seen in it.
     """
 
     def __init__(self, task: Task) -> None:
@@ -77,12 +77,12 @@ class CardFeatures:
         self._first: dict[str, dict[str, str]] = {name: {} for name in ("id", "group", "choice")}
 
     def see(self, example: Example) -> None:
-        """Take note of a row; raises a UserError for ids or groups that no declared type could keep."""
+        """Note the dates in a row; raises a UserError for ids or groups that no type would keep unchanged."""
         if _DATE.match(example.prompt):
             self.dated.add("messages")
         if any(map(_DATE.match, example.target.values())):
             self.dated.add("target")
-        if _JSON.match(example.id):  # a date starts as a number does
+        if _JSON.match(example.id):  # also true for dates
             self._see_name("id", example.id)
         if _JSON.match(example.group):
             self._see_name("group", example.group)
@@ -91,7 +91,7 @@ class CardFeatures:
                 self._see_name("choice", choice)
 
     def merge(self, other: CardFeatures) -> None:
-        """Take note of what was seen of the rows that follow."""
+        """Add what was seen in the rows that follow."""
         self.dated |= other.dated
         for name, first in other._first.items():
             for text in first.values():
@@ -103,8 +103,8 @@ class CardFeatures:
         if len(first) == 2:
             option = "--id-field" if name == "id" else "--group-field"
             raise UserError(
-                f"{name} {text!r}: among dates and other numbers in one column ({first['date']!r} and "
-                f"{first['JSON']!r}) datasets.load_dataset would change some; choose another {option}"
+                f"{name} {text!r}: a column with dates and other numbers ({first['date']!r} and {first['JSON']!r}): "
+                f"datasets.load_dataset would change some of them; choose another {option}"
             )
         if "date" in first:
             self.dated.add(name)
@@ -115,7 +115,7 @@ class CardFeatures:
         def column(name: str, kind: dict) -> dict:
             return {"name": name} | ({"dtype": "json"} if name in self.dated else kind)
 
-        def struct(names: list[str], kind: dict) -> dict:  # may be empty: datasets 4.0, which Colab has, knows no json
+        def struct(names: list[str], kind: dict) -> dict:  # may be empty; no json: Colab's datasets 4.0 lacks it
             return {"struct": [{"name": name} | kind for name in names]}
 
         text, targets = {"dtype": "string"}, self.task.targets
@@ -132,11 +132,11 @@ class CardFeatures:
 
 
 class Converted(NamedTuple):
-    """What became of a block of rows."""
+    """The result of converting one block of rows."""
 
     train: list[bytes]  # the JSONL of each row
     others: list[tuple[str, str, bytes]]  # (split, id, JSONL) of each row outside training
-    features: CardFeatures  # what the card must know of the rows
+    features: CardFeatures  # the column types for the data card
     cells: str  # the lines of cells.csv
     split_count: SplitCount
 
@@ -152,7 +152,7 @@ def convert_block(
     """Convert the rows of a block: `item` is the number of its first row and the block.
 
     `last` (of `splits.last_chosen`) leaves out the rows that --max-rows does not choose; `how` goes to `ExampleMaker`.
-    Raises a UserError naming file and line of the first row that cannot serve.
+    Raises a UserError with file and line of the first unusable row.
     """
     first, block = item
     rows = read_block(path, block, len(task.schema.names))
@@ -194,7 +194,7 @@ def read_task(folder: str | Path) -> Task:
 
 
 def shards(folder: str | Path, split: str) -> list[Path]:
-    """Return a split's shards as the manifest names them, unchanged; stale or foreign files are never read."""
+    """Return the split's shards listed in the manifest; a changed one is an error, other files are never read."""
     return sorted(require_unchanged(folder, lambda name: name.startswith(f"{split}-"), remedy=REMEDY))
 
 
@@ -209,7 +209,7 @@ def read_examples(folder: str | Path, split: str, max_rows: int | None = None) -
 
 
 def read_lines(path: Path) -> Iterator[tuple[dict[str, Any], Question]]:
-    """Yield (value, its question) of each line of a shard; a UserError names the line that is none."""
+    """Yield (value, its question) of each line of a shard; a UserError names an invalid line."""
     with open(path, encoding="utf-8", newline="\n") as handle:
         for number, text in enumerate(handle, start=1):
             try:
@@ -217,15 +217,15 @@ def read_lines(path: Path) -> Iterator[tuple[dict[str, Any], Question]]:
                 user, assistant = value["messages"]
                 yield value, Question(value.get("choice"), user["content"], assistant["content"])
             except (ValueError, KeyError, TypeError) as error:
-                raise _no_line(path, number, error) from error
+                raise _line_error(path, number, error) from error
 
 
-def _no_line(path: Path, number: int, error: Exception) -> UserError:
+def _line_error(path: Path, number: int, error: Exception) -> UserError:
     return UserError(f"{path}:{number}: not a line that convert_csv_to_jsonl.py wrote ({error})")
 
 
 def read_shard(path: Path, task: Task, split: str) -> Iterator[Example]:
-    """Yield the examples of one shard; a UserError names the line that is none."""
+    """Yield the examples of one shard; a UserError names an invalid line."""
     shared = {t.name: list(t.choices or ()) for t in task.targets if t.kind == "class" and not t.choices_from}
     lines: list[dict] = []  # of one row so far
     for number, (value, question) in enumerate(read_lines(path), start=1):
@@ -236,7 +236,7 @@ def read_shard(path: Path, task: Task, split: str) -> Iterator[Example]:
             if task.ask == "choices":
                 line["choices"][task.choice_target.name].index(question.choice)
         except (ValueError, KeyError, TypeError) as error:
-            raise _no_line(path, number, error) from error
+            raise _line_error(path, number, error) from error
         asked = [one["question"].choice for one in lines]
         if lines and (line["id"] != lines[0]["id"] or task.ask == "row" or question.choice in asked):
             yield _join(lines, task, split)
@@ -247,7 +247,7 @@ def read_shard(path: Path, task: Task, split: str) -> Iterator[Example]:
 
 
 def _join(lines: list[dict], task: Task, split: str) -> Example:
-    """Return the example whose lines these are: with `--ask choices` one for each choice whose answer is known."""
+    """Return the example of a row's lines; with `--ask choices` there is a line per choice with a known answer."""
     questions = tuple(line.pop("question") for line in lines)
     line = lines[0]
     if task.ask == "row":

@@ -1,4 +1,4 @@
-"""cells.csv in a converted folder: the cells of each row's shown columns, which baselines read instead of prompts."""
+"""cells.csv of a converted folder: the cells of each row's shown columns; baselines read them instead of prompts."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CELLS_FILE = "cells.csv"
 def shown_columns(task: Task) -> list[Column]:
     """Return the columns that baselines see, in the order of the schema.
 
-    They are what the prompt shows and what holds a row's legal choices. The links' own short prompt leaves out what
-    helps a model too little for its tokens; baselines see that too: a rule that knows more is only harder to beat.
+    These are the columns in the prompt and those with a row's legal choices. The short links prompt leaves out columns
+    that cost a model more tokens than they help; baselines see them: knowing more makes them only harder to beat.
     """
     shown = {*task.template.columns, *(target.choices_from for target in task.targets)}
     if task.template.text == LINK_CHOICES_TEMPLATE:
@@ -40,7 +40,7 @@ def csv_lines(rows: Iterable[Sequence[str]]) -> str:
 def attach_cells(folder: str | Path, task: Task, examples: Sequence[Example]) -> list[Example]:
     """Return the examples of a converted folder with the cells of their shown columns as `row`.
 
-    Raises a UserError where cells.csv is missing, is damaged or lacks a row.
+    Raises a UserError if cells.csv is missing, is damaged or lacks a row.
     """
     path = Path(folder) / CELLS_FILE
     if not path.exists():

@@ -26,7 +26,7 @@ Reader = Callable[[str, int | None], list[Example]]
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Which rows a script works on: those of a table, with how it is read and asked about, or a converted folder's."""
+    """The rows of a script: a table with the options to read it and to write questions, or a converted folder."""
 
     table: TableOptions
     csv: str | None
@@ -39,7 +39,7 @@ class Source:
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> Source:
-        """Return what a script that called `cli.add_source_options`, or `add_row_options` and --csv, was given."""
+        """Return the source of a script that called `cli.add_source_options`, or `add_row_options` and --csv."""
         return cli.read_settings(cls, args, table=TableOptions.from_args(args))
 
     def paths(self) -> list[str]:
@@ -47,12 +47,12 @@ class Source:
         return [path for path in (self.csv, self.data, self.prompt_template) if path]
 
     def question_words(self) -> list[str]:
-        """Return the words that let another script ask rows the same way."""
+        """Return the command-line words that let another script ask the same questions."""
         given = {option: getattr(self, option[2:].replace("-", "_")) for option, _ in cli.QUESTION_OPTIONS}
         return [word for option, value in given.items() if value for word in (option, value)]
 
     def words(self) -> list[str]:
-        """Return the words that give another script the same rows."""
+        """Return the command-line words that give another script the same rows."""
         if self.data:
             return ["--data", self.data]
         words = ["--csv", self.csv or "", *self.table.words(), *self.question_words()]
@@ -68,15 +68,15 @@ def open_source(
 ) -> tuple[Task, Reader]:
     """Return the task, and a function (split, max_rows) -> examples in rank order.
 
-    `trained` is the task a model was trained for: its targets, prompt, way of asking and split are taken, and options
-    or data that say another are refused, unless allowed.
+    `trained` is the task of a trained model: its targets, prompt, way of asking and split are used. Options or data
+    that differ from it raise a UserError, unless allowed.
     """
     rule = _split_rule(source, trained, allow_other_split)
     if source.csv:
         table, task = _table_task(source, trained, allow_other_prompt)
         if trained is None or trained.split is None:
-            rule = ExampleMaker(task, seed=rule.seed).settle_rule(cells for _, cells in table.rows())
-        task = divide(table, task, rule)
+            rule = ExampleMaker(task, seed=rule.seed).choose_rule(cells for _, cells in table.rows())
+        task = count_split(table, task, rule)
         return task, lambda split, n: examples.read_examples(
             table, task, split, n, seed=rule.seed, fractions=rule.fractions
         )
@@ -92,12 +92,12 @@ def open_source(
 def open_folder(
     data: str | Path, split_seed: int | None = 0, trained_split: SplitRule | None = None
 ) -> tuple[Task, Reader]:
-    """Return the task and the reader of `--data`: a converted folder, or conversations somebody else wrote.
+    """Return the task and the reader of `--data`: a converted folder, or conversations from another tool.
 
-    The latter are divided as the model was trained with, else by `split_seed`; a converted folder is divided already.
+    Such conversations are split by the trained model's rule, else by `split_seed`; a converted folder is split already.
     """
     if conversations.conversation_files(data):
-        rule = trained_split or conversations.settle_rule(data, split_seed or 0)
+        rule = trained_split or conversations.choose_rule(data, split_seed or 0)
         rule = dataclasses.replace(rule, seed=split_seed or 0)
         task = dataclasses.replace(conversations.make_task(), split=rule)
         return task, lambda split, n: conversations.read_conversations(data, split, n, rule)
@@ -106,7 +106,7 @@ def open_folder(
 
 
 def _split_rule(source: Source, trained: Task | None, allow_other_split: bool) -> SplitRule:
-    """Return how rows are divided: as a trained model says, else by `--split-seed`."""
+    """Return the split rule: that of a trained model, else of `--split-seed`."""
     rule = trained.split if trained and trained.split else SplitRule(source.split_seed or 0)
     if source.split_seed in (None, rule.seed):
         return rule
@@ -118,7 +118,7 @@ def _split_rule(source: Source, trained: Task | None, allow_other_split: bool) -
 
 
 def _table_task(source: Source, trained: Task | None, allow_other_prompt: bool) -> tuple[Table, Task]:
-    """Return the table of a CSV and its task: what a trained model was trained for, else what options and cells say."""
+    """Return the table of a CSV and its task: that of a trained model, else the one that options and cells give."""
     if trained is None:
         return open_table_task(source)
     ours = [target.name for target in trained.targets]
@@ -148,20 +148,20 @@ def _table_task(source: Source, trained: Task | None, allow_other_prompt: bool) 
 
 
 def _answer_as(trained: Task, task: Task) -> Task:
-    """Return a task of a table whose prompt and legal answers are those the model was trained with."""
+    """Return a table's task with the prompt and the legal answers of the trained model."""
     return dataclasses.replace(task, template=Template(trained.template.text, task.schema), targets=trained.targets)
 
 
 def read_trained_task(model: str) -> Task | None:
-    """Return the task a model was trained for, None for a base model."""
+    """Return the task of a trained model, None for a base model."""
     if not (Path(model) / jsonl.TASK_FILE).exists():
         return None
-    read_record(model)  # names a file that changed since the training, the task among them
+    read_record(model)  # raises a UserError if a file, also task.json, changed since the training
     return jsonl.read_task(model)
 
 
 def find_difference(task: Task, trained: Task) -> str | None:
-    """Return how a task asks otherwise than the one a model was trained for, None where it asks the same."""
+    """Return how a task's questions differ from those of a trained model's task, None if they do not."""
     if [(t.name, t.kind) for t in task.targets] != [(t.name, t.kind) for t in trained.targets]:
         ours, theirs = (", ".join(t.name for t in one.targets) for one in (task, trained))
         return f"asks for {ours}, and the model was trained to answer {theirs}"
@@ -176,19 +176,19 @@ def find_difference(task: Task, trained: Task) -> str | None:
 
 
 def refuse_table_options(source: Source) -> None:
-    """Raise a UserError for an option about a table, where a converted folder says all of it."""
+    """Raise a UserError for options about a table: a converted folder already contains them."""
     given = [word.partition("=")[0] for word in source.table.words()] + source.question_words()[::2]
     if given:
         raise UserError(
-            f"{', '.join(given)} belong{'s' * (len(given) == 1)} to --csv; the folder of --data has them in it: leave "
-            f"them out, or convert the table again"
+            f"{', '.join(given)} appl{'ies' if len(given) == 1 else 'y'} only to --csv; the folder of --data was "
+            f"converted with its own settings: leave them out, or convert the table again"
         )
 
 
 def read_with_cells(folder: str | Path, task: Task, split: str, max_rows: int | None) -> list[Example]:
-    """Return a split's examples of a converted folder, with their shown cells where the folder holds them.
+    """Return a split's examples of a converted folder, with their shown cells if the folder has cells.csv.
 
-    The cells also say what to ask about choices whose answer is not known, which have no conversation.
+    Choices without a known answer have no conversation: the questions about them are written from the cells.
     """
     found = jsonl.read_examples(folder, split, max_rows)
     if not (Path(folder) / row_cells.CELLS_FILE).exists():
@@ -199,7 +199,7 @@ def read_with_cells(folder: str | Path, task: Task, split: str, max_rows: int | 
 
 
 def open_table_task(source: Source) -> tuple[Table, Task]:
-    """Return the source's table and the task that its options and cells make."""
+    """Return the source's table and the task that its options and cells give."""
     assert source.csv, "asked for a table"
     table = open_table(source.csv, source.table)
     task = make_task(
@@ -209,8 +209,8 @@ def open_table_task(source: Source) -> tuple[Table, Task]:
     return table, task
 
 
-def divide(table: Table, task: Task, rule: SplitRule) -> Task:
-    """Return the task with how its rows divide in its record: rows and training classes of each side, groups.
+def count_split(table: Table, task: Task, rule: SplitRule) -> Task:
+    """Return the task with the counts of its split in its record: rows per side, training rows per class, groups.
 
     Reads the table once more.
     """
@@ -225,13 +225,13 @@ def divide(table: Table, task: Task, rule: SplitRule) -> Task:
 
 
 def say_table(task: Task) -> None:
-    """Print what was understood of the table that a task is about."""
+    """Print the record of a task's table."""
     for line in lines_of_record(task.table) if task.table else ():
         cli.say(line)
 
 
 def source_files(source: Source) -> dict:
-    """Return a manifest's inputs: CSV and template, what counts of a converted folder, or conversations' files."""
+    """Return a manifest's inputs: CSV and template, a converted folder's files but its card, or conversation files."""
     if source.csv:
         return {path: None for path in (source.csv, source.prompt_template) if path}
     assert source.data, "one of the two is required"

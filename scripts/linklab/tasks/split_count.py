@@ -1,4 +1,4 @@
-"""How a table's rows divide: rows of each side of the split, training rows of each class, groups."""
+"""Counts of a split: rows of each side, training rows of each class, groups."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from linklab.tables.table_warnings import warn_of_split
 from linklab.tasks.splits import FRACTIONS, SPLITS
 from linklab.tasks.task import Task
 
-FEW_FOR_TRAINING = 0.6  # of the rows, below which a person must know
+FEW_FOR_TRAINING = 0.6  # share of the rows; the user is warned if fewer are for training
 
 
 class SplitCount:
     """Counts the rows of each side of the split, the training rows of each class, and the groups."""
 
     def __init__(self, task: Task, is_new: Callable[[str], bool] | None = None) -> None:
-        """`is_new` says whether a text was never seen before, for more groups than fit in memory."""
+        """`is_new` returns whether a text was never seen before; it is needed if groups do not fit in memory."""
         self.task = task
         self.is_new = is_new
         self.rows = dict.fromkeys(SPLITS, 0)
@@ -58,7 +58,7 @@ class SplitCount:
     def finish(self, table: Table, *, need_training: bool = True) -> Task:
         """Return the task with the counts and their warnings in its record."""
         if need_training and not self.rows["train"]:
-            raise UserError(f"{table}: no row fell into the training split; more rows, or other groups, are needed")
+            raise UserError(f"{table}: no rows in the training split; use more rows, or other groups")
         record = self.task.table
         if self.task.split and self.task.split.fractions != FRACTIONS:
             note = "so few groups that a side would be empty: each side gets its share of them, by the order of a hash"

@@ -1,4 +1,4 @@
-"""Which side of the data a row is on: decided by its group's text alone, not by the order or number of rows."""
+"""The split: a row's side depends only on the text of its group, not on the order or number of rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SplitRule:
 
     @classmethod
     def from_dict(cls, value: object) -> SplitRule:
-        """Return the rule that `to_dict` gave; raises a UserError for anything else."""
+        """Return the rule from the output of `to_dict`; raises a UserError for anything else."""
         if (
             isinstance(value, dict)
             and isinstance(seed := value.get("seed"), int)
@@ -36,14 +36,14 @@ class SplitRule:
             and all(isinstance(share, int | float) and 0 <= share <= 1 for share in fractions)
         ):
             return cls(seed, tuple(fractions))
-        raise UserError("the task's 'split' does not say seed and three fractions")
+        raise UserError("the task's 'split' needs a seed and three fractions")
 
 
-def settle_rule(seed: int, groups: Iterable[str], wanted: Collection[str] = SPLITS) -> SplitRule:
-    """Return how `groups` are divided at a seed: at FRACTIONS, unless one of the `wanted` sides stays without a group.
+def choose_rule(seed: int, groups: Iterable[str], wanted: Collection[str] = SPLITS) -> SplitRule:
+    """Return the split rule of `groups` for a seed: FRACTIONS, unless a `wanted` side would have no group.
 
-    Then, where there are enough groups, the fractions are set between the groups' hashes so that each side has its
-    share of the groups, one at least. Groups are read only until every side has one, so a large table costs nothing.
+    In that case, if there are enough groups, the fractions are set between the groups' hashes, so that each side gets
+    its share, at least one group. Reading stops when every side has a group, so a large table costs nothing.
     """
     empty, hashes = set(wanted), set()
     for group in groups:
@@ -72,11 +72,11 @@ def unit_hash(text: str) -> float:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:7]) / 2**56
 
 
-@functools.lru_cache(maxsize=1024)  # the rows of a site stand together
+@functools.lru_cache(maxsize=1024)  # rows of one site follow each other
 def split_of(group: str, seed: int = 0, fractions: tuple[float, float, float] = FRACTIONS) -> str:
     """Return the split of every row of `group`: "train", "validation" or "test" at these fractions.
 
-    Another `seed` gives another, independent division.
+    Another `seed` gives another, independent split.
     """
     at = _split_hash(group, seed)
     return "train" if at < fractions[0] else "validation" if at < fractions[0] + fractions[1] else "test"
@@ -87,9 +87,9 @@ def _split_hash(group: str, seed: int) -> float:
 
 
 def rank_key(row_id: str) -> tuple[float, str]:
-    """Return what rows are ranked by when only some are used.
+    """Return the sort key of a row; --max-rows takes the rows that are first in this order.
 
-    The first n of a ranking are part of the first n + 1, and the same rows in every script that is asked for n.
+    The first n rows are part of the first n + 1, and every script takes the same n.
     """
     return unit_hash(f"rank:{row_id}"), row_id
 

@@ -1,4 +1,4 @@
-"""What is asked: which columns the answer holds, what may be answered, and how the prompt is written."""
+"""The task of a model: the columns in the answer, the legal answers, and the prompt template."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ class Target:
     name: str
     kind: str  # "class" | "number" | "text"
     unit: str = ""
-    utility: str | None = None  # the list column that says what each choice is worth
+    utility: str | None = None  # the list column with the worth of each choice
     choices_from: str | None = None
     choices: tuple[str, ...] | None = None
-    worth_of: str | None = None  # for a number: the class target whose right answer is worth this number
+    worth_of: str | None = None  # for a number: the class target; the number is the worth of its right answer
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Schema, targets in answer order, the prompt template, and how a row is asked.
+    """Schema, targets in answer order, the prompt template, and how questions are asked.
 
     `ask` is "row" (one question per row; its answer holds every target) or "choices" (one question per choice; its
-    answer is what that choice is worth, in whole numbers of `answer_unit`: with 10, `34` stands for 340 Mbit/s).
+    answer is the worth of that choice, in whole numbers of `answer_unit`: with 10, `34` means 340 Mbit/s).
     `answer_format` is "plain" or "json" (see `answer_forms`).
-    `table` is the record of what was understood of the table (see `tables.understand`): files, roles, kinds, options.
+    `table` is the record of how the table was read (see `tables.table_record`): file, roles, kinds, options.
     """
 
     schema: Schema
@@ -52,15 +52,15 @@ class Task:
     answer_unit: float = 1
     group_field: str | None = None  # the column whose equal cells stay on one side; the schema's group column if None
     table: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False)
-    split: SplitRule | None = None  # how its rows are divided, where that is decided
+    split: SplitRule | None = None  # None if not decided yet
     answer_format: str = "plain"
 
     def __post_init__(self) -> None:
         assert self.ask in ASK, self.ask
         if self.ask == "choices":
             if self.answer_format != "plain":
-                raise UserError("--answer-format json: asked choice by choice (--ask choices), an answer is one "
-                                "number; use --ask row")  # fmt: skip
+                raise UserError("--answer-format json: with --ask choices an answer is one number; use --ask "
+                                "row")  # fmt: skip
             if reason := why_not_choices(self.targets):
                 raise UserError(f"--ask choices: {reason}; use --ask row")
             source = self.choice_target.choices_from
@@ -83,10 +83,10 @@ class Task:
 
     @functools.cached_property
     def answer_column(self) -> Column:
-        """What the answer to a question about one choice may be: a whole number of `answer_unit`, with its range."""
+        """The column of answers to questions about one choice: whole numbers of `answer_unit`, with their range."""
         target = self.choice_target
         worth = target.utility or (self.worth_target and self.worth_target.name)
-        assert worth, "a task asked choice by choice says what a choice is worth"
+        assert worth, "a task with --ask choices has a worth per choice"
         source = self.schema[worth]
         low = None if source.low is None else math.floor(source.low / self.answer_unit)
         high = None if source.high is None else math.ceil(source.high / self.answer_unit)
@@ -98,7 +98,7 @@ class Task:
 
     @functools.cached_property
     def form(self) -> AnswerForm:
-        """How an answer's text holds its targets; plain ones are parted by a line end where a class holds spaces."""
+        """The form of an answer's text; plain targets are separated by a line end if a class holds spaces."""
         if self.answer_format == "json":
             return JsonForm(tuple(target.name for target in self.targets))
         spaced = any(target.kind == "class" and any(" " in c for c in target.choices or ()) for target in self.targets)
@@ -111,12 +111,12 @@ class Task:
     def write_answer(self, target: Mapping[str, str], n: int | None = None) -> str:
         """Return the answer text: {"channel": "5775", "throughput": "594"} -> `5775 594`.
 
-        With `n` only the first `n` targets and all that stands before the next one: 1 -> `5775 `.
+        With `n` only the first `n` targets, up to the start of the next value: 1 -> `5775 `.
         """
         return answer_forms.write(self.form, self._kinds, target, n)
 
     def read_answer(self, text: str, choices: Mapping[str, Sequence[str]]) -> tuple[dict[str, str | None], str | None]:
-        """Return (text of each target or None, what is wrong or None) of an answer a model wrote.
+        """Return (text of each target or None, what is wrong or None) of a model's answer.
 
         A class must be one of `choices[target]`; a number must be written as a decimal number; a free text is any text
         that is not empty.
@@ -147,13 +147,13 @@ class Task:
 
     @classmethod
     def from_dict(cls, value: dict) -> Task:
-        """Build a task from what `to_dict` gave."""
+        """Build a task from the output of `to_dict`."""
         try:
             schema = Schema.from_dict(value["schema"])
             targets = [
                 Target(**{**t, "choices": tuple(t["choices"]) if "choices" in t else None}) for t in value["targets"]
             ]
-            ask = value.get("ask", "row")  # what older folders do not say
+            ask = value.get("ask", "row")  # older folders have no 'ask'
             if ask not in ASK:
                 raise UserError(f"the task's 'ask' = {ask!r}; expected {' or '.join(ASK)}")
             answer_format = value.get("answer_format", "plain")
@@ -166,36 +166,36 @@ class Task:
                 value.get("table", {}), split, answer_format,
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise UserError(f"the task description is damaged or lacks something ({error})") from error
+            raise UserError(f"the task description is damaged or incomplete ({error})") from error
 
 
 def _wrong(kind: str, text: str, choices: Sequence[str]) -> str | None:
     """Return what is wrong with a target's answer, or None."""
     if kind == "class":
-        return None if text in choices else "not legal here"
+        return None if text in choices else "not a legal choice"
     if kind == "number":
-        return "no number" if math.isnan(read_number(text)) else None
+        return "not a number" if math.isnan(read_number(text)) else None
     return None if text else "empty"
 
 
 def why_not_choices(targets: Sequence[Target]) -> str | None:
-    """Return why these targets cannot be asked choice by choice, None where they can."""
+    """Return why `--ask choices` is not possible for these targets, None if it is."""
     own = [t for t in targets if t.kind == "class" and t.choices_from]
     if len(own) != 1:
-        return "rows must bring their own choices, for one class target"
+        return "rows must have their own choices, for one class target"
     others = [t for t in targets if t is not own[0]]
     if strange := next((t for t in others if t.worth_of != own[0].name), None):
-        return f"'{strange.name}' is not what a choice of '{own[0].name}' is worth"
+        return f"'{strange.name}' is not the worth of a choice of '{own[0].name}' is worth"
     if not own[0].utility and not others:
-        return f"no column says what a choice of '{own[0].name}' is worth"
+        return f"no column holds the worth of a choice of '{own[0].name}'"
     return None
 
 
 def _require_rows_and_inputs(table: Table, schema: Schema, n_rows: int | None, targets: Sequence[str]) -> None:
-    """Raise a UserError for a table that nothing can be learnt from; the rows of a links.csv are not counted here."""
+    """Raise a UserError for a table with too few rows or no inputs; `n_rows` is None for links.csv (not counted)."""
     if n_rows is not None and n_rows < MIN_ROWS:
-        raise UserError(f"{table}: too few rows ({n_rows}) to train, validate and test on; a few hundred are a "
-                        f"beginning")  # fmt: skip
+        raise UserError(f"{table}: too few rows ({n_rows}) to train, validate and test on; start with a few "
+                        f"hundred")  # fmt: skip
     if not schema.by_role("input"):
         raise UserError(f"{table}: no input column is left besides {', '.join(targets)}")
 
@@ -211,12 +211,12 @@ def make_task(
     system_prompt: str | None = None,
     answer_format: str | None = None,
 ) -> Task:
-    """Return the task of a table: the link task for a file with its header, else what its cells suggest.
+    """Return the task of a table: the link task for a file with the header of links.csv, else one made from its cells.
 
-    A `Table` brings its own options; for a path, `target_fields`, `id_field` and `group_field` are them. Any table but
-    links.csv needs `target_fields`. `ask` is "row" or "choices"; None is "choices" where rows bring their choices and
-    some worth of them, else "row". `answer_format` is "plain" (None) or "json". Raises a UserError that
-    lists the columns for an unknown name.
+    `target_fields`, `id_field` and `group_field` are options for a path; a `Table` has its own. Every table but
+    links.csv needs `target_fields`. `ask` is "row" or "choices"; None is "choices" if rows have their own choices and
+    the worth of each, else "row". `answer_format` is "plain" (None) or "json". Raises a UserError that lists the
+    columns for an unknown name.
     """
     from linklab.links.links import ANSWER_UNIT_MBPS
     from linklab.tables.table import TableOptions, match_names, open_table
@@ -253,7 +253,7 @@ def make_task(
 
 
 def _default_prompt(schema: Schema, ask: str, *, for_links: bool) -> str:
-    """Return the text of the template that is used where none is given."""
+    """Return the text of the default template."""
     from linklab.links.links import LINK_CHOICES_TEMPLATE, LINK_TEMPLATE
 
     if not for_links:
@@ -262,12 +262,12 @@ def _default_prompt(schema: Schema, ask: str, *, for_links: bool) -> str:
 
 
 def _require_one_line_each(targets: Sequence[Target]) -> None:
-    """Raise a UserError for one of several targets whose answer may hold the line end that separates them."""
+    """Raise a UserError if one of several targets may hold a line end, which separates the targets of an answer."""
     for target in targets if len(targets) > 1 else ():
         if target.kind == "text" or any("\n" in choice for choice in target.choices or ()):
             raise UserError(
                 f"column '{target.name}' holds {'free text' if target.kind == 'text' else 'line ends'}, which "
-                f"cannot be told from the next target; use --answer-format json, or ask it alone"
+                f"cannot be separated from the next target; use --answer-format json, or make it the only target"
             )
 
 
@@ -279,9 +279,9 @@ def _known_schema(table: Table) -> Schema | None:
 
 
 def read_system_prompt(text: str) -> str:
-    """Return what --system-prompt gives: the text of a file, where there is one of this name, else the text itself.
+    """Return the text of --system-prompt: that of the file with this name if there is one, else the value itself.
 
-    It stands before the first question of a prompt, where Gemma's chat template puts a system message too.
+    It is put before the first question of a prompt, where Gemma's chat template puts a system message too.
     """
     try:
         is_file = Path(text).is_file()
@@ -298,7 +298,7 @@ _MARKERS = ("<start_of_turn>", "<end_of_turn>", "<bos>", "<eos>", "<|im_start|>"
 
 
 def warn_of_markers(template: str) -> list[str]:
-    """Return a warning where a template writes marks of a chat format, which training adds itself."""
+    """Return a warning if a template contains markers of a chat format: training adds them itself."""
     found = [marker for marker in _MARKERS if marker in template]
     if not found:
         return []

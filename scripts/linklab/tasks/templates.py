@@ -18,17 +18,17 @@ from linklab import files
 from linklab.cli import UserError
 from linklab.tables.schema import Schema, read_number
 
-# A double brace is a brace; a field may hold braces inside double quotes, for columns whose names have them.
+# A double brace is a literal brace; inside double quotes a field may hold braces, for column names with braces.
 _PIECE = re.compile(r'\{\{|\}\}|\{((?:[^{}"]|"(?:[^"\\]|\\.)*")*|[^{}]*)\}')
 _ROUNDING = re.compile(r"(.*):((?:[+-]?0?[0-9]{0,2}(?:\.[0-9]{1,2})?)[fge%])", re.DOTALL)
 _OPERATORS: dict[type, Callable] = {
     ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
     ast.USub: operator.neg, ast.UAdd: operator.pos,
 }  # fmt: skip
-REMEMBERED = 2**16  # results of a field's arithmetic kept: links have about 9,000 pairs of RSSI and noise
+REMEMBERED = 2**16  # cached results per arithmetic field: links have about 9,000 pairs of RSSI and noise
 _NUMBER = r"-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?"
 _PLAIN_NUMBERS = re.compile(rf"\[{_NUMBER}(?:,{_NUMBER})*+\]")  # a JSON list that can simply be cut at its commas
-_short_numbers: set[str] = set()  # numbers of at most four characters met in plain lists: there are 13,000
+_short_numbers: set[str] = set()  # numbers of at most four characters seen in plain lists: at most 13,000
 
 
 def read_template(path: str | Path) -> str:
@@ -50,13 +50,13 @@ def escape_braces(text: str) -> str:
 
 
 def write_field(name: str) -> str:
-    """Return the field that stands for a column: `{size}`, and `{"{size}"}` for a name with braces."""
+    """Return the field of a column: `{size}`, and `{"{size}"}` for a name with braces."""
     return f"{{{json.dumps(name, ensure_ascii=False) if '{' in name or '}' in name else name}}}"
 
 
 @dataclasses.dataclass(frozen=True)
 class _Field:
-    """What stands in braces: a cell as it is, or arithmetic on cells.
+    """The content of braces: a cell as it is, or arithmetic on cells.
 
     `compute` takes the texts of `columns`, in order, and returns the text to show; None shows the one column as it is.
     """
@@ -72,7 +72,7 @@ class _Line:
     pattern: str
     fields: tuple[_Field, ...]
     lists: tuple[str, ...]  # the list columns among the fields, each once
-    separator: str | None = None  # what stands between all fields, where nothing else stands in the line
+    separator: str | None = None  # the text between all fields, if the line has no other text
 
     def render(self, row: Mapping[str, str], lists: Mapping[str, list[str]]) -> list[str]:
         """Return the lines of a row: one, or one per element where there are list columns."""
@@ -102,7 +102,7 @@ class Template:
     """A checked template. `render` gives the prompt of one row."""
 
     def __init__(self, text: str, schema: Schema) -> None:
-        """Raises a UserError naming the template's line for what is neither an input column nor arithmetic on them."""
+        """Raises a UserError with the template line of a field that is not an input column, nor arithmetic on some."""
         self.text, self.schema = text, schema
         self.inputs = {column.name: column for column in schema.by_role("input")}
         if not text.strip():
@@ -112,7 +112,7 @@ class Template:
             raise UserError("the prompt template names no column, so every prompt would be the same; write {column}")
 
     def __reduce__(self) -> tuple:
-        return Template, (self.text, self.schema)  # for worker processes: what a field remembers stays here
+        return Template, (self.text, self.schema)  # for worker processes: the fields' caches are not copied
 
     def _parse(self, number: int, line: str) -> _Line:
         where = f"prompt template line {number}"
@@ -136,7 +136,7 @@ class Template:
     def _plain_text(self, where: str, line: str, start: int, end: int) -> str:
         text = line[start:end]
         if "{" in text or "}" in text:
-            raise UserError(f"{where}: a brace without its partner in '{line}'; write {{{{ or }}}} for a brace itself")
+            raise UserError(f"{where}: an unmatched brace in '{line}'; write {{{{ or }}}} for a literal brace")
         return text
 
     def _read_field(self, where: str, text: str) -> _Field:
@@ -150,17 +150,17 @@ class Template:
             try:
                 tree = ast.parse(expression.strip(), mode="eval").body
             except (SyntaxError, ValueError, RecursionError, MemoryError):
-                raise self._refused(where, text) from None
+                raise self._field_error(where, text) from None
         if isinstance(tree, ast.Constant) and tree.value in self.inputs and not spec:
             return _Field((str(tree.value),))
         names: dict[str, None] = {}
         self._check(where, text, tree, names)
         if not names:
-            raise self._refused(where, text)
+            raise self._field_error(where, text)
         compute = functools.partial(_compute, tree, tuple(names), spec, text)
         return _Field(tuple(names), functools.lru_cache(REMEMBERED)(compute))
 
-    def _refused(self, where: str, text: str, name: str | None = None) -> UserError:
+    def _field_error(self, where: str, text: str, name: str | None = None) -> UserError:
         if name is None:
             wrong = f"'{{{text}}}' is not an input column, nor + - * / of input columns and numbers"
         else:
@@ -176,16 +176,16 @@ class Template:
             self._check(where, text, node.operand, names)
         elif (name := _column_name(node)) is not None:
             if name not in self.inputs:
-                raise self._refused(where, text, name)
+                raise self._field_error(where, text, name)
             if self.inputs[name].kind.endswith("str"):
                 raise UserError(f"{where}: '{{{text}}}': column '{name}' holds text; arithmetic needs numbers")
             names[name] = None
         elif not (isinstance(node, ast.Constant) and type(node.value) in (int, float)):
-            raise self._refused(where, text)
+            raise self._field_error(where, text)
 
     @property
     def columns(self) -> list[str]:
-        """The columns a prompt shows, or computes with."""
+        """The columns that a prompt shows or computes with."""
         return list(dict.fromkeys(name for line in self._lines for field in line.fields for name in field.columns))
 
     @property
@@ -198,8 +198,8 @@ class Template:
     ) -> list[list[str]]:
         """Return the lines that each template line becomes for a row of raw cells.
 
-        `lists` holds list cells the caller has read already. Raises a UserError that names the column where a cell is
-        no JSON list, or no number that arithmetic needs, or where list cells of one line differ in length.
+        `lists` holds list cells that the caller has already read. Raises a UserError that names the column of a cell
+        that is not a JSON list, or not a number in arithmetic, or if list cells of one line differ in length.
         """
         return [line.render(row, lists) for line in self._lines]
 
@@ -255,14 +255,14 @@ def read_list(name: str, text: str) -> list[str]:
     """Return the elements of a JSON list cell, numbers as they are written: `[5180,-61.5]` -> ["5180", "-61.5"]."""
     if text[:1] == "[" and text[-1:] == "]":
         elements = text[1:-1].split(",")
-        if _short_numbers.issuperset(elements):  # as a rule: faster than the pattern
+        if _short_numbers.issuperset(elements):  # the usual case, faster than the pattern
             return elements
         if _PLAIN_NUMBERS.fullmatch(text):
             _short_numbers.update([element for element in elements if len(element) <= 4])
             return elements
     try:
         value = json.loads(text, parse_int=str, parse_float=str, parse_constant=_refuse)
-        json.dumps(value, ensure_ascii=False).encode()  # refuses half a character (a lone surrogate)
+        json.dumps(value, ensure_ascii=False).encode()  # fails for half a character (a lone surrogate)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, list) or not all(isinstance(element, str) for element in value):

@@ -1,7 +1,7 @@
-"""What a model folder says of its own making: its files, its base model's weights, and which rows it was trained on.
+"""The record of a training in the model folder: the model's files, its base model's weights, and the training rows.
 
-With it, a scorer can refuse rows the model has seen, whatever options were given, and a loader can refuse weights that
-are not those the model was trained with or on.
+It lets scoring refuse rows that the model has seen, whatever the options, and lets loading refuse weights that changed
+since the training.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SEEN = np.dtype("<u8")
 
 @dataclasses.dataclass(frozen=True)
 class TrainingRecord:
-    """What `training_record.json` holds."""
+    """The content of `training_record.json`."""
 
     files: list[dict]  # path, sha256 and bytes of every file of the model folder
     base: list[dict]  # of the base model's weight files
@@ -60,13 +60,13 @@ def write_record(
 
 
 def read_record(folder: str | Path) -> TrainingRecord | None:
-    """Return the record of a model folder, after checking every file it names; None where there is no record.
+    """Return the record of a model folder, after checking every file it names; None if there is no record.
 
     Raises a UserError that names the file that changed since the training.
     """
     folder = Path(folder)
     path = folder / RECORD_FILE
-    if (folder.parent / MANIFEST).is_file():  # of the training, where the folder still lies in it
+    if (folder.parent / MANIFEST).is_file():  # the training's, if the folder is still inside it
         name = f"{folder.resolve().name}/{RECORD_FILE}"
         require_unchanged(folder.parent, lambda wanted: wanted == name, remedy="restore it, or train again")
     if not path.exists():
@@ -87,9 +87,9 @@ def count_seen(record: TrainingRecord, examples: Iterable[Example]) -> int:
 
 
 def check_unseen(model: str, examples: Sequence[Example], *, may_be_seen: bool) -> list[str]:
-    """Return what a reader must know of rows that a model was trained on, or may have been.
+    """Return warnings for the report: rows that the model was trained on, or may have been trained on.
 
-    Raises a UserError for training rows that were not asked for explicitly.
+    Raises a UserError for training rows, unless `may_be_seen`.
     """
     record = read_record(model)
     if record is None:
