@@ -156,7 +156,7 @@ def test_chances_of_many_and_of_silent_choices():
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12).filter(sum))
 def test_shared_chances_nowhere_rise_and_keep_their_sum(chances):
     given = np.array(chances) / sum(chances)
-    fallen = choice_answers.fall(given)
+    fallen = choice_answers.make_non_increasing(given)
     assert (np.diff(fallen) <= 1e-12).all() and fallen.sum() == pytest.approx(1)
     if (np.diff(given) <= 0).all() and given.min() > choice_answers.SMALLEST_CHANCE:
         assert fallen == pytest.approx(given)
@@ -191,7 +191,7 @@ def test_field_data_are_ranked_from_a_folder_as_from_the_csv(scorer, small_links
     assert [e.prompt for e in from_folder] == [e.prompt for e in from_csv]
     given = row_answers.answer_exactly(scorer, from_csv, field)
     assert row_answers.answer_exactly(scorer, from_folder, field) == given
-    with pytest.raises(UserError, match=r"row 'L\d+': 1 of its \d+ choices can be asked about; .* --csv"):
+    with pytest.raises(UserError, match=r"row 'L\d+': only 1 of its \d+ choices have a question: .* --csv"):
         row_answers.answer_exactly(scorer, jsonl.read_examples(tmp_path / "set", "test", 2), field)
 
 

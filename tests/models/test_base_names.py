@@ -42,7 +42,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("status", "headers", "said"), [
     (503, {}, "google/gema: no such folder here, and the Hub cannot be reached (http"),
-    (404, {"X-Error-Code": "RepoNotFound"}, "google/gema: no such folder here, and no such model on the Hub"),
+    (404, {"X-Error-Code": "RepoNotFound"}, "google/gema: no such folder here and no such model on the Hub"),
 ])  # fmt: skip
 def test_an_unknown_hub_name_costs_one_request(hub, status, headers, said):
     hub.refuse, hub.headers = status, headers
@@ -64,5 +64,5 @@ def test_without_a_network_a_model_in_the_cache_is_used_after_one_try(tmp_path, 
     (kept / "refs").mkdir()
     (kept / "refs" / "main").write_text("0" * 40)
     assert len(load.load_tokenizer("someone/small")) == len(load.load_tokenizer("tiny"))
-    assert "the Hub cannot be reached; using the copy in its cache" in capsys.readouterr().err
+    assert "the Hub cannot be reached; using the copy in the local cache" in capsys.readouterr().err
     assert [request for request in hub.asked if "small" in request] == ["HEAD /someone/small/resolve/main/config.json"]

@@ -33,7 +33,7 @@ def test_a_model_made_from_an_apache_base_is_under_its_license_and_names_no_gemm
         card = huggingface_hub.ModelCard.load(out / part / "README.md")
         assert (card.data.license, card.data.library_name) == ("apache-2.0", library)
         assert card.data.eval_results[0].metric_type == "loss"
-        assert "apache-2.0, holds for it too" in card.text and "Gemma" not in card.text
+        assert "the license of that model applies: apache-2.0." in card.text and "Gemma" not in card.text
         code = card.text.split("```python\n")[1].split("\n```")[0]
         compile(code, "card", "exec")
         assert len(code.splitlines()) == 5

@@ -109,7 +109,7 @@ def test_how_classes_were_ranked_is_recorded(data, tmp_path):
     for words, rank_by in ([], "written"), (["--rank-by", "summed"], "summed"):
         code, found = evaluate(tmp_path / rank_by, "--model", "tiny", *few, *words)
         assert code == 0
-        assert found["asked"] == {"model": row_answers.model_mark("tiny"), "free": False, "rank_by": rank_by}
+        assert found["asked"] == {"model": row_answers.hash_model_name("tiny"), "free": False, "rank_by": rank_by}
         assert {"written": "what the model would write", "summed": "summed probability"}[rank_by] in found[
             "description"
         ]

@@ -201,7 +201,7 @@ def test_an_error_or_a_warning_stands_beside_every_row_unlike_the_training_rows(
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        ("height,day\n7.5,2024-05-03\n", "no column 'side', which the model's prompt shows"),
+        ("height,day\n7.5,2024-05-03\n", "no column 'side', which the model's prompt needs"),
         ("height,SIDE,day\n7.5,n,2024-05-03\n", "rename 'SIDE' to 'side'"),
         ("height,side,day\n", "no rows below the header"),
         ("height,side,day\n7.5,n\n", ":2: 2 cells; the header has 3"),

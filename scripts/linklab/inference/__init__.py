@@ -1,1 +1,1 @@
-"""What a model answers: exact probabilities of choices, distributions of numbers."""
+"""A model's answers: exact probabilities of choices, distributions of numbers, free text."""

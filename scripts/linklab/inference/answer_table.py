@@ -1,4 +1,4 @@
-"""Answers to new rows for people: a CSV with the rows' own cells, or one row's answer as a small table."""
+"""Output of predict.py: a CSV of answers beside the rows' own cells, or one row's answer as a small table."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from linklab.tasks.task import Target, Task
 
 
 def write_answers(handle: TextIO, task: Task, header: Sequence[str], answered: Sequence[Answered]) -> None:
-    """Write the answers, each followed by its row's own cells; a cell named as an answer column gets `_given`."""
+    """Write the answers, each followed by its row's own cells; own columns named like an answer column get `_given`."""
     columns = ["id", *(name for target in task.targets for name in answer_columns(task, target)), "error", "warning"]
     own = {name: f"{name}_given" if name in columns else name for name in header}
     id_column = task.schema.one_of_role("id")
     if id_column:
-        own.pop(id_column.name, None)  # it is the id
+        own.pop(id_column.name, None)  # already written as `id`
     writer = files.SheetWriter(handle)
     writer.writerow(header := [*columns, *own.values()])
     for one in answered:
@@ -40,8 +40,8 @@ def answer_columns(task: Task, target: Target) -> list[str]:
 def to_row(one: Answered, task: Task) -> dict[str, str]:
     """Return the answer cells of a row.
 
-    The probability is that of the choice among the row's legal ones; the ranking is JSON, best first, each choice with
-    its expected worth: `[["5775",588],["5530",431]]`.
+    The probability is that of the choice among the row's legal choices. The ranking is JSON: [choice, expected worth],
+    best first, as in `[["5775",588],["5530",431]]`.
     """
     prediction = one.prediction
     row = {"id": prediction["id"], "error": prediction["error"] or ""}
@@ -61,18 +61,18 @@ def to_row(one: Answered, task: Task) -> dict[str, str]:
 def say_written(out: str, answered: Sequence[Answered]) -> None:
     """Say how many rows were written, and how many have an error or a warning."""
     failed = sum(one.prediction["error"] is not None for one in answered)
-    unlike = sum(bool(one.finding.warning) for one in answered)
+    unusual = sum(bool(one.finding.warning) for one in answered)
     say(
         f"wrote {out}: {len(answered):,} rows"
         + (f", {failed:,} of them without a full answer (column error)" if failed else "")
-        + (f", {unlike:,} unlike the training rows (column warning)" if unlike else "")
+        + (f", {unusual:,} unlike the training rows (column warning)" if unusual else "")
     )
 
 
 def format_answer(one: Answered, task: Task, rules: Mapping[str, Sequence[float]]) -> str:
     """Return one row's answer as a small table: every choice, best first, or every target.
 
-    `rules` says what rules give for each choice (`link_rules.rule_worths`).
+    `rules` maps a rule's name to the worth it gives each choice (`link_rules.rule_worths`).
     """
     out = io.StringIO()
     if one.prediction["error"]:
@@ -102,7 +102,7 @@ def format_answer(one: Answered, task: Task, rules: Mapping[str, Sequence[float]
 
 
 def compare_with_rules(one: Answered, task: Task, rules: Mapping[str, Sequence[float]]) -> str:
-    """Return a line that says which choice the model takes, and whether the rules take it too."""
+    """Return a line with the model's choice, and whether each rule agrees with it."""
     assert one.scores, "only choices are compared"
     answer = one.prediction["answer"]
     texts = [f"{name} = {text}" for name, text in answer.items()]

@@ -1,7 +1,7 @@
-"""Rows asked choice by choice: what each choice is worth, how probably it is the best, and the row's answer.
+"""Rows with one question per choice: the worth of each choice, its probability to be the best, the row's answer.
 
-The prompts about one row's choices begin with the same tokens. A model reads those once; each choice then goes on from
-a copy of their cached keys and values, in one batch with the choices of other rows.
+The prompts about one row's choices begin with the same tokens. The model reads these once; then each choice continues
+from a copy of their cached keys and values, in one batch with the choices of other rows.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from linklab.tables.schema import Column, read_number
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Task
 
-NUMBER_TOKENS = 16  # about what the beginnings of a choice's number take when they are read; sizes a batch
-# Beginnings far less probable than the best are not followed, so a smaller chance than this is not known.
+NUMBER_TOKENS = 16  # about how many tokens are read to score one choice's number; used to size batches
+# Improbable beginnings of a number are not followed, so smaller probabilities than this are not known.
 SMALLEST_CHANCE = 1e-4
 
 
 @dataclasses.dataclass(frozen=True)
 class RowScores:
-    """What a model says about the choices of one row; arrays are (choices,), in the row's order.
+    """A model's scores of one row's choices; arrays are (choices,), in the row's order.
 
-    `expected` and `median` are in the unit of the worth (Mbit/s for links), NaN where the model could write no legal
-    number. `chances` sum to 1: how probably each choice is the best. None where the digits were written greedily.
+    `expected` and `median` are in the unit of the worth (Mbit/s for links), NaN if the model could write no legal
+    number. `chances`, the probability of each choice to be the best, sum to 1; None if numbers were written greedily.
     """
 
     choices: list[str]
@@ -41,7 +41,7 @@ class RowScores:
 
     @property
     def ranking(self) -> list[int]:
-        """The places of the choices, highest expected worth first; equal ones in the order of their texts."""
+        """Indices of the choices, highest expected worth first; ties in the order of their texts."""
         worth = np.nan_to_num(self.expected, nan=-math.inf)
         return sorted(range(len(self.choices)), key=lambda i: (-worth[i], self.choices[i]))
 
@@ -52,18 +52,18 @@ def score_rows(
 ) -> list[RowScores]:  # fmt: skip
     """Return the scores of every example's choices, from the exact distribution of each choice's number.
 
-    With `numbers` "greedy" a choice is worth the digits as they come, held to the column. Raises a UserError for a row
-    that does not hold the questions about all its choices.
+    With `numbers` "greedy" the worth of a choice is the number that greedy writing gives. Raises a UserError for a row
+    without a question about each of its choices.
     """
     column, unit = task.answer_column, task.answer_unit
     found: dict[int, RowScores] = {}
     for batch, cache, owners in _read_questions(scorer, examples, task):
-        nothing: list[list[int]] = [[] for _ in owners]
-        given = number_distributions.distributions(
-            scorer, cache, nothing, "", nothing, column, greedy=numbers == "greedy"
+        no_tokens: list[list[int]] = [[] for _ in owners]
+        found_numbers = number_distributions.distributions(
+            scorer, cache, no_tokens, "", no_tokens, column, greedy=numbers == "greedy"
         )
         for i in batch:
-            own = [row for row, owner in zip(given, owners, strict=True) if owner == i]
+            own = [row for row, owner in zip(found_numbers, owners, strict=True) if owner == i]
             found[i] = _score_row(examples[i].choices[task.choice_target.name], own, unit, numbers != "greedy")
         if progress:
             progress(len(found))
@@ -78,30 +78,30 @@ def _score_row(choices: list[str], given: list[dict[str, float]], unit: float, w
 
 
 def best_chances(distributions: Sequence[Mapping[float, float]]) -> np.ndarray:
-    """Return how probably each of some independent numbers is the largest, (numbers,); equal ones share evenly.
+    """Return the probability of each of several independent numbers to be the largest, (numbers,); ties are shared.
 
     P(i is the largest) = sum over v of p_i(v) * integral over u in 0..1 of prod over j != i of (F_j(v) + u p_j(v)),
-    F_j(v) being the probability below v: u spreads each value evenly, which parts ties fairly. The integrand is a
-    polynomial in u, which Gauss-Legendre quadrature integrates exactly. A number without values is never the largest.
+    where F_j(v) is the probability below v. The integral over u shares ties evenly; its integrand is a polynomial in u,
+    which Gauss-Legendre quadrature integrates exactly. A number without values is never the largest.
     """
-    values = [-math.inf, *sorted({value for row in distributions for value in row})]  # the first: of those without any
+    values = [-math.inf, *sorted({value for row in distributions for value in row})]  # -inf: numbers without values
     p = np.array([[row.get(value, 0.0) for value in values] for row in distributions])  # (numbers, values)
     p[~p.any(axis=1), 0] = 1.0
     below = np.cumsum(p, axis=1) - p
     nodes, weights = np.polynomial.legendre.leggauss(len(p) // 2 + 1)
     at = below[:, :, None] + p[:, :, None] * (nodes + 1) / 2  # (numbers, values, nodes)
     ones = np.ones_like(at[:1])
-    before = np.cumprod(np.concatenate([ones, at[:-1]]), axis=0)  # products of the others, without dividing by zero
+    before = np.cumprod(np.concatenate([ones, at[:-1]]), axis=0)  # product of the other rows, without a division
     after = np.cumprod(np.concatenate([ones, at[:0:-1]]), axis=0)[::-1]
     chances = np.einsum("iv,ivq,q->i", p, before * after, weights / 2)
     return chances / chances.sum()
 
 
-def fall(chances: np.ndarray) -> np.ndarray:
-    """Return chances that nowhere rise: neighbours that do share theirs evenly; none is below SMALLEST_CHANCE.
+def make_non_increasing(chances: np.ndarray) -> np.ndarray:
+    """Return `chances` averaged over neighbours where they rise, so that they never do; none is below SMALLEST_CHANCE.
 
-    A ranking by expected worth may hold a choice whose chance of being the best is higher than one above it: its worth
-    is less sure. Predictions rank a higher chance first, so the two get the same.
+    In a ranking by expected worth, a choice with a less certain worth may have a higher probability to be the best than
+    the choice above it. Predictions must list probabilities in falling order, so the two get their mean.
     """
     blocks: list[tuple[float, int]] = []  # (sum, size)
     for chance in np.maximum(chances, SMALLEST_CHANCE):
@@ -109,12 +109,12 @@ def fall(chances: np.ndarray) -> np.ndarray:
         while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] < blocks[-1][0] / blocks[-1][1]:
             (total, size), (more, n) = blocks[-2:]
             blocks[-2:] = [(total + more, size + n)]
-    fallen = np.array([total / size for total, size in blocks for _ in range(size)])
-    return fallen / fallen.sum()
+    levelled = np.array([total / size for total, size in blocks for _ in range(size)])
+    return levelled / levelled.sum()
 
 
 def to_prediction(example: Example, scores: RowScores, task: Task) -> dict:
-    """Return the predictions.jsonl value of a row: the choice of highest expected worth, and its median worth."""
+    """Return the predictions.jsonl value of a row: the choice with the highest expected worth, and its median worth."""
     ranking = scores.ranking
     best = ranking[0]
     if math.isnan(scores.expected[best]):
@@ -123,7 +123,7 @@ def to_prediction(example: Example, scores: RowScores, task: Task) -> dict:
     if scores.chances is None:
         ranked = [[scores.choices[i], None] for i in ranking]
     else:
-        chances = np.log(fall(scores.chances[ranking])).tolist()
+        chances = np.log(make_non_increasing(scores.chances[ranking])).tolist()
         ranked = [[scores.choices[i], chance] for i, chance in zip(ranking, chances, strict=True)]
     answer = answer_texts(task, scores.choices[best], scores.median[best])
     return {
@@ -133,7 +133,7 @@ def to_prediction(example: Example, scores: RowScores, task: Task) -> dict:
 
 
 def answer_texts(task: Task, choice: str, worth: float) -> dict[str, str]:
-    """Return the text of each target: the choice, and its worth as its column is written and within its range."""
+    """Return the text of each target: the choice, and its worth in the format and range of the worth's column."""
     answer = {task.choice_target.name: choice}
     if task.worth_target is not None:
         answer[task.worth_target.name] = write_number(worth, task.schema[task.worth_target.name])
@@ -141,7 +141,7 @@ def answer_texts(task: Task, choice: str, worth: float) -> dict[str, str]:
 
 
 def write_number(value: float, column: Column) -> str:
-    """Return a number as a column's cells are written, within the column's range."""
+    """Return a number in the format of a column's cells, clipped to the column's range."""
     low, high = (limit if limit is not None else value for limit in (column.low, column.high))
     value = min(max(value, low), high)
     return f"{value:.{0 if column.kind == 'int' else column.decimals or 0}f}"
@@ -151,9 +151,9 @@ def write_rows(
     scorer: ChoiceScorer, examples: Sequence[Example], task: Task, *, max_new_tokens: int = 8,
     progress: Callable[[int], None] | None = None,
 ) -> list[dict]:  # fmt: skip
-    """Return a prediction of every example from what the model writes about each choice when nothing holds it.
+    """Return a prediction of every example from what the model writes freely about each choice.
 
-    The answer is the choice of the largest number written; among equal ones the first in the order of their texts.
+    The answer is the choice with the largest number; ties are broken by the order of the choices' texts.
     """
     found: dict[int, dict] = {}
     for batch, cache, owners in _read_questions(scorer, examples, task):
@@ -185,14 +185,14 @@ def _unanswered(example: Example, why: str, raw: str = "") -> dict:
 def _read_questions(
     scorer: ChoiceScorer, examples: Sequence[Example], task: Task
 ) -> Iterator[tuple[list[int], PromptCache, list[int]]]:
-    """Read every question, batch by batch: yields (numbers of its rows, cache with a row per question, their rows)."""
+    """Let the model read every question; yields per batch (its examples, cache of its questions, example of each)."""
     asked = []
     for example in examples:
         choices = example.choices[task.choice_target.name]
         if [question.choice for question in example.questions] != choices:
             raise UserError(
-                f"row '{example.id}': {len(example.questions)} of its {len(choices)} choices can be asked about; a "
-                f"folder of conversations holds those with a known answer alone: give the table with --csv"
+                f"row '{example.id}': only {len(example.questions)} of its {len(choices)} choices have a question: a "
+                f"folder of conversations holds only choices with a known value; give the table with --csv"
             )
         asked.append([encode_prompt(scorer.tokenizer, question.prompt) for question in example.questions])
     shared = [count_shared(prompts) for prompts in asked]

@@ -1,8 +1,8 @@
-"""Asking a model: the exact probability of every legal answer, numbers held to their column, and free greedy writing.
+"""Score answers with a model: the exact probability of every legal answer, and free greedy writing.
 
-Each prompt is read once. Exact scoring then walks the trie of the legal answers' tokens in one further pass: all of a
-trie's tokens stand in one sequence, an attention mask lets each see the prompt and its own ancestors only, and its
-position is its depth. The head is applied to inner nodes alone, and only for digits where a number is written.
+Each prompt is read once. Exact scoring then reads the trie of the legal answers' tokens in one more pass: all tokens of
+the trie are one sequence, an attention mask lets each token see only the prompt and its own ancestors, and its position
+is its depth. The head is applied only to inner nodes, and only for the tokens of numbers if a number is written.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from linklab.models.tries import Trie, build_trie, inner_part, seen_nodes
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Task
 
-# In place of a token: any of the row's `next_tokens`, those that the next part of the answer may begin with
+# Placeholder for any one of a row's `next_tokens`, with which the next part of the answer can begin
 ANY_NEXT = -1
-BATCH_TOKENS = {"cuda": 8192, "cpu": 2048}  # 8192 of links hold 18 % padding, 2048 hold 5 %
-# Attention holds a number for each (row, query, key): 4 million are 16 MB a mask in float32, whatever the choices.
+BATCH_TOKENS = {"cuda": 8192, "cpu": 2048}  # for links: 18 % padding at 8192, 5 % at 2048
+# Attention needs a number per (row, query, key); this limit keeps a float32 mask below 16 MB for any set of choices.
 ATTENTION_CELLS = 4_000_000
-HEAD_ROWS = 256  # states the head is applied to at once: 256 x 262,144 logits in float32 are 268 MB
+HEAD_ROWS = 256  # states per call of the head: 256 x 262,144 logits in float32 are 268 MB
 
 
 class PromptCache:
-    """What a model has read of a batch of rows: cached keys and values, and which of them each row may see."""
+    """The tokens a model has read for a batch of rows: cached keys and values, and which of them each row sees."""
 
     def __init__(self, rows: int) -> None:
         import torch
         from transformers import DynamicCache
 
-        self.key_values = DynamicCache()  # whole layers, no sliding ones: the window is in the mask
+        self.key_values = DynamicCache()  # full caches for sliding-window layers too: the mask holds the window
         self.valid = torch.zeros((rows, 0), dtype=torch.bool)  # (row, key)
         self.positions = torch.zeros((rows, 0), dtype=torch.long)  # (row, key)
         self.lengths = [0] * rows  # tokens of each row
         self.last: Any = None  # (row, hidden): the state after each row's last token
 
     def select(self, rows: list[int]) -> PromptCache:
-        """Return a cache whose rows are copies of these: what was read once may go on in several ways."""
+        """Return a cache with copies of these rows, so that one prompt can be continued in several ways."""
         chosen = PromptCache(len(rows))
         for number, layer in enumerate(self.key_values.layers):
             chosen.key_values.update(layer.keys[rows], layer.values[rows], number)
@@ -50,10 +50,10 @@ class PromptCache:
 
 
 class ChoiceScorer:
-    """A model and its tokenizer, ready to be asked in batches."""
+    """A model and its tokenizer, ready to score and write answers in batches."""
 
     def __init__(self, model: Any, tokenizer: Any, *, batch_tokens: int | None = None) -> None:
-        """`batch_tokens` bounds a batch's padded size (default: what keeps a GPU busy, or a CPU's padding small)."""
+        """`batch_tokens` limits a batch's padded size (default: BATCH_TOKENS for the device)."""
 
         self.device = device_name()
         self.tokenizer = tokenizer
@@ -61,16 +61,16 @@ class ChoiceScorer:
         self.model = model.eval().requires_grad_(False).to(self.device)
         text_config(self.model).use_cache = True
         self.end = end_token(tokenizer)
-        self.number_tokens: dict[str, set[int]] = {}  # by what stands before the number
-        self.number_starts: dict[str, list[int]] = {}
-        self.trie_tokens: dict[tuple[str, ...], int] = {}  # by the choices
+        self.number_tokens: dict[str, set[int]] = {}  # text before the number -> tokens of numbers
+        self.number_starts: dict[str, list[int]] = {}  # text before the number -> first tokens
+        self.trie_tokens: dict[tuple[str, ...], int] = {}  # choices -> tokens of their trie
 
     def tokens(self, text: str) -> list[int]:
         """Return the tokens of a piece of an answer."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Yield lists of row numbers of like length whose padded size stays below `batch_tokens`."""
+        """Yield lists of row indices: rows of similar length, at most `batch_tokens` tokens with padding."""
         order = sorted(range(len(lengths)), key=lambda i: (lengths[i], i))
         batch: list[int] = []
         for i in order:
@@ -82,7 +82,7 @@ class ChoiceScorer:
             yield batch
 
     def count_trie_tokens(self, example: Example) -> int:
-        """Return how many tokens the largest trie of a row's legal choices has: what scoring them reads at once."""
+        """Return how many tokens scoring reads at once: those of the largest trie of a row's legal choices."""
 
         def count(choices: Sequence[str]) -> int:
             key = tuple(choices)
@@ -93,7 +93,7 @@ class ChoiceScorer:
         return max(map(count, example.choices.values()), default=0)
 
     def read(self, cache: PromptCache, tokens: Sequence[Sequence[int]]) -> None:
-        """Let the model read further tokens of every row."""
+        """Let the model read more tokens of every row."""
         chains = [Trie(list(row), list(range(-1, len(row) - 1)), list(range(1, len(row) + 1)), []) for row in tokens]
         hidden = self.forward(cache, chains, keep=True)
         for i, row in enumerate(tokens):
@@ -101,7 +101,7 @@ class ChoiceScorer:
         cache.last = hidden[:, -1]
 
     def rewind(self, cache: PromptCache, keys: int, lengths: Sequence[int], last: Any) -> None:
-        """Take `cache` back to where it held `keys` keys."""
+        """Return `cache` to an earlier state with `keys` keys."""
         if extra := cache.valid.shape[1] - keys:
             cache.key_values.crop(-extra)
         cache.valid, cache.positions = cache.valid[:, :keys], cache.positions[:, :keys]
@@ -110,10 +110,11 @@ class ChoiceScorer:
     def read_side_by_side(
         self, cache: PromptCache, tokens: Sequence[Sequence[int]], ancestors: Sequence[Sequence[Sequence[int]]]
     ) -> tuple[Any, list[list[int]]]:
-        """Read one further token of each of a row's beginnings; return their states and their keys' columns.
+        """Read one more token of several beginnings per row; returns the states and the cache columns of the new keys.
 
-        A token sees what was read by all, itself and its beginning, whose keys stand in `cache` in the columns
-        `ancestors`, as many for all. The states are (all tokens, hidden). Nothing else will see the new keys.
+        A token sees the row's prompt, itself and its own beginning: its `ancestors` are the columns of these keys in
+        `cache`, equally many for every token. The states are (all tokens, hidden). Later tokens see the new keys only
+        through `ancestors`.
         """
         import torch
 
@@ -132,10 +133,10 @@ class ChoiceScorer:
         self, cache: PromptCache, tries: Sequence[Trie], *, keep: bool,
         ancestors: Sequence[Sequence[Sequence[int]]] | None = None,
     ) -> Any:  # fmt: skip
-        """Return the hidden states (rows, longest, hidden) of tries read after `cache`, each at the right end.
+        """Return the hidden states (rows, longest, hidden) of tries read after `cache`, aligned to the right.
 
-        With `keep` they become part of what was read, which only makes sense for tries that are chains. `ancestors`
-        are columns of `cache` that a trie's token (rows, tokens) sees beside what the whole row sees.
+        With `keep` the tokens stay in the cache; use it only for tries without branches. `ancestors`, per (row, token),
+        are columns of `cache` that the token sees in addition to those its whole row sees.
         """
         import torch
 
@@ -155,7 +156,7 @@ class ChoiceScorer:
         for r, row in enumerate(ancestors or ()):
             for at, columns in enumerate(row, start=longest - len(row)):
                 seen[r, at, columns] = True
-        # A query that may see nothing gives no number, so padding sees itself.
+        # Attention over nothing gives NaN, so padding sees itself.
         among |= torch.diag_embed(padding)
         allowed = torch.cat([seen, among], dim=2)
         keys = torch.cat([cache.positions, positions], dim=1)
@@ -174,7 +175,7 @@ class ChoiceScorer:
         return hidden
 
     def head(self, hidden: Any, tokens: Any = None) -> Any:
-        """Return the logits (…, vocab) of hidden states, or those of `tokens` alone."""
+        """Return the logits (…, vocab) of hidden states, or only those of `tokens`."""
         import torch.nn.functional as functional
 
         head = head_of(self.model)
@@ -187,7 +188,7 @@ class ChoiceScorer:
     ) -> list[list[float]]:  # fmt: skip
         """Return the natural log-probability of every choice (a token sequence) of every row, summed over its tokens.
 
-        The arguments are those of `score_tokens`; no choice's score depends on the others.
+        Same arguments as `score_tokens`. The score of a choice does not depend on the other choices.
         """
         found = self.score_tokens(cache, starts, choices, next_tokens)
         return [[sum(scores) for scores in row] for row in found]
@@ -198,9 +199,9 @@ class ChoiceScorer:
     ) -> list[list[list[float]]]:  # fmt: skip
         """Return the natural log-probability of every token of every choice (a token sequence) of every row.
 
-        `starts` holds the tokens of the answer so far, which stand between what was read and the choice. A choice may
-        end in ANY_NEXT, which has the probability of the row's `next_tokens` together. Many long choices are scored in
-        parts, so that memory does not grow with the square of their tokens.
+        `starts` holds the answer's tokens between the prompt and the choice. A choice may end in ANY_NEXT, which gets
+        the summed probability of the row's `next_tokens`. Many long choices are scored in parts, because memory grows
+        with the square of their tokens.
         """
         import torch
 
@@ -211,8 +212,8 @@ class ChoiceScorer:
         if len(tries) * longest * (longest + cache.valid.shape[1]) > ATTENTION_CELLS and max(map(len, choices)) > 1:
             return self._score_in_halves(cache, starts, choices, next_tokens)
         hidden: Any = self.forward(cache, inner, keep=False) if any(trie.tokens for trie in inner) else None
-        states: list[Any] = []  # those the head is applied to
-        asked: list[list[tuple[int, int, int]]] = []  # of each row, (state, token, row) of its nodes
+        states: list[Any] = []  # states for the head
+        wanted: list[list[tuple[int, int, int]]] = []  # per row: (state, token, row) of each node
         for r, (trie, start) in enumerate(zip(tries, starts, strict=True)):
             first = 0 if hidden is None else hidden.shape[1] - len(inner[r].tokens)
             skip = len(start)
@@ -221,10 +222,10 @@ class ChoiceScorer:
                 at[parent] = len(states)
                 states.append(cache.last[r] if parent < 0 else hidden[r, first + places[r][parent]])
             nodes = zip(trie.parents[skip:], trie.tokens[skip:], strict=True)
-            asked.append([(at[parent], token, r) for parent, token in nodes])
-        log_p = self._log_probabilities(torch.stack(states), [node for row in asked for node in row], next_tokens)
+            wanted.append([(at[parent], token, r) for parent, token in nodes])
+        log_p = self._log_probabilities(torch.stack(states), [node for row in wanted for node in row], next_tokens)
         found, done = [], 0
-        for trie, start, row in zip(tries, starts, asked, strict=True):
+        for trie, start, row in zip(tries, starts, wanted, strict=True):
             own, done = log_p[done : done + len(row)], done + len(row)
             found.append([[own[node - len(start)] for node in path[len(start) :]] for path in trie.leaves])
         return found
@@ -233,7 +234,7 @@ class ChoiceScorer:
         self, cache: PromptCache, starts: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]],
         next_tokens: Sequence[Sequence[int]] | None,
     ) -> list[list[list[float]]]:  # fmt: skip
-        """Return what `score_tokens` does, from two calls of it; choices with tokens in common stay together."""
+        """Return the result of `score_tokens` from two calls with half the choices each, sorted to share prefixes."""
         orders = [sorted(range(len(row)), key=list(map(list, row)).__getitem__) for row in choices]  # by their tokens
         found: list[list[list[float]]] = [[[]] * len(answers) for answers in choices]
         for half in (0, 1):
@@ -246,28 +247,28 @@ class ChoiceScorer:
         return found
 
     def _log_probabilities(
-        self, states: Any, asked: Sequence[tuple[int, int, int]], next_tokens: Sequence[Sequence[int]] | None
+        self, states: Any, wanted: Sequence[tuple[int, int, int]], next_tokens: Sequence[Sequence[int]] | None
     ) -> list[float]:
-        """Return log P(token | state) of every (state, token, row) asked; the states are headed HEAD_ROWS at a time."""
+        """Return log P(token | state) for every (state, token, row); the head gets HEAD_ROWS states at a time."""
         import torch
 
-        state, token, row = (torch.tensor(column, device=states.device) for column in zip(*asked, strict=True))
-        found = torch.empty(len(asked), device=states.device)
+        state, token, row = (torch.tensor(column, device=states.device) for column in zip(*wanted, strict=True))
+        found = torch.empty(len(wanted), device=states.device)
         for start in range(0, len(states), HEAD_ROWS):
             scores = self.head(states[start : start + HEAD_ROWS])
             here = (state >= start) & (state < start + HEAD_ROWS)
             normal = torch.logsumexp(scores, dim=-1)
             found[here] = scores[state[here] - start, token[here]] - normal[state[here] - start]
             for i in (here & (token == ANY_NEXT)).nonzero()[:, 0].tolist():
-                assert next_tokens is not None, "a choice with ANY_NEXT needs them"
+                assert next_tokens is not None, "a choice with ANY_NEXT needs next_tokens"
                 at = state[i] - start
                 found[i] = torch.logsumexp(scores[at, list(next_tokens[row[i]])], dim=-1) - normal[at]
         return found.tolist()
 
     def next_tokens(self, task: Task, position: int, row: Example) -> list[int]:
-        """Return the tokens that may follow the target at `position` of a row's answer; none behind the last target.
+        """Return the tokens that may follow the target at `position` of a row's answer, [] if nothing can.
 
-        That is what always stands behind it (in JSON, the last one too), else what the next one may begin with.
+        A fixed text after the target (in JSON, after the last one too), else the first tokens of the next target.
         """
         if behind := task.form.after(position):
             return self.tokens(behind)[:1]
@@ -295,14 +296,14 @@ class ChoiceScorer:
         return self.number_tokens[before]
 
     def write(
-        self, heads: Sequence[list[int]], *, max_new_tokens: int, progress: Callable[[int], None] | None = None
+        self, prompts: Sequence[list[int]], *, max_new_tokens: int, progress: Callable[[int], None] | None = None
     ) -> list[str]:
-        """Return what the model writes greedily after each encoded prompt when nothing holds it."""
-        texts = [""] * len(heads)
+        """Return what the model writes greedily, without restrictions, after each encoded prompt."""
+        texts = [""] * len(prompts)
         done = 0
-        for batch in self.batches([len(head) + max_new_tokens for head in heads]):
+        for batch in self.batches([len(prompt) + max_new_tokens for prompt in prompts]):
             cache = PromptCache(len(batch))
-            self.read(cache, [heads[i] for i in batch])
+            self.read(cache, [prompts[i] for i in batch])
             for i, text in zip(batch, self.write_after(cache, max_new_tokens=max_new_tokens), strict=True):
                 texts[i] = text
             done += len(batch)
@@ -311,17 +312,16 @@ class ChoiceScorer:
         return texts
 
     def write_after(self, cache: PromptCache, *, max_new_tokens: int) -> list[str]:
-        """Return what the model writes greedily after each row of `cache` when nothing holds it.
+        """Return what the model writes greedily, without restrictions, after each row of `cache`.
 
-        Written here rather than with generate(): that applies the head to (rows, 1, hidden), for which a CPU copies its
-        weight once a row.
+        Not with generate(): it applies the head to (rows, 1, hidden), and a CPU then copies the head's weight per row.
         """
         stop = {self.end, self.tokenizer.eos_token_id}
         written: list[list[int]] = [[] for _ in cache.lengths]
         open_rows = set(range(len(written)))
         picked: list[int] = []
         for _ in range(max_new_tokens):
-            if picked:  # read only when a further token is wanted
+            if picked:  # read only when another token is needed
                 self.read(cache, [[token] for token in picked])
             picked = self.head(cache.last).argmax(dim=-1).tolist()
             for r in list(open_rows):

@@ -1,4 +1,4 @@
-"""Rows that a trained model is asked about, of which nobody has the answer: from a table, or given in the command."""
+"""New rows without an answer, for a trained model: read from a table or from the command line, checked, answered."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Answered:
-    """A row, what was found wrong with it, its prediction, and with one question per choice the choices' scores."""
+    """A row, its error or warning, its prediction, and (one question per choice only) the scores of its choices."""
 
     example: Example
     finding: Finding
@@ -37,7 +37,7 @@ class Answered:
 
 
 def needed_columns(task: Task) -> list[str]:
-    """Return the columns a row must have: those the prompt shows, and those that hold its choices."""
+    """Return the columns a row must have: the prompt's columns and those that hold its choices."""
     return list(dict.fromkeys([*task.template.columns, *(t.choices_from for t in task.targets if t.choices_from)]))
 
 
@@ -55,7 +55,7 @@ def read_rows(csv_name: str, options: TableOptions, task: Task) -> tuple[list[st
                 meant = folded.get(column.casefold())
                 hint = f"; rename '{meant}' to '{column}'" if meant else ""
                 raise UserError(
-                    f"{name}:1: no column '{column}', which the model's prompt shows; "
+                    f"{name}:1: no column '{column}', which the model's prompt needs; "
                     f"the columns are: {', '.join(header)}{hint}"
                 )
         rows = [(f"{name}:{line}", dict(zip(header, cells, strict=True))) for line, cells in table.rows()]
@@ -67,7 +67,7 @@ def read_rows(csv_name: str, options: TableOptions, task: Task) -> tuple[list[st
 
 
 def describe_rows(table: Table, task: Task, name: str, n_rows: int) -> dict[str, Any]:
-    """Return what was understood of new rows, as `lines_of_record` prints it: what the model is shown and answers."""
+    """Return the record of a table of new rows for `lines_of_record`: its format, and each column's role."""
     needed = needed_columns(task)
     known = {column.name: column for column in task.schema.columns}
     roles = {column: "input" if column in needed else "hidden" for column in table.names}
@@ -87,7 +87,7 @@ def describe_rows(table: Table, task: Task, name: str, n_rows: int) -> dict[str,
 
 @contextlib.contextmanager
 def standard_input() -> Iterator[Path]:
-    """Give a file with what standard input holds: the reader goes through a table more than once."""
+    """Yield a temporary file with the content of standard input, because a table is read more than once."""
     with tempfile.NamedTemporaryFile(suffix=".csv") as handle:
         handle.write(sys.stdin.buffer.read())
         handle.flush()
@@ -107,16 +107,16 @@ def read_given_row(words: Sequence[str], task: Task) -> dict[str, str]:
             raise UserError(f"--set {name}: duplicate value")
         if task.schema[name].kind.startswith("list_") and not value.startswith("["):
             value = f"[{value}]"
-        plain = formats[name].read(value) if name in formats else None  # $2,700 as the training rows had it
+        plain = formats[name].read(value) if name in formats else None  # $2,700 as in the training table
         row[name] = value if plain is None else plain
     missing = [name for name in needed_columns(task) if name not in row]
     if missing:
-        raise UserError(f"--set: no value for {', '.join(missing)}, which the model's prompt shows")
+        raise UserError(f"--set: no value for {', '.join(missing)}, which the model's prompt needs")
     return row
 
 
 def make_examples(task: Task, rows: Sequence[tuple[str, dict[str, str]]]) -> list[Example]:
-    """Return an example without target for every row; a UserError names the place of one that cannot be asked."""
+    """Return an example without target for every row; raises a UserError with the place of a row without a prompt."""
     id_column = task.schema.one_of_role("id")
     examples = []
     for number, (where, row) in enumerate(rows, start=1):
@@ -133,7 +133,7 @@ def make_examples(task: Task, rows: Sequence[tuple[str, dict[str, str]]]) -> lis
 
 
 def choose_rows(examples: list[Example], max_rows: int | None) -> list[Example]:
-    """Return the rows that --max-rows chooses, in the order of the file."""
+    """Return at most `max_rows` rows, the same in every script, in the order of the file."""
     if max_rows is None:
         return examples
     chosen = {id(example) for example in lowest_ranked(examples, max_rows)}
@@ -141,13 +141,13 @@ def choose_rows(examples: list[Example], max_rows: int | None) -> list[Example]:
 
 
 def check_rows(model: str, task: Task, examples: Sequence[Example]) -> list[Finding]:
-    """Return what is wrong with each row: by the validator's rules, and compared with the training rows."""
+    """Return each row's error and warning: from the validator's rules, and from a comparison with the training rows."""
     seen = read_inputs(model)
     if seen is None:
         say(f"{model}: no {INPUTS_FILE}, so rows are not compared with the training rows")
-    there = set.intersection(*(set(example.row) for example in examples)) if examples else set()
-    judged = [column.name for column in shown_columns(task) if column.name in there]  # what the formula reads too
-    violations = check_link_rows(task.schema, [example.row for example in examples], judged)
+    present = set.intersection(*(set(example.row) for example in examples)) if examples else set()
+    checked = [column.name for column in shown_columns(task) if column.name in present]  # the formula reads these too
+    violations = check_link_rows(task.schema, [example.row for example in examples], checked)
     findings = [check_row(example.row, seen) if seen else Finding() for example in examples]
     return [
         dataclasses.replace(finding, error=violation or finding.error)
@@ -156,7 +156,7 @@ def check_rows(model: str, task: Task, examples: Sequence[Example]) -> list[Find
 
 
 def answer(asking: AskSettings, task: Task, examples: Sequence[Example]) -> list[Answered]:
-    """Return every row with its answer; a row with an error is not asked."""
+    """Return every row with its answer; rows with an error are not given to the model."""
     assert asking.model, "a required option"
     findings = check_rows(asking.model, task, examples)
     asked = [example for example, finding in zip(examples, findings, strict=True) if not finding.error]
@@ -173,7 +173,7 @@ def answer(asking: AskSettings, task: Task, examples: Sequence[Example]) -> list
 
 
 def ask(asking: AskSettings, task: Task, examples: Sequence[Example]) -> list[tuple[dict, RowScores | None]]:
-    """Return a prediction of every example, and the scores of its choices where they are asked one by one."""
+    """Return a prediction of every example, and (one question per choice only) the scores of its choices."""
     from linklab.inference import choice_answers, row_answers
     from linklab.models import load
 

@@ -1,4 +1,4 @@
-"""What a model answers to rows: a prediction of each, held to what is legal or written freely."""
+"""Predictions of a model for rows: restricted to legal answers, or written freely."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from linklab.models.tries import log_sum, needs_end, written_scores
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Task
 
-TEXT_TOKENS, ANSWER_TOKENS = 256, 32  # written at most: of a free text, of any other answer
-GENERAL_TOKENS = 16  # of an answer to a general question, which asks for a word
+TEXT_TOKENS, ANSWER_TOKENS = 256, 32  # most tokens written for a text target, for any other answer
+GENERAL_TOKENS = 16  # most tokens written for a general question, which asks for one word
 
 
 @dataclasses.dataclass(frozen=True)
 class AskSettings:
-    """Which model is asked, and how: what `cli.add_asking_options` gives. None: what the model and task call for."""
+    """The options of `cli.add_asking_options`: which model answers, and how. None: chosen from model and task."""
 
     model: str | None  # None: answers are read from a file
     base_model: str | None = None
@@ -45,15 +45,15 @@ class AskSettings:
 
 
 def check_no_model_options(asking: AskSettings) -> None:
-    """Raise a UserError for an option that says how a model is asked, where none is."""
+    """Raise a UserError for an option about the model if answers are read from --predictions."""
     for name, value in vars(asking).items():
         if value:
             option = f"--{value}" if name == "precision" else f"--{name.replace('_', '-')}"
-            raise UserError(f"{option}: cannot be combined with --predictions, which are answers already; leave it out")
+            raise UserError(f"{option}: cannot be combined with --predictions, which holds the answers; leave it out")
 
 
 def ask_model(asking: AskSettings, task: Task, examples: list[Example]) -> tuple[list[dict], dict, dict | None]:
-    """Return (a prediction of every example, what it cost, what it answered to general questions if it was asked)."""
+    """Return (a prediction of every example, cost, results on general questions or None)."""
     from linklab.models import load
     from linklab.training.training import count_parameters, peak_memory_mb
 
@@ -69,16 +69,16 @@ def ask_model(asking: AskSettings, task: Task, examples: list[Example]) -> tuple
                 max_new_tokens=asking.max_new_tokens, progress=progress.at,
             )  # fmt: skip
         seconds = time.monotonic() - started
-        asked_generally = general.judge(*answer_general(scorer)) if asking.general_questions else None
+        general_results = general.judge(*answer_general(scorer)) if asking.general_questions else None
     cost = {
         "seconds": round(seconds, 2), "rows_per_second": round(len(examples) / seconds, 2),
         "parameters": count_parameters(scorer.model)[1], "peak_memory_mb": round(peak_memory_mb(), 1),
     }  # fmt: skip
-    return answers, cost, asked_generally
+    return answers, cost, general_results
 
 
 def load_scorer(settings: AskSettings) -> ChoiceScorer:
-    """Load a trained folder or any `--base-model` name, say how, and return it ready to be asked."""
+    """Load a trained folder or any `--base-model` name, and print its precision and device."""
     import torch
 
     from linklab.models import load
@@ -98,15 +98,14 @@ def answer_exactly(
     scorer: ChoiceScorer, examples: Sequence[Example], task: Task, *, numbers: str | None = None,
     rank_by: str = "written", max_new_tokens: int | None = None, progress: Callable[[int], None] | None = None,
 ) -> list[dict]:  # fmt: skip
-    """Return a prediction (see predictions.jsonl) of every example, held to what is legal.
+    """Return a prediction (see predictions.jsonl) of every example, restricted to legal answers.
 
-    A class target gets the most probable of the row's legal choices, with every choice's probability among them: that
-    of writing it token by token when only legal tokens may be written, or with `rank_by` "summed" that of writing it
-    among all texts, divided by the sum over the legal ones, which favours choices of few tokens in a model that is
-    unsure. A
-    number target the median of the numbers that may follow the choices before it, or with `numbers` "greedy" the one
-    that the likeliest legal token each time gives. A task that asks choice by choice is answered as `choice_answers`
-    says. Nothing can hold a free text: it is written as `answer_freely` does, in at most `max_new_tokens`.
+    A class target gets the most probable of the row's legal choices, with the probability of each: that of writing it
+    token by token when only legal tokens are allowed. With `rank_by` "summed" it is that of writing it among all texts,
+    divided by the sum over the legal ones, which favours short choices if the model is unsure. A number target gets the
+    median of the numbers that may follow the targets before it, or with `numbers` "greedy" the number made of the most
+    probable legal token at each step. `choice_answers` answers a task with one question per choice. A text target
+    cannot be restricted: `answer_freely` writes the answer, with at most `max_new_tokens`.
     """
     if is_written(task):
         return answer_freely(scorer, examples, task, max_new_tokens=max_new_tokens, progress=progress)
@@ -129,7 +128,7 @@ def answer_exactly(
             before, behind = form.before(position), form.after(position)
             next_tokens = [scorer.next_tokens(task, position, row) for row in rows]
             if target.kind == "class":
-                texts = _choose(scorer, cache, rows, task, position, starts, next_tokens, rankings, rank_by)
+                texts = _rank_choices(scorer, cache, rows, task, position, starts, next_tokens, rankings, rank_by)
             else:
                 column, greedy = task.schema[target.name], numbers == "greedy"
                 given = number_distributions.distributions(
@@ -148,14 +147,14 @@ def answer_exactly(
     return found
 
 
-def _choose(
+def _rank_choices(
     scorer: ChoiceScorer, cache: PromptCache, rows: Sequence[Example], task: Task, position: int,
     starts: list[list[int]], next_tokens: Sequence[Sequence[int]], rankings: list[dict], rank_by: str,
 ) -> list[str]:  # fmt: skip
-    """Rank the legal choices of the target at `position` for every row, and return the best of each.
+    """Rank the legal choices of the target at `position` for every row, and return the best choice of each row.
 
-    A choice counts with the end of the turn behind the last target, and where one begins another (1 and 10) with what
-    may follow it: the `next_tokens` of its row, all ways the next target can begin.
+    A choice of the last target is scored with the end of the turn. If one choice is a prefix of another (1 and 10), all
+    are scored with the token after them: any of the row's `next_tokens`.
     """
     form, target = task.form, task.targets[position]
     before, behind = form.before(position), form.after(position)
@@ -182,20 +181,20 @@ def _choose(
 
 
 def asked_settings(asking: AskSettings, task: Task) -> dict[str, str | bool | None]:
-    """Return what metrics.json says of how the model was asked; `rank_by` is None where no class was ranked by it."""
+    """Return the `asked` entry of metrics.json; its `rank_by` is None if no class was ranked."""
     assert asking.model, "there is a model to ask"
     rank_by = (asking.rank_by or "written") if is_ranked(task, asking.free) else None
-    return {"model": model_mark(asking.model), "free": asking.free or is_written(task), "rank_by": rank_by}
+    return {"model": hash_model_name(asking.model), "free": asking.free or is_written(task), "rank_by": rank_by}
 
 
-def model_mark(name: str) -> str:
-    """Return 16 hex digits that are equal for equal models: results name no path of this machine."""
+def hash_model_name(name: str) -> str:
+    """Return 16 hex digits that identify a model, because results must not contain paths of this machine."""
     where = os.path.realpath(name) if os.path.exists(name) else name
     return hashlib.sha256(where.encode()).hexdigest()[:16]
 
 
 def how_asked(asked: Mapping[str, Any]) -> str:
-    """Return how a model's answers come about, for tables."""
+    """Return a description of how the answers were made, for tables."""
     if asked["free"]:
         return "free greedy writing"
     ways = {"written": ", ranked by what the model would write", "summed": ", ranked by summed probability", None: ""}
@@ -203,21 +202,21 @@ def how_asked(asked: Mapping[str, Any]) -> str:
 
 
 def is_written(task: Task) -> bool:
-    """Say whether a task's answer is free text, which can only be written and not be chosen."""
+    """Say whether a task has a text target, whose answer can only be written freely."""
     return any(target.kind == "text" for target in task.targets)
 
 
 def is_ranked(task: Task, free: bool = False) -> bool:
-    """Say whether classes are ranked by their probability: held to the legal ones, in one question per row."""
+    """Say whether classes are ranked by their probability: restricted to legal answers, one question per row."""
     return not free and not is_written(task) and task.ask == "row" and any(t.kind == "class" for t in task.targets)
 
 
 def check_rank_by(rank_by: str | None, task: Task, *, free: bool = False) -> None:
-    """Raise a UserError for --rank-by where no class is ranked by its probability."""
+    """Raise a UserError for --rank-by if no class is ranked by its probability."""
     if rank_by is not None and not is_ranked(task, free):
         why = "--free ranks no choices" if free else "no class target is ranked by its probability here"
         if task.ask == "choices" and not free:
-            why = "choices asked one by one (--ask choices) are ranked by their expected number"
+            why = "with one question per choice (--ask choices) choices are ranked by their expected number"
         raise UserError(f"--rank-by: {why}; leave it out")
 
 
@@ -225,34 +224,34 @@ def answer_freely(
     scorer: ChoiceScorer, examples: Sequence[Example], task: Task, *, max_new_tokens: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> list[dict]:  # fmt: skip
-    """Return a prediction of every example from what the model writes when nothing holds it to the legal answers.
+    """Return a prediction of every example from what the model writes without restrictions.
 
-    It writes at most `max_new_tokens` (default: 256 for a free text, else 32). Of a conversation of several turns it
-    writes the last one, behind the true turns before.
+    It writes at most `max_new_tokens` (default: 256 for a text target, else 32). In a conversation of several turns it
+    writes the last answer, after the true earlier turns.
     """
     if task.ask == "choices":
         return choice_answers.write_rows(scorer, examples, task, progress=progress)
-    asked = [example.questions[-1] for example in examples]
-    heads = [encode_prompt(scorer.tokenizer, question.prompt, question.history) for question in asked]
+    last = [example.questions[-1] for example in examples]
+    prompts = [encode_prompt(scorer.tokenizer, question.prompt, question.history) for question in last]
     most = max_new_tokens or (TEXT_TOKENS if is_written(task) else ANSWER_TOKENS)
     if not max_new_tokens and task.answer_format == "json":  # the keys take tokens too
         most += len(scorer.tokens(task.write_answer({target.name: "" for target in task.targets})))
-    raw = scorer.write(heads, max_new_tokens=most, progress=progress)
+    raw = scorer.write(prompts, max_new_tokens=most, progress=progress)
     return [finish_prediction(example, text, {}, task) for example, text in zip(examples, raw, strict=True)]
 
 
 def answer_general(scorer: ChoiceScorer) -> tuple[list[str], list[float]]:
-    """Return (what the model writes to each of `metrics.general.QUESTIONS`, the loss of its first right answer).
+    """Return, for each of `metrics.general.QUESTIONS`, (the answer written freely, the loss of its first right answer).
 
-    A loss is in nats per token, the end of the turn among them.
+    A loss is in nats per token; the end-of-turn token counts as one.
     """
-    heads = [encode_prompt(scorer.tokenizer, question) for question, _ in general.QUESTIONS]
+    prompts = [encode_prompt(scorer.tokenizer, question) for question, _ in general.QUESTIONS]
     answers = [encode_answer(scorer.tokenizer, right[0]) for _, right in general.QUESTIONS]
-    cache = PromptCache(len(heads))
-    scorer.read(cache, heads)
-    scores = scorer.score_choices(cache, [[]] * len(heads), [[answer] for answer in answers])
+    cache = PromptCache(len(prompts))
+    scorer.read(cache, prompts)
+    scores = scorer.score_choices(cache, [[]] * len(prompts), [[answer] for answer in answers])
     losses = [-score / len(answer) for (score,), answer in zip(scores, answers, strict=True)]
-    return scorer.write(heads, max_new_tokens=GENERAL_TOKENS), losses
+    return scorer.write(prompts, max_new_tokens=GENERAL_TOKENS), losses
 
 
 def finish_prediction(example: Example, raw: str, ranking: dict, task: Task) -> dict:

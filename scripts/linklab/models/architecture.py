@@ -1,7 +1,7 @@
-"""What differs between decoders: where their layers, head and settings are, and how they take an attention mask.
+"""Differences between decoders: where their layers, head and settings are, and which attention masks they expect.
 
-Everything else of the toolkit reads rows through these functions, so that a model works here because of its parts and
-not because of its name. What does not fit is refused when it is loaded.
+The rest of the toolkit uses models through these functions only, so a model works here because of its parts and not
+because of its name. A model that does not fit is refused when it is loaded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from linklab.cli import UserError
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Families whose training and scoring tests compare with plain transformers, row by row, by config.model_type.
+# Families, by config.model_type, that tests compare with plain transformers row by row, in training and scoring.
 TESTED = {
     "gemma3": "Gemma 3", "gemma3_text": "Gemma 3", "llama": "Llama 3, SmolLM2", "mistral": "Mistral",
     "phi3": "Phi-3, Phi-4", "qwen2": "Qwen2.5", "qwen3": "Qwen3", "smollm3": "SmolLM3",
@@ -21,12 +21,12 @@ TESTED = {
 
 
 def text_config(model: Any) -> Any:
-    """Return the settings of the language model, which those of images hold one level deeper."""
+    """Return the config of the language model; models that read images keep it one level deeper."""
     return model.config.get_text_config(decoder=True)
 
 
 def decoder_of(model: Any) -> Any:
-    """Return the layers that turn tokens into hidden states, without the head and without an image tower."""
+    """Return the layers that turn tokens into hidden states, without the head and any image tower."""
     return model.get_decoder()
 
 
@@ -36,13 +36,13 @@ def head_of(model: Any) -> Any:
 
 
 def cap_logits(logits: Tensor, config: Any) -> Tensor:
-    """Return logits as the model's config bounds them: tanh, scaled to `final_logit_softcapping` where there is one."""
+    """Return logits with the config's `final_logit_softcapping` applied: cap * tanh(logits / cap), if it has one."""
     cap = getattr(config, "final_logit_softcapping", None)
     return logits if cap is None else (logits / cap).tanh() * cap
 
 
 def attention_masks(model: Any, seen: Tensor, near: Tensor) -> Any:
-    """Return masks as the decoder takes them: one for each kind of layer, or the one that all its layers share.
+    """Return the masks the decoder expects: one for each kind of layer, or one for all its layers.
 
     `seen` (rows, 1, queries, keys) is True where a query sees a key; `near` is the same within the sliding window.
     """
@@ -53,7 +53,7 @@ def attention_masks(model: Any, seen: Tensor, near: Tensor) -> Any:
 
 
 def outside_decoder(model: Any) -> str | None:
-    """Return a pattern of the modules that read images, which get no adapters; None for a model of text alone."""
+    """Return a pattern of the modules that read images, which get no adapters; None for a text-only model."""
     decoder = decoder_of(model)
     prefix = next(name for name, module in model.named_modules() if module is decoder)
     towers = [name for name, _ in model.named_modules() if "tower" in name.split(".")[-1] or "projector" in name]
@@ -61,17 +61,17 @@ def outside_decoder(model: Any) -> str | None:
 
 
 def check(model: Any, name: str) -> None:
-    """Raise a UserError unless two rows in one sequence get the logits that each has alone.
+    """Raise a UserError unless two rows in one sequence get the same logits as each row alone.
 
-    Training and scoring put several rows, or all legal answers, into one sequence with a mask and positions of their
-    own. A decoder that ignores either, or scales its logits in a way not known here, would be wrong in silence.
+    Training and scoring put several rows, or all legal answers, into one sequence with their own mask and positions. A
+    decoder that ignores either, or scales its logits in an unknown way, would give wrong results without an error.
     """
     kind = getattr(model.config, "model_type", "")
     if kind in TESTED:
         return
     try:
         worst = _largest_error(model)
-    except Exception as error:  # whatever a foreign decoder raises about arguments that it does not take
+    except Exception as error:  # an unknown decoder may raise anything for arguments it does not take
         _refuse(name, kind, str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__)
     if not worst < 1e-2:
         _refuse(name, kind, f"rows side by side change each other's logits by {worst:.2g}")
@@ -83,7 +83,7 @@ def _refuse(name: str, kind: str, why: str) -> None:
 
 
 def _largest_error(model: Any) -> float:
-    """Return the largest difference between logits of rows alone and of the same rows in one masked sequence."""
+    """Return the largest difference between the logits of two rows alone and in one masked sequence."""
     import torch
 
     with torch.inference_mode():

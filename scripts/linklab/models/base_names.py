@@ -1,4 +1,4 @@
-"""Is there a model of this name? Asked once and briefly, before transformers asks the Hub a dozen times."""
+"""Check early that a model of this name exists: one short request, before transformers sends the Hub a dozen."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ PROBE_TIMEOUT_S = 5.0  # of the one request; huggingface_hub's own retries take 
 
 
 def require_model(name: str, *, ask_hub: bool = True) -> None:
-    """Raise a UserError unless there is a model of this name. In time: before rows are read or torch is imported.
+    """Raise a UserError unless a model of this name exists. Call it before rows are read or torch is imported.
 
-    Without `ask_hub` every name that may be a Hub id passes.
+    Without `ask_hub` every name that could be a Hub id passes.
     """
     if name not in BUILT_IN and not Path(name).is_dir():
-        require_no_slip(name)
+        require_plausible(name)
         if ask_hub:
             require_on_hub(name)
 
 
-def require_no_slip(name: str) -> None:
-    """Raise a UserError for what is not a folder here and cannot be a Hub id: a misspelt path or built-in name."""
+def require_plausible(name: str) -> None:
+    """Raise a UserError for a name that cannot be a Hub id: a misspelt path or a misspelt built-in name."""
     path = Path(name).expanduser()
     if path.is_file():
         raise UserError(f"{name}: is a file; {EXPECTED}")
-    # A Hub id has one slash, as runs/lora does: where the first part is a folder here, a folder was meant.
+    # A Hub id has one slash, and so has runs/lora: if the first part is a folder here, a folder was meant.
     inside = "/" in name and path.parent.is_dir() and not _cached(name)
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or inside:
         raise UserError(f"{name}: no such model folder{_suggest(name)}; {EXPECTED}")
@@ -39,9 +39,9 @@ def require_no_slip(name: str) -> None:
 
 @functools.cache
 def require_on_hub(name: str) -> None:
-    """Raise a UserError where neither the Hub nor its cache here has the model; one request, never repeated.
+    """Raise a UserError if neither the Hub nor its local cache has the model; sends one request per name.
 
-    Without a network a model in the cache is used as it is, and no more requests are sent.
+    Without a network a cached model is used as it is, and no more requests are sent.
     """
     import huggingface_hub
     from huggingface_hub import constants
@@ -51,20 +51,20 @@ def require_on_hub(name: str) -> None:
         url = huggingface_hub.hf_hub_url(name, "config.json")
         huggingface_hub.get_hf_file_metadata(url, timeout=PROBE_TIMEOUT_S)
     except (GatedRepoError, EntryNotFoundError):
-        return  # it is there; what loads it says what is missing
+        return  # it exists; the loader reports what is missing
     except RepositoryNotFoundError as error:
         raise UserError(
-            f"{name}: no such folder here, and no such model on the Hub (a private one needs HF_TOKEN)"
+            f"{name}: no such folder here and no such model on the Hub (a private model needs HF_TOKEN)"
             f"{_suggest(name)}; {EXPECTED}"
         ) from error
-    except (OSError, *HfHubHTTPError.__bases__) as error:  # the last are those of the Hub's own HTTP client
+    except (OSError, *HfHubHTTPError.__bases__) as error:  # the bases are the HTTP client's own errors
         if not _cached(name):
             raise UserError(
                 f"{name}: no such folder here, and the Hub cannot be reached ({constants.ENDPOINT})"
                 f"{_suggest(name)}; {EXPECTED}"
             ) from error
         if not constants.HF_HUB_OFFLINE:
-            say(f"{name}: the Hub cannot be reached; using the copy in its cache here")
+            say(f"{name}: the Hub cannot be reached; using the copy in the local cache")
             constants.HF_HUB_OFFLINE = True
 
 
@@ -78,7 +78,7 @@ def _cached(name: str) -> bool:
 
 
 def _suggest(name: str) -> str:
-    """Return `; did you mean …?` with the folders beside the name, and the built-in names, that resemble it; or ""."""
+    """Return `; did you mean …?` with similar folder names in the same place and similar built-in names, or ""."""
     path = Path(name).expanduser()
     beside = [one.name for one in path.parent.iterdir() if one.is_dir()] if path.parent.is_dir() else []
     known = {str(path.parent / folder): folder for folder in sorted(beside)}

@@ -1,4 +1,4 @@
-"""Which weights a model was trained on: their hashes, taken at training and compared when an adapter is loaded."""
+"""Hashes of a base model's weights: stored at training, compared when an adapter is loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def find_weights(path: str) -> list[Path]:
-    """Return the weight files of a model folder, or of a Hub id as far as they are in the cache."""
+    """Return the weight files of a model folder, or those of a Hub id that are in the local cache."""
     if Path(path).is_dir():
         return sorted(found for pattern in WEIGHTS for found in Path(path).glob(pattern) if found.is_file())
     from huggingface_hub import try_to_load_from_cache
@@ -26,15 +26,15 @@ def find_weights(path: str) -> list[Path]:
 
 
 def describe_weights(path: str) -> list[dict]:
-    """Return name, SHA-256 and bytes of each weight file of `load.resolve(name)`; call it when the model was loaded."""
+    """Return name, SHA-256 and bytes of each weight file of `load.resolve(name)`; call it after loading the model."""
     return [entry | {"path": Path(entry["path"]).name} for entry in describe_files(dict.fromkeys(find_weights(path)))]
 
 
 def require_same_weights(trained_on: Sequence[dict], path: str, *, folder: str | Path, name: str) -> None:
-    """Raise a UserError unless a base model's weights are those that the adapter in `folder` was trained on.
+    """Raise a UserError unless the adapter in `folder` was trained on these weights of its base model.
 
-    `name` is what a person calls the base model, `path` where it lies. Weights that were saved in another number of
-    files, or in another precision, are other files, and refused too.
+    `name` is the base model's name for people, `path` its location. The same weights saved in another number of files
+    or in another precision have other hashes, and are refused too.
     """
     if not trained_on:
         return

@@ -1,4 +1,4 @@
-"""Chat formats: Gemma's own template, where in a conversation the answer starts, and which tokens end it."""
+"""Chat formats: Gemma's template, the tokens before an answer, and the tokens that end it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 
 from linklab.cli import UserError
 
-# Google's template of gemma-3-it (https://ai.google.dev/gemma/docs/core/prompt-structure), which the base model comes
-# without: a system message goes in front of the first user message. The `generation` marks say which tokens the
-# assistant wrote; TRL's assistant_only_loss and transformers' return_assistant_tokens_mask need them.
+# Google's template of gemma-3-it (https://ai.google.dev/gemma/docs/core/prompt-structure); the base model has none.
+# A system message goes in front of the first user message. The `generation` marks enclose the assistant's tokens:
+# TRL's assistant_only_loss and transformers' return_assistant_tokens_mask need them.
 GEMMA_CHAT_TEMPLATE = """{{ bos_token }}
 {%- if messages[0]['role'] == 'system' -%}
     {%- if messages[0]['content'] is string -%}
@@ -63,17 +63,17 @@ GEMMA_CHAT_TEMPLATE = """{{ bos_token }}
 {%- endif -%}
 """
 END_OF_TURN = "<end_of_turn>"
-_ANSWER = "ANSWER"  # stands for an answer where the end of a turn is looked for
-# Templates of Llama 3, SmolLM3 and others print today's date. They are given the day that Llama's own falls back to.
+_ANSWER = "ANSWER"  # a placeholder answer, to find the tokens that end a turn
+# Templates of Llama 3, SmolLM3 and others print today's date. Here they print the default date of Llama's template.
 TEMPLATE_DATE = date(2024, 7, 26)
-TEMPLATE_S = 10.0  # a template takes milliseconds; one that loops forever comes with a model that cannot be trusted
+TEMPLATE_S = 10.0  # a template takes milliseconds; one that loops forever comes from a model not to be trusted
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float, what: str) -> Iterator[None]:
-    """Raise a UserError when the block takes more processor time; no limit outside of the main thread, and on Windows.
+    """Raise a UserError if the block takes more processor time; has no effect on Windows and outside the main thread.
 
-    Processor time, not that of the clock: on a busy machine a good template may have to wait for seconds.
+    Processor time and not wall-clock time: on a busy machine a good template may wait for seconds.
     """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
@@ -93,10 +93,10 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
 
 
 def ensure_chat_template(tokenizer: Any) -> bool:
-    """Give a Gemma tokenizer without chat template Gemma's, and let no template print today's date.
+    """Give a Gemma tokenizer its chat template if it has none, and fix the date that templates print.
 
-    Returns whether a template was added. Raises a UserError for any other tokenizer without one: guessing a format
-    would train a model that cannot be used.
+    Returns whether a template was added. Raises a UserError for any other tokenizer without a template: with a guessed
+    format the trained model could not be used.
     """
     if template := tokenizer.chat_template:  # a text, or several by name
         named = isinstance(template, dict)
@@ -113,10 +113,10 @@ def ensure_chat_template(tokenizer: Any) -> bool:
 
 
 def with_fixed_date(template: str) -> str:
-    """Return a chat template that prints TEMPLATE_DATE where it printed today's date.
+    """Return a chat template that prints TEMPLATE_DATE instead of today's date.
 
-    A prompt would otherwise differ from day to day, and from the one the model was trained on. The template is saved
-    with the model, so every program prints the same.
+    Otherwise a prompt would change from day to day, and differ from the training prompts. The template is saved with
+    the model, so every program prints the same date.
     """
     return re.sub(
         r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""", lambda found: f'"{TEMPLATE_DATE.strftime(found[2])}"', template
@@ -129,7 +129,7 @@ def without_generation_marks(template: str) -> str:
 
 
 def encode_prompt(tokenizer: Any, prompt: str, history: Sequence[tuple[str, str]] = ()) -> list[int]:
-    """Return the tokens up to where the model starts to answer; `history` holds (role, text) of earlier turns."""
+    """Return the tokens before the model's answer; `history` holds (role, text) of earlier turns."""
     turns = [{"role": role, "content": text} for role, text in (*history, ("user", prompt))]
     with time_limit(TEMPLATE_S, "the tokenizer's chat template"):
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
@@ -137,12 +137,12 @@ def encode_prompt(tokenizer: Any, prompt: str, history: Sequence[tuple[str, str]
 
 
 def encode_answer(tokenizer: Any, answer: str) -> list[int]:
-    """Return the tokens the model should write: the answer and the end of its turn."""
+    """Return the tokens the model should write: the answer and the end-of-turn token."""
     return tokenizer(answer, add_special_tokens=False)["input_ids"] + [end_token(tokenizer)]
 
 
 def end_token(tokenizer: Any) -> int:
-    """Return the token that ends an answer: the one the chat template writes behind what the assistant says.
+    """Return the token that ends an answer: the chat template writes it after the assistant's text.
 
     <end_of_turn> for Gemma, <|im_end|> for Qwen and SmolLM, <|eot_id|> for Llama 3, <|end|> for Phi, </s> for Mistral.
     """
@@ -159,5 +159,5 @@ def _end_token(tokenizer: Any, template: Any) -> int:
 
 
 def stop_tokens(tokenizer: Any) -> list[int]:
-    """Return every token at which writing must stop, in order: the tokenizer's end of text and the end of a turn."""
+    """Return all tokens that stop generation, sorted: the tokenizer's end of text and the end of a turn."""
     return sorted({end_token(tokenizer), tokenizer.eos_token_id} - {None})

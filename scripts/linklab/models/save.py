@@ -1,4 +1,4 @@
-"""Write a trained model as any program can use it: weights, tokenizer, stop tokens, and the base's name on the Hub."""
+"""Save a trained model so that any program can load it: weights, tokenizer, stop tokens, the base's Hub name."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from linklab.models import load
 def save_model(model: Any, tokenizer: Any, folder: Path, base_model: str) -> None:
     """Write a whole model, or an adapter of `base_model`, with its tokenizer and stop tokens to `folder`.
 
-    An adapter's generation_config.json is of no use to peft, which reads the base's; it is there for programs and
-    people that load it by name (the model card does).
+    peft reads the base model's generation_config.json; the one beside an adapter is for programs that load it by name,
+    such as the code in the model card.
     """
     whole = model.get_base_model() if hasattr(model, "peft_config") else model
     load.set_stop_tokens(whole, tokenizer)
@@ -26,7 +26,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path, base_model: str) -> Non
 
 
 def _name_base(folder: Path, base_model: str) -> None:
-    """Let an adapter name its base as the Hub does, and keep what it is called on this machine in a file of ours."""
+    """Write the base model's Hub name into the adapter's config, and its name on this machine into BASE_FILE."""
     root, known = load.root_model(base_model), load.hub_name(base_model)
     path = folder / load.ADAPTER_CONFIG
     config = files.read_json(path)
@@ -36,9 +36,9 @@ def _name_base(folder: Path, base_model: str) -> None:
 
 
 def merge_adapter(adapter: Path, folder: Path, dtype: str) -> None:
-    """Write the adapter added into its base model to `folder`, in `dtype`: "base" or the name of a torch type.
+    """Write the base model with the adapter merged in to `folder`, in `dtype`: "base" or the name of a torch type.
 
-    The sum is computed in float32. Any program loads the result without peft.
+    The sum is computed in float32. Any program can load the result without peft.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""A Gemma 3 of a few hundred thousand parameters, built on the spot, for tests and for a demo in a minute."""
+"""A Gemma 3 with a few hundred thousand untrained parameters, built on demand for tests and the one-minute demo."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SEED = 20260
 
 
 def fingerprint() -> str:
-    """Return what changes when this file or the library that saves the model does, for the cache folder's name."""
+    """Return 12 hex digits for the cache folder's name; they change with this file and the transformers version."""
     import hashlib
 
     import transformers
@@ -20,7 +20,7 @@ def fingerprint() -> str:
 
 
 def build_tokenizer() -> Any:
-    """Return a byte-level tokenizer with Gemma's special tokens: one token a byte, so any text round-trips."""
+    """Return a byte-level tokenizer with Gemma's special tokens: one token per byte, so any text round-trips."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -28,7 +28,7 @@ def build_tokenizer() -> Any:
 
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<start_of_turn>", "<end_of_turn>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    # Words every chat-formatted prompt repeats are one token, as they are in Gemma's own vocabulary.
+    # `user` and `model`, which every chat prompt repeats, are one token each, as in Gemma's own vocabulary.
     merges = [("u", "s"), ("us", "e"), ("use", "r"), ("m", "o"), ("mo", "d"), ("mod", "e"), ("mode", "l")]
     vocabulary = {token: i for i, token in enumerate(special + alphabet + ["".join(pair) for pair in merges])}
     core = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
@@ -43,7 +43,7 @@ def build_tokenizer() -> Any:
 
 
 def build_model(tokenizer: Any, **overrides: Any) -> Any:
-    """Return an untrained Gemma3ForCausalLM, the same weights at every call."""
+    """Return an untrained Gemma3ForCausalLM with the same weights at every call."""
     import torch
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 

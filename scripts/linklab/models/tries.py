@@ -1,4 +1,4 @@
-"""Tries: the tokens that many answers share, each held once."""
+"""Tries: many token sequences in one tree, with shared prefixes stored once."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Trie:
-    """The distinct token prefixes of a set of answers, parents before children."""
+    """The distinct prefixes of a set of token sequences, one node each, parents before children."""
 
     tokens: list[int]  # the token of each node
-    parents: list[int]  # the index of its parent, -1 for a first token
-    depths: list[int]  # 1 for the first token of an answer
-    leaves: list[list[int]]  # for every answer the nodes of its tokens, in order
+    parents: list[int]  # the parent of each node, -1 for a first token
+    depths: list[int]  # the depth of each node, 1 for a first token
+    leaves: list[list[int]]  # for each answer the nodes of its tokens, in order
 
 
 def build_trie(answers: Sequence[Sequence[int]]) -> Trie:
@@ -42,18 +42,18 @@ def build_trie(answers: Sequence[Sequence[int]]) -> Trie:
 
 
 def count_shared(answers: Sequence[Sequence[int]]) -> int:
-    """Return how many tokens all sequences begin with, leaving each at least one of its own: [[5, 1], [5, 7]] -> 1."""
+    """Return the length of the common prefix, at least one token shorter than any: [[5, 1], [5, 7]] -> 1."""
     most = min(map(len, answers)) - 1
     return next((i for i in range(most) if len({answer[i] for answer in answers}) > 1), most)
 
 
 def is_chain(trie: Trie) -> bool:
-    """Say whether every token goes on from the one before it."""
+    """Say whether the trie has no branches: every node is the child of the node before it."""
     return trie.parents == list(range(-1, len(trie.parents) - 1))
 
 
 def seen_nodes(trie: Trie) -> Tensor:
-    """Return (nodes, nodes), True where a node is another or goes on from it: what attention lets it see."""
+    """Return the attention mask (nodes, nodes), True where a node sees another: itself and its ancestors."""
     import numpy as np
     import torch
 
@@ -67,11 +67,11 @@ def seen_nodes(trie: Trie) -> Tensor:
 
 
 def written_scores(answers: Sequence[Sequence[int]], token_scores: Sequence[Sequence[float]]) -> list[float]:
-    """Return the natural log-probability that each answer is written when only these answers may be.
+    """Return the natural log-probability of writing each answer when only these answers are allowed.
 
-    `token_scores` holds the log-probability of every token of every answer. At each node of the trie the probabilities
-    of the children are divided by their sum, as in constrained decoding, so that a token with no alternative costs
-    nothing and an answer of few tokens has no advantage: [[5, 1], [5, 7], [6]] sum to 1 whatever else a model likes.
+    `token_scores` holds the log-probability of every token of every answer. At each node of the trie the children's
+    probabilities are divided by their sum, as in constrained decoding: a token with no alternative costs nothing, short
+    answers have no advantage, and the probabilities of all answers sum to 1.
     """
     trie = build_trie(answers)
     scores: dict[int, float] = {}
@@ -85,13 +85,13 @@ def written_scores(answers: Sequence[Sequence[int]], token_scores: Sequence[Sequ
 
 
 def log_sum(values: Sequence[float]) -> float:
-    """Return the logarithm of the sum of numbers whose logarithms are given."""
+    """Return log(sum(exp(values)))."""
     top = max(values)
     return top + math.log(sum(math.exp(value - top) for value in values))
 
 
 def inner_part(trie: Trie) -> tuple[Trie, dict[int, int]]:
-    """Return the trie without its last tokens, which nothing is read after, and the new number of each node kept."""
+    """Return the trie without its leaf nodes, whose states are not needed, and {old node: new node} for the others."""
     kept = sorted({parent for parent in trie.parents if parent >= 0})
     place = {-1: -1} | {node: i for i, node in enumerate(kept)}
     parts = [trie.tokens[node] for node in kept], [place[trie.parents[node]] for node in kept]
@@ -99,6 +99,6 @@ def inner_part(trie: Trie) -> tuple[Trie, dict[int, int]]:
 
 
 def needs_end(answers: Sequence[Sequence[int]]) -> bool:
-    """Say whether one answer's tokens begin another's, so that only the token after it tells them apart."""
+    """Say whether one answer is a prefix of another, so that only the next token tells them apart."""
     known = {tuple(answer) for answer in answers}
     return any(tuple(answer[:n]) in known for answer in answers for n in range(1, len(answer)))
