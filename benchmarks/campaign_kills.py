@@ -462,6 +462,7 @@ def campaign(args: argparse.Namespace) -> int:
                 cells, wrong = attack_script(name, place, hub, args.kills, args.seed)
                 log = place.parent / f"{place.name}.log"
                 if args.keep:
+                    Path(args.keep).mkdir(parents=True, exist_ok=True)
                     shutil.copy(log, Path(args.keep) / f"{name.replace(', ', '-')}.log")
             lost += len(wrong)
             print(f"| {' | '.join([*cells, '; '.join(wrong[:4]) or 'none'])} |", flush=True)
