@@ -24,19 +24,19 @@ from linklab import cli
 from linklab.notebooks.search import find_notebooks
 
 ROOT = Path(__file__).resolve().parents[1]
-LINES_SHOWN = 60  # of what a failing command printed
+LINES_SHOWN = 60  # of a failing command's output
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Which gates are run, and what is shown of them."""
+    """Which gates are run, and whether their output is shown."""
 
     only: tuple[str, ...] | None  # None: all
     live: bool
 
 
 class Gate(NamedTuple):
-    """One thing that must hold, and the commands that show it: Python's words, `{scratch}` a folder thrown away."""
+    """One thing that must hold, and the Python commands that check it; `{scratch}` is a temporary folder."""
 
     name: str
     shows: str
@@ -69,7 +69,7 @@ GATES = (
 
 
 class Result(NamedTuple):
-    """How a gate ended: `failed` is the command that did, None when all passed."""
+    """The result of a gate: `failed` is the command that failed, None if all passed."""
 
     gate: Gate
     failed: str | None
@@ -77,7 +77,7 @@ class Result(NamedTuple):
 
 
 def fill_words(command: str, scratch: Path) -> list[str]:
-    """Return a gate's command as words; `{notebooks}` stands for every notebook but those that runs have left."""
+    """Return a gate's command as words; `{notebooks}` becomes every notebook except those in runs/."""
     found = (path.relative_to(ROOT) for path in find_notebooks(ROOT))
     notebooks = [str(path) for path in found if path.parts[0] != "runs"]
     words: list[str] = []
@@ -87,7 +87,7 @@ def fill_words(command: str, scratch: Path) -> list[str]:
 
 
 def run_gate(gate: Gate, live: bool) -> Result:
-    """Run a gate's commands until one fails, and show what that one printed, or what all print while they run."""
+    """Run a gate's commands until one fails; show the output of that one, or with `live` of all while they run."""
     started = time.monotonic()
     env = os.environ if live else {**os.environ, "NO_COLOR": "1"}
     with tempfile.TemporaryDirectory(prefix="check_merge.") as scratch:
@@ -129,7 +129,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the gates, cheap ones before dear ones as they are listed, and print the table."""
+    """Run the gates in the order of the list, the cheap ones first, and print the table."""
     settings = cli.read_settings(Settings, args)
     results = []
     for gate in GATES:

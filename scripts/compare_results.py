@@ -1,4 +1,4 @@
-"""Compare models and baselines on the very same rows, and write the report of an experiment.
+"""Compare models and baselines on the same rows, and write the report of an experiment.
 
 reads run folders (metrics.json, row_scores.csv, predictions.jsonl) -> OUT_DIR/comparison.csv, comparison.md,
 report.md, report.html, plots/, blend/, manifest.json
@@ -59,9 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         metavar="DIR",
-        help="the candidate's and the baselines' runs on the validation split (--split validation, the same --name): "
-        "weights are fitted on them for a run that is both at once, which shows whether the model adds anything to "
-        "the best baseline with probabilities",
+        help="runs of the candidate and the baselines on the validation split (--split validation, the same --name): "
+        "they fit a blend of the candidate and the best baseline with probabilities, which shows whether the model "
+        "adds anything to it",
     )
     group = parser.add_argument_group("Comparison")
     group.add_argument("--reference", metavar="NAME", help="run to compare with (default: the best baseline)")
@@ -90,7 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def read_stages(names: Sequence[str], runs: list, argv: Sequence[str]) -> tuple[list[dict], list[Path]]:
-    """Return the manifests of the stages, of the runs not among them and of this command, and the manifests' paths."""
+    """Return the manifests of all stages and runs and of this command, and the paths of those on disk."""
     paths = [Path(name) / MANIFEST if Path(name).is_dir() else Path(name) for name in names]
     for run in runs:  # a run's own manifest, or that of the folder of runs it belongs to
         paths += [path for path in (run.folder / MANIFEST, run.folder.parent / MANIFEST) if path.exists()
@@ -114,7 +114,7 @@ def read_verified(names: Sequence[str]) -> list[ScoredRun]:
 def choose_rivals(
     runs: list[ScoredRun], candidate_name: str | None, rival_name: str | None
 ) -> tuple[ScoredRun | None, ScoredRun | None]:
-    """Return the run the verdict is about and the run it has to beat, None for what was not asked for."""
+    """Return the run the verdict is about and the run it has to beat; each None if there is none."""
     from linklab.metrics import comparison
 
     candidate = comparison.find_run(runs, candidate_name) if candidate_name else None

@@ -68,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--workers",
         type=cli.positive_int,
         metavar="N",
-        help="processes that convert; does not change a byte (default: all usable cores)",
+        help="number of processes; the output is the same for any number (default: all usable cores)",
     )
     output.add_argument(
         "--export-for",

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Which rows are scored, whose answers to them, and what is written."""
+    """Which rows are scored, who answers them, and what is written."""
 
     source: Source
     split: str
@@ -38,7 +38,7 @@ class Settings:
     allow_training_rows: bool
     allow_other_prompt: bool
     asking: AskSettings  # the model, and how it is asked
-    predictions: str | None  # answers of a file, instead of a model's
+    predictions: str | None  # a file of answers, instead of a model
     out_dir: str
     name: str | None
     role: str | None
@@ -94,7 +94,7 @@ class Answers:
     by_id: dict[str, Prediction]
     name: str  # what tables call the model or baseline
     role: str
-    asked: dict | None = None  # how the model was asked; None for answers of a file
+    asked: dict | None = None  # how the model was asked; None if the answers come from a file
     cost: dict = dataclasses.field(default_factory=dict)
     general: dict | None = None  # the answers to --general-questions
 

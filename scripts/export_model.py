@@ -1,4 +1,4 @@
-"""Write a trained Gemma 3 model as one GGUF file for llama.cpp, Ollama and LM Studio, and check that it answers alike.
+"""Write a trained Gemma 3 model as one GGUF file for llama.cpp, Ollama and LM Studio, and compare their answers.
 
 training folder or model folder -> OUT_DIR/model-FORMAT.gguf, Modelfile, manifest.json
 
@@ -23,7 +23,7 @@ from linklab.manifest import check_out_dir, staged_folder, write_manifest
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the command line says, read once."""
+    """Which model is exported, how it is checked, and where the file goes."""
 
     model: Path
     base_model: str | None

@@ -5,7 +5,7 @@ loss.png, README.md, tensorboard/, manifest.json
 
     python scripts/finetune_gemma_from_csv.py --data runs/jsonl --base-model embedded --out-dir runs/lora
 
-Stop it with Ctrl-C or lose the machine: the same command with `--resume auto` continues from the last whole checkpoint.
+After Ctrl-C or a lost machine the same command with `--resume auto` continues from the last complete checkpoint.
 Several GPUs or machines: accelerate launch scripts/finetune_gemma_from_csv.py ... (docs/settings.md, which also gives
 the source of each default).
 """
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         if stale_reason(folder / MANIFEST, script=__file__, argv=list(settings.argv)) is None:
             say(f"{folder}: already finished; nothing to do")
             return 0
-    first = cli.process_rank() == 0  # of several processes, one looks after the folders
+    first = cli.process_rank() == 0  # only the first process creates and removes folders
     if not settings.dry_run and first:
         out_dir.check(folder, **owner)
     base_names.require_model(settings.base_model)
@@ -105,7 +105,7 @@ def train_model(settings: TrainingSettings, folder: Path, rows: Rows) -> int:
             with safeguards.explained_failures(settings):
                 cost_estimate.report_cost(trainer, train, validation, settings, steps, precision.reason, folder)
             return 0
-        with trainer.accelerator.main_process_first():  # it removes torn ones and fetches; the others find them so
+        with trainer.accelerator.main_process_first():  # it removes and fetches checkpoints, the others wait
             checkpoint = out_dir.choose_start(
                 Path(settings.out_dir), folder, force=settings.force, resume=settings.resume,
                 drive=Path(settings.drive_dir) if settings.drive_dir else None, fingerprint=fingerprint,

@@ -66,7 +66,7 @@ def fix_file(path: Path, settings: Settings) -> Outcome:
 
 
 def say_outcome(path: Path, outcome: Outcome, settings: Settings) -> None:
-    """Print a line for each problem: with --report of every one, without it of those that are fixed now."""
+    """Print a line for each problem: with --report for every one, without it for those fixed now."""
     name = "<stdin>" if path == STDIN else path
     done = "fixed" if settings.write else "would fix"
     lines = [(said.line, f"{done}: {said.problem}: {said.fix}") for said in outcome.fixed]
@@ -100,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def find_all(paths: Sequence[Path]) -> tuple[list[Path], int]:
-    """Return the notebooks in these files and folders, and how many could not be read; each of those is named."""
+    """Return the notebooks in these files and folders, and how many could not be read (each is named)."""
     notebooks: list[Path] = []
     n_failed = 0
     for path in paths:

@@ -65,9 +65,9 @@ def build_parser() -> argparse.ArgumentParser:
         type=cli.positive_int,
         default=10_000,
         metavar="ROWS",
-        help="rows per SHA-256 in the manifest; does not change a byte of the data",
+        help="rows per SHA-256 in the manifest; the data are the same for any number",
     )
-    group.add_argument("--force", action="store_true", help="replace a set this script wrote before")
+    group.add_argument("--force", action="store_true", help="replace a folder this script wrote earlier")
     manifest.add_skip_finished_option(group)
     group.add_argument(
         "--upload-to-drive",
@@ -84,14 +84,14 @@ def build_parser() -> argparse.ArgumentParser:
         "--preset",
         choices=("easy", "standard", "hard"),
         default="standard",
-        help="how noisy the reported values are; what is true stays the same",
+        help="noise of the reported values; the true values stay the same",
     )
     group.add_argument(
         "--domains",
         type=domain_mix,
         default="FCC=.55,ETSI=.25,ETSI_BFWA=.2",
         metavar="NAME[=SHARE],…",
-        help="whose rules links are drawn under, and the share of each",
+        help="regulatory domains of the links, and the share of each",
     )
     group.add_argument(
         "--min-gap",
@@ -121,7 +121,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--workers",
         type=cli.positive_int,
         metavar="N",
-        help="processes that draw rows; does not change a byte (default: all usable cores)",
+        help="number of processes; the output is the same for any number (default: all usable cores)",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""Generate a set of 50 outdoor 5 GHz links in a second, to try the other scripts on.
+"""Generate 50 outdoor 5 GHz links in a second, to try the other scripts with.
 
 seed -> OUT_DIR/links.csv, links.zip, README.md, manifest.json: the first rows of any larger set
 
@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
     group = parser.add_argument_group("Output")
     group.add_argument("--out-dir", required=True, metavar="DIR", help="folder to write, complete or not at all")
     group.add_argument("--n-samples", type=cli.positive_int, default=50, metavar="N", help="rows to generate")
-    group.add_argument("--force", action="store_true", help="replace a set this script wrote before")
+    group.add_argument("--force", action="store_true", help="replace a folder this script wrote earlier")
     manifest.add_skip_finished_option(group)
     group = parser.add_argument_group("Reproducibility")
     group.add_argument("--seed", type=cli.seed_number, default=1, metavar="N", help="whole number from 0 to 2^32 - 1")

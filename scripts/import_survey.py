@@ -28,7 +28,7 @@ from linklab.manifest import check_out_files, manifest_beside, write_manifest
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the command line says, read once."""
+    """Which exports are read, what is known of the link, and where the row goes."""
 
     survey: tuple[Path, ...]
     station: Path | None
@@ -39,7 +39,7 @@ class Settings:
     measured_mbps: int | None
     out: Path
     force: bool
-    columns: dict[str, str]  # what the options of the link say, by column
+    columns: dict[str, str]  # the values of the link's options, by column
     argv: tuple[str, ...]
 
 

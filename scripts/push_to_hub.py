@@ -23,7 +23,7 @@ from linklab.manifest import MANIFEST
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is sent, and where to."""
+    """What is sent, and where."""
 
     folder: Path
     evaluation: Path | None
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--base-model", metavar="OWNER/NAME", help="the base model's name on the Hub, where it was a folder"
     )
     where = parser.add_argument_group("Output")
-    where.add_argument("--repo", required=True, metavar="OWNER/NAME", help="where to; made when it is not there")
+    where.add_argument("--repo", required=True, metavar="OWNER/NAME", help="repository to send to; created if missing")
     where.add_argument(
         "--license",
         required=True,
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a model: its base model's (gemma); data: your own, such as cc-by-4.0",
     )
     where.add_argument("--public", action="store_true", help="make the repository public")
-    where.add_argument("--dry-run", action="store_true", help="make the checks, list the files, send nothing")
+    where.add_argument("--dry-run", action="store_true", help="run the checks, list the files, send nothing")
     return parser
 
 

@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     rules.add_argument(
         "--preset",
         choices=PRESETS,
-        help="links: how noisy the reports are, for the ceiling "
+        help="noise of the reported values of links, for the ceiling "
         "(default: what the manifest beside the rows says, else standard)",
     )
     output = parser.add_argument_group("Output")
@@ -89,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def check_columns(task: Task, names: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns to group by; a UserError for one that a baseline may not see."""
+    """Return the columns to group by; a UserError for a column that the prompt does not show."""
     from linklab.tasks.row_cells import shown_columns
 
     shown = [column.name for column in shown_columns(task)]

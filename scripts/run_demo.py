@@ -1,4 +1,4 @@
-"""Run the whole pipeline with the scripts a person would call, each command printed before it runs.
+"""Run the whole pipeline with the scripts a person would call; each command is printed before it runs.
 
 nothing -> DIR/{data,validation,jsonl,baselines,baselines_fit,base,finetune,tuned,tuned_fit,tuned_free,report}
 
@@ -26,8 +26,8 @@ from linklab.manifest import MANIFEST, read_manifest
 from linklab.models import base_names
 from linklab.pipeline import Stage, call, command_of, stale_reason
 
-LONG = 1000  # training rows from which on a run is more than a quick look: more unseen rows
-FIT_ROWS = 150  # validation rows that say how much of the model and how much of the trees a blend of both takes
+LONG = 1000  # from this many training rows on, more unseen rows are scored
+FIT_ROWS = 150  # validation rows that fit the blend of model and trees
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("Output")
     output.add_argument("--out-dir", metavar="DIR", help="folder for all stages (default: runs/demo-MODEL-ROWS)")
     output.add_argument(
-        "--force", action="store_true", help="make finished stages again whose command or files are others now"
+        "--force", action="store_true", help="repeat finished stages whose command or files have changed"
     )
     again = parser.add_argument_group("Reproducibility")
     again.add_argument(
@@ -78,7 +78,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
 
 
 def training_words(model: str) -> list[str]:
-    """Return the training's options. The tiny model starts from random weights, so it is trained whole and faster."""
+    """Return the training's options. The tiny model has random weights, so all of it is trained, at a higher rate."""
     if model == "tiny":
         return ["--mode", "full", "--learning-rate", "2e-3", "--epochs", "2"]
     return ["--mode", "lora", "--validation-rows", "30"]  # 200 questions: ten looks at them cost a tenth of the time

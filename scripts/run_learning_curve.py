@@ -1,4 +1,4 @@
-"""Measure how a model gets better with more training rows, and say how many more a goal would need.
+"""Measure how a model improves with more training rows, and estimate how many rows a goal needs.
 
 CSV or JSONL folder -> DIR/study-XXXXXXXX/{curve.csv, summary.md, curve_TARGET_METRIC.png, points/, manifest.json}
 
@@ -78,7 +78,7 @@ def read_settings(args: argparse.Namespace) -> CurveSettings:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the runs that are missing, then write the curve of all that are there."""
+    """Make the missing runs, then write the curve of all finished ones."""
     from linklab.models import base_names
     from linklab.studies import learning_curve, runs
     from linklab.studies.folder import check_study_dir, open_study
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(settings: CurveSettings) -> int:
-    """Raise a UserError for what no run could use; return the number of test rows."""
+    """Raise a UserError for options that no run could use; return the number of test rows."""
     from linklab.studies.options import check_training_arguments
     from linklab.tasks.source import open_source
 
@@ -141,7 +141,7 @@ def describe_result(run: StudyRun) -> str:
 
 
 def write_results(settings: CurveSettings, folder: Path, planned: list[StudyRun], missing: str) -> None:
-    """Write curve.csv, plots, summary.md and the manifest, one process at a time, and say how the curve runs."""
+    """Write curve.csv, plots, summary.md and the manifest, one process at a time, and print the trend."""
     from linklab.studies import learning_curve, plots
     from linklab.studies.folder import write_results as write_study
 

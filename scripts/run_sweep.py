@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from linklab.studies.trials import Trials
 
 RESULTS = ("trials.csv", "summary.md", "importances.png", "settings.png")
-STORAGE = "LINKLAB_STORAGE"  # its URL, where a password should stand in no command line
-METRICS = {"class": ("accuracy",), "number": ("mae", "rmse")}  # what --metric may name, by a target's kind
+STORAGE = "LINKLAB_STORAGE"  # environment variable with its URL: a password does not belong in a command line
+METRICS = {"class": ("accuracy",), "number": ("mae", "rmse")}  # legal values of --metric by kind of target
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the trials that are missing, then write what all of them say and print the best command."""
+    """Make the missing trials, then write the results of all and print the best command."""
     from linklab.models import base_names
     from linklab.studies.folder import check_study_dir, open_study
     from linklab.studies.options import SweepSettings
@@ -120,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check(study: SweepSettings) -> None:
-    """Raise a UserError for what no trial could use."""
+    """Raise a UserError for options that no trial could use."""
     from linklab.studies.options import check_training_arguments
     from linklab.tasks.source import open_source
     from linklab.training.options import flag_of

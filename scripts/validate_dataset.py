@@ -1,4 +1,4 @@
-"""Check every cell, row and column of a CSV and name each damaged place by line, column and code.
+"""Check every cell, row and column of a CSV and report each violation by line, column and code.
 
 links.csv -> report (JSON) and violations (CSV); exit 0 clean, 1 violations, 2 unreadable
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Which table is checked against what, and what is written."""
+    """Which table is checked, by which rules, and what is written."""
 
     csv: str
     table: TableOptions
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_files(settings: Settings) -> None:
-    """Raise a UserError for files that cannot be read or may not be replaced; say where a table is damaged early."""
+    """Raise a UserError for files that cannot be read or may not be replaced; report early where a table is damaged."""
     from linklab.tables.dialect import sniff
     from linklab.tables.raw_rows import first_damage
 
@@ -111,7 +111,7 @@ def check_files(settings: Settings) -> None:
 
 
 def check_rows(settings: Settings, together: files.FileSet) -> tuple[Findings, Findings | None]:
-    """Check every row, write each violation to --violations, and return what was found, in --against too."""
+    """Check every row, write each violation to --violations, and return the findings, those of --against too."""
     from linklab.validation.validation_plan import make_plan
     from linklab.validation.validation_report import Tally, validate
 
@@ -150,7 +150,7 @@ def write_results(settings: Settings, found: Findings, earlier: Findings | None,
 
 
 def find_manifest(args: argparse.Namespace) -> Path:
-    """Return where the manifest of this command is; raise UserError where it writes none."""
+    """Return the path of this command's manifest; raise UserError if it writes none."""
     from linklab.tables.table import TableOptions
 
     outputs = cli.read_settings(Settings, args, table=TableOptions()).outputs
@@ -172,7 +172,7 @@ def violations_writer(path: str | None, together: files.FileSet) -> Iterator[Cal
 
 
 def say_report(report: dict, csv_name: str, against: str | None, written: list[str]) -> None:
-    """Say one example per code, the drift, what was written and the verdict."""
+    """Print one example per code, the drift, what was written and the verdict."""
     from linklab.validation.cell_checks import LINE_CODES
 
     for code, count in report["counts"].items():
@@ -187,7 +187,7 @@ def say_report(report: dict, csv_name: str, against: str | None, written: list[s
 
 
 class NoPandas:
-    """Says that pandas is not there: pyarrow would import it, for no use here and half the time of a small file."""
+    """Hides pandas from pyarrow, which would import it: unused here, and half the time of a small file."""
 
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
