@@ -75,7 +75,7 @@ def _worlds(problem: Problem) -> tuple[list[np.ndarray], np.ndarray]:
 
     def make() -> tuple[list[np.ndarray], np.ndarray]:
         table = pickers.Table(visible_columns(problem))
-        shares, bests = pickers.imagine_worlds(
+        shares, bests = pickers.sample_true_states(
             table, problem.preset, np.random.default_rng(problem.seed), draws=CEILING_DRAWS,
             min_gap=smallest_gap(problem.train),
         )  # fmt: skip

@@ -17,7 +17,7 @@ _PICKERS = {  # the names that run_baselines.py and reports use
 
 
 def card_text(recipe: Recipe, rows: int, figures: dict, strata: dict | None = None) -> str:
-    """README.md of the folder, with front matter that `load_dataset` reads. No time, no machine: same bytes."""
+    """README.md of the folder, with front matter for `load_dataset`; no time and no machine: reproducible bytes."""
     scores = figures["pickers"]
     pickers = "\n".join(
         f"| {name} | {meaning} | {scores[name]['accuracy']:.3f} | {scores[name]['regret']:.3f} |"
@@ -38,7 +38,7 @@ configs:
 # Outdoor 5 GHz Wi-Fi links
 
 {rows:,} synthetic point-to-point links that have measured every channel they may use. Two questions: which channel
-carries the most (`recommended_channel_mhz`), and how much will it carry (`expected_throughput_mbps`)?
+has the highest throughput (`recommended_channel_mhz`), and what is its throughput (`expected_throughput_mbps`)?
 
 Preset `{recipe.preset}`, seed {recipe.seed}; the best channel of every row beats the second by at least
 {100 * recipe.min_gap:g} %. Rows of one `site_id` share their neighbours: keep them on one side of a split.
@@ -47,15 +47,15 @@ Preset `{recipe.preset}`, seed {recipe.seed}; the best channel of every row beat
 ## How hard it is
 
 On the first {figures["rows"]:,} rows, {figures["candidates_mean"]:.1f} candidates each, {figures["classes"]} classes,
-the largest {100 * figures["top_class_share"]:.0f} %. Regret is the share of throughput a choice gives away.
+the largest {100 * figures["top_class_share"]:.0f} %. Regret is the share of throughput that a choice loses.
 
 | rule | chooses | accuracy | mean regret |
 |---|---|---:|---:|
 {pickers}
 
-Ceiling of these rows (`bayes_ceiling`) {bayes["ceiling"]:.3f}: how probable the likeliest channel is on average, over
-40 true states per row that could have given the reported values; choosing that channel is right for
-{bayes["achieved"]:.3f} of these rows. A report's ceiling is that of its test rows, so the two differ.
+Ceiling of these rows (`bayes_ceiling`) {bayes["ceiling"]:.3f}: the mean probability of the likeliest channel, over
+40 true states per row that agree with the reported values; that channel is the right one in
+{bayes["achieved"]:.3f} of these rows. A report computes its ceiling from its test rows, so the two differ.
 Throughput: `mean_throughput` is off by {mae["mean"]:.0f} Mbit/s on average, `formula` by {mae["formula"]:.0f}.
 
 ## Columns
@@ -64,5 +64,5 @@ Throughput: `mean_throughput` is off by {mae["mean"]:.0f} Mbit/s on average, `fo
 |---|---|---|---|
 {chr(10).join(f"| {c.name} | {c.role} | {c.unit} | {c.description} |" for c in LINK_SCHEMA.columns)}
 
-Hidden columns are known only afterwards. A prompt that shows one gives the answer away.
+Hidden columns are known only afterwards. A prompt that shows one reveals the answer.
 """

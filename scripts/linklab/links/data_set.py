@@ -26,8 +26,8 @@ from linklab.parallel import usable_cores
 
 CSV_NAME, ZIP_NAME, CARD_NAME = "links.csv", "links.zip", "README.md"
 HARDNESS_ROWS = 5_000
-MOST_ROWS_PER_WANTED = 200  # `--balance generate` gives up on a stratum rarer than this allows
-ROWS_PER_BLOCK = 1_500  # about; decides only whether several processes are worth starting
+MOST_ROWS_PER_WANTED = 200  # `--balance generate` stops after this many drawn rows per wanted row
+ROWS_PER_BLOCK = 1_500  # approximate; only limits the number of processes
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 _ZIP_LEVEL = 1  # level 6 is a fifth smaller and five times as slow
 
@@ -62,7 +62,7 @@ def pilot_columns(recipe: Recipe, n_rows: int, workers: int, names: tuple[str, .
 def balanced_rows(
     recipe: Recipe, n_rows: int, workers: int, plan: strata.StratumQuotas
 ) -> Generator[tuple[bytes, np.ndarray], None, None]:
-    """Text and row starts of the rows a plan writes; copies stand together and keep their scenario_id."""
+    """Text and row starts of the rows a plan writes; copies follow each other and keep their scenario_id."""
     names = tuple(column.name for column in plan.strata.columns)
     first = 1
     limit = n_rows if plan.balance != "generate" else n_rows * MOST_ROWS_PER_WANTED
@@ -150,7 +150,7 @@ def write_set(
     if balance != "none" and not stratify_by:
         raise UserError(f"--balance {balance} needs --stratify-by COLUMN")
     if n_rows >= 10**ID_DIGITS:
-        raise UserError(f"--n-samples {n_rows}: at most {10**ID_DIGITS - 1} rows have a number")
+        raise UserError(f"--n-samples {n_rows}: at most {10**ID_DIGITS - 1} rows are possible")
     workers = min(workers or usable_cores(), -(-n_rows // ROWS_PER_BLOCK))
     columns = strata.check_columns(LINK_SCHEMA, stratify_by)
     with staged_folder(out_dir, script=script, force=force) as stage:
@@ -183,7 +183,7 @@ def _write_rows(stage: Path, rows: Generator, total: int, chunk_rows: int) -> _C
     info = zipfile.ZipInfo(CSV_NAME, _ZIP_DATE)
     info.compress_type = zipfile.ZIP_DEFLATED
     info.external_attr = 0o644 << 16
-    info._compresslevel = _ZIP_LEVEL  # type: ignore[attr-defined]  # the level of the archive does not reach a member given as ZipInfo
+    info._compresslevel = _ZIP_LEVEL  # type: ignore[attr-defined]  # a member given as ZipInfo ignores the archive's level
     with (
         closing(rows),
         open(stage / CSV_NAME, "wb", buffering=io.DEFAULT_BUFFER_SIZE * 16) as handle,

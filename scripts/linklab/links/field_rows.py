@@ -1,4 +1,4 @@
-"""One row of links.csv from a survey of the channels: which candidates there are, and what was measured on each."""
+"""Make one row of links.csv from a survey of the channels: the candidates, and the measurements on each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from linklab.links import surveys
 from linklab.links.links import CANDIDATES, FIELD_SCHEMA
 from linklab.tables.schema import Column
 
-# What a survey cannot know and the default prompt does not show; everything else of a link must be given.
+# Columns that no survey contains and the default prompt does not show; all other columns of a link must be given.
 DEFAULTS = {
     "scenario_id": "survey-1", "site_id": "site-1", "environment_type": "rural", "area_density": "low",
     "radar_events_per_day": "0", "fresnel_clear_pct": "100", "obstruction_type": "none", "rain_mm_h": "0",
@@ -25,7 +25,7 @@ LISTS = (CANDIDATES, "rssi_dbm", "noise_dbm", "busy_pct")
 
 
 def link_options() -> dict[str, Column]:
-    """Return the columns a person states about a link, by option: --link-distance-m, ..."""
+    """Return the columns that the user gives for a link, by option: --link-distance-m, ..."""
     stated = [c for c in FIELD_SCHEMA.by_role("id", "group", "input") if not c.kind.startswith("list_")]
     return {"--" + column.name.replace("_", "-"): column for column in stated}
 
@@ -57,10 +57,10 @@ def make_row(
 ) -> tuple[dict[str, str], list[str]]:
     """Return (row of cells, notes) for a link of the given columns.
 
-    Candidates are the channels of the link's width that its domain allows and whose 20 MHz parts were all scanned. The
-    signal of a candidate is `signal_dbm`, measured on the channel in use, corrected for the power its rules allow and
-    for free-space loss. With `measured_mbps` the row holds the channel in use alone, with both targets.
-    Raises UserError when nothing is left, and for a cell outside its column's range.
+    Candidates are the channels of the link's width that its domain allows, if all their 20 MHz parts were scanned. The
+    signal of a candidate is `signal_dbm`, measured on the channel in use, corrected for the allowed power and for
+    free-space loss. With `measured_mbps` the row has only the channel in use, and both targets.
+    Raises UserError if no candidate is left, and for a cell outside its column's range.
     """
     from linklab.radio import channels
 
@@ -71,7 +71,7 @@ def make_row(
     notes: list[str] = []
     in_use = _channel_of(current_mhz, width)
     if in_use is None:
-        notes.append("the channel in use is not known, so every candidate gets the same signal; name it with "
+        notes.append("the channel in use is not known, so every candidate gets the same signal; give it with "
                      "--current-channel-mhz")  # fmt: skip
     if measured_mbps is not None:
         if in_use is None:
@@ -118,7 +118,7 @@ def _check_ranges(measured: Mapping[str, Sequence[int]]) -> None:
 
 
 def _channel_of(frequency_mhz: int | None, width: int) -> int | None:
-    """Return the index of the channel of `width` that holds a 20 MHz frequency, or is centred there; None for None."""
+    """Return the index of the channel of `width` that contains a frequency; None for None."""
     from linklab.radio import channels
 
     if frequency_mhz is None:
@@ -130,7 +130,7 @@ def _channel_of(frequency_mhz: int | None, width: int) -> int | None:
 
 
 def _signal_change(cells: Mapping[str, str], in_use: int | None, index: int) -> float:
-    """Return by how many dB the signal changes from the channel in use to another: allowed power and free space."""
+    """Return the change of the signal in dB from the channel in use to another: allowed power and free space."""
     from linklab.radio import channels
 
     if in_use is None:

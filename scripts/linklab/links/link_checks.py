@@ -1,4 +1,4 @@
-"""The rules of a link: what must hold between the columns of links.csv, for many rows at once."""
+"""Rules between the columns of links.csv, checked for many rows at once."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ LinkRule = Callable[[CheckedColumns], Iterator[BrokenRule]]
 
 DISTANCE_TOLERANCE_M = 1.0  # both ends are written to 0.1 m, the distance to 1 m
 DISTANCE_TOLERANCE_SHARE = 0.001
-SIGNAL_TOLERANCE_DB = 1.05  # RSSI is written in whole dB: two of them may be off by half each, in opposite directions
+SIGNAL_TOLERANCE_DB = 1.05  # RSSI is rounded to whole dB: two errors of up to half a dB add up
 GAP_TOLERANCE_PCT = 0.011
 
 
-def asks_about_links(schema: Schema) -> bool:
-    """True for a schema with the candidates of links.csv, whose inputs `INPUT_RULES` can check."""
+def has_link_candidates(schema: Schema) -> bool:
+    """True for a schema with the candidates of links.csv: `INPUT_RULES` can check its rows."""
     return CANDIDATES in schema.names and schema[CANDIDATES] == LINK_SCHEMA[CANDIDATES]
 
 
-def hold_links(columns: CheckedColumns) -> bool:
-    """True when at least half of the columns of links.csv are there, as what they are."""
+def is_link_table(columns: CheckedColumns) -> bool:
+    """True if at least half of the columns of links.csv are there, with their kinds."""
     same = [
         name for name in LINK_SCHEMA.names if name in columns and columns[name].column.kind == LINK_SCHEMA[name].kind
     ]
@@ -77,7 +77,7 @@ def _legal_channels(columns: CheckedColumns) -> Iterator[BrokenRule]:
 
 
 def _mismatch(column: str, code: str, rows: np.ndarray, bad: np.ndarray, computed: np.ndarray, text: str) -> BrokenRule:
-    """Return the rule of a cell that must hold a number computed from others; `text` says which, with a place for it.
+    """Return the broken rule of cells that must equal a computed number; `text` is the format of that number.
 
     `rows`, `bad` and `computed` have one element per checked row.
     """
@@ -119,7 +119,7 @@ def _acceptable(columns: CheckedColumns) -> Iterator[BrokenRule]:
     counts = np.add.reduceat(chosen.astype(np.int64), lists.starts)
     stated = RowLists(columns, rows, name)
     same = counts == stated.n
-    # Where the counts agree the two streams of channels line up; compare them row by row.
+    # Only rows with equal counts: their channels align element by element.
     right, left = centres[chosen & np.repeat(same, lists.n)], stated.flat(name)[np.repeat(same, stated.n)]
     differs = np.repeat(np.arange(len(rows))[same], stated.n[same])[right != left]
     bad = ~same

@@ -1,6 +1,6 @@
-"""Rules that choose a channel from what the radio shows, and how well any rule could choose.
+"""Rules that choose a channel from the visible columns, and the ceiling of any such rule.
 
-Columns come as a table: {name: one value per row}, list columns as one list per row. Only visible columns are read.
+Columns are given as {name: one value per row}; a list column has one list per row.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import numpy as np
 from linklab.radio import phy, scenarios
 from linklab.radio.channels import DOMAINS, WIDTHS_MHZ, availability, channel_index, eirp_dbm
 
-_TIE_PER_PCT = 1e-3  # equal whole dB are common: the less busy channel goes first, then the lower frequency
+_TIE_PER_PCT = 1e-3  # ties in whole dB are common: take the less busy channel, then the lower frequency
 
 
 class Table:
-    """The visible columns as flat arrays: what does not change when the observations are varied."""
+    """The visible columns as flat arrays, and everything that does not depend on the observed dB and percent."""
 
     def __init__(self, columns: Mapping[str, Sequence]) -> None:
         self.count = np.array([len(cell) for cell in columns["available_channels_mhz"]])
         self.row = np.repeat(np.arange(len(self.count)), self.count)
-        self.first = np.cumsum(self.count) - self.count  # where each row's candidates begin
+        self.first = np.cumsum(self.count) - self.count  # index of each row's first candidate
         self.rssi, self.noise, self.busy = (self._flat(columns[c]) for c in ("rssi_dbm", "noise_dbm", "busy_pct"))
         self.snr = self.rssi - self.noise
         channel = channel_index(self._flat(columns["available_channels_mhz"]).astype(int))
@@ -50,10 +50,10 @@ class Table:
         return phy.expected_throughput_mbps(snr_db, self.head_db, usable, self.steps)
 
     def argmax(self, flat: np.ndarray) -> np.ndarray:
-        """Return where in its row each row's largest value is, the first of equal ones: (n_rows,)."""
+        """Return the index within its row of each row's largest value, the first of equal ones: (n_rows,)."""
         best = np.maximum.reduceat(flat, self.first)
-        place = np.where(flat == best[self.row], np.arange(len(flat)), len(flat))
-        return np.minimum.reduceat(place, self.first) - self.first
+        at = np.where(flat == best[self.row], np.arange(len(flat)), len(flat))
+        return np.minimum.reduceat(at, self.first) - self.first
 
 
 PICKERS: dict[str, Callable[[Table], np.ndarray]] = {  # scores of all candidates of a table
@@ -67,7 +67,7 @@ PICKERS: dict[str, Callable[[Table], np.ndarray]] = {  # scores of all candidate
 
 
 def pick(name: str, columns: dict[str, list]) -> list[np.ndarray]:
-    """Scores of one of PICKERS: one array per row aligned with its candidates; the largest is its choice."""
+    """Scores of a rule in PICKERS: one array per row, aligned with its candidates; the rule chooses the largest."""
     table = Table(columns)
     return table.split(PICKERS[name](table))
 
@@ -78,14 +78,14 @@ def formula_throughput(columns: dict[str, list]) -> list[np.ndarray]:
     return table.split(np.minimum(table.throughput(table.snr, table.busy), phy.ETHERNET_MBPS))
 
 
-def imagine_worlds(
+def sample_true_states(
     table: Table, preset: str, rng: np.random.Generator, *, draws: int, min_gap: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the share of worlds each candidate is best in (n_candidates,), and those worlds' best (draws, n_rows).
+    """Return (share of the true states in which each candidate is best (n_candidates,), best Mbit/s (draws, n_rows)).
 
-    A world is what may be true given what the radio shows: the observation minus drawn noise and rounding, under a flat
-    prior. Worlds whose best does not beat the second by `min_gap` are forgotten (NaN among the bests, in Mbit/s): their
-    row would not be in the data. A row all of whose worlds are forgotten gets its shares from all of them.
+    A true state is drawn given the observation: observation minus drawn noise and rounding, under a flat prior. States
+    in which the best does not beat the second by `min_gap` are dropped (their best is NaN): such a row would not be in
+    the data. If all states of a row are dropped, its shares are those of all of them.
     """
     noise = scenarios.PRESETS[preset]
     n, n_rows = len(table.rssi), len(table.count)
@@ -103,22 +103,21 @@ def imagine_worlds(
         any_wins[winner] += 1
         wins[winner] += kept
         bests[draw, kept] = best[kept]
-    forgotten = np.isnan(bests).all(axis=0)
-    wins = np.where(forgotten[table.row], any_wins, wins)
+    all_dropped = np.isnan(bests).all(axis=0)
+    wins = np.where(all_dropped[table.row], any_wins, wins)
     return wins / np.add.reduceat(wins, table.first)[table.row], bests
 
 
 def bayes_ceiling(columns: dict[str, list], preset: str, draws: int = 40, min_gap: float = 0.02) -> dict[str, float]:
-    """How often the best possible picker is right, given only what the radio shows.
+    """How often the best possible rule is right, given only the visible columns.
 
-    Draws truths from observation minus noise (a flat prior, rounding included), forgets those whose best channel does
-    not beat the second by `min_gap` (such a row would not be in the set), and takes the channel that wins most often.
-    Returns `ceiling`, the mean share of draws the winner takes, and `achieved`, how often it is the label (NaN without
+    The rule takes the channel that is best in most true states (see `sample_true_states`). Returns `ceiling`, the mean
+    share of states in which that channel is best, and `achieved`, how often it is the label (NaN without
     recommended_channel_mhz).
     """
     table = Table(columns)
     rng = np.random.Generator(np.random.Philox(0))
-    shares, _ = imagine_worlds(table, preset, rng, draws=draws, min_gap=min_gap)
+    shares, _ = sample_true_states(table, preset, rng, draws=draws, min_gap=min_gap)
     modal = table.argmax(shares)
     share = shares[table.first + modal]
     result = {"ceiling": float(share.mean()), "achieved": float("nan")}
@@ -132,7 +131,7 @@ def bayes_ceiling(columns: dict[str, list], preset: str, draws: int = 40, min_ga
 def hardness(columns: dict[str, list], preset: str, min_gap: float = 0.02) -> dict:
     """Accuracy and mean regret of every picker, the most frequent channel and the Bayes ceiling of a table of rows.
 
-    Reads the targets and channel_throughput_mbps too. most_frequent is fitted on these very rows.
+    Reads the targets and channel_throughput_mbps too. most_frequent is fitted on the same rows.
     """
     table = Table(columns)
     truth = np.concatenate([np.asarray(cell, float) for cell in columns["channel_throughput_mbps"]])

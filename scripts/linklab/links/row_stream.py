@@ -13,7 +13,7 @@ from linklab.parallel import map_in_order
 
 
 class Recipe(NamedTuple):
-    """What the rows of a stream depend on, besides their number."""
+    """The settings that determine the rows of a stream."""
 
     seed: int
     preset: str = "standard"
@@ -22,7 +22,7 @@ class Recipe(NamedTuple):
 
 
 class RowBlock(NamedTuple):
-    """Rows of one block: their text with empty ids, the byte each starts at, and the columns asked for."""
+    """Rows of one block: their text with placeholder ids, the first byte of each row, and the requested columns."""
 
     text: bytes
     starts: np.ndarray
@@ -30,7 +30,7 @@ class RowBlock(NamedTuple):
 
 
 def make_rows(recipe: Recipe, block: int, column_names: tuple[str, ...]) -> RowBlock:
-    """Draw one block (in whatever process) and format it."""
+    """Draw and format one block, in any process."""
     from linklab.links.row_writer import format_rows
     from linklab.radio.labels import make_block
 

@@ -19,7 +19,7 @@ def number_texts(values: np.ndarray, decimals: int) -> pa.StringArray:
     if decimals == 0:
         return pa.array(np.asarray(values).astype(np.int64)).cast(pa.string())
     scaled = np.rint(np.asarray(values) * 10**decimals).astype(np.int64)
-    wide = np.stack([scaled, scaled >> 63], axis=1)  # as whole numbers of 128 bits, which Arrow's decimals are
+    wide = np.stack([scaled, scaled >> 63], axis=1)  # 128-bit integers, as in Arrow's decimals
     return pa.Array.from_buffers(pa.decimal128(18, decimals), len(scaled), [None, pa.py_buffer(wide)]).cast(pa.string())
 
 
@@ -34,7 +34,7 @@ def _cells(column: Column, values: np.ndarray) -> pa.StringArray:
 
 
 def _list_cells(column: Column, values: np.ndarray, lengths: np.ndarray) -> pa.StringArray:
-    """Return JSON lists; one of a single element has no comma, so the csv module would write no quotes, nor do we."""
+    """Return JSON lists; one with a single element has no comma and no quotes, as the csv module writes it."""
     bounds = np.append(0, np.cumsum(lengths)).astype(np.int32)
     lists = pa.ListArray.from_arrays(bounds, number_texts(values, column.decimals or 0))
     quote = pa.array(np.where(lengths > 1, '"', ""))
@@ -42,10 +42,10 @@ def _list_cells(column: Column, values: np.ndarray, lengths: np.ndarray) -> pa.S
 
 
 def format_rows(columns: dict[str, np.ndarray]) -> tuple[bytes, np.ndarray]:
-    """Rows as CSV text whose scenario_id still is L00000000, and the byte each row starts at (n_rows,).
+    """Return (rows as CSV text, with L00000000 as scenario_id; the first byte of each row (n_rows,)).
 
     `columns` is what `radio.labels.make_block` returns: row columns (n_rows,), list columns flat with `count` elements
-    a row (`acceptable_count` for the acceptable channels). Text columns hold indices into the schema's choices.
+    per row (`acceptable_count` for the acceptable channels). Text columns hold indices into the schema's choices.
     """
     n_rows = len(columns["count"])
     if n_rows == 0:
@@ -65,9 +65,9 @@ def format_rows(columns: dict[str, np.ndarray]) -> tuple[bytes, np.ndarray]:
 
 
 def put_ids(text: bytes, starts: np.ndarray, first: int) -> bytes:
-    """Write the numbers first, first + 1, … into the scenario_id of rows `format_rows` made."""
+    """Write the numbers first, first + 1, … into the scenario_id of rows from `format_rows`."""
     raw = np.frombuffer(text, np.uint8).copy()
     numbers = np.arange(first, first + len(starts))
-    places = starts[:, None] + 1 + np.arange(ID_DIGITS)
-    raw[places] = 48 + numbers[:, None] // 10 ** np.arange(ID_DIGITS - 1, -1, -1) % 10
+    digits = starts[:, None] + 1 + np.arange(ID_DIGITS)  # positions of their bytes
+    raw[digits] = 48 + numbers[:, None] // 10 ** np.arange(ID_DIGITS - 1, -1, -1) % 10
     return raw.tobytes()

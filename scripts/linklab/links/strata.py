@@ -36,7 +36,7 @@ class Strata:
         return np.stack(parts, axis=1).astype(np.int64)
 
     def codes(self, values: dict[str, np.ndarray]) -> np.ndarray:
-        """Stratum of every row (n_rows,), -1 for one the pilot did not have."""
+        """Stratum of every row (n_rows,), -1 for a stratum that the pilot did not have."""
         both, inverse = np.unique(np.concatenate([self.keys, self._parts(values)]), axis=0, return_inverse=True)
         code_of = np.full(len(both), -1)
         inverse = inverse.ravel()
@@ -44,7 +44,7 @@ class Strata:
         return code_of[inverse[len(self.keys) :]]
 
     def name(self, code: int) -> str:
-        """A stratum as a person reads it: `regulatory_domain=ETSI, link_distance_m=3rd quarter`."""
+        """A stratum in words: `regulatory_domain=ETSI, link_distance_m=quarter 3 of 4`."""
         words = []
         for column, part in zip(self.columns, self.keys[code], strict=True):
             edges = self.edges[column.name]
@@ -95,7 +95,7 @@ class StratumQuotas:
 
     @property
     def done(self) -> bool:
-        """Whether every stratum has what it needs."""
+        """Whether every stratum has enough rows."""
         need = self.strata.counts if self.balance == "oversample" else self.quota
         return bool(np.all(self.seen >= need))
 
@@ -106,7 +106,7 @@ class StratumQuotas:
 
 
 def check_columns(schema: Schema, names: Sequence[str]) -> list[Column]:
-    """The columns rows can be stratified by, or a UserError that lists what is allowed."""
+    """The columns of these names; a UserError lists the columns that rows can be stratified by."""
     columns = [schema[name] for name in names]
     allowed = [c.name for c in schema.columns if c.role in ("input", "target", "hidden") and c.kind[:4] != "list"]
     for column in columns:

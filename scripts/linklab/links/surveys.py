@@ -1,4 +1,4 @@
-"""What an installer's tools print about the channels around a radio, read into one form.
+"""Read the output of installers' tools about the channels around a radio.
 
 Every reader takes the text of one export and returns readings, one per scanned channel. Formats, as their authors
 document them: `iw dev X survey dump`, `iw dev X scan`, `iw dev X station dump` (wireless.kernel.org, nl80211),
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from linklab import files
 from linklab.cli import UserError
 
-_SIGNS = {  # of each format, by which a text is recognised
+_SIGNS = {  # format -> pattern that recognises it
     "iw-survey": r"^Survey data from ",
     "iw-scan": r"^BSS [0-9a-fA-F:]{17}",
     "unifi": r"\A\s*[{\[](?s:.*)channel",
@@ -48,7 +48,7 @@ class Counters:
 
 
 def recognise(text: str) -> str:
-    """Return which format a text is in; raises UserError when it is none."""
+    """Return the format of a text; raises UserError for an unknown one."""
     for kind, pattern in _SIGNS.items():
         if re.search(pattern, text, re.M):
             return kind
@@ -61,8 +61,8 @@ def recognise(text: str) -> str:
 def read_survey(texts: Sequence[str]) -> tuple[list[ChannelReading], list[str]]:
     """Return (readings, notes) of one or two exports of the same kind.
 
-    Two survey dumps are differenced, because their counters run since the driver started; of the other kinds a second
-    export replaces what the first one says of a channel.
+    Two survey dumps are subtracted, because their counters run since the driver started; for the other kinds, a channel
+    of the second export replaces that of the first.
     """
     kinds = {recognise(text) for text in texts}
     if len(kinds) > 1:
@@ -101,8 +101,8 @@ def read_counters(text: str) -> list[Counters]:
 def difference(dumps: Sequence[list[Counters]]) -> tuple[list[ChannelReading], list[str]]:
     """Return the readings between two survey dumps, or since the driver started when there is one.
 
-    Busy time is what other radios caused: the radio's own transmissions are taken out. Channels whose counters stood
-    still were not visited in between and have no busy share.
+    Busy time is that of other radios, without the radio's own transmissions. A channel with unchanged counters was not
+    visited between the dumps and has no busy share.
     """
     notes = []
     if len(dumps) == 1:
@@ -177,7 +177,7 @@ def read_mikrotik(text: str) -> list[ChannelReading]:
 def read_unifi(text: str) -> list[ChannelReading]:
     """Return readings of a UniFi spectrum scan in JSON: the objects with `channel`, `interference` and `utilization`.
 
-    Only measurements of 20 MHz are taken where a channel was measured at several widths.
+    Only measurements of 20 MHz are read: a channel may have been measured at several widths.
     """
     try:
         value = files.parse_json(text)
@@ -203,7 +203,7 @@ def read_unifi(text: str) -> list[ChannelReading]:
 def read_station(text: str, address: str | None = None) -> float:
     """Return the signal in dBm (the average where there is one) of the far end in an `iw dev X station dump`.
 
-    `address` says which far end when there are several.
+    `address` selects the far end if there are several.
     """
     blocks = re.split(r"^Station (?=[0-9a-fA-F:]{17})", text, flags=re.M)[1:]
     if not blocks:

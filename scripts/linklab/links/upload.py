@@ -16,7 +16,7 @@ UPLOAD_OPTION = "--upload-to-hf"
 def copy_checked(folder: str | os.PathLike, destination: str | os.PathLike) -> Path:
     """Copy a finished set to `destination`, replacing an older set there, and compare every hash after the write.
 
-    The copy appears at once, as every output does; a manifest that names the same bytes means there is nothing to do.
+    The complete copy appears in one step, like every output.
     """
     folder, destination = Path(folder), Path(destination)
     value = read_manifest(folder)

@@ -1,7 +1,7 @@
-"""5 GHz channels and the rules that say which of them an outdoor fixed link may use, and how loudly.
+"""5 GHz channels and the rules for outdoor fixed links: the allowed channels and their power limits.
 
-One fact, one home: channel numbers, the rule table and every look-up array that other modules index by
-channel. A channel is known by its *index* 0..44, ordered by width, then by centre frequency.
+Channel numbers, the rule table and every look-up array by channel are only here. Other modules refer to a
+channel by its *index* 0..44, ordered by width, then by centre frequency.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CHANNEL_NUMBERS = {
 
 
 class Rule(NamedTuple):
-    """What a domain allows in one band. Powers in dBm, a limit the rule does not set is infinite.
+    """The limits of a domain in one band. Powers in dBm; a limit that the rule does not set is infinite.
 
     The conducted limit is min(conducted_dbm, psd_dbm_mhz + 10 lg B), less one dB for every dB of antenna
     gain above free_gain_dbi. The EIRP limit is min(eirp_dbm, eirp_psd_dbm_mhz + 10 lg B).
@@ -76,7 +76,7 @@ WIDTH_MHZ = np.array([w for w in WIDTHS_MHZ for _ in CHANNEL_NUMBERS[w]])
 CENTRE_MHZ = np.array([5000 + 5 * n for w in WIDTHS_MHZ for n in CHANNEL_NUMBERS[w]])
 LEVEL = np.searchsorted(WIDTHS_MHZ, WIDTH_MHZ)  # 0..3, the index of the width
 FIRST_OF_LEVEL = np.searchsorted(LEVEL, np.arange(4))  # index of the first channel of each width
-POSITION = np.arange(len(LEVEL)) - FIRST_OF_LEVEL[LEVEL]  # place among the channels of its own width
+POSITION = np.arange(len(LEVEL)) - FIRST_OF_LEVEL[LEVEL]  # index among the channels of its own width
 N_SUBCHANNELS = len(CHANNEL_NUMBERS[20])
 _SUB_CENTRE = CENTRE_MHZ[:N_SUBCHANNELS]
 COVERS = np.abs(CENTRE_MHZ[:, None] - _SUB_CENTRE) < WIDTH_MHZ[:, None] / 2  # (45, 25): sub-channels of a channel
@@ -93,7 +93,7 @@ def channel_index(centres_mhz: ArrayLike) -> np.ndarray:
 
 
 def _rules_over(domain: str, index: int) -> list[Rule] | None:
-    """Rules of every band the channel overlaps, or None when the bands do not cover all of it."""
+    """Rules of every band that the channel overlaps, or None if the bands do not cover the whole channel."""
     low, high = CENTRE_MHZ[index] - WIDTH_MHZ[index] / 2, CENTRE_MHZ[index] + WIDTH_MHZ[index] / 2
     rules = [r for r in RULES if r.domain == domain and r.low_mhz < high and low < r.high_mhz]
     covered = sum(min(high, r.high_mhz) - max(low, r.low_mhz) for r in rules)
@@ -103,7 +103,7 @@ def _rules_over(domain: str, index: int) -> list[Rule] | None:
 def _tables() -> tuple[np.ndarray, ...]:
     shape = (len(DOMAINS), len(CENTRE_MHZ))
     legal, dfs, cac = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape)
-    limits = np.full((4, *shape), np.inf)  # conducted dBm, free gain dBi, EIRP dBm — and the first before the gain rule
+    limits = np.full((3, *shape), np.inf)  # conducted dBm, free gain dBi, EIRP dBm
     for d, domain in enumerate(DOMAINS):
         for c in range(shape[1]):
             rules = _rules_over(domain, c)
@@ -116,7 +116,7 @@ def _tables() -> tuple[np.ndarray, ...]:
             limits[0, d, c] = min(min(r.conducted_dbm, r.psd_dbm_mhz + spread_db) for r in rules)
             limits[1, d, c] = min(r.free_gain_dbi for r in rules)
             limits[2, d, c] = min(min(r.eirp_dbm, r.eirp_psd_dbm_mhz + spread_db) for r in rules)
-    return legal, dfs, cac, limits[0], limits[1], limits[2]
+    return legal, dfs, cac, *limits
 
 
 # (3 domains, 45 channels): the strictest rule of every band a channel overlaps.
@@ -130,7 +130,7 @@ def legal_channels(domain: str, width_mhz: int) -> np.ndarray:
 
 
 def eirp_dbm(domain: Index, channel: Index, tx_power_dbm: Numbers, antenna_gain_dbi: Numbers) -> np.ndarray:
-    """Radiated power in dBm that a radio of `tx_power_dbm` and `antenna_gain_dbi` may use on a channel.
+    """Highest radiated power in dBm of a radio with `tx_power_dbm` and `antenna_gain_dbi` on a channel.
 
     `domain` (index into DOMAINS) and `channel` (index) broadcast with the powers. The rules lower the *limit* of
     the conducted power by the gain beyond the free gain; a radio that is weaker than the lowered limit need not

@@ -1,4 +1,4 @@
-"""From drawn links to rows: the true throughput of every candidate, the best channel, what the radio reports.
+"""From drawn links to rows: the true throughput of every candidate, the best channel, the radio's reports.
 
 A row is kept when its best channel carries more than 5 Mbit/s and beats the second by the minimal gap.
 """
@@ -37,9 +37,9 @@ def interfere(rng: np.random.Generator, sites: Columns, links: Columns) -> tuple
 def true_state(
     links: Columns, link: np.ndarray, channel: np.ndarray, power_mw: np.ndarray, idle: np.ndarray
 ) -> Columns:
-    """What is true of every candidate: dict of flat arrays rssi_dbm, noise_dbm, idle, head_db, available, throughput.
+    """True state of every candidate: dict of flat arrays rssi_dbm, noise_dbm, idle, head_db, throughput_mbps.
 
-    `link` and `channel` (n_candidates,) say whose candidate each is and which; throughput in Mbit/s, rounded to .001.
+    `link` and `channel` (n_candidates,) are each candidate's link and channel index; throughput is rounded to .001.
     """
     domain, gain, tx_power = (links[k][link] for k in ("domain", "gain_dbi", "tx_power_dbm"))
     eirp = eirp_dbm(domain, channel, tx_power, gain)
@@ -85,7 +85,7 @@ def best_candidates(
 
 
 def observe(rng: np.random.Generator, preset: scenarios.Preset, state: Columns, count: np.ndarray) -> Columns:
-    """What the radio shows, in whole dB and percent: RSSI, noise and busy of every candidate, (n_candidates,) ints.
+    """The radio's reports in whole dB and percent: RSSI, noise and busy of every candidate, (n_candidates,) ints.
 
     One RSSI offset per row (calibration), independent noise and busy errors for every candidate.
     """
@@ -107,7 +107,7 @@ def make_block(
     domain_mix: Mapping[str, float] | None = None,
     min_gap: float = 0.02,
 ) -> Columns:
-    """Kept rows of one block: dict of arrays named as the columns of links.csv, and `count`, the candidates a row.
+    """Kept rows of one block: dict of arrays named as the columns of links.csv, and `count`, the candidates per row.
 
     Row columns are (n_rows,), candidate columns flat (count.sum(),). Text columns hold indices into the names in
     `scenarios` and `channels`. `preset` changes what is reported, never what is true.

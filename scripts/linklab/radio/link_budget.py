@@ -1,7 +1,7 @@
-"""From transmitter to SINR: noise floor, received power, and what the neighbours' transmissions do to both ends.
+"""From transmitter to SINR: noise floor, received power, and the effect of neighbours' transmissions on both ends.
 
-Interference is worked out on flat, ragged arrays: one entry per (interferer, channel of the link's own width it
-touches), about three entries an interferer. Channels of one width tile the band, so a table of 45 x 4 cases holds
+Interference is computed on flat, ragged arrays: one entry per (interferer, channel of the link's own width that it
+touches), about three entries per interferer. Channels of one width tile the band, so a table of 45 x 4 cases holds
 all the geometry.
 """
 
@@ -13,7 +13,7 @@ from linklab.radio import propagation
 from linklab.radio.arrays import Numbers
 from linklab.radio.channels import CENTRE_MHZ, COVERS, FIRST_OF_LEVEL, N_SUBCHANNELS, POSITION
 
-CARRIER_SENSE_DBM = -82.0  # per 20 MHz: what a radio hears above this, it defers to (IEEE 802.11 CCA)
+CARRIER_SENSE_DBM = -82.0  # per 20 MHz: a radio defers to signals above this (IEEE 802.11 CCA)
 LEAKAGE = 10 ** (-26 / 10)  # share of a sub-channel's power that appears in the next one
 _PER_DB = np.log(10) / 10  # exp(this x dB) is 10^(dB / 10) at a fifth of the time
 _NOISE_290K_DBM_HZ = -173.975  # 10 lg(k 290 K / 1 mW)
@@ -80,7 +80,7 @@ def interference(
     sub_power_b_dbm: np.ndarray,
     duty: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What interferers do to every channel of their link's own width.
+    """The effect of interferers on every channel of their link's own width.
 
     Flat arrays (n_interferers,): `link` (row of the link), `channel` (index 0..44 of the interferer), its power per
     20 MHz at A and at B in dBm, and `duty`, the share of time it transmits. `level_of_link` (n_links,): 0..3.

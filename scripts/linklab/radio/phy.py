@@ -1,4 +1,4 @@
-"""802.11ac and 802.11ax rates, MAC efficiency and the throughput a link may expect at a given SINR."""
+"""802.11ac and 802.11ax rates, MAC efficiency and the expected throughput of a link at a given SINR."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _DATA_SUBCARRIERS = {"ac": (52, 108, 234, 468), "ax": (234, 468, 980, 1960)}  # 
 _SYMBOL_US = {"ac": 3.2 + 0.8, "ax": 12.8 + 0.8}  # with the .8 us guard interval
 _AGGREGATED_MPDUS = {"ac": 64, "ax": 256}
 
-# Per MCS 0..11: receiver sensitivity in 20 MHz, the SNR it stands for, and how far the amplifier backs off.
+# Per MCS 0..11: receiver sensitivity in 20 MHz, the required SNR, and the back-off of the amplifier.
 SENSITIVITY_20_DBM = np.array([-82, -79, -77, -74, -70, -66, -65, -64, -59, -57, -54, -52], float)
 REQUIRED_SNR_DB = np.array([4, 7, 9, 12, 16, 20, 21, 22, 27, 29, 32, 34], float)
 BACK_OFF_DB = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 6, 6], float)
 EVM_CEILING_DB = 36.0  # transmitter and receiver distortion: no SINR looks better than this
-SNR_SPREAD_DB = 2.0  # the soft edge of rate adaptation
-_AT_A_TIME = 8192  # links: their arrays stay in the cache, which halves the time of the sum over MCS
+SNR_SPREAD_DB = 2.0  # rate adaptation does not switch at one exact SNR
+_LINKS_PER_PASS = 8192  # their arrays fit the cache, which halves the time of the sum over MCS
 _PER_DB = np.log(10) / 10  # exp(this x dB) is 10^(dB / 10) at a fifth of the time
 ETHERNET_MBPS = 1000.0  # a report cannot exceed the radio's wired port
 
@@ -37,7 +37,7 @@ _OVERHEAD_US = 43.0 + 67.5 + 48.0 + 16.0 + 44.0
 def phy_rate_mbps(standard: str, width_mhz: int, mcs: int, streams: int = N_STREAMS) -> float:
     """Data rate in Mbit/s rounded to .1 as the tables of 802.11 print it; 0 where the MCS does not exist.
 
-    ax, 160, MCS 11, 2 streams -> 2402.0; ac, 80, 9, 2 -> 780.0; ac, 20, 9 -> 0 (no integer number of bits a symbol)
+    ax, 160, MCS 11, 2 streams -> 2402.0; ac, 80, 9, 2 -> 780.0; ac, 20, 9 -> 0 (no integer number of bits per symbol)
     """
     if standard == "ac" and (mcs > 9 or (mcs == 9 and width_mhz == 20 and streams < 3)):
         return 0.0
@@ -67,7 +67,7 @@ def goodput_mbps(standard: Index, level: Index, distance_km: Numbers) -> np.ndar
 
 
 def goodput_steps(goodput: np.ndarray) -> np.ndarray:
-    """What each MCS adds to the best one below it, max(g_m - g_(m-1), 0), shape as `goodput` (12, ...)."""
+    """Gain of each MCS over the one below it, max(g_m - g_(m-1), 0), shape as `goodput` (12, ...)."""
     return np.maximum(np.diff(goodput, axis=0, prepend=0.0), 0.0)
 
 
@@ -90,10 +90,10 @@ def normal_cdf(x: Numbers) -> np.ndarray:
 
 
 def effective_snrs_db(sinr_db: Numbers, head_db: Numbers) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield every distinct back-off with the SNR in dB a demodulator sees at it.
+    """Yield (back-off, SNR in dB at the demodulator) for every distinct back-off.
 
-    That is the SINR less the back-off beyond the head room, and never above the EVM ceiling. `head_db` is how far the
-    rules already hold the transmitter below its own maximum. Ratios are worked out once: powers cost the most here.
+    The SNR is the SINR less the back-off beyond the head room, limited by the EVM ceiling. `head_db` is how far the
+    rules already hold the transmitter below its own maximum. Powers are computed once: they take most of the time.
     """
     noise, room, ceiling = (np.exp(_PER_DB * -np.asarray(db)) for db in (sinr_db, head_db, EVM_CEILING_DB))
     for back_off_db in np.unique(BACK_OFF_DB):
@@ -108,11 +108,11 @@ def expected_throughput_mbps(sinr_db: Numbers, head_db: Numbers, usable: Numbers
     `goodput_steps` and broadcasts against the other arrays after its first axis.
     """
     shape = np.broadcast_shapes(np.shape(sinr_db), np.shape(head_db), np.shape(usable), steps.shape[1:])
-    if len(shape) == 1 and shape[0] > _AT_A_TIME:
+    if len(shape) == 1 and shape[0] > _LINKS_PER_PASS:
         arrays = [np.broadcast_to(a, shape) for a in (sinr_db, head_db, usable)]
         arrays.append(np.broadcast_to(steps, (N_MCS, *shape)))
-        cuts = range(0, shape[0], _AT_A_TIME)
-        return np.concatenate([expected_throughput_mbps(*(a[..., i : i + _AT_A_TIME] for a in arrays)) for i in cuts])
+        parts = [tuple(a[..., i : i + _LINKS_PER_PASS] for a in arrays) for i in range(0, shape[0], _LINKS_PER_PASS)]
+        return np.concatenate([expected_throughput_mbps(*part) for part in parts])
     total = np.zeros(shape)
     for back_off_db, snr_db in effective_snrs_db(sinr_db, head_db):
         for m in np.flatnonzero(back_off_db == BACK_OFF_DB):
@@ -121,7 +121,7 @@ def expected_throughput_mbps(sinr_db: Numbers, head_db: Numbers, usable: Numbers
 
 
 def best_mcs(sinr_db: Numbers, head_db: Numbers, goodput: np.ndarray) -> np.ndarray:
-    """Highest existing MCS whose required SNR is met, 0 when none is. `goodput` (12, ...) marks the existing ones."""
+    """Highest MCS with its required SNR met, 0 if none is. An MCS exists where `goodput` (12, ...) is above 0."""
     best = np.zeros(np.shape(sinr_db), int)
     for back_off_db, snr_db in effective_snrs_db(sinr_db, head_db):
         for m in np.flatnonzero(back_off_db == BACK_OFF_DB):

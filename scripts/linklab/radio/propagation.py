@@ -83,7 +83,7 @@ def rain_loss_db(
 
     Defined for the rain rate exceeded .01 % of the time, 1-100 GHz, paths to 60 km; used here with the present rate.
     Drizzle on long paths makes eq. 32 negative; its limit of 2.5 holds there too.
-    `coefficients`: (k, alpha) where the caller has them already.
+    `coefficients`: (k, alpha) if the caller has already computed them.
     """
     k, alpha = rain_coefficients(frequency_ghz, tilt_deg) if coefficients is None else coefficients
     rain = np.asarray(rain_mm_h, float)

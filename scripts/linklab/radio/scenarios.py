@@ -1,4 +1,4 @@
-"""Draw links: where they stand, what they may use, who disturbs them, what they measure and what is best.
+"""Draw links at random: their sites, neighbours, settings, offered channels and extra losses.
 
 Draws come in blocks of BLOCK_DRAWS. Block b of a seed has its own counter-based generator (Philox, key = (seed, b)),
 so blocks can be drawn in any order, by any number of processes, and the kept rows of blocks 0, 1, 2, ... always are
@@ -47,7 +47,7 @@ class Preset(NamedTuple):
 
 PRESETS = {"easy": Preset(0.5, 2, 1), "standard": Preset(1, 3, 2), "hard": Preset(2, 5, 2)}
 
-# --- the world links stand in ----------------------------------------------------------------------------------
+# --- distributions of sites, links and neighbours ----------------------------------------------------------------
 URBAN_SHARE = 0.40
 MAX_LINKS_PER_SITE = 6  # drawn; about 38 % of draws are kept, so a site ends with one to four rows
 WIDTH_SHARES = np.array(  # by density: narrower where it is crowded; .2/.35/.4/.05 on average
@@ -67,9 +67,9 @@ TREE_DEPTH_M_PER_NU = 10.0  # a line that enters the crowns deeper crosses more 
 POINTING_SPREAD_DEG = 0.8  # each antenna, one standard deviation
 WEATHER_SHARES = np.array([0.62, 0.20, 0.08, 0.10])
 RAIN_MM_H = (0.5, 8.0, 80.0)  # least, mean above it, most
-CANDIDATE_SHARE = np.array([0.55, 0.80, 1.0, 1.0])  # of the legal channels of a width a radio offers
+CANDIDATE_SHARE = np.array([0.55, 0.80, 1.0, 1.0])  # share of the legal channels of a width that a radio offers
 
-# Neighbours use every channel of the band, indoor ones included; DFS as the FCC draws it, the usual pattern of use.
+# Neighbours use every channel of the band, also indoor ones; those with DFS under FCC rules are used less.
 INTERFERERS_MEAN = np.array([[10.0, 20.0, 36.0], [3.0, 6.0, 14.0]])  # (environment, density)
 INTERFERER_WIDTH_SHARES = np.array([0.35, 0.25, 0.35, 0.05])
 DFS_WEIGHT = 0.35
@@ -78,7 +78,7 @@ NEIGHBOUR_B_DBM, NEIGHBOUR_SPREAD_DB, PATH_SPREAD_DB = np.array([-84.0, -90.0]),
 COSITED_A_DBM, COSITED_B_DBM, COSITED_SPREAD_DB = -62.0, -80.0, 8.0
 NEIGHBOUR_DUTY, COSITED_DUTY = (0.8, 3.5), (2.0, 3.0)  # parameters of the beta distribution
 
-# Where sites stand, degrees: latitude from-to, longitude from-to.
+# Regions of the sites by domain, degrees: latitude from-to, longitude from-to.
 REGIONS = np.array([[30.0, 47.0, -120.0, -76.0], [40.0, 60.0, -8.0, 26.0], [50.0, 57.0, -9.0, 13.0]])
 
 
@@ -91,7 +91,7 @@ def _interferer_channel_cdf() -> np.ndarray:
 
 
 _INTERFERER_CDF = _interferer_channel_cdf()
-# (3 domains, 4 levels, 25 positions): which places of a level hold a legal channel
+# (3 domains, 4 levels, 25 positions): which positions of a level hold a legal channel
 _LEGAL_POSITIONS = np.zeros((len(DOMAINS), len(WIDTHS_MHZ), N_SUBCHANNELS), bool)
 _LEGAL_POSITIONS[:, LEVEL, POSITION] = LEGAL
 _RAIN_K, _RAIN_ALPHA = propagation.rain_coefficients(CENTRE_MHZ / 1000.0)
@@ -128,7 +128,7 @@ def draw_sites(rng: np.random.Generator, mix: Mapping[str, float], n_draws: int)
 
 
 def draw_neighbours(rng: np.random.Generator, sites: Columns) -> Columns:
-    """The radios each site hears: flat arrays by site, A's side only (all links of a site share it)."""
+    """The radios that each site hears: flat arrays by site, only for end A (shared by all links of a site)."""
     n = len(sites["links"])
     around = rng.poisson(INTERFERERS_MEAN[sites["environment"], sites["density"]])
     count = around + _pick(rng, COSITED_SHARES, n)
@@ -136,7 +136,7 @@ def draw_neighbours(rng: np.random.Generator, sites: Columns) -> Columns:
     cosited = np.arange(len(site)) - np.repeat(np.cumsum(count) - count, count) >= around[site]
     far = ~cosited
     mean_b_dbm = NEIGHBOUR_B_DBM[sites["environment"][site]]
-    # P_A = P_B + N(0, 8) with P_B ~ N(mean, 9): A's share of it here, B's for each link in `power_at_b`.
+    # P_A = P_B + N(0, 8) with P_B ~ N(mean, 9): P_A is drawn here, P_B given P_A for each link in `power_at_b`.
     spread_db = np.where(cosited, COSITED_SPREAD_DB, np.hypot(NEIGHBOUR_SPREAD_DB, PATH_SPREAD_DB))
     mean_a_dbm = np.where(cosited, COSITED_A_DBM, mean_b_dbm)
     duty = np.empty(len(site))
@@ -153,7 +153,7 @@ def draw_neighbours(rng: np.random.Generator, sites: Columns) -> Columns:
 
 
 def power_at_b(rng: np.random.Generator, neighbours: Columns, of: np.ndarray) -> np.ndarray:
-    """Power at B in dBm of the neighbours `of` (indices, one per link and neighbour), given what A hears of them."""
+    """Power at B in dBm of the neighbours `of` (indices, one per link and neighbour), given their power at A."""
     weight = NEIGHBOUR_SPREAD_DB**2 / (NEIGHBOUR_SPREAD_DB**2 + PATH_SPREAD_DB**2)
     rest_db = np.sqrt(weight) * PATH_SPREAD_DB
     mean = neighbours["mean_b_dbm"]

@@ -21,7 +21,7 @@ def find_broken_rules(columns: CheckedColumns, schema: Schema) -> Iterator[Broke
     """Yield what is wrong between the columns of some rows; cells that are wrong by themselves are left out."""
     rules = (_list_length, _answer_among_candidates, _answer_of_highest_utility)
     found = [rule(columns, column) for rule in rules for column in schema.columns if column.name in columns]
-    if link_checks.hold_links(columns):
+    if link_checks.is_link_table(columns):
         found += [rule(columns) for rule in link_checks.LINK_RULES]
     return (broken for broken in chain(*found) if len(broken.rows))
 
@@ -32,7 +32,7 @@ def check_link_rows(schema: Schema, rows: Sequence[Mapping[str, str]], shown: Se
     A domain, width or channel that does not exist, a value outside its range, or a list of another length than the
     channels': `width_mhz = 37: one of 20, 40, 80, 160 MHz`. Candidates may be in any order.
     """
-    if not link_checks.asks_about_links(schema):
+    if not link_checks.has_link_candidates(schema):
         return [""] * len(rows)
     columns: CheckedColumns = {}
     found: list[list[str]] = [[] for _ in rows]
