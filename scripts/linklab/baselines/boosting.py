@@ -1,4 +1,4 @@
-"""Gradient-boosted trees from scikit-learn: flat on any CSV, and pointwise over the candidates of a row."""
+"""Gradient-boosted trees from scikit-learn: on the columns of any CSV, and on the candidates of a row."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from linklab.tasks.task import Target
 if TYPE_CHECKING:
     from sklearn.ensemble import HistGradientBoostingRegressor
 
-FLAT_ROUNDS = 40  # a tree a class in each
+FLAT_ROUNDS = 40  # each with one tree per class
 POINTWISE_ROUNDS = 300
 CANDIDATE_ROUNDS = 150
 # scikit-learn's own default is 0, and with many classes it diverges: a leaf's step is sum(gradient) / sum(hessian), and
@@ -56,7 +56,7 @@ def fit_classes(
         categorical_features=categorical, random_state=problem.seed,
     )  # fmt: skip
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The number of unique classes")  # few rows; that they are classes is known
+        warnings.filterwarnings("ignore", "The number of unique classes")  # few rows; these are classes
         model.fit(train, labels)
     return model.predict_proba(test), list(model.classes_)
 
@@ -77,7 +77,7 @@ def fit_number(
 
 
 def pointwise_class(problem: Problem, target: Target) -> Answers:
-    """Rank the candidates by the utility a regression on each candidate's own numbers predicts."""
+    """Rank the candidates by their utility, which a regression predicts from each candidate's own numbers."""
     _, scores = _score_candidates(problem, target)
     return rank_rows(problem, target, scores, rank_without_probability)
 
@@ -91,8 +91,8 @@ def _number_of_picked(
     problem: Problem, target: Target, picker: Target | None,
     score: Callable[[Problem, Target], tuple[FlatFeatures, list[np.ndarray]]],
 ) -> Answers:  # fmt: skip
-    """Regress on one candidate's numbers: the true one's in training, the best-scored one's in answering."""
-    assert picker is not None  # registry.answerable asks first
+    """Regress on one candidate's numbers: in training the right candidate's, in answering the best-scored one's."""
+    assert picker is not None  # registry.answerable has checked it
     flat, scores = score(problem, picker)
     chosen = []
     truths = [example.choices[picker.name].index(example.target[picker.name]) for example in problem.train]
@@ -106,7 +106,7 @@ def _number_of_picked(
 
 
 def candidate_class(problem: Problem, target: Target) -> Answers:
-    """Rank the candidates by how probably each is the answer: a yes-or-no model of the candidate's own numbers."""
+    """Rank the candidates by their probability of being the answer: a yes-or-no model of a candidate's own numbers."""
     _, chances = _judge_candidates(problem, target)
     return rank_rows(problem, target, [row.tolist() for row in chances])
 
@@ -144,7 +144,7 @@ def _score_candidates(problem: Problem, target: Target) -> tuple[FlatFeatures, l
 def _try_candidates(
     problem: Problem, target: Target, learn: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]
 ) -> tuple[FlatFeatures, list[np.ndarray]]:
-    """Return the row features, and what a model learnt from the training candidates gives each row's candidates."""
+    """Return the row features, and the scores that a model of the training candidates gives each row's candidates."""
     flat = FlatFeatures(problem.train, problem.columns)
     predict = learn(candidate_table(problem.train, target, flat)[0])
     table, owners = candidate_table(problem.test, target, flat)

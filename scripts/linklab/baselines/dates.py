@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-DATE_SHARE = 0.95  # of the filled cells must be dates of one format
+DATE_SHARE = 0.95  # the share of filled cells that must be dates of one format
 DATE_FEATURES = ("age in days", "year", "month", "weekday", "hour")  # age: days from 1970 on, larger is later
 _DAYS = ("%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%m/%d/%y", "%d-%b-%Y", "%d %b %Y", "%d %B %Y",
          "%b %d %Y", "%b %d, %Y", "%B %d, %Y")  # fmt: skip
@@ -15,9 +15,9 @@ FORMATS = ("ISO8601", *(day + time for day in _DAYS for time in _TIMES), "%Y-%m"
 
 
 def find_date_format(cells: Sequence[str]) -> str | None:
-    """Return the format of FORMATS that most filled cells have, None where fewer than DATE_SHARE have any one.
+    """Return the format of FORMATS that most filled cells have, None if less than DATE_SHARE of them have it.
 
-    Day before month only where month before day fits less: 03/04/2020 is the 4th of March, as pandas reads it.
+    Day before month is used only if month before day fits fewer cells: 03/04/2020 is the 4th of March, as in pandas.
     """
     filled = [cell.strip() for cell in cells if cell.strip()]
     if not filled or sum(_may_be_date(cell) for cell in filled) < DATE_SHARE * len(filled):

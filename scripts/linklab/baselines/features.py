@@ -1,4 +1,4 @@
-"""Tables for the boosted trees: one line per row (any CSV), or one per candidate (rows that bring their choices)."""
+"""Tables for the boosted trees: one line per row (any CSV), or one per candidate (rows with their own choices)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from linklab.tasks.examples import Example
 from linklab.tasks.task import Target
 
 MAX_CATEGORIES = 200  # scikit-learn's trees take 255; rarer texts become one "other"
-MAX_POSITIONS = 32  # of a free list
-MAX_KEYS = 64  # of a list aligned with another: one feature for each value of that other, e.g. each channel
+MAX_POSITIONS = 32  # elements used of a list that is not aligned with another
+MAX_KEYS = 64  # features of a list aligned with another: one for each value of the other list, e.g. each channel
 
 
 def read_cell(text: str) -> float:
-    """Return a number cell, NaN where it is empty or no number."""
+    """Return a cell as a number, NaN if it is empty or not a number."""
     try:
         return float(text)
     except ValueError:
@@ -34,15 +34,15 @@ def parse_list(text: str) -> list:
 
 
 class FlatFeatures:
-    """Columns as numbers. What a text, a date or a list position means is learnt from the training rows.
+    """Columns as numbers. Categories, date formats and list features are learnt from the training rows.
 
     Numbers stay numbers; dates become age, year, month, weekday and hour; other texts become categories; a list
-    aligned with another becomes one feature for each value of that other (the noise *on 5180*, NaN where 5180 is not
-    offered); any other list becomes its first positions.
+    aligned with another becomes one feature for each value of the other list (the noise *on 5180*, NaN if 5180 is not
+    offered); any other list becomes its first elements.
     """
 
     def __init__(self, examples: Sequence[Example], columns: Sequence[Column]) -> None:
-        """Learn from `examples` how to write `columns`, which are what a baseline may see."""
+        """Learn from `examples` how to encode `columns`, the columns that a baseline may see."""
         self.columns = list(columns)
         bases = {column.aligned_with for column in self.columns if column.aligned_with}
         self.codes: dict[str, dict] = {}
@@ -75,7 +75,7 @@ class FlatFeatures:
         return min(MAX_POSITIONS, max((len(parse_list(example.row[column.name])) for example in examples), default=0))
 
     def table(self, examples: Sequence[Example], *, lists: bool = True) -> np.ndarray:
-        """Return (rows, features); without those of list columns where `lists` is False."""
+        """Return (rows, features); with `lists` False without the features of list columns."""
         shown = [column for column in self.columns if lists or not column.kind.startswith("list_")]
         parts = [self._column(column, examples) for column in shown]
         return np.concatenate(parts, axis=1) if parts else np.zeros((len(examples), 0))

@@ -1,4 +1,4 @@
-"""The field's own rules for links, on visible columns only, and the most that any rule could reach."""
+"""Common engineering rules for links, on visible columns only, and the ceiling of any such rule."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from linklab.tables.schema import Column
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Target, Task
 
-CEILING_DRAWS = 200  # worlds imagined a row; the mean posterior has then a standard error of about .03 a row
+CEILING_DRAWS = 200  # true states drawn per row; the mean posterior then has a standard error of about .03 per row
 
 
 def visible_columns(problem: Problem) -> dict[str, list]:
-    """Return the shown columns of the rows to answer as links.pickers reads them: numbers, texts, lists of numbers."""
+    """Return the shown columns of the rows to answer in the form of links.pickers: numbers, texts, lists of numbers."""
 
     def read(column: Column) -> Callable[[str], object]:
         return parse_list if column.kind.startswith("list_") else str if column.kind == "str" else read_cell
@@ -33,15 +33,15 @@ def picked_channel(problem: Problem, target: Target, name: str) -> Answers:
 
 
 def formula_number(problem: Problem, target: Target) -> Answers:
-    """Answer with the most the formula gives for any candidate."""
+    """Answer with the highest throughput that the formula gives for any candidate."""
     throughput = pickers.formula_throughput(visible_columns(problem))
     return write_numbers(problem, target, [float(row.max()) for row in throughput])
 
 
 def rule_worths(example: Example, task: Task) -> Mapping[str, Sequence[float]]:
-    """Return what the simple rule and the link formula give for each choice; {} where the row is not a complete link.
+    """Return the worth of each choice by the simple rule and by the link formula; {} if the row is no complete link.
 
-    snr_and_busy is in bit/s per Hz (capacity by SNR, times the time left free), formula in Mbit/s.
+    snr_and_busy is in bit/s per Hz (capacity by SNR, times the share of free time), formula in Mbit/s.
     """
     if not set(example.row) >= RADIO_COLUMNS or not is_link_task(task):
         return {}
@@ -53,25 +53,25 @@ def rule_worths(example: Example, task: Task) -> Mapping[str, Sequence[float]]:
 
 
 def smallest_gap(train: Sequence[Example]) -> float:
-    """Return by what share the best candidate beats the second at least: what the rows were filtered by, 0 if none."""
+    """Return the smallest share by which the best candidate beats the second: an estimate of --min-gap, 0 if none."""
     gaps = [1 - sorted(values)[-2] / max(values) for e in train for values in e.values.values() if len(values) > 1]
     return max(0.0, min(gaps, default=0.0))
 
 
 def ceiling_channel(problem: Problem, target: Target) -> Answers:
-    """Rank the candidates by how many imagined worlds each is best in."""
-    shares, _ = _worlds(problem)
+    """Rank the candidates by the share of true states in which each is best."""
+    shares, _ = _true_states(problem)
     return rank_rows(problem, target, [row.tolist() for row in shares])
 
 
 def ceiling_number(problem: Problem, target: Target) -> Answers:
-    """Answer with the median of the imagined worlds' best throughput, at most the Ethernet rate: the least MAE."""
-    _, medians = _worlds(problem)
+    """Answer with the median of the true states' best throughput, at most the Ethernet rate: the least MAE."""
+    _, medians = _true_states(problem)
     return write_numbers(problem, target, np.minimum(medians, phy.ETHERNET_MBPS).tolist())
 
 
-def _worlds(problem: Problem) -> tuple[list[np.ndarray], np.ndarray]:
-    """Return, a row, the share of worlds each candidate is best in, and the median of the worlds' best throughput."""
+def _true_states(problem: Problem) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return, per row, the share of true states in which each candidate is best, and their median best throughput."""
 
     def make() -> tuple[list[np.ndarray], np.ndarray]:
         table = pickers.Table(visible_columns(problem))
@@ -79,7 +79,7 @@ def _worlds(problem: Problem) -> tuple[list[np.ndarray], np.ndarray]:
             table, problem.preset, np.random.default_rng(problem.seed), draws=CEILING_DRAWS,
             min_gap=smallest_gap(problem.train),
         )  # fmt: skip
-        bests[0, np.isnan(bests).all(axis=0)] = 0.0  # never seen; keeps the median defined
+        bests[0, np.isnan(bests).all(axis=0)] = 0.0  # never used; keeps the median defined
         return table.split(shares), np.nanmedian(bests, axis=0)
 
-    return problem.make_once("worlds", make)
+    return problem.make_once("true states", make)

@@ -1,4 +1,4 @@
-"""What every baseline is given, and the form of what it answers: texts, and choices ranked."""
+"""The input of every baseline, and the form of its answers: texts and ranked choices."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from linklab.tasks.task import Target, Task
 
 T = TypeVar("T")
 Ranking = list[tuple[str, float | None]]
-Answers = list[tuple[str, Ranking]]  # one (text, ranking) a row
+Answers = list[tuple[str, Ranking]]  # one (text, ranking) per row
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """What every baseline is given: training rows with their answers, and the rows to answer.
+    """The input of a baseline: training rows with their answers, and the rows to answer.
 
-    A baseline sees the columns that the task's prompt shows, and each row's legal choices, as a model does; for links
-    also what the rules of the field read (`row_cells.shown_columns`).
+    A baseline sees the columns that the task's prompt shows, and each row's legal choices, like a model; for links also
+    the columns that link rules read (`row_cells.shown_columns`).
     """
 
     train: Sequence[Example]
@@ -38,7 +38,7 @@ class Problem:
     _made: dict = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     def make_once(self, name: str, make: Callable[[], T]) -> T:
-        """Return what `make` gave the first time: two rules of one baseline share a fitted model."""
+        """Return the result of the first call of `make`: two rules of one baseline share a fitted model."""
         if name not in self._made:
             self._made[name] = make()
         return self._made[name]
@@ -50,7 +50,7 @@ class Problem:
 
     @property
     def text_columns(self) -> list[Column]:
-        """The shown columns that hold free text, going by the training rows."""
+        """The shown columns that hold free text in the training rows."""
 
         def find() -> list[Column]:
             texts = [column for column in self.columns if column.kind == "str"]
@@ -59,29 +59,29 @@ class Problem:
         return self.make_once("text columns", find)
 
     def group_columns(self, kind: str) -> tuple[str, ...]:
-        """Return the columns that frequency_by_group groups by; none where the file gives no hint."""
+        """Return the columns that frequency_by_group groups by; none if they are not given and rows are not links."""
         if self.group_by:
             return self.group_by
         return GROUP_COLUMNS[kind] if is_link_task(self.task) else ()
 
 
 def is_link_task(task: Task) -> bool:
-    """Say whether baselines see everything that the rules for links read."""
+    """Return whether baselines see every column that link rules read."""
     return {column.name for column in shown_columns(task)} >= RADIO_COLUMNS
 
 
 def choices_target(task: Task) -> Target | None:
-    """Return the first class target whose rows bring their own candidates, or None."""
+    """Return the first class target with candidates in each row, or None."""
     return next((target for target in task.targets if target.choices_from), None)
 
 
 def utility_target(task: Task) -> Target | None:
-    """Return the first class target whose rows bring candidates and say what each is worth, or None."""
+    """Return the first class target with candidates and the worth of each in each row, or None."""
     return next((target for target in task.targets if target.choices_from and target.utility), None)
 
 
 def write_numbers(problem: Problem, target: Target, values: Sequence[float]) -> Answers:
-    """Write numbers as the training answers are written: their most digits after the point, no "-0"."""
+    """Write numbers like the training answers: with the most decimals that occur there, and no "-0"."""
     digits = max((len(example.target[target.name].partition(".")[2]) for example in problem.train), default=0)
     texts = [f"{value:.{digits}f}" for value in values]
     return [(text.removeprefix("-") if float(text) == 0 else text, []) for text in texts]

@@ -1,4 +1,4 @@
-"""What a model has to beat: simple rules, the field's rules and boosted trees, each answering every row of a split."""
+"""The baselines that a model has to beat: simple rules, link rules and boosted trees; each answers every row."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Rule = Callable[[Problem, Target], Answers]
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """A named rule for each kind of target. A rule gives a target's answers; None has no opinion on such targets."""
+    """A rule for each kind of target. A rule returns a target's answers; None: no answers for such targets."""
 
     description: str
     class_rule: Rule | None = None
@@ -26,10 +26,10 @@ class Baseline:
     role: str = "baseline"
     links_only: bool = False
     needs_groups: bool = False
-    needs_choices: bool = False  # rows that bring their own candidates
-    needs_utility: bool = False  # and say what each is worth
+    needs_choices: bool = False  # rows with their own candidates
+    needs_utility: bool = False  # and the worth of each
     needs_text: bool = False  # a shown column of free text
-    needs_more_than_text: bool = False  # and others beside it
+    needs_more_than_text: bool = False  # and other columns
 
     def rule_for(self, target: Target) -> Rule | None:
         """Return the rule for a target's kind."""
@@ -87,7 +87,7 @@ BASELINES: dict[str, Baseline] = {
         _pick("formula"), link_rules.formula_number, role="formula", links_only=True,
     ),
     "bayes_ceiling": Baseline(
-        "knows formula and report noise: the channel most probably best given what is visible, under a flat prior",
+        "knows formula and report noise: the most probably best channel given the visible columns, under a flat prior",
         link_rules.ceiling_channel, link_rules.ceiling_number, role="ceiling", links_only=True,
     ),
 }  # fmt: skip
@@ -108,7 +108,7 @@ def available(problem: Problem) -> dict[str, Baseline]:
 
 
 def answerable(problem: Problem, baseline: Baseline, target: Target) -> bool:
-    """Say whether a baseline has an opinion on a target."""
+    """Return whether a baseline can answer a target."""
     if baseline.rule_for(target) is None:
         return False
     if baseline.needs_groups and not problem.group_columns(target.kind):
@@ -126,7 +126,7 @@ def answerable(problem: Problem, baseline: Baseline, target: Target) -> bool:
 
 
 def predict(problem: Problem, baseline: Baseline) -> tuple[dict[str, Prediction], list[str]]:
-    """Return a baseline's predictions by id, and the targets it has an opinion on."""
+    """Return a baseline's predictions by id, and the targets it can answer."""
     targets = [target for target in problem.task.targets if answerable(problem, baseline, target)]
     rules = {target.name: (target, baseline.rule_for(target)) for target in targets}
     answers = {name: rule(problem, target) for name, (target, rule) in rules.items() if rule}

@@ -1,4 +1,4 @@
-"""Rules that count the training answers: a guess, the most frequent, the mean, the median, in all or by group."""
+"""Rules that only count training answers: a random one, the most frequent, mean, median, over all or by group."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def _by_count(choices: Sequence[str], counts: collections.Counter) -> Ranking:
 
 
 def frequent_class_by_group(problem: Problem, target: Target) -> Answers:
-    """As frequent_class, counting only training rows with the same values in the group columns.
+    """Like frequent_class, but counts only training rows with the same values in the group columns.
 
-    A row of an unseen group gets the overall counts; equal counts in a group go to the overall more frequent.
+    A row of an unseen group gets the overall counts; among equal counts in a group, the overall more frequent is first.
     """
     columns = problem.group_columns("class")
     overall = collections.Counter(example.target[target.name] for example in problem.train)

@@ -14,7 +14,9 @@ from linklab.baselines.simple_rules import frequent_text
 from linklab.baselines.texts import TextFeatures, make_vectorizer
 from linklab.tasks.task import Target
 
-INVERSE_PENALTY = 10.0  # of the logistic regression: TF-IDF rows have length 1, for which scikit-learn's 1 is too stiff
+INVERSE_PENALTY = (
+    10.0  # of the logistic regression: TF-IDF rows have length 1, so scikit-learn's default 1 is too strong
+)
 RIDGE_PENALTY = 1.0
 FOLDS = 5
 NEAREST_AT_ONCE = 256  # rows compared with all training rows at a time
@@ -33,7 +35,7 @@ def tfidf_number(problem: Problem, target: Target) -> Answers:
 
 
 def mixed_class(problem: Problem, target: Target) -> Answers:
-    """Rank the legal choices by trees on the other columns and on what the text model says of each class."""
+    """Rank the legal choices by trees on the other columns and on the text model's probability of each class."""
     labels = np.array([example.target[target.name] for example in problem.train])
     classes = sorted(set(labels.tolist()))
 
@@ -60,8 +62,8 @@ def _tables_beside_text(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return which features are categories, and the tables of the training rows and of the rows to answer.
 
-    A training row's text scores come from a model that was fitted without it (FOLDS parts): scores of rows a model has
-    learnt by heart would teach the trees to trust it too much.
+    A training row's text scores come from a model that was fitted without it (FOLDS parts): scores of rows that the
+    model has memorised would teach the trees to trust it too much.
     """
     from sklearn.model_selection import KFold
 
@@ -105,14 +107,14 @@ def _class_scores(
     features = TextFeatures(train)
     model = LogisticRegression(C=INVERSE_PENALTY, max_iter=300)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a few digits more change no ranking
+        warnings.simplefilter("ignore", ConvergenceWarning)  # more digits would not change a ranking
         model.fit(features.transform(train), labels)
     found[:, places] = model.predict_proba(features.transform(cells))
     return found
 
 
 def _number_scores(train: list[list[str]], cells: list[list[str]], numbers: np.ndarray) -> np.ndarray:
-    """Return what ridge regression predicts for each row."""
+    """Return the predictions of ridge regression for each row."""
     from sklearn.linear_model import Ridge
 
     features = TextFeatures(train)

@@ -39,7 +39,7 @@ class TextFeatures:
 
     def __init__(self, columns: Sequence[Sequence[str]]) -> None:
         """`columns` holds, for each text column, the training rows' cells."""
-        # with a word: scikit-learn refuses texts of punctuation alone
+        # with an added word: scikit-learn rejects columns with only punctuation
         self.vectorizers = [make_vectorizer().fit([*cells, "word"]) for cells in columns]
 
     def transform(self, columns: Sequence[Sequence[str]]) -> csr_matrix:

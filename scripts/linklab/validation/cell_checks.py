@@ -1,7 +1,7 @@
-"""The rules a cell must keep, one home for their codes and their words.
+"""The rules for one cell, and the codes of all violations with their meanings.
 
-`check_cell` is exact and slow. The fast path of `column_checks` only says which cells are surely fine; every other cell
-comes here, so that no damage is named anywhere else.
+`check_cell` is exact and slow. The fast path of `column_checks` only finds the cells that are certainly valid; all
+other cells come here, so only this module names what is wrong with a cell.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ CODES = {
     # the line
     "blank_line": "a line without a row",
     "ragged_row": "more or fewer cells than the header",
-    "bad_quoting": "a quote that is never closed, or stands where none may stand",
+    "bad_quoting": "a quote that is never closed, or is not allowed there",
     # the cell
     "bad_utf8": "bytes that are not UTF-8",
     "nul_byte": "a NUL byte",
     "control_character": "a control character or line break inside a cell",
     "mojibake": "text that was decoded with the wrong encoding once",
-    "missing_value": "an empty cell where a value must stand",
+    "missing_value": "an empty cell where a value is required",
     "blank_text": "a cell of white space only",
     "outer_space": "white space before or after the value",
     "not_a_value": "NaN, infinity, null or the like",
-    "not_a_number": "text where a number must stand",
-    "number_format": "a number spelt otherwise than plainly (1_000, +5, 007, 1e3, 1,5, full-width digits)",
-    "not_an_integer": "a number with a point where a whole number must stand",
-    "too_many_decimals": "more digits after the point than the column is written with",
+    "not_a_number": "text where a number is required",
+    "number_format": "a number that is not in plain spelling (1_000, +5, 007, 1e3, 1,5, full-width digits)",
+    "not_an_integer": "a number with a point where a whole number is required",
+    "too_many_decimals": "more digits after the point than the column has",
     "out_of_range": "a number outside the column's range",
     "unknown_value": "a word that is not among the column's choices",
     "spelling_variant": "a choice in other case or spacing",
-    "not_a_list": "no JSON list of the right elements",
+    "not_a_list": "not a JSON list of the right elements",
     "empty_list": "a list without elements",
     # across columns
     "list_length": "a list with more or fewer elements than the list it belongs to",
-    "candidate_order": "candidates that are not rising, or stand twice",
+    "candidate_order": "candidates that are not rising, or are repeated",
     "illegal_channel": "a candidate the domain does not allow at this channel width",
     "target_not_candidate": "an answer that is not among the row's candidates",
-    "target_mismatch": "an answer that is not the one the row's other columns give",
+    "target_mismatch": "an answer that does not follow from the row's other columns",
     "signal_mismatch": "reported signals that do not fit the true noise and SINR of the same row",
-    "distance_mismatch": "a link distance that is not the one between the coordinates",
+    "distance_mismatch": "a link distance that does not fit the coordinates",
     # across rows
-    "duplicate_id": "an id that an earlier row has too, with other content",
-    "duplicate_row": "the content of an earlier row once more",
+    "duplicate_id": "the id of an earlier row with other content",
+    "duplicate_row": "the same content as an earlier row",
     "group_overlap": "a group (or copied row) on two sides of the split",
 }
 
-# Violations of whole lines, whose `expected` says what is wrong with them.
+# Violations of whole lines: their `expected` says what is wrong.
 LINE_CODES = frozenset(("blank_line", "ragged_row", "bad_quoting", "bad_header"))
 
 _INT = re.compile(r"0|-?[1-9][0-9]*")
@@ -73,7 +73,7 @@ _FREE_TEXT_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufeff]")  
 
 
 class Violation(NamedTuple):
-    """One damaged place. `line` is the physical line of the file, 0 where there is none."""
+    """One violation. `line` is the physical line of the file, 0 if there is none."""
 
     line: int
     column: str
@@ -83,7 +83,7 @@ class Violation(NamedTuple):
 
 
 class CellCheck(NamedTuple):
-    """What a cell holds (None: nothing usable), or the code and expectation it breaks."""
+    """The value of a cell (None: missing or invalid); for an invalid cell also the code and what is expected."""
 
     value: float | str | list | None
     code: str = ""
@@ -91,7 +91,7 @@ class CellCheck(NamedTuple):
 
 
 def check_cell(column: Column, text: str, *, lenient: bool = False) -> CellCheck:
-    """Judge one cell. `lenient` (an inferred schema) accepts exponents, `[1, 2]` and line breaks in free text."""
+    """Check one cell. `lenient` (an inferred schema) accepts exponents, `[1, 2]` and line breaks in free text."""
     if not text.isascii() and any("\udc80" <= character <= "\udcff" for character in text):
         return CellCheck(None, "bad_utf8", "UTF-8 text")
     if "\0" in text:
@@ -151,7 +151,7 @@ def _number_violation(text: str, whole: bool) -> str:
     if whole and _FLOAT.fullmatch(text):
         return "number_format" if text == "-0" else "not_an_integer"
     try:
-        float(text)  # takes what Python calls a number: underscores, exponents, plus signs, digits of any script
+        float(text)  # reads every number that Python can: underscores, exponents, plus signs, digits of any script
     except ValueError:
         spelt = re.fullmatch(r"[+-]?[0-9]{1,3}(?:[ ,.'\u00a0\u202f][0-9]{3})*(?:[.,][0-9]+)?|[+-]?[0-9]+,[0-9]+", text)
         return "number_format" if spelt or re.fullmatch(r"0[xX][0-9a-fA-F]+", text) else "not_a_number"
@@ -190,7 +190,7 @@ def _check_list(column: Column, text: str, lenient: bool) -> CellCheck:
 
 
 def describe_cell(column: Column) -> str:
-    """Say what a cell of the column must be: `a whole number from 150 to 20000 m`."""
+    """Return what a cell of the column must be: `a whole number from 150 to 20000 m`."""
     names = {"int": ("a whole number", "whole numbers"), "float": ("a number", "numbers"), "str": ("text", "texts")}
     is_list = column.kind.startswith("list_")
     kind = column.kind.removeprefix("list_")

@@ -1,6 +1,6 @@
-"""Turn the cells of many rows into checked arrays: the fast path of the validator, and its exact twin.
+"""Turn the cells of many rows into checked arrays: the fast path of the validator, and an exact path.
 
-The fast path may only say "surely fine". Whatever it is not sure of goes to `cell_checks.check_cell`, cell by cell.
+The fast path only finds cells that are certainly valid. All others go to `cell_checks.check_cell`, one by one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FailedChecks = list[tuple[int, CellCheck]]
 
 
 def split_cells(data: bytes, n_columns: int) -> list[pa.Array] | None:
-    """Split plain CSV text (`csv_stream.is_plain`) into binary columns; None where the exact reader must look."""
+    """Split plain CSV text (`csv_stream.is_plain`) into binary columns; None if only the exact reader can read it."""
     names = [str(i) for i in range(n_columns)]
     try:
         table = arrow_csv.read_csv(
@@ -44,14 +44,14 @@ def check_column(column: Column, texts: pa.Array, *, lenient: bool) -> tuple[Cel
     """Check every cell of a column and return its values with the checks that failed, by row."""
     if column.kind == "list_str":
         return check_exactly(column, texts, lenient=lenient)
-    sure = _surely_fine(column, texts)
+    sure = _certainly_valid(column, texts)
     values = offsets = None
     if column.kind != "str":
         if column.kind.startswith("list_"):
             values, offsets = _parse_lists(texts, sure)
         else:
             values = _parse_numbers(texts, sure)
-        _doubt_range(column, values, offsets, sure)
+        _unmark_out_of_range(column, values, offsets, sure)
         if offsets is not None and not sure.all():
             values, offsets = _drop_lists(values, offsets, sure)
     doubtful = np.flatnonzero(~sure)
@@ -59,7 +59,7 @@ def check_column(column: Column, texts: pa.Array, *, lenient: bool) -> tuple[Cel
     failed: FailedChecks = []
     for row in doubtful.tolist():
         check = check_cell(column, cells.text(row), lenient=lenient)
-        if check.value is not None:  # fine after all, though not spelt as the fast path knows it
+        if check.value is not None:  # valid, but in a spelling that the fast path does not know
             return check_exactly(column, texts, lenient=lenient)
         if check.code:
             failed.append((row, check))
@@ -70,7 +70,7 @@ def check_column(column: Column, texts: pa.Array, *, lenient: bool) -> tuple[Cel
 
 
 def check_exactly(column: Column, texts: pa.Array, *, lenient: bool) -> tuple[Cells, FailedChecks]:
-    """Check every cell as `check_column` does, one after the other."""
+    """Return the same as `check_column`, from a check of every cell."""
     cells = Cells(column, texts, np.zeros(len(texts), bool))
     checks = [check_cell(column, cells.text(row), lenient=lenient) for row in range(len(texts))]
     found: list[Any] = [check.value for check in checks]  # number, text or list; None where it failed or is missing
@@ -94,8 +94,8 @@ def _number_pattern(column: Column) -> str:
     return r"-?(?:0|[1-9][0-9]{0,14})" + (rf"(?:\.[0-9]{{1,{decimals}}})?" if decimals else "")
 
 
-def _surely_fine(column: Column, texts: pa.Array) -> np.ndarray:
-    """Mark the cells whose spelling is beyond doubt."""
+def _certainly_valid(column: Column, texts: pa.Array) -> np.ndarray:
+    """Mark the cells with a spelling that is certainly valid."""
     if column.choices is not None and column.kind in ("str", "int"):
         known = pc.is_in(texts, value_set=pa.array([choice.encode() for choice in column.choices], pa.binary()))
         if column.kind == "str":
@@ -121,15 +121,15 @@ def _parse_numbers(texts: pa.Array, sure: np.ndarray) -> np.ndarray:
 
 
 def _parse_lists(texts: pa.Array, sure: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return all elements of the sure cells, such as `[1,-2.5]`, and where each cell's begin: (n + 1,)."""
+    """Return all elements of the sure cells, such as `[1,-2.5]`, and the start of each cell's elements (n + 1,)."""
     lists = pc.split_pattern(pc.ascii_trim(texts.filter(pa.array(sure)).cast(pa.string()), characters="[]"), ",")
     lengths = np.zeros(len(texts), np.int64)
     lengths[sure] = pc.list_value_length(lists).to_numpy()
     return np.array(lists.flatten().cast(pa.float64())), np.append(0, np.cumsum(lengths))
 
 
-def _doubt_range(column: Column, values: np.ndarray, offsets: np.ndarray | None, sure: np.ndarray) -> None:
-    """Take cells with a number outside the column's range out of `sure`."""
+def _unmark_out_of_range(column: Column, values: np.ndarray, offsets: np.ndarray | None, sure: np.ndarray) -> None:
+    """Unmark cells in `sure` that hold a number outside the column's range."""
     low = -np.inf if column.low is None else column.low
     high = np.inf if column.high is None else column.high
     outside = np.flatnonzero((values < low) | (values > high))

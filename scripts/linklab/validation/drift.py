@@ -1,4 +1,4 @@
-"""How far the values of one file have moved from those of another: KS, PSI and total variation per column."""
+"""Drift between the values of two files: KS, PSI and total variation per column."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ KS_AT_1_PERCENT = 1.628  # asymptotic critical value, times sqrt((n + m) / (n m)
 def ks_statistic(reference: np.ndarray, current: np.ndarray) -> float:
     """Return the largest distance between the two empirical distribution functions, 0..1."""
     reference, current = np.sort(reference), np.sort(current)
-    places = np.concatenate([reference, current])
-    below_reference = np.searchsorted(reference, places, side="right") / len(reference)
-    below_current = np.searchsorted(current, places, side="right") / len(current)
+    points = np.concatenate([reference, current])
+    below_reference = np.searchsorted(reference, points, side="right") / len(reference)
+    below_current = np.searchsorted(current, points, side="right") / len(current)
     return float(np.abs(below_reference - below_current).max())
 
 
@@ -33,7 +33,7 @@ def total_variation(reference: np.ndarray, current: np.ndarray) -> float:
 
 
 def bin_counts(reference: np.ndarray, current: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Count both in the same bins: each value its own where the reference has few, else the reference's tenths."""
+    """Count both in the same bins: one per value if the reference has few values, else between its deciles."""
     values = np.unique(reference)
     if len(values) <= 2 * N_BINS:
         edges = (values[1:] + values[:-1]) / 2
@@ -50,7 +50,7 @@ def compare_numbers(reference: np.ndarray, current: np.ndarray) -> dict:
     """Return the drift of a number column from samples of both files."""
     p, q = bin_counts(reference, current)
     n, m = len(reference), len(current)
-    return _judged(
+    return _with_verdict(
         {
             "ks": round(ks_statistic(reference, current), 4),
             "ks_critical_1pct": round(KS_AT_1_PERCENT * float(np.sqrt((n + m) / (n * m))), 4),
@@ -65,7 +65,7 @@ def compare_classes(reference: Counter, current: Counter) -> dict:
     """Return the drift of a class column from the exact counts of both files."""
     words = sorted(set(reference) | set(current))
     p, q = (np.array([counts[word] for word in words], float) for counts in (reference, current))
-    return _judged(
+    return _with_verdict(
         {
             "psi": round(population_stability_index(p, q), 4),
             "total_variation": round(total_variation(p, q), 4),
@@ -75,6 +75,6 @@ def compare_classes(reference: Counter, current: Counter) -> dict:
     )
 
 
-def _judged(figures: dict) -> dict:
+def _with_verdict(figures: dict) -> dict:
     psi = figures["psi"]
     return figures | {"verdict": "stable" if psi < SHIFTED_PSI else "shifted" if psi < DRIFTED_PSI else "drifted"}

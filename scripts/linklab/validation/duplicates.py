@@ -1,6 +1,6 @@
-"""Find repeated keys among any number of rows, and a fair sample of them, in constant memory.
+"""Find repeated keys among any number of rows, and a random sample of the rows, in constant memory.
 
-Keys are 64-bit hashes, spilled to disk in shares.
+Keys are 64-bit hashes; above SPILL_ROWS they are kept in N_SHARES files on disk.
 
 Two different texts share a hash with probability n^2 / 2^65: about 3 in a million at ten million rows.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-SPILL_ROWS = 1 << 17  # kept in memory before anything goes to disk (5 MB)
+SPILL_ROWS = 1 << 17  # entries kept in memory before they are written to disk (5 MB)
 N_SHARES = 16
 
 ENTRY = np.dtype(
@@ -30,7 +30,7 @@ def hash_texts(texts: Iterable[bytes]) -> np.ndarray:
 def entries(
     keys: np.ndarray, others: np.ndarray | int, lines: np.ndarray, offsets: np.ndarray, ends: np.ndarray
 ) -> np.ndarray:
-    """Pack what must be remembered of each row."""
+    """Pack one entry per row."""
     packed = np.empty(len(keys), ENTRY)
     for name, values in zip(ENTRY.names or (), (keys, others, lines, offsets, ends), strict=True):
         packed[name] = values
@@ -38,7 +38,7 @@ def entries(
 
 
 class KeyStore:
-    """Remembers entries and afterwards gives those whose key was there before, or those of the smallest keys."""
+    """Stores entries; then returns those with the key of an earlier entry, or those with the smallest keys."""
 
     def __init__(self) -> None:
         self._held: list[Any] = []  # arrays; Any because NumPy does not declare them as buffers
@@ -46,7 +46,7 @@ class KeyStore:
         self._shares: list = []
 
     def add(self, packed: np.ndarray) -> None:
-        """Remember the entries of one block."""
+        """Store the entries of one block."""
         self._held.append(packed)
         self._n_held += len(packed)
         if self._n_held >= SPILL_ROWS:
@@ -64,7 +64,7 @@ class KeyStore:
         self._held, self._n_held = [], 0
 
     def repeats(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield pairs of arrays: entries whose key stands in an earlier line, and the first entry of that key.
+        """Yield pairs of arrays: entries with the key of an earlier line, and the first entry of that key.
 
         Pairs of one share come together, sorted by line.
         """
@@ -86,14 +86,14 @@ class KeyStore:
             yield np.frombuffer(handle.read(), ENTRY)
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Free the disk space."""
         for handle in self._shares:
             handle.close()
 
 
 def _repeats_of(packed: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     keys = np.sort(packed["key"])
-    if not (keys[1:] == keys[:-1]).any():  # as a rule: then nothing has to be put in order
+    if not (keys[1:] == keys[:-1]).any():  # the usual case: nothing to sort
         return
     packed = packed[np.lexsort((packed["line"], packed["key"]))]
     again = np.zeros(len(packed), bool)

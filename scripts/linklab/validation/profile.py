@@ -1,4 +1,4 @@
-"""What a column's values look like, gathered block by block: counts, ranges, classes."""
+"""The profile of a column's values, added up block by block: counts, ranges, classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ QUANTILES = (1, 5, 25, 50, 75, 95, 99)
 
 @dataclasses.dataclass
 class Numbers:
-    """Count, range, mean and spread of numbers; adding two gives those of both."""
+    """Count, range, mean and spread of numbers; the sum of two describes the numbers of both."""
 
     n: int = 0
     low: float = np.inf
@@ -59,7 +59,7 @@ class Numbers:
 
 @dataclasses.dataclass
 class Profile:
-    """What has been seen of one column."""
+    """Counts, ranges and classes of one column."""
 
     n: int = 0
     missing: int = 0

@@ -1,7 +1,7 @@
 """Rules between the columns of a row, for many rows at once.
 
-The rules here hold for any schema that says how its columns belong together (`aligned_with`, `choices_from`,
-`utility_from`); those of links.csv are in links/link_checks.py and run where its columns are there.
+The rules here apply to any schema that relates columns (`aligned_with`, `choices_from`, `utility_from`); those of
+links.csv are in links/link_checks.py and run if its columns are there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from linklab.validation.column_checks import check_column
 
 
 def find_broken_rules(columns: CheckedColumns, schema: Schema) -> Iterator[BrokenRule]:
-    """Yield what is wrong between the columns of some rows; cells that are wrong by themselves are left out."""
+    """Yield the broken rules between the columns of some rows; cells that are invalid themselves are ignored."""
     rules = (_list_length, _answer_among_candidates, _answer_of_highest_utility)
     found = [rule(columns, column) for rule in rules for column in schema.columns if column.name in columns]
     if link_checks.is_link_table(columns):
@@ -27,10 +27,10 @@ def find_broken_rules(columns: CheckedColumns, schema: Schema) -> Iterator[Broke
 
 
 def check_link_rows(schema: Schema, rows: Sequence[Mapping[str, str]], shown: Sequence[str]) -> list[str]:
-    """Return what is wrong with each new row's shown cells, "" where nothing is; rows that are no links have none.
+    """Return what is wrong with the shown cells of each new row, "" if nothing is, or if the rows are not links.
 
-    A domain, width or channel that does not exist, a value outside its range, or a list of another length than the
-    channels': `width_mhz = 37: one of 20, 40, 80, 160 MHz`. Candidates may be in any order.
+    It finds an unknown domain, width or channel, a value outside its range, or a list with another length than the
+    list of channels: `width_mhz = 37: one of 20, 40, 80, 160 MHz expected`. Candidates may be in any order.
     """
     if not link_checks.has_link_candidates(schema):
         return [""] * len(rows)

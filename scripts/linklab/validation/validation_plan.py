@@ -1,4 +1,4 @@
-"""Decide what a file is to be checked against: the links schema, a given one, or one inferred from its cells."""
+"""Choose the schema that a file is checked against: that of links, a given one, or one inferred from its cells."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from linklab.tables.understand import understand
 from linklab.validation.cell_checks import Violation
 from linklab.validation.validator import Plan, check_block, show
 
-TRIED_BYTES = 256 << 10  # of the rows, to see whether a damaged header's names or its order are right
-TOLERANCE = 0.02  # an inferred column is a number column when all but so many of its cells are numbers
+TRIED_BYTES = 256 << 10  # of the rows, to find out if the names of a damaged header are right, or its order
+TOLERANCE = 0.02  # the share of cells of an inferred number column that may be something else
 ALLOW_MISSING = 0.5  # the share of a column's cells that may be empty
 _EXPECTED = {"nul_byte": "text without NUL bytes", "bad_utf8": "UTF-8 text"}  # of rows that cannot be read
 SPLIT_NAMES = ("split", "fold", "subset")
@@ -29,7 +29,7 @@ SPLIT_NAMES = ("split", "fold", "subset")
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """A plan, what the header itself breaks, and where the rows begin."""
+    """A plan, the violations of the header, and the start of the rows."""
 
     plan: Plan
     schema_name: str
@@ -37,12 +37,12 @@ class Start:
     notes: list[str]
     offset: int
     line: int
-    path: Path  # the file to check: the person's, or a plain copy of a table that is written otherwise
-    lines: Sequence[int] | None = None  # of such a copy: the person's line of each line from the second on
-    record: dict[str, Any] | None = None  # what was understood of the table
+    path: Path  # the file to check: the user's, or a plain copy of a table in another format
+    lines: Sequence[int] | None = None  # for such a copy: the user's line for each of its lines from the second on
+    record: dict[str, Any] | None = None  # how the table was read
 
     def line_of(self, line: int) -> int:
-        """Return the line of the person's file that a line of `path` came from."""
+        """Return the line of the user's file that a line of `path` came from."""
         return line if not self.lines or line < 2 else self.lines[min(line - 2, len(self.lines) - 1)]
 
 
@@ -54,7 +54,7 @@ def make_plan(
     allow_missing: float = ALLOW_MISSING,
     scratch: Path | None = None,
 ) -> Start:
-    """Read the header and return the plan; `schema` is `links`, `infer`, a JSON file, or None to let the header say.
+    """Read the header and return the plan; `schema` is `links`, `infer`, a JSON file, or None to decide by the header.
 
     A table that is not plain CSV is copied to `scratch` as one, and the copy is checked.
     """
@@ -107,13 +107,15 @@ def _plan_of_file(path: Path, name: str, chosen: Schema, options: TableOptions) 
     if violations and split_at is None and len(header.names) == len(chosen.columns):
         in_order = dataclasses.replace(plan, names=chosen.names, columns=list(chosen.columns))
         if _count_violations(path, header, in_order) < _count_violations(path, header, plan):
-            notes.append("the cells fit the schema's order of columns, not the header's names: they were checked in it")
+            notes.append(
+                "the cells fit the schema's order of columns, not the header's names: they were checked in that order"
+            )
             plan = in_order
     return Start(plan, name, violations, notes, header.end, 1 + header.n_lines, path)
 
 
 def _count_violations(path: str | Path, header: csv_stream.Header, plan: Plan) -> int:
-    """Return how many violations a plan finds in the first rows, repeated ids among them."""
+    """Return how many violations a plan finds in the first rows, including repeated ids."""
     with open(path, "rb") as handle:
         handle.seek(header.end)
         data = handle.read(TRIED_BYTES)
@@ -124,7 +126,7 @@ def _count_violations(path: str | Path, header: csv_stream.Header, plan: Plan) -
 
 
 def _looks_like_links(names: list[str]) -> bool:
-    """True for the header of links.csv, also one that lost, gained or renamed some columns."""
+    """True for the header of links.csv, also if some of its columns were removed, added or renamed."""
     return 2 * len(set(names) & set(LINK_SCHEMA.names)) >= len(LINK_SCHEMA.names)
 
 
@@ -138,7 +140,7 @@ def _read_schema(path: str) -> Schema:
 def _split_column(
     names: list[str], by_name: Mapping[str, Column], split_field: str | None, inferred: bool
 ) -> int | None:
-    """Return which column says on which side of a split each row is, None where none does."""
+    """Return the index of the column that names each row's side of the split, or None."""
     if split_field is not None:
         if split_field not in names:
             raise UserError(f"--split-field: no column '{split_field}'; the columns are: {', '.join(names)}")
@@ -168,7 +170,7 @@ def _column_violations(names: list[str], schema: Schema, split_at: int | None, n
     if hidden and all(column in missing for column in hidden):
         # Field data has no hidden truth; a file that lost only some of its columns is damaged.
         missing = [column for column in missing if column.role != "hidden"]
-        notes.append(f"none of the {len(hidden)} hidden columns is there: what depends on them was not checked")
+        notes.append(f"none of the {len(hidden)} hidden columns is there: rules that need them were not checked")
     for column in missing:
         violations.append(Violation(1, column.name, "missing_column", "", f"a column '{column.name}' in the header"))
     for at, name in enumerate(names):

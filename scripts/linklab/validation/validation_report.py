@@ -1,4 +1,4 @@
-"""Run a validation from header to verdict and gather what the report says."""
+"""Run a validation from header to verdict and build its report."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from linklab.validation.profile import QUANTILES, Profile
 from linklab.validation.validation_plan import Start
 from linklab.validation.validator import Outcome, Plan, check_cells, check_file, read_piece, show
 
-SAMPLE_ROWS = 20_000  # of smallest content hash
+SAMPLE_ROWS = 20_000  # the rows with the smallest hash of their content
 SAMPLE_CHUNK = 2000  # rows of the sample parsed at a time
 
 
 class Tally:
-    """Counts violations by code, keeps the first few of each, and hands every one on."""
+    """Counts violations by code, keeps the first few of each code, and gives every one to `sink`."""
 
     def __init__(self, max_examples: int, sink: Callable[[Violation], None] | None = None) -> None:
         self.counts: Counter = Counter()
@@ -43,7 +43,7 @@ class Tally:
 
 @dataclasses.dataclass
 class Findings:
-    """What one pass over a file found."""
+    """The result of one pass over a file."""
 
     start: Start
     tally: Tally
@@ -81,7 +81,7 @@ def validate(
             rows = _read_rows(handle, stores["rows"].smallest(SAMPLE_ROWS))
         if found.n_copies and plan.lenient and not _has_ids(found, plan):
             found.notes.append(f"{found.n_copies:,} row{'s' * (found.n_copies > 1)} equal to an earlier one: without "
-                               f"an id (--id-field) nothing tells copies from chance")  # fmt: skip
+                               f"an id (--id-field) they may be copies or equal by chance")  # fmt: skip
     finally:
         for store in stores.values():
             store.close()
@@ -98,7 +98,7 @@ def _take(found: Findings, outcome: Outcome, stores: dict, line: int, offset: in
         if found.start.plan.lenient:
             found.notes.append("the last line has no line end")
         else:
-            words = "a line end: without it a file that was cut off looks whole"
+            words = "a line end: without it a file that was cut off looks complete"
             tally.add([Violation(last, "", "no_final_newline", "", words)])
     found.n_rows += outcome.n_rows
     for name, profile in outcome.profiles.items():
@@ -112,9 +112,9 @@ def _take(found: Findings, outcome: Outcome, stores: dict, line: int, offset: in
 
 
 def _has_ids(found: Findings, plan: Plan) -> bool:
-    """Say whether equal rows can be told from copies by an id: the schema's, or the one that a person named.
+    """Return whether an id shows if equal rows are copies: the schema's id, or that of --id-field.
 
-    Row names that R wrote say nothing of equal rows.
+    Row names that R wrote do not show it.
     """
     options = found.start.record["options"] if found.start.record else {}
     return plan.id_at is not None and (not plan.lenient or bool(options.get("id_field")))
@@ -123,7 +123,7 @@ def _has_ids(found: Findings, plan: Plan) -> bool:
 def _repeated_rows(
     found: Findings, handle: BinaryIO, plan: Plan, stores: dict, allow_copies: bool
 ) -> Iterator[Violation]:
-    """Yield rows whose content or id was there before, and groups on two sides of a split."""
+    """Yield a violation for each row with the content or id of an earlier row, or with its group on another side."""
     line_of = found.start.line_of
 
     def blame(later: np.ndarray, first: np.ndarray, at: int | None, code: str, expected: str) -> Iterator[Violation]:
@@ -137,17 +137,17 @@ def _repeated_rows(
     for later, first in stores["rows"].repeats():
         copies = later["other"] == first["other"] if has_ids else np.ones(len(later), bool)
         found.n_copies += int(copies.sum())
-        if plan.lenient and not has_ids:  # few columns repeat by chance: Fisher's iris holds two equal flowers
+        if plan.lenient and not has_ids:  # few columns are often equal by chance: Fisher's iris has two equal flowers
             continue
         chosen = ~copies if allow_copies else slice(None)
         yield from blame(later[chosen], first[chosen], plan.id_at, "duplicate_row",
                          "content that differs from line {line}")  # fmt: skip
     for store, at, code, expected in (
-        ("ids", plan.id_at, "duplicate_id", "an id of its own; line {line} has it too"),
+        ("ids", plan.id_at, "duplicate_id", "a unique id; line {line} has the same id"),
         ("groups", plan.group_at, "group_overlap", "split '{side}', where line {line} of the same group is"),
     ):
         for later, first in stores[store].repeats():
-            differs = later["other"] != first["other"]  # an exact copy is a repeated row, said once
+            differs = later["other"] != first["other"]  # an exact copy is already reported as a repeated row
             yield from blame(later[differs], first[differs], at, code, expected)
 
 
@@ -211,7 +211,7 @@ def build_report(path: str | Path, found: Findings) -> dict:
         },
         "class_balance": _class_balance(found),
         "sample_rows": found.n_sample,
-        "sample_note": f"quantiles and drift of numbers come from the {SAMPLE_ROWS:,} rows of smallest content hash",
+        "sample_note": f"quantiles and drift of numbers use the {SAMPLE_ROWS:,} rows with the smallest content hash",
         "notes": found.notes,
     }
 
@@ -271,5 +271,5 @@ def conclusion(path: str | Path, found: Findings) -> str:
         return f"{name} is clean: {found.n_rows:,} rows, no violations"
     said = "1 violation" if n == 1 else f"{n:,} violations of {len(counts)} kind{'s' * (len(counts) > 1)}"
     if not found.n_rows:
-        return f"{name} failed: {said}; no row is sound, most of all: {CODES[counts.most_common(1)[0][0]]}"
+        return f"{name} failed: {said}; no row is valid, most often because of: {CODES[counts.most_common(1)[0][0]]}"
     return f"{name} failed: {said} in {found.n_rows:,} rows"

@@ -1,4 +1,4 @@
-"""Validate a CSV of any size: blocks of it in parallel, each by columns where it is plain and row by row where not."""
+"""Validate a CSV of any size: blocks in parallel, plain blocks column by column, all others row by row."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ class Plan:
     """What to check: the schema, and for each column of the file its schema column (None: not to be checked)."""
 
     schema: Schema
-    names: list[str]  # the file's header, or the schema's where that fits the cells and the header does not
+    names: list[str]  # the file's header, or the schema's names if only those fit the cells
     columns: list[Column | None]
-    lenient: bool = False  # the schema was inferred: only what no CSV should hold is damage
+    lenient: bool = False  # the schema was inferred: only what is wrong in any CSV is a violation
     crlf: bool = False
     split_at: int | None = None
 
     @cached_property
     def id_at(self) -> int | None:
-        """Which column holds the ids."""
-        return self._place("id")
+        """The index of the id column, or None."""
+        return self._index_of("id")
 
     @cached_property
     def group_at(self) -> int | None:
-        """Which column holds the groups."""
-        return self._place("group")
+        """The index of the group column, or None."""
+        return self._index_of("group")
 
-    def _place(self, role: str) -> int | None:
+    def _index_of(self, role: str) -> int | None:
         return next((at for at, column in enumerate(self.columns) if column is not None and column.role == role), None)
 
 
 @dataclasses.dataclass
 class Piece:
-    """Rows as columns, with the line (from 0) and byte each row starts at, and the byte behind its line end."""
+    """Rows as columns, with the line (from 0) and byte where each row starts, and the byte after its line end."""
 
     columns: list[pa.Array]
     lines: np.ndarray
@@ -67,7 +67,7 @@ class Piece:
 
 @dataclasses.dataclass
 class Outcome:
-    """What a block held. Lines and offsets count from the block's first."""
+    """The result of checking one block. Lines and offsets count from the start of the block."""
 
     n_rows: int = 0
     n_lines: int = 0
@@ -79,7 +79,7 @@ class Outcome:
 
 
 def show(text: str) -> str:
-    """Return a cell as a report can hold it: control characters and bad bytes escaped, the end of long ones cut."""
+    """Return a cell for a report: control characters and bad bytes are escaped, long cells are cut."""
     cut = text[:SHOWN_CHARACTERS] + ("…" if len(text) > SHOWN_CHARACTERS else "")
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in cut)
 
@@ -96,7 +96,7 @@ def check_block(plan: Plan, data: bytes, *, final: bool) -> Outcome:
 
 
 def read_piece(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Piece:
-    """Return the rows of a block: cut all at once where it is plain CSV, else row by row, naming the damaged lines."""
+    """Return the rows of a block: all at once for plain CSV, else row by row, with violations for damaged lines."""
     columns = _split(plan, data)
     if columns is None:
         return _read_exactly(plan, data, final, outcome)
@@ -106,7 +106,7 @@ def read_piece(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Piece:
 
 
 def _split(plan: Plan, data: bytes) -> list[pa.Array] | None:
-    """Return a block's columns, None where it can only be read row by row."""
+    """Return a block's columns, None if it can only be read row by row."""
     if not csv_stream.is_plain(data):
         return None
     if (b"\r" in data) != plan.crlf or (plan.crlf and data.count(b"\r\n") != data.count(b"\n")):
@@ -120,7 +120,7 @@ def _read_exactly(plan: Plan, data: bytes, final: bool, outcome: Outcome) -> Pie
         raw = data[record.offset : record.end]
         if raw.endswith(b"\n") and raw.endswith(b"\r\n") != plan.crlf:
             last_line = record.line + raw.count(b"\n") - 1
-            words = "CR LF, as the header's line" if plan.crlf else "LF, as the header's line"
+            words = "CR LF, like the header line" if plan.crlf else "LF, like the header line"
             outcome.violations.append(Violation(last_line, "", "mixed_line_ends", repr(raw[-2:])[1:], words))
         if record.cells is None:
             value = show(raw.rstrip(b"\r\n").decode("utf-8", "surrogateescape"))
@@ -162,7 +162,7 @@ def _check_piece(plan: Plan, piece: Piece, outcome: Outcome) -> None:
 
 
 def _keys(plan: Plan, piece: Piece) -> dict[str, np.ndarray]:
-    """Return what is remembered of the rows: of each its content and id, its id and content, its group and split."""
+    """Return the entries of the rows: content with id, id with content, and group with side of the split."""
     places = piece.lines, piece.offsets, piece.ends
     rows = _hash_columns([c for i, c in enumerate(piece.columns) if i not in (plan.id_at, plan.split_at)])
     ids = None if plan.id_at is None else _hash_columns([piece.columns[plan.id_at]])
@@ -181,7 +181,7 @@ def _hash_columns(columns: list[pa.Array]) -> np.ndarray:
 
 
 class _Part(NamedTuple):
-    """A block of a file, to be read and checked in whatever process."""
+    """A block of a file, to be read and checked in any process."""
 
     at: int
     size: int
@@ -199,13 +199,13 @@ def check_file(path: str | Path, plan: Plan, start: int) -> Iterator[tuple[int, 
         workers = min(N_PROCESSES, usable_cores())
     while at is not None:
         at = yield from _check_from(path, plan, at, workers)
-        workers = 1  # rows of several lines: where a block starts is known only when the one before has been read
+        workers = 1  # rows with line breaks: a block's start is known only after the block before was read
 
 
 def _check_from(
     path: str | Path, plan: Plan, at: int, workers: int
 ) -> Generator[tuple[int, Outcome], None, int | None]:
-    """Check blocks from byte `at` on; returns where to go on when one has ended inside a row."""
+    """Check blocks from byte `at` on; if one ends inside a row, return the byte to continue from, else None."""
     outcomes = map_in_order(partial(_check_part, path, plan), _cut_parts(path, at), workers)
     with contextlib.closing(outcomes):
         for part, outcome in outcomes:
