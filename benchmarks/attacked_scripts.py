@@ -27,7 +27,7 @@ def torn_checkpoints(place: Path, hub: object) -> list[str]:
     """Return the incomplete checkpoints on the drive, where only complete ones may appear."""
     from linklab.training import checkpoints
 
-    return [f"{path} is torn" for path in checkpoints.list_all(place / "drive") if not checkpoints.is_whole(path)]
+    return [f"{path} is torn" for path in checkpoints.list_all(place / "drive") if not checkpoints.is_complete(path)]
 
 
 def half_fixed_notebooks(place: Path, hub: object) -> list[str]:

@@ -37,7 +37,7 @@ def test_settings_are_read(text, expected):
     ("learning_rate=1e-3:1e-4", "0.001 is not below 0.0001"),
     ("learning_rate=log:1e-4", "write NAME=A,B,C for a list"),
     ("weight_decay=log:0:1", "a logarithm needs a lower end above 0"),
-    ("lr_schedule=cosine,steps", "'steps' is none of cosine, linear"),
+    ("lr_schedule=cosine,steps", "'steps' is not one of cosine, linear"),
     ("lr_schedule=a:b", "a list is expected, of cosine"),
 ])  # fmt: skip
 def test_what_is_no_setting_is_refused_with_what_to_write(text, said):

@@ -29,9 +29,9 @@ def test_the_drive_holds_the_checkpoints_the_machine_holds(places):
     checkpoints.mark_complete(made, SETTINGS)
     checkpoint_mirror.mirror(local, remote)
     assert names(remote) == ["checkpoint-2", "checkpoint-4"]
-    assert all(checkpoints.is_whole(path) for path in checkpoints.list_all(remote))
+    assert all(checkpoints.is_complete(path) for path in checkpoints.list_all(remote))
     (remote / "checkpoint-4" / "shards" / "0.bin").write_bytes(b"of other machines")
-    assert not checkpoints.is_whole(remote / "checkpoint-4")  # files in folders are hashed too
+    assert not checkpoints.is_complete(remote / "checkpoint-4")  # files in folders are hashed too
     shutil.rmtree(local / "checkpoint-2")
     make_checkpoint(local, 6)
     (local / "checkpoint-8").mkdir()  # not complete yet
@@ -107,10 +107,10 @@ def test_a_copy_with_wrong_bytes_is_refused_and_the_old_ones_stay(places, monkey
         flip_byte(target)
 
     monkeypatch.setattr(shutil, "copytree", copy_badly)
-    with pytest.raises(UserError, match="the copy differs from the original"):
+    with pytest.raises(UserError, match="the copy differs from .* is complete"):
         checkpoint_mirror.mirror(local, remote)
-    assert names(remote) == ["checkpoint-2"] and checkpoints.is_whole(remote / "checkpoint-2")
-    assert checkpoints.is_whole(made)
+    assert names(remote) == ["checkpoint-2"] and checkpoints.is_complete(remote / "checkpoint-2")
+    assert checkpoints.is_complete(made)
 
 
 def test_a_full_drive_is_named_and_loses_nothing(places, monkeypatch):
@@ -126,7 +126,7 @@ def test_a_full_drive_is_named_and_loses_nothing(places, monkeypatch):
     monkeypatch.setattr(shutil, "copytree", no_space)
     with pytest.raises(UserError, match="cannot copy checkpoint-4 there .*No space left.*--resume auto"):
         checkpoint_mirror.mirror(local, remote)
-    assert names(remote) == ["checkpoint-2"] and checkpoints.is_whole(made)
+    assert names(remote) == ["checkpoint-2"] and checkpoints.is_complete(made)
 
 
 def test_what_is_later_on_the_drive_is_brought_back_with_the_best_one(places):
@@ -135,7 +135,7 @@ def test_what_is_later_on_the_drive_is_brought_back_with_the_best_one(places):
         make_checkpoint(remote, step)
     cut_short(remote / "checkpoint-6")
     checkpoint_mirror.fetch(remote, local, SETTINGS)
-    assert checkpoints.find_last_whole(local) == (local / "checkpoint-4", [])
+    assert checkpoints.find_last_complete(local) == (local / "checkpoint-4", [])
     assert names(local) == ["checkpoint-2", "checkpoint-4"]
     make_checkpoint(local, 5)
     shutil.rmtree(local / "checkpoint-4")

@@ -48,10 +48,10 @@ TEARS = {
 def test_a_torn_checkpoint_is_left_out_and_the_whole_one_before_it_is_found(tmp_path, tear):
     whole = make_checkpoint(tmp_path, 9)
     torn = make_checkpoint(tmp_path, 10)
-    assert checkpoints.find_last_whole(tmp_path) == (torn, [])
+    assert checkpoints.find_last_complete(tmp_path) == (torn, [])
     tear(torn)
-    assert not checkpoints.is_whole(torn)
-    assert checkpoints.find_last_whole(tmp_path) == (whole, [torn])
+    assert not checkpoints.is_complete(torn)
+    assert checkpoints.find_last_complete(tmp_path) == (whole, [torn])
     assert checkpoints.choose(tmp_path, "auto", SETTINGS) == whole
     assert whole.exists() and not torn.exists()  # what comes at that step again is not mixed with it
 
@@ -62,16 +62,16 @@ def test_checkpoints_are_ordered_by_step_and_other_folders_are_not_checkpoints(t
     for name in ("checkpoint-best", "checkpoint-", "tmp-checkpoint-5000", "runs"):
         (tmp_path / name).mkdir()
     (tmp_path / "checkpoint-9999").write_text("a file, not a folder")
-    assert checkpoints.find_last_whole(tmp_path) == (tmp_path / "checkpoint-1000", [])
+    assert checkpoints.find_last_complete(tmp_path) == (tmp_path / "checkpoint-1000", [])
     assert checkpoints.steps_of(tmp_path / "checkpoint-300") == 300
 
 
 def test_without_any_checkpoint_there_is_none(tmp_path):
-    assert checkpoints.find_last_whole(tmp_path) == (None, [])
-    assert checkpoints.find_last_whole(tmp_path / "not_there") == (None, [])
+    assert checkpoints.find_last_complete(tmp_path) == (None, [])
+    assert checkpoints.find_last_complete(tmp_path / "not_there") == (None, [])
     torn = make_checkpoint(tmp_path, 5)
     cut_short(torn)
-    assert checkpoints.find_last_whole(tmp_path) == (None, [torn])
+    assert checkpoints.find_last_complete(tmp_path) == (None, [torn])
 
 
 @pytest.mark.parametrize("name, other", [
@@ -82,7 +82,7 @@ def test_a_checkpoint_of_other_data_model_or_settings_is_refused_and_the_differe
     made = make_checkpoint(tmp_path, 5)
     checkpoints.refuse_other_settings(made, dict(SETTINGS))
     with pytest.raises(
-        UserError, match=re.escape(f"was trained with {name} = {SETTINGS[name]!r}, and now it is {other!r}")
+        UserError, match=re.escape(f"was trained with {name} = {SETTINGS[name]!r}, now it is {other!r}")
     ):
         checkpoints.refuse_other_settings(made, SETTINGS | {name: other})
 

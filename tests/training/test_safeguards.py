@@ -54,7 +54,7 @@ def test_a_number_that_is_not_finite_stops_the_run_before_a_checkpoint_holds_it(
     assert "the loss is no longer a finite number at step 4; lower --learning-rate" in said
     assert "--fp32" not in said and "Traceback" not in said  # it is float32 already
     kept = checkpoints.list_all(out / "checkpoints")
-    assert [path.name for path in kept] == ["checkpoint-2"] and checkpoints.is_whole(kept[0])
+    assert [path.name for path in kept] == ["checkpoint-2"] and checkpoints.is_complete(kept[0])
     assert all(torch.isfinite(weight).all() for weight in load_file(kept[0] / "model.safetensors").values())
     assert not (out / "model").exists() and not (out / "manifest.json").exists()
 

@@ -59,7 +59,7 @@ def test_sigterm_writes_a_checkpoint_and_the_run_that_continues_ends_the_same(
     told = log.read_text()
     assert process.exitcode == 128 + signal.SIGTERM, told[-2000:]
     assert "SIGTERM: finishing this step and writing a checkpoint" in told and "--resume auto" in told
-    newest, torn = checkpoints.find_last_whole(first / "checkpoints")
+    newest, torn = checkpoints.find_last_complete(first / "checkpoints")
     assert newest is not None and torn == [] and 6 <= checkpoints.steps_of(newest) < STEPS
     assert f"stopped at step {checkpoints.steps_of(newest)};" in told
     assert not (first / MANIFEST).exists()
@@ -178,7 +178,7 @@ def test_a_run_whose_machine_is_gone_continues_from_its_drive(rule_table, tmp_pa
     assert list(there) == ["checkpoint-6", "checkpoint-8"]
     shutil.rmtree(out)
     assert finetune.main(command) == 0
-    assert "bringing checkpoint-8 back from" in capfd.readouterr().err
+    assert "copying checkpoint-8 back from" in capfd.readouterr().err
     assert_same_result(out, uninterrupted[0])
     assert [path.name for path in checkpoints.list_all(drive)] == ["checkpoint-9", "checkpoint-12"]
     command.remove("--resume")
@@ -217,7 +217,7 @@ def test_a_full_disk_is_named_and_the_run_continues_where_there_is_room_again(
     told = capfd.readouterr().err
     assert code == 2, told
     assert "no space left on the disk; free some or choose another --out-dir, then run again with --resume auto" in told
-    newest, torn = checkpoints.find_last_whole(out / "checkpoints")
+    newest, torn = checkpoints.find_last_complete(out / "checkpoints")
     assert newest.name == "checkpoint-6" and [path.name for path in torn] == ["checkpoint-9"]
     assert finetune.main([*command, "--resume", "auto"]) == 0
     assert_same_result(out, uninterrupted[0])
@@ -266,11 +266,11 @@ def test_patience_is_counted_over_a_stop(rule_table, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("difference, named", [
-    (["--learning-rate", "1e-3"], "learning_rate = 0.003, and now it is 0.001"),
-    (["--lora-rank", "8"], "lora_rank = 16, and now it is 8"),
-    (["--seed", "5"], "seed = 0, and now it is 5"),
+    (["--learning-rate", "1e-3"], "learning_rate = 0.003, now it is 0.001"),
+    (["--lora-rank", "8"], "lora_rank = 16, now it is 8"),
+    (["--seed", "5"], "seed = 0, now it is 5"),
     (["--max-rows", "15"], "labels = "),
-    (["--best-by", "accuracy"], "best_by = 'loss', and now it is 'accuracy'"),
+    (["--best-by", "accuracy"], "best_by = 'loss', now it is 'accuracy'"),
 ])  # fmt: skip
 def test_a_checkpoint_is_not_continued_with_something_else(
     rule_table, tmp_path, uninterrupted, capfd, difference, named

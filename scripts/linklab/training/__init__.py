@@ -1,1 +1,1 @@
-"""Fine-tuning: the answer-only loss, checkpoints, cost estimate."""
+"""Fine-tuning: loss on the answer only, checkpoints, cost estimate."""

@@ -1,7 +1,7 @@
-"""Loss on the answer only, and the 262,144-word head computed at answer positions alone.
+"""Loss on the answer only: the head (262,144 tokens) is computed only where an answer token is predicted.
 
-The head is 168 M of Gemma 3 270M's 268 M parameters, and an answer is 9 of 135 tokens: computing it everywhere costs
-more than the rest of the model, and on a CPU a head applied to a batch of sequences also copies its weight for each.
+The head is 168 M of Gemma 3 270M's 268 M parameters, and an answer is 9 of 135 tokens: at all positions it would cost
+more than the rest of the model, and on a CPU a head on a batch of sequences also copies its weight for each.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
     from linklab.tasks.examples import Example, Question
 
-IGNORED = -100  # torch's cross_entropy and the Trainer's token count leave these positions out
+IGNORED = -100  # label of positions that torch's cross_entropy and the Trainer's token count leave out
 
 
 class AnswerCollator:
-    """Pads encoded rows on the right, with the mask that tells their tokens from the padding."""
+    """Makes a batch of encoded rows: padded on the right, with a mask for the padding."""
 
     def __init__(self, pad_token_id: int) -> None:
         self.pad_token_id = pad_token_id
@@ -31,8 +31,8 @@ class AnswerCollator:
     def __call__(self, items: list[dict]) -> dict[str, Tensor]:
         """Return `input_ids`, `attention_mask`, `position_ids`, `branches` and `labels`, all (batch, tokens).
 
-        Labels are IGNORED outside the answers. `branches` is 0 in what all questions of a row share, else the
-        question's number from 1; positions go on from the shared part in every branch. Rows that have a weight add
+        Labels are IGNORED outside the answers. `branches` is 0 for tokens that all questions of a row share, else the
+        question's number from 1; in every branch, positions continue from the shared part. Rows with a weight add
         `row_weights`, (batch,).
         """
         import torch
@@ -60,9 +60,9 @@ class AnswerCollator:
 
 
 def use_answer_only_loss(causal_model: Any) -> None:
-    """Make `causal_model(input_ids, labels)` return the answer-only loss; calls without labels are as before.
+    """Make `causal_model(input_ids, labels)` return the answer-only loss; calls without labels do not change.
 
-    Works below PEFT, DDP and autocast, because they all end in the causal model's own `forward`. On a CPU the rows are
+    Works under PEFT, DDP and autocast, because they all call the causal model's own `forward`. On a CPU the rows are
     packed first, so that no padding is computed.
     """
     packed_attention.use_row_attention(causal_model)
@@ -87,21 +87,21 @@ def _answer_only(
     model: Any, input_ids: Tensor, labels: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None,
     branches: Tensor | None, row_weights: Tensor | None, num_items_in_batch: Any,
 ) -> Any:  # fmt: skip
-    """Return the sum of the answer tokens' losses, each times its row's weight, divided by their number."""
+    """Return the sum of the answer tokens' losses, each times its row's weight, divided by the number of tokens."""
     import torch
     import torch.nn.functional as functional
     from transformers.modeling_outputs import CausalLMOutput
 
-    wanted = functional.pad(labels[:, 1:] != IGNORED, (0, 1))  # (batch, tokens): the position before each answer token
+    wanted = functional.pad(labels[:, 1:] != IGNORED, (0, 1))  # (batch, tokens), True one before each answer token
     answers = labels[:, 1:][wanted[:, :-1]]
     weights = None if row_weights is None else row_weights[:, None].expand(wanted.shape)[wanted]
     real = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     if input_ids.is_cuda:
         hidden = _read_padded(model, input_ids, attention_mask, position_ids, branches)
     else:
-        read = real.bool() & (wanted | (labels == IGNORED))  # nothing is read from an answer's last token
+        read = real.bool() & (wanted | (labels == IGNORED))  # an answer's last token predicts nothing
         packed, positions, rows, places = packed_attention.pack(input_ids, read, branches)
-        no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool)  # never looked at: each row has its own
+        no_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool)  # unused: `packed_rows` holds the masks
         hidden = decoder_of(model)(
             input_ids=packed, position_ids=positions, packed_rows=rows, use_cache=False,
             attention_mask=attention_masks(model, no_mask, no_mask),
@@ -110,7 +110,7 @@ def _answer_only(
     count = len(answers) if num_items_in_batch is None else num_items_in_batch
     if model.training and head_loss.can_fuse(model, input_ids):
         return CausalLMOutput(loss=head_loss.total(hidden[wanted], head_of(model).weight, answers, weights) / count)
-    logits = head_of(model)(hidden[wanted])  # (answer tokens, vocab): two axes, so no weight is copied
+    logits = head_of(model)(hidden[wanted])  # (answer tokens, vocab): with two axes the weight is not copied
     logits = cap_logits(logits, text_config(model))
     losses = functional.cross_entropy(logits.float(), answers, reduction="none")
     total = losses.sum() if weights is None else losses @ weights
@@ -120,7 +120,7 @@ def _answer_only(
 def _read_padded(
     model: Any, input_ids: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None, branches: Tensor | None
 ) -> Tensor:
-    """Return the last hidden states (batch, tokens, hidden) of a padded batch, as a GPU reads it."""
+    """Return the last hidden states (batch, tokens, hidden) of a padded batch; used on GPUs."""
     decoder = decoder_of(model)
     if branches is None or not branches.any():
         return decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
@@ -132,15 +132,15 @@ def _read_padded(
 
 
 class EncodedExamples:
-    """A torch-style dataset of encoded rows or questions, tokenised once, kept as plain lists.
+    """A torch-style dataset of encoded rows or questions, tokenized once, kept as plain lists.
 
-    An item holds a row's questions one behind the other: `input_ids`, of which the first `shared` tokens begin every
-    question and stand there once, and `answers`, where each question's answer starts and ends. A row of one question
-    shares nothing. What a question shares is found in the tokens, so the order of a row's questions is irrelevant.
+    An item holds a row's questions one after the other: `input_ids`, whose first `shared` tokens belong to all
+    questions and appear once; and `answers`, (start, end) of each question's answer. A row with one question shares
+    nothing. The shared part is found by comparing tokens.
     """
 
     def __init__(self, examples: Sequence[Example], tokenizer: Any, max_length: int, *, batch_of: str = "rows") -> None:
-        """Encode every example; `too_long` names those with a question above `max_length` tokens. None is cut.
+        """Encode every example; `too_long` lists the ids with a question above `max_length` tokens; none is truncated.
 
         An item is a whole row, or with `batch_of` "questions" a single question.
         """
@@ -164,27 +164,27 @@ class EncodedExamples:
 
     @property
     def lengths(self) -> list[int]:
-        """Tokens of each item, shared ones counted once."""
+        """Number of tokens of each item; shared tokens count once."""
         return [len(item["input_ids"]) for item in self.items]
 
     @property
     def answer_tokens(self) -> int:
-        """Tokens the loss is taken over."""
+        """Number of tokens in the loss."""
         return sum(end - start for item in self.items for start, end in item["answers"])
 
 
 def encode_question(tokenizer: Any, question: Question) -> tuple[list[int], list[int]]:
-    """Return the tokens of a question's prompt, up to where the model starts to answer, and those of its answer."""
+    """Return the tokens of a question: (those before the answer, those of the answer)."""
     from linklab.models.chat import encode_answer, encode_prompt
 
-    assert question.answer is not None, "training learns from answered questions alone"
+    assert question.answer is not None, "training needs questions with an answer"
     return encode_prompt(tokenizer, question.prompt, question.history), encode_answer(tokenizer, question.answer)
 
 
 def join_questions(turns: Sequence[tuple[list[int], list[int]]]) -> dict:
-    """Return the item of a row: [([1, 2, 3], [7]), ([1, 2, 4], [8])] -> 1 2 | 3 7 | 4 8, of which 2 are shared.
+    """Return the item of a row: [([1, 2, 3], [7]), ([1, 2, 4], [8])] -> 1 2 | 3 7 | 4 8 with 2 shared tokens.
 
-    A prompt's last token is never shared: what is read there is another answer in every branch.
+    A prompt's last token is never shared, because it predicts a different answer in every branch.
     """
     prompts = [prompt for prompt, _ in turns]
     shared = count_shared(prompts) if len(turns) > 1 else 0
@@ -196,19 +196,19 @@ def join_questions(turns: Sequence[tuple[list[int], list[int]]]) -> dict:
 
 
 class StepSampler:
-    """An order that draws each optimizer step's items at random and sorts them by length, so its batches pad little.
+    """Draws each optimizer step's items at random and sorts them by length, so that batches have little padding.
 
-    Sorting reaches no further than one step, on purpose: length goes with the number of candidates and so with the
-    answer, and steps of one kind of row each pulled the model to and fro (validation loss .95 -> 1.46 -> .83, and .68
-    accuracy after 4,000 rows). For the same reason a step's questions come from all over the table by default: those
-    of one row have nearly one answer (docs/results/experiments.md). The order depends on seed and epoch alone.
+    Only the items of one step are sorted. Length depends on the number of candidates and so on the answer; steps with
+    one kind of row each made the training unstable (validation loss .95 -> 1.46 -> .83, accuracy .68 after 4,000 rows).
+    For the same reason a step's questions come from the whole table by default: those of one row have nearly the same
+    answer (docs/results/experiments.md). The order depends only on seed and epoch.
     """
 
     def __init__(self, lengths: list[int], step_rows: int, seed: int) -> None:
         self.lengths, self.step_rows, self.seed, self.epoch = lengths, step_rows, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration gives."""
+        """Set the epoch, which decides the order of the next iteration."""
         self.epoch = epoch
 
     def __len__(self) -> int:

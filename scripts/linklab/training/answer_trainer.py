@@ -1,7 +1,7 @@
-"""Hugging Face's Trainer with our loss, row order, validation and checkpoints that continue exactly.
+"""Hugging Face's Trainer with our loss, row order, validation, and checkpoints that continue exactly.
 
-Imports torch and transformers, so it is imported inside functions only. Several of the Trainer's private methods are
-overridden; tests/training/test_answer_trainer.py fails where a new version of transformers has others.
+Import this module inside functions only: it imports torch and transformers. It overrides private methods of the
+Trainer; tests/training/test_answer_trainer.py fails if a new version of transformers changes them.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 LOGGED = {"epoch": "epoch", "train_loss": "loss", "validation_loss": "eval_loss", "learning_rate": "learning_rate",
           "grad_norm": "grad_norm", "validation_accuracy": "eval_accuracy"}  # fmt: skip
-LOG_FIELDS = ("step", *LOGGED)  # of trainer_log.csv, and what the Trainer calls each
-LOSS_WINDOW = "loss_window.json"  # in a checkpoint: the losses summed since the last logged one, the seconds so far
+LOG_FIELDS = ("step", *LOGGED)  # columns of trainer_log.csv; LOGGED maps them to the Trainer's names
+LOSS_WINDOW = "loss_window.json"  # in a checkpoint: the sum of losses since the last log entry, the seconds so far
 
 
 class AnswerTrainer(Trainer):
-    """Trains on encoded rows and judges itself on others; its checkpoints continue where they stopped, exactly."""
+    """Trains on encoded rows and validates on others; a training continued from a checkpoint gives the same result."""
 
     def __init__(
         self, *, settings: TrainingSettings, validation: EncodedExamples, fingerprint: dict, folder: Path, **kwargs: Any
     ) -> None:
-        """Checkpoints are marked with `fingerprint`; the log is written to `folder`; the rest is the Trainer's own."""
+        """`fingerprint` is stored in every checkpoint; the log goes to `folder`; `kwargs` are the Trainer's own."""
         self.settings, self.validation, self.fingerprint, self.folder = settings, validation, fingerprint, folder
-        self.continued: Path | None = None  # the checkpoint this training goes on from, until it has been taken up
+        self.continued: Path | None = None  # the checkpoint to continue from, until its state is restored
         self.started, self.seconds_before = time.monotonic(), 0.0
         super().__init__(**kwargs)
 
@@ -50,7 +50,7 @@ class AnswerTrainer(Trainer):
         self.started, self.seconds_before = time.monotonic(), 0.0
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
-        finally:  # after an error TensorBoard's thread would write on, into a folder that is gone
+        finally:  # after an error TensorBoard's thread would continue to write into a removed folder
             for callback in self.callback_handler.callbacks:
                 if writer := getattr(callback, "tb_writer", None):
                     with contextlib.suppress(OSError):
@@ -63,23 +63,23 @@ class AnswerTrainer(Trainer):
             self._restore_best_checkpoint()
             self._restore_patience()
             self.continued = None
-        if self.state.global_step >= self.state.max_steps:  # continued at the end; the Trainer would add a step
+        if self.state.global_step >= self.state.max_steps:  # already finished; the Trainer would add a step
             self.control.should_training_stop = True
         if not self.control.should_training_stop:
             super()._run_epoch(**kwargs)
 
     def _restore_loss_window(self, window: dict) -> None:
-        """Take up the losses added since the last logged one, which the Trainer forgets, and the seconds."""
+        """Restore the sum of losses since the last log entry, which the Trainer does not save, and the seconds."""
         self._tr_loss += window["loss_sum"]
         self._globalstep_last_logged = window["since_step"]
         self.seconds_before = window["seconds"]
 
     def training_seconds(self) -> float:
-        """Return how long this training took so far, with what it took before it was continued."""
+        """Return the duration of this training so far, including the time before it was continued."""
         return self.seconds_before + time.monotonic() - self.started
 
     def _restore_patience(self) -> None:
-        """Take up the count of validation losses that were no better; the Trainer begins it anew."""
+        """Restore the count of validations without improvement; the Trainer resets it."""
         for callback in self.callback_handler.callbacks:
             if isinstance(callback, EarlyStoppingCallback):
                 saved = self.state.stateful_callbacks["EarlyStoppingCallback"]["attributes"]
@@ -88,25 +88,25 @@ class AnswerTrainer(Trainer):
                     self.control.should_training_stop = True
 
     def _restore_best_checkpoint(self) -> None:
-        """Look for the best checkpoint beside the others: the folder may have moved, or be another one."""
+        """Find the best checkpoint in the current folder: the folder may have moved since it was saved."""
         state = self.state
         if state.best_global_step is None:
             return
         best = Path(self.args.output_dir) / f"{checkpoints.PREFIX}{state.best_global_step}"
-        if best == self.continued or checkpoints.is_whole(best):
+        if best == self.continued or checkpoints.is_complete(best):
             state.best_model_checkpoint = str(best)
         elif self.continued and self.continued.name == best.name:
             state.best_model_checkpoint = str(self.continued)
         else:
-            say(f"{best}: the best checkpoint so far is missing; the best of the remaining run is kept")
+            say(f"{best}: the best checkpoint so far is missing; the best of the remaining steps will be used")
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
 
     def prediction_step(self, model: Any, inputs: dict, prediction_loss_only: bool, ignore_keys: Any = None) -> tuple:
-        """Weigh a batch by its answer tokens: the validation loss is that of the rows, not of the batches."""
+        """Scale a batch's loss by its answer tokens: the validation loss is the mean over rows, not over batches."""
         inputs = self._prepare_inputs(inputs)
         judged = inputs.pop("judged", None)
         with torch.no_grad(), self.compute_loss_context_manager():
-            output = model(**inputs, num_items_in_batch=1)  # the sum over the answers' tokens
+            output = model(**inputs, num_items_in_batch=1)  # the sum over answer tokens
         if judged is not None:
             self.n_right += validation_scores.count_right(output.logits, inputs["labels"], judged)
         mean_tokens = self.validation.answer_tokens / len(self.eval_dataset)
@@ -121,7 +121,7 @@ class AnswerTrainer(Trainer):
         return output
 
     def _determine_best_metric(self, metrics: dict, trial: Any) -> bool:
-        """Keep the weights of a new best at once, whether or not a checkpoint is due: they would be gone later."""
+        """Save a checkpoint at every new best value, even if none is due: the weights would be lost later."""
         found = super()._determine_best_metric(metrics, trial)
         self.control.should_save |= found
         return found
@@ -143,7 +143,7 @@ class AnswerTrainer(Trainer):
 
 
 def write_log(path: Path, history: list[dict]) -> None:
-    """Write trainer_log.csv: a line for each step that logged a training or a validation loss."""
+    """Write trainer_log.csv: a line for each step with a training or validation loss."""
     lines: dict[int, dict] = {}
     for entry in history:
         line = lines.setdefault(entry["step"], dict.fromkeys(LOG_FIELDS, "") | {"step": entry["step"]})

@@ -1,4 +1,4 @@
-"""Copies of a training's checkpoints in a second folder, on a disk that outlives the machine (a mounted Drive)."""
+"""Copies of a training's checkpoints in a second folder, on a disk that survives the machine (a mounted Drive)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from linklab.training import checkpoints
 
 
 def prepare(folder: Path, *, force: bool, resume: str | None) -> None:
-    """Raise a UserError unless copies may be written to `folder`; makes it where it is missing."""
+    """Raise a UserError unless copies may be written to `folder`; creates it if it is missing."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; --drive-dir needs a folder")
     if checkpoints.list_all(folder) and not force and resume is None:
@@ -24,9 +24,9 @@ def prepare(folder: Path, *, force: bool, resume: str | None) -> None:
 
 
 def refuse_foreign(folder: Path, settings: dict, *, force: bool) -> None:
-    """Raise a UserError for a checkpoint in `folder` that this script did not copy there, or another training's.
+    """Raise a UserError if `folder` holds a checkpoint that this script did not copy, or one of another training.
 
-    With `force` those of another training are allowed if they are unchanged: `clear` removes them.
+    With `force`, unchanged checkpoints of another training are allowed: `clear` removes them.
     """
     for path in checkpoints.list_all(folder):
         if path.is_symlink() or not (path / checkpoints.COMPLETE).is_file():
@@ -36,31 +36,30 @@ def refuse_foreign(folder: Path, settings: dict, *, force: bool) -> None:
             continue
         if not force:
             checkpoints.refuse_other_settings(path, settings)
-        if not checkpoints.is_whole(path):
+        if not checkpoints.is_complete(path):
             raise UserError(f"{path}: was changed after it was copied; it is never removed, not even with --force: "
                             f"choose another --drive-dir")  # fmt: skip
 
 
 def _is_of(path: Path, settings: dict) -> bool:
-    """Say whether a checkpoint is one of the training with these settings."""
+    """Say whether a checkpoint belongs to the training with these settings."""
     try:
         return checkpoints.find_difference(path, settings) is None
-    except UserError:  # no mark that can be read
+    except UserError:  # no readable complete.json
         return False
 
 
 def clear(folder: Path) -> None:
-    """Remove the checkpoints of earlier trainings; `refuse_foreign` comes first."""
+    """Remove the checkpoints of earlier trainings; call `refuse_foreign` first."""
     for path in checkpoints.list_all(folder):
         files.remove_folder(path)
 
 
 def mirror(local: Path, folder: Path) -> None:
-    """Make this training's checkpoints in `folder` those in `local`: copy each complete one, remove its own others.
+    """Copy each complete checkpoint from `local` to `folder`, then remove this training's other checkpoints there.
 
-    A copy appears under its name only when every byte of it has been read back and hashed, and nothing is removed
-    before that: whenever the machine vanishes, the last complete checkpoint is there. What another training or
-    anybody else keeps there stays.
+    A copy gets its name only after every byte has been read back and hashed, and nothing is removed before: whenever
+    the machine stops, the last complete checkpoint is there. Files of other trainings or other people stay.
     """
     wanted = [path for path in checkpoints.list_all(local) if (path / checkpoints.COMPLETE).exists()]
     for path in wanted:
@@ -73,25 +72,25 @@ def mirror(local: Path, folder: Path) -> None:
 
 
 def fetch(folder: Path, local: Path, settings: dict) -> None:
-    """Bring the checkpoints in `folder` back when a whole one there is later than every whole one in `local`."""
-    found, torn = checkpoints.find_last_whole(folder)
-    for path in torn:
+    """Copy the checkpoints in `folder` back to `local` if the last complete one there is later than in `local`."""
+    found, incomplete = checkpoints.find_last_complete(folder)
+    for path in incomplete:
         say(f"{path}: incomplete checkpoint, skipped")
     if found is None:
         return
-    checkpoints.refuse_other_settings(found, settings)  # even when it is not needed: it would be removed later
-    here, _ = checkpoints.find_last_whole(local)
+    checkpoints.refuse_other_settings(found, settings)  # even if it is not needed: it would be removed later
+    here, _ = checkpoints.find_last_complete(local)
     if here and checkpoints.steps_of(here) >= checkpoints.steps_of(found):
         return
-    say(f"bringing {found.name} back from {folder}")
+    say(f"copying {found.name} back from {folder}")
     for path in checkpoints.list_all(folder):
-        if checkpoints.is_whole(path):  # the best one so far is needed too
+        if checkpoints.is_complete(path):  # the best one so far is needed too
             checkpoints.announce(local, checkpoints.steps_of(path))
             _copy(path, local / path.name)
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a whole checkpoint and verify the copy; one that is there already, with the same mark, stays."""
+    """Copy a complete checkpoint and verify the copy; does nothing if the same checkpoint is there already."""
     mark = checkpoints.COMPLETE
     if target.exists():
         if (target / mark).exists() and (target / mark).read_bytes() == (source / mark).read_bytes():
@@ -103,8 +102,8 @@ def _copy(source: Path, target: Path) -> None:
     try:
         with staged_folder(target) as stage:
             shutil.copytree(source, stage, dirs_exist_ok=True)
-            if not checkpoints.is_whole(stage):
-                raise UserError(f"{target}: the copy differs from the original; check that disk; {source} is complete")
+            if not checkpoints.is_complete(stage):
+                raise UserError(f"{target}: the copy differs from {source}, which is complete; check the disk")
     except (OSError, shutil.Error) as error:
         raise UserError(f"{target.parent}: cannot copy {source.name} there ({str(error)[:200]}); {source} is complete: "
                         f"free some space, then run again with --resume auto") from error  # fmt: skip

@@ -1,4 +1,4 @@
-"""`--class-weights balanced`: rows of rare classes count for more in the loss, so that every class counts alike."""
+"""`--class-weights balanced`: rows of rare classes get a higher weight in the loss, so that all classes count alike."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from linklab.tasks.examples import Example
 from linklab.tasks.task import Task
 from linklab.training.answer_loss import EncodedExamples
 
-SHOWN = 8  # classes named in the line that says the weights
+SHOWN = 8  # most classes in the printed line of weights
 
 
 def weigh(train: EncodedExamples, validation: EncodedExamples, rows: Sequence[Example], judged: Sequence[Example],
           task: Task) -> dict[str, float]:  # fmt: skip
-    """Give every encoded row its class's weight, in training and in validation; returns the weights.
+    """Give every encoded row the weight of its class, in training and validation; returns the weights.
 
-    The class is that of the first target. A validation row of a class that no training row has weighs as one of the
-    rarest. Raises a UserError where the answer does not begin with a class.
+    The class is that of the first target. A validation row whose class has no training row gets the largest weight.
+    Raises a UserError if the first target is not a class.
     """
     target = task.targets[0]
     if target.kind != "class" or task.ask == "choices":
@@ -35,6 +35,6 @@ def weigh(train: EncodedExamples, validation: EncodedExamples, rows: Sequence[Ex
 
 
 def balanced_weights(classes: Sequence[str]) -> dict[str, float]:
-    """Return rows / (classes * rows of the class), whose mean over the rows is 1: ["a", "a", "a", "b"] -> .67, 2."""
+    """Return rows / (classes * rows of the class), with mean 1 over the rows: ["a", "a", "a", "b"] -> .67, 2."""
     counts = Counter(classes)
     return {name: len(classes) / (len(counts) * n) for name, n in counts.items()}

@@ -1,4 +1,4 @@
-"""Whether converted rows are short enough for a base model, before it is trained on them."""
+"""Check that converted rows are short enough for a base model, before training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from linklab.training.answer_loss import encode_question
 
 
 def check_lengths(shards: Sequence[Path], base_model: str, max_length: int) -> None:
-    """Raise CheckFailed where a conversation has more than `max_length` tokens of the base model's tokenizer."""
+    """Raise CheckFailed if a conversation has more than `max_length` tokens of the base model's tokenizer."""
     tokenizer = load.load_tokenizer(base_model)
     lines = too_long = longest = 0
     first = ""
@@ -25,7 +25,7 @@ def check_lengths(shards: Sequence[Path], base_model: str, max_length: int) -> N
     if too_long:
         raise cli.CheckFailed(
             f"{too_long:,} of {lines:,} conversations have more than --max-length {max_length} tokens of {base_model} "
-            f"(first: {first}; longest: {longest}); raise it here and in training, shorten the template "
+            f"(first: {first}; longest: {longest}); raise --max-length here and in training, shorten the template "
             f"or use --drop-columns"
         )
     cli.say(f"tokens of {base_model}: at most {longest} per conversation, {max_length} allowed")

@@ -1,4 +1,4 @@
-"""What a training will do and what it will cost, said before it starts."""
+"""The dry run: what a training will do, and its time, memory and disk, measured before it starts."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from linklab.training.answer_loss import EncodedExamples
 from linklab.training.options import TrainingSettings
 
 TIMED_STEPS = 2
-PROBE_BYTES = 64 * 2**20  # written and hashed to learn how fast this disk takes a checkpoint
-TOKENIZER_BYTES = 35 * 2**20  # Gemma's, beside the model
+PROBE_BYTES = 64 * 2**20  # written and hashed to measure how fast this disk stores a checkpoint
+TOKENIZER_BYTES = 35 * 2**20  # size of Gemma's tokenizer files
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What was measured on real steps of the very trainer that would run."""
+    """Measurements on real steps of the trainer that would run."""
 
-    seconds_a_token: float  # of training, the optimizer step included
-    evaluation_seconds_a_token: float
-    bytes_a_second: float  # of a checkpoint, hashed
+    seconds_per_token: float  # training, with the optimizer step
+    evaluation_seconds_per_token: float
+    bytes_per_second: float  # writing and hashing a checkpoint
     peak_mb: float
     step_s: float
-    tokens: int  # in that step
+    tokens: int  # tokens of one step
 
 
 def report(
     train: EncodedExamples, validation: EncodedExamples, settings: TrainingSettings, steps: int, model: Any
 ) -> None:
-    """Say what will be trained on what."""
+    """Print the number of rows, their tokens, the trained parameters and the steps."""
     lengths = sorted(train.lengths)
     trained, everything = training.count_parameters(model)
     step_rows = settings.per_device_batch_size * settings.gradient_accumulation_steps * training.world_size()
@@ -54,23 +54,23 @@ def report_cost(
     trainer: Any, train: EncodedExamples, validation: EncodedExamples, settings: TrainingSettings, steps: int,
     why_precision: str, folder: Path,
 ) -> None:  # fmt: skip
-    """Measure a step and say what the run will take: seconds, memory, disk; and what was set and what chosen."""
+    """Measure steps, then print the options set and chosen, and the run's time, memory and disk."""
     cost = measure(trainer, train, validation, folder)
     evaluations = len({*range(settings.eval_steps, steps + 1, settings.eval_steps), steps})
     saves = len({*range(settings.save_steps, steps + 1, settings.save_steps), steps})
     trained, everything = training.count_parameters(trainer.model)
-    checkpoint_bytes = trained * 12  # float32 weights and the two moments AdamW keeps of each
+    checkpoint_bytes = trained * 12  # float32 weights and AdamW's two moments
     row_tokens = sum(train.lengths) / len(train)
     parts = {
         "steps": steps
         * settings.per_device_batch_size
         * settings.gradient_accumulation_steps
         * row_tokens
-        * cost.seconds_a_token,
-        "validation": evaluations * sum(validation.lengths) * cost.evaluation_seconds_a_token,
-        "checkpoints": saves * checkpoint_bytes / cost.bytes_a_second * (2 if settings.drive_dir else 1),
+        * cost.seconds_per_token,
+        "validation": evaluations * sum(validation.lengths) * cost.evaluation_seconds_per_token,
+        "checkpoints": saves * checkpoint_bytes / cost.bytes_per_second * (2 if settings.drive_dir else 1),
     }
-    kept = min(saves, max(2, settings.save_total_limit) + 1)  # the best one may be an older one
+    kept = min(saves, max(2, settings.save_total_limit) + 1)  # the best one may be older than the limit keeps
     model_bytes = trained * 4 + TOKENIZER_BYTES + (everything * 4 if settings.merge and settings.mode != "full" else 0)
     total_mb = memory_mb()
     say("set: " + (" ".join(settings.argv) or "nothing"))
@@ -89,11 +89,11 @@ def report_cost(
 
 
 def measure(trainer: Any, train: EncodedExamples, validation: EncodedExamples, folder: Path) -> Cost:
-    """Run steps as the training would, with its rows and its optimizer, and time them.
+    """Run and time some steps of the training, with its rows and its optimizer.
 
-    The first step is the one of the first pass with the most tokens: it shows the most memory, and pays for what is
-    done once. A second one is not timed either: freed memory is kept, and the first one found none. The model is
-    changed by them; a dry run throws it away.
+    The first step is the one with the most tokens in the first epoch: it shows the peak memory and includes one-time
+    work. It and the second step, the first that can reuse freed memory, are not timed. The steps change the model; a
+    dry run discards it.
     """
     batch_size, accumulation = trainer.args.per_device_train_batch_size, trainer.args.gradient_accumulation_steps
     step_rows = batch_size * accumulation
@@ -114,7 +114,7 @@ def measure(trainer: Any, train: EncodedExamples, validation: EncodedExamples, f
 
 
 def heaviest_step(order: list[int], lengths: Sequence[int], batch_size: int, step_rows: int, padded: bool) -> list[int]:
-    """Return the rows of the step that holds the batch with the most tokens, counted with its padding if `padded`."""
+    """Return the rows of the step with the largest batch in tokens, counted with padding if `padded`."""
 
     def batch_tokens(rows: list[int]) -> int:
         row_tokens = [lengths[i] for i in rows]
@@ -127,7 +127,7 @@ def heaviest_step(order: list[int], lengths: Sequence[int], batch_size: int, ste
 
 
 def prepare_steps(trainer: Any, train: EncodedExamples) -> Callable[[list[int]], None]:
-    """Return a function that takes one optimizer step on the rows it is given, as the Trainer's own loop does."""
+    """Return a function that takes one optimizer step on the given rows, like the Trainer's own loop."""
     import torch
 
     trainer.create_optimizer_and_scheduler(num_training_steps=1000)
@@ -153,7 +153,7 @@ def prepare_steps(trainer: Any, train: EncodedExamples) -> Callable[[list[int]],
 
 
 def evaluate(trainer: Any, items: list[dict]) -> None:
-    """Take the validation loss of one batch."""
+    """Compute the validation loss of one batch."""
     import torch
 
     trainer.model.eval()
@@ -162,7 +162,7 @@ def evaluate(trainer: Any, items: list[dict]) -> None:
 
 
 def probe_disk(folder: Path) -> None:
-    """Write and hash a file as a checkpoint is."""
+    """Write and hash a file of PROBE_BYTES, like a checkpoint."""
     path = folder / f".{checkpoints.PREFIX}probe"
     path.write_bytes(os.urandom(PROBE_BYTES // 64) * 64)
     files.sha256_file(path)
@@ -170,14 +170,14 @@ def probe_disk(folder: Path) -> None:
 
 
 def timed(run: Callable[[], object]) -> float:
-    """Return the seconds a call takes."""
+    """Return the duration of a call in seconds."""
     started = time.perf_counter()
     run()
     return time.perf_counter() - started
 
 
 def memory_mb() -> float:
-    """Return the memory there is: the GPU's where there is one, else the machine's."""
+    """Return the total memory of the GPU, or of the machine if it has no GPU."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,12 +1,12 @@
 """Gemma 3's decoder layer with LoRA in fewer passes over memory, for training packed rows on a CPU.
 
-A quarter of a step on a CPU goes to what is not a product: casts to bfloat16 and back, normalizations in seven passes,
-an adapter's output computed, scaled and added. Here each of these is one
-function with its own gradient. The parameters stay PEFT's own, so saving, loading and merging are untouched; whatever a
-layer has beyond plain LoRA on all its linear layers (4-bit weights, dropout, DoRA) keeps PEFT's own way.
+A quarter of a training step on a CPU is not matrix products: casts to bfloat16 and back, normalizations in seven
+passes, an adapter's output computed, scaled and added. Here each of these is one function with its own gradient. The
+parameters stay PEFT's, so saving, loading and merging do not change. Layers that are more than plain LoRA (4-bit
+weights, dropout, DoRA) keep PEFT's own forward.
 
-Numbers: the residual stream, the normalizations and the softmax are float32; products take the frozen weights' own
-type, as autocast has them.
+Number types, as with autocast: the residual stream, the normalizations and the softmax are float32; matrix products
+use the type of the frozen weights.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ATTENTION_LINEARS, MLP_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gat
 
 
 def fuse(model: Any) -> int:
-    """Give every Gemma 3 layer of a PEFT model that has plain LoRA throughout the fused forward; return how many."""
+    """Give the fused forward to every Gemma 3 layer with plain LoRA on all its linear layers; return how many."""
     from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
 
     fused = 0
@@ -47,7 +47,7 @@ def _is_on(linear: Any) -> bool:
 
 
 def _make_forward(plain_forward: Any) -> Any:
-    """Return a layer's forward that fuses packed rows while its adapters are on, and is as it was otherwise."""
+    """Return a layer's forward: fused for packed rows while its adapters are on, `plain_forward` otherwise."""
 
     def forward(self: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         rows = kwargs.get("packed_rows")
@@ -59,13 +59,13 @@ def _make_forward(plain_forward: Any) -> Any:
 
 
 def _run_layer(layer: Any, x: Tensor, position_embeddings: tuple[Tensor, Tensor], rows: PackedRows) -> Tensor:
-    """Return what the layer makes of packed rows: x (1, tokens, hidden) in float32, and out the same."""
+    """Return the layer's output for packed rows x (1, tokens, hidden), in the same shape; both are float32."""
     import torch
 
     norm, attend = functions()
     attention, mlp = layer.self_attn, layer.mlp
     n_tokens, head_dim = x.shape[1], attention.head_dim
-    half = head_dim // 2  # cosines and sines come twice, once per half of the pairs
+    half = head_dim // 2  # the given cosines and sines repeat after half of head_dim
     cos, sin = (part[0, :, None, :half].float() for part in position_embeddings)
     biases = rows.biases(attention.sliding_window)
     compute = attention.q_proj.get_base_layer().weight.dtype
@@ -86,11 +86,11 @@ def _run_layer(layer: Any, x: Tensor, position_embeddings: tuple[Tensor, Tensor]
 
 @functools.cache
 def functions() -> tuple[Any, Any]:
-    """Return norm(x, module, type) and attend(q, k, v, ...); made here so that this module imports without torch."""
+    """Return norm(x, module, type) and attend(q, k, v, ...); in a function: this module must import without torch."""
     import torch
 
     class Norm(torch.autograd.Function):
-        """Gemma's RMSNorm: x (..., n), scale (n,) = 1 + its weight -> (..., n) in another type."""
+        """Gemma's RMSNorm: x (..., n), scale (n,) = 1 + weight -> (..., n) in type `dtype`."""
 
         @staticmethod
         def forward(ctx: Any, x: Tensor, scale: Tensor, eps: float, dtype: Any) -> Tensor:
@@ -109,7 +109,7 @@ def functions() -> tuple[Any, Any]:
             return grad.addcmul_(normal, along, value=-1).mul_(inverse).to(x.dtype), None, None, None
 
     class Attention(torch.autograd.Function):
-        """Rotary positions and softmax attention in blocks of rows, all query heads of a key head in one product."""
+        """Rotary positions and softmax attention per block of rows, one product for all query heads of a key head."""
 
         @staticmethod
         def forward(
@@ -163,7 +163,7 @@ def functions() -> tuple[Any, Any]:
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Return x (tokens, heads, dim) turned by rotary positions: pairs are a half of `dim` apart."""
+    """Return x (tokens, heads, dim) rotated by its positions; the two numbers of a pair are dim / 2 apart."""
     import torch
 
     half = x.shape[-1] // 2

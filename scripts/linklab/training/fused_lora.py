@@ -1,8 +1,8 @@
-"""LoRA's linear layer in fewer passes over memory: y = x W' + s (x A') B' added in place, and the same backwards.
+"""LoRA's linear layer in fewer passes over memory: y = x W' + s (x A') B' added in place, and its gradient.
 
-PEFT computes the adapter's output, scales it and adds it, three passes over (tokens, out) that a CPU feels: a tenth of
-a step at rank 16. Layers with one input read it once for all. The parameters stay PEFT's own, so saving, loading and
-merging are untouched.
+PEFT computes the adapter's output, scales it and adds it: three passes over (tokens, out), a tenth of a step on a CPU
+at rank 16. Layers with the same input read it once. The parameters stay PEFT's, so saving, loading and merging do not
+change.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def fuse(model: Any) -> int:
-    """Give every plain LoRA layer of a PEFT model the fused product; return how many there were.
+    """Give the fused product to every plain LoRA layer of a PEFT model; return how many.
 
-    Left as they are: quantized or biased base layers, dropout, DoRA and other variants, more than one adapter.
+    Unchanged: quantized base layers or base layers with a bias, dropout, DoRA and other variants, several adapters.
     """
     fused = 0
     for layer in model.modules():
@@ -29,7 +29,7 @@ def fuse(model: Any) -> int:
 
 
 def is_plain(layer: Any) -> bool:
-    """Say whether a layer is LoRA and nothing else on a frozen linear layer without bias."""
+    """Say whether a layer is plain LoRA on a frozen linear layer without bias."""
     import torch
     from peft.tuners.lora.layer import Linear
 
@@ -45,7 +45,7 @@ def is_plain(layer: Any) -> bool:
 
 
 def _make_forward(plain_forward: Any) -> Any:
-    """Return a layer's forward that fuses while the adapter is on and training, and is PEFT's own otherwise."""
+    """Return a layer's forward: fused while the adapter is on and in training, PEFT's own otherwise."""
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if args or kwargs or self.disable_adapters or self.merged or not self.training:
@@ -57,7 +57,7 @@ def _make_forward(plain_forward: Any) -> Any:
 
 
 def multiply(x: Tensor, *layers: Any) -> tuple[Tensor, ...]:
-    """Return what each plain LoRA layer makes of x (tokens, in), in the type of its frozen weight."""
+    """Return each plain LoRA layer's output for x (tokens, in), in the type of its frozen weight."""
     weights, scales = [], []
     for layer in layers:
         (name,) = layer.lora_A
@@ -72,7 +72,7 @@ def product() -> Any:
     import torch
 
     class LoraProducts(torch.autograd.Function):
-        """y = x W' + s (x A') B' of several layers with one input x (tokens, in)."""
+        """y = x W' + s (x A') B' of several layers with the same input x (tokens, in)."""
 
         @staticmethod
         def forward(ctx: Any, x: Tensor, scales: tuple[float, ...], *weights: Tensor) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
-"""Cross-entropy of a frozen head in one pass: an answer token's 262,144 logits are read once, while they are in cache.
+"""Cross-entropy of a frozen head in one pass: a token's 262,144 logits are processed once, while they are in cache.
 
-Logits in float32, their softmax, its gradient and that in bfloat16 again are five times 24 MB for the 23 answer tokens
-of a step. Here each token's logits become its gradient in place, and only the gradient of the hidden states is kept.
+The usual way stores logits, softmax and gradients in float32 and bfloat16: five times 24 MB for the 23 answer tokens of
+a step. Here each token's logits become its gradient in place, and only the gradient of the hidden states is kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def can_fuse(model: Any, input_ids: Tensor) -> bool:
-    """Say whether the model's head is a frozen plain linear layer without a cap on its logits, on a CPU."""
+    """Say whether the model is on a CPU and its head is a frozen, plain linear layer without a cap on its logits."""
     import torch
 
     head = head_of(model)
@@ -27,9 +27,9 @@ def can_fuse(model: Any, input_ids: Tensor) -> bool:
 
 
 def total(hidden: Tensor, weight: Tensor, targets: Tensor, token_weights: Tensor | None = None) -> Tensor:
-    """Return the sum of the cross-entropies of `hidden` (answer tokens, hidden) against `weight` (vocab, hidden).
+    """Return the summed cross-entropy of `hidden` (answer tokens, hidden) with the head `weight` (vocab, hidden).
 
-    Each counts `token_weights` (answer tokens,) times, where they are given.
+    Each token's loss is multiplied by its `token_weights` (answer tokens,), if given.
     """
     return _function().apply(hidden.to(weight.dtype), weight, targets, token_weights)
 

@@ -1,7 +1,7 @@
-"""The folder of a training: whose it is, where a new training runs beside a finished one, and how it takes its place.
+"""The output folder of a training: who may write it, and how a new training replaces a finished one.
 
-A first training runs in the folder itself. A finished one stays as it is while another runs in `.next` below it, and is
-replaced when that one is complete. `--resume auto` continues whichever was interrupted.
+The first training runs in the folder itself. A later one runs in `.next` below it, and replaces the finished training
+only when it is complete. `--resume auto` continues the one that was interrupted.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from linklab.manifest import (
 )
 from linklab.training import checkpoint_mirror, checkpoints
 
-NEXT = ".next"  # where a training runs that will replace the finished one
+NEXT = ".next"  # subfolder in which a training runs that will replace the finished one
 LOCK = locks.SUFFIX
 CHECKPOINTS = "checkpoints"
-LOGS = ("trainer_log.csv", "tensorboard")  # written while a training runs
-COMMITTED = "committed"  # in `.next`: the hash of the manifest that was put in place of the old one
+LOGS = ("trainer_log.csv", "tensorboard")  # written during a training
+COMMITTED = "committed"  # in `.next`: the hash of the manifest that replaces the old one
 _HIDDEN = RESERVED | {LOCK, NEXT}
 
 
 def work_folder(folder: Path) -> Path:
-    """Return where a training for `folder` runs: there, or in `.next` below it where a finished one is."""
+    """Return where a training for `folder` runs: in it, or in its `.next` if it holds a finished training."""
     return folder / NEXT if (folder / MANIFEST).exists() else folder
 
 
 def check(folder: Path, *, script: str, force: bool, resume: str | None, reads: Iterable[str | None] = ()) -> None:
-    """Raise a UserError when training may not write to `folder`; the rule of `manifest.check_out_dir`."""
+    """Raise a UserError if a training may not write to `folder`; same rule as `manifest.check_out_dir`."""
     check_place(folder, reads)
     if folder.is_dir():
         recover(folder)
@@ -57,7 +57,7 @@ def check(folder: Path, *, script: str, force: bool, resume: str | None, reads: 
 
 
 def _find_foreign(folder: Path, script: str) -> str | None:
-    """Return what in a training's folder is not an unchanged output of it, as `manifest.find_foreign` does."""
+    """Return what in a training's folder is not an unchanged output of it, in the words of `manifest.find_foreign`."""
     found = find_foreign(folder, script, _HIDDEN | {CHECKPOINTS, *_unfinished_logs(folder)})
     for place in (folder, folder / NEXT):
         if found is None and os.path.lexists(place / CHECKPOINTS):
@@ -67,23 +67,23 @@ def _find_foreign(folder: Path, script: str) -> str | None:
 
 
 def _unfinished_logs(folder: Path) -> tuple[str, ...]:
-    """Return the names of the logs of a training that has begun in a folder and not ended."""
+    """Return the names of the log files if a training in `folder` has started and not finished, else ()."""
     begun = (folder / CHECKPOINTS / checkpoints.WRITTEN).exists()
     return LOGS if begun and not (folder / MANIFEST).exists() else ()
 
 
 def recover(folder: Path) -> None:
-    """End what a kill interrupted while a finished training took its place."""
+    """Finish the replacement of a training's results that a kill interrupted, if there is one."""
     if any((folder / name).exists() for name in (READY, PLACING)) or (folder / NEXT / COMMITTED).exists():
         with locks.locked_folder(folder):
-            _settle(folder)
+            _finish_replacing(folder)
 
 
 @contextlib.contextmanager
 def opened(
     folder: Path, *, script: str, force: bool, resume: str | None, reads: Iterable[str | None] = ()
 ) -> Iterator[Path]:
-    """Hold `folder` for a training and yield where it runs; checks again what `check` says. Leaves no empty folder."""
+    """Lock `folder` for a training, `check` it again and yield where the training runs. Leaves no empty folder."""
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -92,7 +92,7 @@ def opened(
             for place in (folder, folder / NEXT):
                 files.remove_all_left_overs(place)
                 files.remove_all_left_overs(place / CHECKPOINTS)
-            _settle(folder)
+            _finish_replacing(folder)
             check(folder, script=script, force=force, resume=resume, reads=reads)
             work = work_folder(folder)
             try:
@@ -111,10 +111,10 @@ def opened(
 def choose_start(
     folder: Path, work: Path, *, force: bool, resume: str | None, drive: Path | None, fingerprint: dict, first: bool
 ) -> Path | None:
-    """Return the checkpoint to continue from, None to begin; nothing was changed in the folders before this.
+    """Return the checkpoint to continue from, None to start from the beginning; prepares the folders for that.
 
-    Called when everything is known to be sound, so that a misspelt option deletes no checkpoint. Of several
-    processes the `first` one changes the folders.
+    Call it after all checks, so that a misspelt option deletes no checkpoint. With several processes only the `first`
+    one changes the folders.
     """
     if drive and first:
         checkpoint_mirror.refuse_foreign(drive, fingerprint, force=force)
@@ -124,11 +124,11 @@ def choose_start(
         _take_checkpoints_back(folder, work, fingerprint)
         if drive:
             checkpoint_mirror.fetch(drive, work / CHECKPOINTS, fingerprint)
-    found = checkpoints.choose(work / CHECKPOINTS, resume, fingerprint, remove_torn=first)
+    found = checkpoints.choose(work / CHECKPOINTS, resume, fingerprint, remove_incomplete=first)
     if drive and first and found:
-        checkpoint_mirror.mirror(work / CHECKPOINTS, drive)  # what a kill kept from being copied or removed
+        checkpoint_mirror.mirror(work / CHECKPOINTS, drive)  # finish a copy that a kill interrupted
     if found is None and first:
-        _remove(work, *LOGS, CHECKPOINTS)  # of a training that is begun anew
+        _remove(work, *LOGS, CHECKPOINTS)  # left by an earlier training
         checkpoints.announce(work / CHECKPOINTS)
         if drive and force and resume is None:
             checkpoint_mirror.clear(drive)
@@ -136,24 +136,24 @@ def choose_start(
 
 
 def _can_continue(folder: Path, work: Path, fingerprint: dict) -> bool:
-    """Say whether the last whole checkpoint is one of a training with these settings."""
+    """Say whether the last complete checkpoint belongs to a training with these settings."""
     old = [place / CHECKPOINTS for place in (work, folder) if checkpoints.list_all(place / CHECKPOINTS)]
-    last = checkpoints.find_last_whole(old[0])[0] if old else None
+    last = checkpoints.find_last_complete(old[0])[0] if old else None
     return last is not None and checkpoints.find_difference(last, fingerprint) is None
 
 
 def _remove(folder: Path, *names: str) -> None:
-    """Remove these files and folders of a folder where they are there."""
+    """Remove these files and folders from a folder, if they exist."""
     for name in names:
         path = folder / name
         files.remove_folder(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def _take_checkpoints_back(folder: Path, work: Path, fingerprint: dict) -> None:
-    """Move the checkpoints of a finished training, some of whose results are gone, to where it goes on."""
+    """Move the checkpoints of a finished training to `work`, where it continues (some of its results are missing)."""
     if work == folder or checkpoints.list_all(work / CHECKPOINTS):
         return
-    last, _ = checkpoints.find_last_whole(folder / CHECKPOINTS)
+    last, _ = checkpoints.find_last_complete(folder / CHECKPOINTS)
     if last:
         checkpoints.refuse_other_settings(last, fingerprint)
         work.mkdir(exist_ok=True)
@@ -163,9 +163,9 @@ def _take_checkpoints_back(folder: Path, work: Path, fingerprint: dict) -> None:
 
 @contextlib.contextmanager
 def results(folder: Path, work: Path, *, script: str) -> Iterator[Path]:
-    """Yield a folder for the results of the training in `work`; at the end they take the place of those in `folder`.
+    """Yield a temporary folder for the results of the training in `work`; at the end they replace those in `folder`.
 
-    The logs are in it already. The manifest must be written to it last.
+    The TensorBoard log is in it already. Write the manifest to it last.
     """
     stage = folder / NEW
     shutil.rmtree(stage, ignore_errors=True)
@@ -177,7 +177,7 @@ def results(folder: Path, work: Path, *, script: str) -> Iterator[Path]:
         os.chmod(stage, 0o777 & ~files.umask())
         for path in stage.rglob("*"):
             if path.is_file():
-                os.chmod(path, 0o666 & ~files.umask())  # safetensors keeps its files to their owner
+                os.chmod(path, 0o666 & ~files.umask())  # safetensors lets only the owner read its files
                 files.fsync_file(path)
         if foreign := _find_foreign(folder, script):
             raise UserError(f"{folder}: holds {foreign}; the training is complete in {work / CHECKPOINTS}: move that "
@@ -185,22 +185,22 @@ def results(folder: Path, work: Path, *, script: str) -> Iterator[Path]:
         if work != folder:
             files.write_text(work / COMMITTED, files.sha256_file(stage / MANIFEST), force=True)
         replace_content(folder, stage)
-        _settle(folder)
+        _finish_replacing(folder)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _settle(folder: Path) -> None:
-    """Put the checkpoints of the training that replaced another in place of those of the old one."""
+def _finish_replacing(folder: Path) -> None:
+    """Finish replacing a training: its results, then its checkpoints."""
     finish_replacing(folder)
     work, mark = folder / NEXT, folder / NEXT / COMMITTED
     if not mark.exists():
         return
-    if mark.read_text() != files.sha256_file(folder / MANIFEST):  # killed before it took its place
+    if mark.read_text() != files.sha256_file(folder / MANIFEST):  # killed before the results were replaced
         mark.unlink()
         return
     if (work / CHECKPOINTS).exists():
         files.remove_folder(folder / CHECKPOINTS)
         os.rename(work / CHECKPOINTS, folder / CHECKPOINTS)
     files.remove_folder(work)
-    say(f"{folder}: the new training took the place of the old one")
+    say(f"{folder}: the new training has replaced the old one")

@@ -1,12 +1,12 @@
-"""Batches without padding, in which what rows have in common is read once.
+"""Batches without padding, in which tokens that rows have in common are read once.
 
-Rows of links have 60 to 300 tokens, so a batch of 8 is 30 % padding, and a CPU pays for every padded token. Packed, the
-linear layers see real tokens only and attention runs block by block. The rows of a block form a tree: tokens that begin
-several of them stand there once (of 16 short questions a third), and a token sees itself and those it goes on from. A
-GPU keeps the padded batch: one launch for all rows is worth more there than the padding costs.
+Rows of links have 60 to 300 tokens, so a batch of 8 is 30 % padding, and a CPU spends time on every padded token. In a
+packed batch the linear layers get real tokens only, and attention runs block by block. The rows of a block form a tree:
+a prefix of several rows is in it once (a third of 16 short questions), and a token sees itself and its ancestors. A GPU
+keeps the padded batch: there a single launch for all rows saves more time than the padding costs.
 
-A row may have branches, one per choice asked about: each sees the header all share and itself. `branches` says where
-each token belongs: 0 for the header, 1, 2, ... for the branches.
+A row may have branches, one per choice: each sees the header, which all share, and itself. `branches` says where each
+token belongs: 0 for the header, 1, 2, ... for the branches.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ATTENTION = "rows_sdpa"
-BLOCK = 384  # tokens of rows that share one product of scores, unless a row alone has more
+BLOCK = 384  # most tokens in a block of rows, for which attention is one product; a longer row is a block alone
 
 
 def use_row_attention(model: Any) -> None:
-    """Let `model` take packed rows: with `packed_rows` attention stays inside a row, without it all is as before."""
+    """Let `model` take `packed_rows`, with attention only within a row; calls without it do not change."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
@@ -35,7 +35,7 @@ def use_row_attention(model: Any) -> None:
 
 
 class PackedRows:
-    """Blocks of rows end to end in one sequence: how long each is, and which of its tokens each token sees."""
+    """Blocks of rows, one after the other in one sequence: each block's length and attention mask."""
 
     def __init__(self, blocks: list[Trie]) -> None:
         self.blocks = blocks
@@ -44,14 +44,14 @@ class PackedRows:
         self.biases = functools.cache(self._biases)
 
     def _masks(self, window: int | None) -> list[Tensor | None]:
-        """Return per block its mask (tokens, tokens), True where seen; None where a token sees all before it."""
+        """Return each block's mask (tokens, tokens), True where seen; None if every token sees all before it."""
         return [
             None if is_chain(block) and (window is None or len(block.tokens) <= window) else seen_within(block, window)
             for block in self.blocks
         ]
 
     def _biases(self, window: int | None) -> list[Tensor]:
-        """Return what is added to each block's scores (tokens, tokens): 0 where a token is seen, else -infinity."""
+        """Return each block's bias for attention scores (tokens, tokens): 0 where a token is seen, else -infinity."""
         import torch
 
         masks = (seen_within(block, window) for block in self.blocks)
@@ -59,7 +59,7 @@ class PackedRows:
 
 
 def seen_within(trie: Trie, window: int | None) -> Tensor:
-    """Return `seen_nodes` of a block (tokens, tokens), no further back than a sliding `window`."""
+    """Return `seen_nodes` of a block (tokens, tokens), limited to a sliding `window`."""
     import torch
 
     seen = seen_nodes(trie)
@@ -72,8 +72,8 @@ def seen_within(trie: Trie, window: int | None) -> Tensor:
 def seen_tokens(branches: Tensor, positions: Tensor, window: int | None) -> Tensor:
     """Return (rows, tokens, tokens), True where a token (second axis) sees another (third axis).
 
-    It sees the header and its own branch, up to itself, and no further back than a sliding `window`. `branches` and
-    `positions` are (rows, tokens).
+    It sees the header and its own branch up to itself, within a sliding `window`. `branches` and `positions` are
+    (rows, tokens).
     """
     same = branches[:, None, :] == branches[:, :, None]
     seen = (same | (branches[:, None, :] == 0)).tril()
@@ -83,7 +83,7 @@ def seen_tokens(branches: Tensor, positions: Tensor, window: int | None) -> Tens
 def padded_masks(
     branches: Tensor, positions: Tensor, attention_mask: Tensor | None, window: int | None
 ) -> dict[str, Tensor]:
-    """Return the masks (rows, 1, tokens, tokens) of a padded batch for both kinds of layer; padding sees itself."""
+    """Return the masks (rows, 1, tokens, tokens) of a padded batch for both kinds of layers; padding sees itself."""
     import torch
 
     masks = {}
@@ -99,9 +99,9 @@ def padded_masks(
 def pack(
     input_ids: Tensor, attention_mask: Tensor, branches: Tensor | None = None
 ) -> tuple[Tensor, Tensor, PackedRows, Tensor]:
-    """Return (input_ids (1, tokens), position_ids (1, tokens), rows, places) without the padding.
+    """Return (input_ids (1, tokens), position_ids (1, tokens), rows, places) without padding.
 
-    `places` (all real tokens) says where each stands in the sequence, row by row. The arguments are (rows, tokens);
+    `places` (all real tokens) is the index of each token in the sequence, row by row. The arguments are (rows, tokens);
     padding may be on either side.
     """
     import torch
@@ -124,7 +124,7 @@ def pack(
         paths = iter(trie.leaves)
         for own, (_, branch) in zip(questions, rows, strict=True):
             first, *others = (next(paths) for _ in own)
-            for path in (first, *(path[branch.count(0) :] for path in others)):  # the header stands in the row once
+            for path in (first, *(path[branch.count(0) :] for path in others)):  # the header is in the row once
                 places += [start + node for node in path]
         tries.append(trie)
         start += len(trie.tokens)
@@ -134,7 +134,7 @@ def pack(
 
 
 def _questions_of(tokens: list[int], branches: list[int]) -> list[list[int]]:
-    """Return every branch behind the header: 1 2 | 3 | 4 5 -> [1, 2, 3], [1, 2, 4, 5]."""
+    """Return the header followed by each branch: 1 2 | 3 | 4 5 -> [1, 2, 3], [1, 2, 4, 5]."""
     shared = branches.count(0)
     if shared == len(tokens):
         return [tokens]
@@ -148,7 +148,7 @@ def _attend(
     scaling: float | None = None, packed_rows: PackedRows | None = None, sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Any]:  # fmt: skip
-    """Attention as transformers calls it: q, k, v (batch, heads, tokens, dim) -> (batch, tokens, heads, dim)."""
+    """Attention in transformers' interface: q, k, v (batch, heads, tokens, dim) -> (batch, tokens, heads, dim)."""
     import torch
     from torch.nn.functional import scaled_dot_product_attention
     from transformers.integrations.sdpa_attention import sdpa_attention_forward

@@ -1,4 +1,4 @@
-"""What a finished training leaves: the model, its scores, log, plot and card, and the manifest last."""
+"""Write the results of a finished training: model, scores, log, plot, card, and the manifest last."""
 
 from __future__ import annotations
 
@@ -25,12 +25,11 @@ def finish(
     settings: TrainingSettings, work: Path, task: Task, trainer: Any, tokenizer: Any, fingerprint: dict, n_items: int,
     *, inputs: dict, seen: dict | None, train: list[Example], base: list[dict], script: str,
 ) -> None:  # fmt: skip
-    """Write the model, its scores, log, plot and card, and the manifest last.
+    """Write the model, its scores, log, plot and card, and the manifest last; all appear in `--out-dir` together.
 
-    `inputs` are those of the manifest; `seen` is what the training rows held (`input_checks.describe_inputs`); `train`
-    are the rows themselves, `base` the base model's weight files, both for the model folder's record. The
-    training ran in `work`; all of it appears together in `--out-dir`, in place of an earlier training's. Its
-    batches were made of `n_items` rows or questions.
+    The training ran in `work`, in batches of `n_items` rows or questions in all. `inputs` are the manifest's; `seen`
+    describes the cells of the training rows (`input_checks.describe_inputs`); `train` are these rows and `base` the
+    base model's weight files, both for the record in the model folder.
     """
     from linklab.training.answer_trainer import write_log
 
@@ -74,13 +73,13 @@ def finish(
 
 
 def best_validation(state: Any) -> dict:
-    """Return what was logged at the step whose weights are delivered, {} where none was judged."""
+    """Return the log entry of the best step, whose weights are saved as the model; {} without any validation."""
     entries = [entry for entry in state.log_history if "eval_loss" in entry and entry["step"] == state.best_global_step]
     return entries[-1] if entries else {}
 
 
 def add_documents(made: Path, task: Task, card: str, seen: dict | None) -> None:
-    """Write what goes with a model wherever it goes: how it is asked, what it was trained on, and its card."""
+    """Write the files that accompany a model: its task, a description of its training rows, its card."""
     files.write_json(made / TASK_FILE, task.to_dict())
     if seen:
         files.write_json(made / INPUTS_FILE, seen)
@@ -91,10 +90,10 @@ def write_card(
     scores: dict, task: Any, inputs: list[dict], *, merged: bool = False, unseen: str = UNSEEN_LATER,
     measured: dict | None = None,
 ) -> str:  # fmt: skip
-    """Return the model card: what it answers, from what it was made, how good it was, how to load it, whose terms hold.
+    """Return the model card: targets, data, scores, code to load the model, settings, license.
 
-    `scores` is the training's metrics.json, `inputs` what its manifest says of them; `unseen` tells of unseen rows, and
-    `measured` is the metrics.json of an evaluation on them.
+    `scores` is the training's metrics.json, `inputs` the entries of its manifest. `unseen` is a text about scores on
+    unseen rows, `measured` the metrics.json of an evaluation on them.
     """
     import huggingface_hub
 
@@ -107,9 +106,9 @@ def write_card(
     targets = ", ".join(markdown.code(t.name) for t in task.targets)
     base = load.hub_name(scores["model"]) or load.root_model(scores["model"])
     library = "transformers" if merged or scores["mode"] == "full" else "peft"
-    judged = [f"validation loss {scores['best_validation_loss']:.4f}"] if scores["best_validation_loss"] else []
+    validated = [f"validation loss {scores['best_validation_loss']:.4f}"] if scores["best_validation_loss"] else []
     if scores["validation_accuracy"] is not None:
-        judged.append(f"{100 * scores['validation_accuracy']:.1f} % of the validation rows' classes written right")
+        validated.append(f"right class written for {100 * scores['validation_accuracy']:.1f} % of the validation rows")
     name = f"{base.rstrip('/').split('/')[-1]} fine-tuned ({scores['mode']})"
     results = _evaluation_results(scores, measured)
     head = huggingface_hub.ModelCardData(
@@ -123,7 +122,7 @@ def write_card(
         f"{scores['rows']:,} rows, {scores['steps']:,} steps, {scores['seconds']:,.0f} s, "
         f"{scores['peak_memory_mb']:,.0f} MB at the peak.\n\n"
         f"## Scores\n\nThe weights are those of step {scores['best_step']}, the best by validation "
-        f"{scores['best_by']}: {', '.join(judged) or 'none was taken'}. {unseen}\n\n"
+        f"{scores['best_by']}: {', '.join(validated) or 'none was computed'}. {unseen}\n\n"
         f"## Use\n\n```python\n{_loading_code(library)}\n```\n\n"
         f"## Prompt\n\nAs the user's turn of the chat template:\n\n{markdown.fence(task.template.text)}\n\n"
         f"## Data\n\n{data}\n\n"
@@ -133,7 +132,7 @@ def write_card(
 
 
 def _evaluation_results(scores: dict, measured: dict | None) -> list[Any]:
-    """Return the card's model-index: the metrics of unseen rows with their intervals, else the validation loss."""
+    """Return the card's model-index: the metrics on unseen rows with their intervals, else the validation loss."""
     from huggingface_hub import EvalResult
 
     common = {"task_type": "text-generation", "dataset_type": "linklab"}
@@ -153,7 +152,7 @@ def _evaluation_results(scores: dict, measured: dict | None) -> list[Any]:
 
 
 def _loading_code(library: str) -> str:
-    """Return five lines that load the model from its folder and let it answer and stop."""
+    """Return five lines of code that load the model from its folder and print its answer."""
     kind, module = ("AutoPeftModelForCausalLM", "peft") if library == "peft" else ("AutoModelForCausalLM", library)
     return (
         f"from {module} import {kind}; from transformers import AutoTokenizer, GenerationConfig\n"

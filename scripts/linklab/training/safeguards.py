@@ -1,4 +1,4 @@
-"""What keeps a training from going wrong unseen: numbers that are not finite, several GPUs, memory, disk, loggers."""
+"""Checks and clear errors for training: numbers that are not finite, several GPUs, memory, disk, loggers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 from linklab.cli import UserError, say
 from linklab.training.options import TrainingSettings
 
-INSTALL = {  # --report-to NAME: what pip installs for it
+INSTALL = {  # --report-to NAME -> packages to install
     "azure_ml": "azureml-core azureml-mlflow", "clearml": "clearml", "codecarbon": "codecarbon", "comet_ml": "comet_ml",
     "dagshub": "dagshub", "dvclive": "dvclive", "flyte": "flytekit", "kubeflow": "kubeflow", "mlflow": "mlflow",
     "neptune": "neptune", "swanlab": "swanlab", "tensorboard": "tensorboard==2.21.0", "trackio": "trackio",
     "wandb": "wandb",
 }  # fmt: skip
-# What a full disk is called by the system and safetensors, and by torch.save, which passes no reason on
+# Texts in the errors of a full disk: from the system, safetensors, and torch.save, which does not name the reason
 NO_SPACE = ("No space left", "File too large", "Disk quota", "inline_container.cc", "iostream error")
 
 
 def finite_numbers_callback(settings: TrainingSettings) -> Any:
-    """Return the callback that stops a training before a gradient that is not finite reaches the weights.
+    """Return a callback that stops a training before a gradient that is not finite changes the weights.
 
-    So no checkpoint ever holds them, and the last one is as good as it was. A loss that is not finite has such a
-    gradient. In float16 the gradient's scale is lowered first, by a few skipped steps; there the logged loss decides.
+    So no checkpoint holds such weights. A loss that is not finite always has such a gradient. In float16 such gradients
+    are normal at first (the scaler skips these steps and lowers its scale), so there the logged loss is checked.
     """
     from transformers import TrainerCallback
 
@@ -50,18 +50,18 @@ def finite_numbers_callback(settings: TrainingSettings) -> Any:
 
 
 def explain(settings: TrainingSettings, step: int) -> str:
-    """Return what to say of a loss that is not finite, and what to lower; the advice depends on the precision."""
+    """Return the error message for a loss that is not finite, with advice that depends on the precision."""
     lower = f"lower --learning-rate (it is {settings.learning_rate:g}; try {settings.learning_rate / 5:.2g})"
     advice = {
         "fp16": f"float16 ends at 65,504 and Gemma 3 exceeds that: train with --bf16 or --fp32, or {lower}",
         "bf16": f"{lower}, or train with --fp32",
     }.get(settings.precision or "", f"{lower} or raise --warmup-fraction")
-    return (f"the loss is no longer a finite number at step {step}; {advice}; checkpoints written before are sound: "
+    return (f"the loss is no longer a finite number at step {step}; {advice}; earlier checkpoints are not affected: "
             f"start again with --force")  # fmt: skip
 
 
 def use_one_gpu(arguments: Any) -> None:
-    """Keep a single process on one GPU of several: DataParallel would go round the answer-only loss."""
+    """Keep a single process on one of several GPUs: DataParallel would bypass the answer-only loss."""
     if arguments.n_gpu > 1:
         n = arguments.n_gpu
         arguments._n_gpu = 1
@@ -70,8 +70,8 @@ def use_one_gpu(arguments: Any) -> None:
 
 
 def use_plain_cpu(arguments: Any) -> None:
-    """Name the CPU of several processes `cpu`: transformers 5.15 (Colab's) loads a checkpoint's optimizer state for
-    `cpu:0`, a place torch.load does not know.
+    """Name the CPU `cpu` in each of several processes: transformers 5.15 (Colab) names it `cpu:0` when it loads a
+    checkpoint's optimizer state, and torch.load does not know that device.
     """
     import torch
 
@@ -80,9 +80,9 @@ def use_plain_cpu(arguments: Any) -> None:
 
 
 def report_callback(name: str, folder: Path) -> Any:
-    """Return the callback that sends the log to `--report-to NAME`; TensorBoard's files go to `folder`/tensorboard.
+    """Return the callback that sends the log to `--report-to NAME`; TensorBoard writes to `folder`/tensorboard.
 
-    Raises a UserError with the install line where the package is missing.
+    Raises a UserError with the pip command if the package is missing.
     """
     from transformers.integrations import INTEGRATION_TO_CALLBACK
 
@@ -97,7 +97,7 @@ def report_callback(name: str, folder: Path) -> Any:
 
 
 def lower_memory(settings: TrainingSettings) -> str:
-    """Return what to lower, by how much, so that the same rows train in less memory."""
+    """Return advice with options that let the same rows train in less memory."""
     batch, accumulation = settings.per_device_batch_size, settings.gradient_accumulation_steps
     ways = []
     if batch > 1:
@@ -111,7 +111,7 @@ def lower_memory(settings: TrainingSettings) -> str:
 
 @contextlib.contextmanager
 def explained_failures(settings: TrainingSettings) -> Iterator[None]:
-    """Turn out-of-memory and a full disk into one line that says what to lower."""
+    """Turn out-of-memory and full-disk errors into one line that says what to do."""
     try:
         yield
     except UserError:

@@ -1,4 +1,4 @@
-"""Fine-tuning: Hugging Face's Trainer with our answer-only loss, row order, whole checkpoints and plain progress."""
+"""Fine-tuning: builds the model and the Trainer with our loss, row order, checkpoints and progress lines."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from linklab.training import adapters, answer_loss, fused_gemma, safeguards, val
 from linklab.training.answer_loss import EncodedExamples
 from linklab.training.options import TrainingSettings
 
-# AdamW's memory of squared gradients, 100 steps instead of torch's 1,000: a run here has 50 to 500 steps, and a memory
-# longer than the run meets the gradients' growth too late (validation loss swung .95 -> 1.46 -> .83).
+# AdamW averages squared gradients over about 100 steps here, not torch's 1,000: a run has 50 to 500 steps, and a longer
+# average follows growing gradients too late (the validation loss was unstable: .95 -> 1.46 -> .83).
 ADAM_BETA2 = 0.99
 
 
 def build_model(settings: TrainingSettings) -> Any:
-    """Return the model ready to train: whole, with LoRA adapters, or NF4-quantized with LoRA adapters.
+    """Return the model ready to train: all weights, LoRA adapters, or LoRA adapters on NF4-quantized weights.
 
-    Trained weights are float32 in every mode; the frozen ones of LoRA are bfloat16 where products are.
+    Trained weights are float32 in every mode; frozen weights have the type of the matrix products.
     """
     import torch
 
@@ -42,15 +42,15 @@ def build_model(settings: TrainingSettings) -> Any:
     else:
         model = load_model(settings.base_model, dtype=frozen, quantize_4bit=settings.mode == "qlora")
     for module in model.modules():
-        # In evaluation bitsandbytes repacks 4-bit weights for CPUs with AVX512-BF16 and leaves them so: the training
-        # after it would run on a product without a gradient.
+        # In evaluation bitsandbytes repacks 4-bit weights for CPUs with AVX512-BF16 and never restores them: the
+        # training after it would use a product without a gradient.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     architecture.text_config(model).use_cache = False
     answer_loss.use_answer_only_loss(model)
     if frozen == torch.bfloat16:
         # The residual stream stays float32 while autocast multiplies in bfloat16: Gemma's activations grow so large
-        # that 8 bits of mantissa would round away what a layer adds.
+        # that with 8 bits of mantissa a layer's contribution would be lost in rounding.
         model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.float())
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -63,7 +63,7 @@ def build_model(settings: TrainingSettings) -> Any:
 
 
 def count_parameters(model: Any) -> tuple[int, int]:
-    """Return (trained, all) parameters; a 4-bit weight counts as the numbers it stands for."""
+    """Return the numbers of (trained, all) parameters; a byte of 4-bit weights counts as two."""
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     everything = sum(p.numel() * (2 if p.__class__.__name__ == "Params4bit" else 1) for p in model.parameters())
     return trained, everything
@@ -73,7 +73,7 @@ def make_trainer(
     model: Any, tokenizer: Any, train: EncodedExamples, validation: EncodedExamples, settings: TrainingSettings,
     fingerprint: dict, folder: Path,
 ) -> Any:  # fmt: skip
-    """Return a Trainer that writes complete checkpoints below `folder`/checkpoints, marked with `fingerprint`."""
+    """Return a Trainer that writes checkpoints with `fingerprint` below `folder`/checkpoints."""
     import torch
     from transformers import PrinterCallback, TrainingArguments
 
@@ -101,14 +101,14 @@ def make_trainer(
         eval_steps=settings.eval_steps,
         save_strategy="steps",
         save_steps=settings.save_steps,
-        save_total_limit=max(2, settings.save_total_limit),  # while one is being written, another must be whole
+        save_total_limit=max(2, settings.save_total_limit),  # while one is written, another must be complete
         load_best_model_at_end=True,
         metric_for_best_model=settings.best_by,
         greater_is_better=settings.best_by == "accuracy",
         logging_steps=max(1, min(10, steps // 20)),
         logging_nan_inf_filter=False,
         disable_tqdm=True,
-        report_to=[],  # ours is added below: it writes beside the other results
+        report_to=[],  # our logger is added below: it writes beside the other results
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,  # every trained weight is used in every step
         prediction_loss_only=True,
@@ -120,7 +120,7 @@ def make_trainer(
     safeguards.use_one_gpu(arguments)
     safeguards.use_plain_cpu(arguments)
 
-    # No processing_class: it would put the tokenizer's 33 MB into every checkpoint.
+    # No processing_class: it would save the tokenizer, 33 MB, in every checkpoint.
     trainer = AnswerTrainer(
         settings=settings, validation=validation, fingerprint=fingerprint, folder=folder,
         model=model, args=arguments, train_dataset=train,
@@ -182,16 +182,16 @@ def make_callbacks(steps: int, settings: TrainingSettings) -> list:
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             def note(number: int, frame: object) -> None:
                 if self.received == number == signal.SIGINT:
-                    raise KeyboardInterrupt  # the second Ctrl-C does not wait
+                    raise KeyboardInterrupt  # a second Ctrl-C stops at once
                 self.received = number
                 say(f"{signal.Signals(number).name}: finishing this step and writing a checkpoint")
 
             self.before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if args.world_size > 1:  # all stop at one step, or those that go on would wait for the others forever
+            if args.world_size > 1:  # all processes must stop at the same step, or some would wait forever
                 self.received = int(agree_on_largest(self.received, args.device))
-            if self.received:  # a validation loss that is due is still taken: the run that continues would lack it
+            if self.received:  # a validation that is due still runs: the continued run would miss it
                 control.should_save = control.should_training_stop = True
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -205,7 +205,7 @@ def make_callbacks(steps: int, settings: TrainingSettings) -> list:
 
 
 def agree_on_largest(number: int, device: Any) -> int:
-    """Return the largest of the numbers that all processes hold."""
+    """Return the largest `number` of all processes."""
     import torch
 
     held = torch.tensor(number, device=device)
@@ -219,7 +219,7 @@ def received_signal(trainer: Any) -> int:
 
 
 def peak_memory_mb() -> float:
-    """Return the most memory this process has held: the GPU's where there is one, else resident memory."""
+    """Return this process's peak memory in MB: GPU memory, or resident memory without a GPU."""
     import resource
 
     import torch

@@ -1,7 +1,7 @@
-"""Validation loss and accuracy of a training, over rows it does not learn from, the same on any number of processes.
+"""Validation loss and accuracy of a training, equal for any number of processes.
 
-A model that reads the right answer and would write each of its tokens next writes that answer by itself: accuracy comes
-from the very logits the loss needs, without writing anything.
+If every token of the right answer is the most probable next token, the model would write that answer: so accuracy comes
+from the logits of the loss, without writing anything.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from linklab.training.answer_loss import IGNORED, AnswerCollator, EncodedExample
 
 
 def mark_judged(encoded: EncodedExamples, examples: Sequence[Example], task: Task, tokenizer: Any) -> bool:
-    """Note in each encoded row how many answer tokens decide whether it is right; returns False where none can.
+    """Store in each encoded row how many answer tokens must be right (`judged`); returns False if none can be checked.
 
-    These are the tokens of the classes the answer begins with (and the separator or end behind them): a number is
-    hardly ever written exactly, and is judged by its error later.
+    These are the tokens of the classes at the start of the answer, with the separator or end after them. Numbers do not
+    count: they are hardly ever written exactly, and are scored by their error later.
     """
-    if task.ask == "choices":  # an answer is a number; which choice is best shows when all are ranked
+    if task.ask == "choices":  # an answer is a number; the best choice is known only when all are ranked
         return False
     classes = 0
     while classes < len(task.targets) and task.targets[classes].kind == "class":
@@ -42,10 +42,10 @@ def mark_judged(encoded: EncodedExamples, examples: Sequence[Example], task: Tas
 
 
 class HeldOutCollator(AnswerCollator):
-    """Adds `judged`, (batch,), to the batches of rows that `mark_judged` marked."""
+    """Adds `judged`, (batch,), to the batches of rows that have it (`mark_judged`)."""
 
     def __call__(self, items: list[dict]) -> dict:
-        """Return the batch as AnswerCollator does."""
+        """Return the batch of AnswerCollator, with `judged` if the rows have it."""
         import torch
 
         batch = super().__call__(items)
@@ -55,9 +55,9 @@ class HeldOutCollator(AnswerCollator):
 
 
 class EvenRows:
-    """Encoded rows filled up to a multiple of `multiple` with rows that have no answer and so weigh nothing.
+    """Encoded rows, filled up to a multiple of `multiple` with rows that have no answer and so do not count.
 
-    Several processes take the same number of batches each; without these, some rows would be counted twice.
+    Several processes take the same number of batches each; without the filling, some rows would count twice.
     """
 
     def __init__(self, encoded: EncodedExamples, multiple: int) -> None:
@@ -75,10 +75,10 @@ class EvenRows:
 
 
 def count_right(logits: Any, labels: Any, judged: Any) -> Any:
-    """Return in how many rows every judged answer token is the one the model would write next.
+    """Return the number of rows in which the model would write every judged answer token.
 
-    `logits` (answer tokens, vocab), `labels` (batch, tokens), `judged` (batch,): answer tokens that count, 0 for a row
-    that is none.
+    `logits` (answer tokens, vocab), `labels` (batch, tokens), `judged` (batch,): number of answer tokens that count, 0
+    for a filling row.
     """
     import torch
 
