@@ -63,6 +63,7 @@ def main():
         files.write_text(folder / "trainer_log.csv", "\n".join(log) + "\n", force=True)
         files.write_json(kept, {"done": step}, force=True)
         if stopping:
+            (folder / manifest.NEW).mkdir(exist_ok=True)  # as if it was writing its results
             note("stopped", folder)
             return 128 + stopping[0]
     files.write_text(folder / "model" / "weights", "", force=True)

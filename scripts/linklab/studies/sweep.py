@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from linklab import cli, files
 from linklab.cli import UserError, say
+from linklab.manifest import NEW
 from linklab.metrics.metric_table import find_metric
 from linklab.reports import markdown
 from linklab.studies import runs
@@ -152,7 +153,8 @@ def make_trial(study: SweepSettings, trials: Trials, trial: Trial, place: int, h
         kept = trials.finish(trial, value=read_value(run, study.metric), seconds=run.seconds())
     else:
         kept = trials.finish(trial, error=run.error())
-        files.remove_folder(run.folder / "finetune" / "checkpoints")
+        for name in ("checkpoints", NEW):  # NEW: results that were being written when the trial was stopped early
+            files.remove_folder(run.folder / "finetune" / name)
     if not kept:
         say(f"trial {place}: another process had taken it over; that result counts")
         return
