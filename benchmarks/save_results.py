@@ -53,7 +53,7 @@ def read_runs(path: Path) -> list[dict[str, Any]]:
 
 
 def cell(line: dict | None, scale: float, form: str) -> str:
-    """Return `81.2 % [77.1, 84.7]`, or a dash where a run has no opinion."""
+    """Return `81.2 % [77.1, 84.7]`, or a dash if a run has no such value."""
     if not line or not line["value"]:
         return "–"
     low, high = (f"{scale * float(line[end]):.3g}" if line[end] else "–" for end in ("low", "high"))
@@ -123,7 +123,7 @@ def demo_page(name: str, figures: dict[str, Any]) -> str:
 
 
 def results_page(results: Path, demos: dict[str, dict[str, Any]]) -> str:
-    """Return docs/results/README.md: the saved demos with their pictures, then every other page with its own."""
+    """Return docs/results/README.md: the saved demos with their pictures, then every other page with its first one."""
     parts = [
         "# Results, with pictures",
         "Results of the demo, the studies and the comparisons. Notebooks are stored without outputs, so the pictures "
@@ -140,13 +140,12 @@ def results_page(results: Path, demos: dict[str, dict[str, Any]]) -> str:
             continue
         title = page.read_text().partition("\n")[0].lstrip("# ")
         parts.append(f"[{title}]({page.name})")
-        own = [line for line in re.findall(r"^!\[.*?\]\(.*?\)$", page.read_text(), flags=re.M)]
-        parts += own[:1]
+        parts += re.findall(r"^!\[.*?\]\(.*?\)$", page.read_text(), flags=re.M)[:1]
     return "\n\n".join(parts) + "\n"
 
 
 def readme_part(name: str, figures: dict[str, Any]) -> str:
-    """Return what stands between the marks of README.md."""
+    """Return the text between the two marks in README.md, marks included."""
     remark = f" ({figures['remark']})" if figures["remark"] else ""
     caption = f"{PLOTS['ladder']}: the {figures['rows']}-row demo"
     return "\n".join([
@@ -159,7 +158,7 @@ def readme_part(name: str, figures: dict[str, Any]) -> str:
 
 
 def write_pages(root: Path) -> list[Path]:
-    """Write every page from what is saved under docs/results; return the paths of those that changed."""
+    """Write every page from the files saved under docs/results; return the paths of the changed pages."""
     results = root / "docs" / "results"
     demos = {path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))}
     readme = root / "README.md"
@@ -179,7 +178,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("demo", type=Path, nargs="?", help="folder of run_demo.py; without it only pages are written")
     parser.add_argument("--readme", action="store_true", help="show this demo in the main README.md")
-    parser.add_argument("--remark", default="", metavar="TEXT", help="what a reader must know beside the figures")
+    parser.add_argument("--remark", default="", metavar="TEXT", help="a note for the reader, shown with the figures")
     return parser
 
 

@@ -21,7 +21,7 @@ from linklab.manifest import read_manifest
 def build_parser() -> argparse.ArgumentParser:
     parser = bench.make_parser(__doc__)
     parser.add_argument("study", type=Path, metavar="DIR", help="study-… folder with a summary.md and its manifest")
-    parser.add_argument("--name", required=True, metavar="NAME", help="what the saved files are called")
+    parser.add_argument("--name", required=True, metavar="NAME", help="name of the saved files")
     parser.add_argument(
         "--out-dir", type=Path, default=bench.ROOT / "docs" / "results", metavar="DIR", help="folder to save in"
     )

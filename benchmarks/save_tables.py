@@ -1,9 +1,9 @@
-"""Save what the real model made of tables of packages, beside its rivals: docs/results/tables-embedded.md.
+"""Save the real model's scores on tables from Python packages, beside the baselines: docs/results/tables-embedded.md.
 
     python benchmarks/save_tables.py runs/tables --remark "on one core, shared with other work"
 
-Reads what `bench_tables.py --keep DIR` left of every table: outcome.json, the training's metrics.json, the scored runs
-and the report's comparison; says of each table in plain words who wins.
+Reads the files that `bench_tables.py --keep DIR` left for each table: outcome.json, the training's metrics.json, the
+scored runs and the report's comparison. The page says in words which predictor is best on each table.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from save_results import write_pages
 
 
 class Tried(NamedTuple):
-    """One table as the real model and its rivals answered it."""
+    """The results of the real model and the baselines on one table."""
 
     case: Case
     columns: int
@@ -41,7 +41,7 @@ class Tried(NamedTuple):
 
     @property
     def minutes(self) -> str:
-        """Minutes of the whole chain and of the processor; a chain that went on counts its training's at least."""
+        """Minutes of all stages, by the clock and of the processor; a continued run counts at least its training."""
         used = self.outcome.get("processor_seconds")
         passed = max(self.outcome["seconds"], self.training["seconds"]) / 60
         return f"{passed:.1f}, {'–' if used is None else f'{used / 60:.1f}'}"
@@ -56,7 +56,7 @@ class Tried(NamedTuple):
 
 
 def read_tried(folder: Path) -> Tried:
-    """Return what a table's folder holds."""
+    """Read one table's folder."""
     outcome = json.loads((folder / OUTCOME_FILE).read_text())
     training = json.loads((folder / "trained" / "metrics.json").read_text())
     report = json.loads((folder / "report" / "manifest.json").read_text())
@@ -65,7 +65,7 @@ def read_tried(folder: Path) -> Tried:
 
 
 def say_winner(tried: Tried) -> str:
-    """Return who is better on a table, the tuned model or its best baseline, as a paired test says."""
+    """Return the result of a paired test between the tuned model and the best baseline on a table, in words."""
     metric, short = tried.metric, tried.metric.rsplit("/", 1)[1]
     tuned = comparison.first_of_role(tried.runs, "tuned")
     rival = comparison.best_run(tried.runs, metric, "baseline")
@@ -82,12 +82,12 @@ def say_winner(tried: Tried) -> str:
 
 
 def write_page(tried: Sequence[Tried], machine: str, remark: str) -> str:
-    """Return the page: one line a table, then each table's runs."""
+    """Return the page: one line per table, then each table's runs."""
     lines = [
-        "# Tables of packages on Gemma 3 270M", "",
-        "Each table went through the whole chain (`benchmarks/bench_tables.py`, whose docstring holds the commands) "
-        "with `--target-field` and no other option about the table. All were scored on the same unseen rows, "
-        f"95 % intervals in brackets, on {machine}. Minutes are those of the whole chain, training included."
+        "# Tables from Python packages, with Gemma 3 270M", "",
+        "Each table went through every stage (commands: docstring of `benchmarks/bench_tables.py`) with "
+        "`--target-field` and no other option about the table. On each table all predictors were scored on the same "
+        f"unseen rows, 95 % intervals in brackets, on {machine}. Minutes are those of all stages, training included."
         f"{' ' * bool(remark)}{remark}", "",
         "| table | target | rows: training, scored | most frequent | best baseline | untrained | trained | minutes, "
         "of a processor |",
@@ -136,8 +136,8 @@ def runs_table(one: Tried) -> list[str]:
 def main(argv: list[str] | None = None) -> int:
     """Write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="what bench_tables.py --keep was given")
-    parser.add_argument("--remark", default="", metavar="TEXT", help="what a reader must know of the minutes")
+    parser.add_argument("folder", type=Path, help="the folder of bench_tables.py --keep")
+    parser.add_argument("--remark", default="", metavar="TEXT", help="a note on the minutes, for the reader")
     parser.add_argument("--out", type=Path, default=bench.ROOT / "docs" / "results" / "tables-embedded.md")
     args = parser.parse_args(argv)
     folders = sorted(path.parent for path in args.folder.glob(f"*/{OUTCOME_FILE}"))
@@ -147,7 +147,7 @@ def main(argv: list[str] | None = None) -> int:
     args.out.write_text(write_page(tried, bench.describe_machine(), args.remark), encoding="utf-8")
     print(f"wrote {args.out}")
     if args.out.is_relative_to(bench.ROOT):
-        write_pages(bench.ROOT)  # the list of results names this page
+        write_pages(bench.ROOT)  # docs/results/README.md shows this page's title
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The benchmark over tables of packages: a report, one true line, and a fault where a script breaks."""
+"""The benchmark of tables from packages: a table ends with a report, a one-line error, or a fault in a script."""
 
 import json
 import re
