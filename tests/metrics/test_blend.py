@@ -206,8 +206,8 @@ def test_the_baseline_is_the_best_with_probabilities_on_the_validation_rows(tmp_
     ("change", "said"),
     [
         ("test split", "rows of the test split; --validation-runs takes runs scored with --split validation"),
-        ("tested rows", "id 'test000' is among the test rows too"),
-        ("no model", "0 runs are labelled 'tuned' as run 'tuned' is"),
+        ("tested rows", "id 'test000' is also among the test rows"),
+        ("no model", "expected 1 run labelled 'tuned' like run 'tuned', found 0"),
         ("no baseline", r"none of the baselines with 'channel/log_loss' \(trees\) is among them"),
         ("no candidate", "needs a tuned model among the runs"),
         ("free", "run 'tuned' has no 'channel/log_loss'"),

@@ -29,7 +29,7 @@ def test_a_round_trip_keeps_every_field_and_the_order_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("second_line", "said"),
     [
-        (GOOD, "id 'a' was on line 1 already"),
+        (GOOD, "id 'a' is already on line 1"),
         (GOOD | {"id": "zzz"}, "id 'zzz' is not among the 2 rows"),
         ('{"id": "b", ', "not JSON at column"),
         ("", "not JSON"),

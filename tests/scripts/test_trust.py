@@ -227,15 +227,15 @@ def swap_predictions(folder):
 ROWS, ANSWERS = "row_scores.csv", "predictions.jsonl"
 EDITS = {
     "metrics.json says 99 %": (edit_metrics, "metrics.json", "'channel/accuracy' is 0.99"),
-    "every row right": (edit_rows(lambda row: {"channel/accuracy": "1"}), ROWS, "is not what its answer gives"),
+    "every row right": (edit_rows(lambda row: {"channel/accuracy": "1"}), ROWS, "does not match its answer"),
     "answers replaced": (
         edit_rows(lambda row: {"channel/accuracy": "1", "channel/answer": row["channel/true"]}), ANSWERS,
-        "and row_scores.csv judged",
+        "but row_scores.csv has",
     ),
     "ids replaced": (
-        edit_rows(lambda row: {"id": f"x{row['id']}"}), ROWS, "other ids than metrics.json was made from",
+        edit_rows(lambda row: {"id": f"x{row['id']}"}), ROWS, "the ids are not those of metrics.json",
     ),
-    "predictions swapped": (swap_predictions, ANSWERS, "and row_scores.csv judged"),
+    "predictions swapped": (swap_predictions, ANSWERS, "but row_scores.csv has"),
 }  # fmt: skip
 
 
@@ -260,4 +260,4 @@ def test_runs_that_agree_with_themselves_are_compared(runs, tmp_path, capfd):
     assert compare_results.main([str(runs), "--out-dir", str(tmp_path / "report")]) == 0
     (runs / "trees" / "manifest.json").unlink()
     assert compare_results.main([str(runs), "--out-dir", str(tmp_path / "another")]) == 2
-    assert "no manifest.json names these figures" in capfd.readouterr().err
+    assert "no manifest.json lists these files" in capfd.readouterr().err

@@ -1,7 +1,8 @@
-"""A model and a baseline as one predictor, weights fitted on validation rows: does one know what the other does not?
+"""A model and a baseline blended into one predictor: does one know something that the other does not?
 
-A class target adds the log-probabilities of both, each times its weight (a conditional logit; the common scale of the
-two weights is the temperature). A number target takes a weighted mean of both answers. Test rows decide nothing here.
+For a class target, the log-probabilities of both are added, each times its weight (a conditional logit; the common
+scale of the two weights is the temperature). For a number target, the answer is a weighted mean of both answers. The
+weights are fitted on validation rows only, never on test rows.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from linklab.tables.schema import read_number
 from linklab.tasks.examples import Example
 from linklab.tasks.task import Target
 
-FLOOR = 1e-3  # of an even share, the least chance a choice counts with: one very sure miss must not decide the weights
-MAX_WEIGHT = 10.0  # where validation rows are separated without a miss, the best weights are infinite
+FLOOR = 1e-3  # lowest probability of a choice, times 1 / choices: one very confident miss must not decide the weights
+MAX_WEIGHT = 10.0  # the best weights are infinite if they get every validation row right
 Predictions = Mapping[str, Prediction]
 
 
@@ -45,9 +46,9 @@ def make_blend(
 ) -> Blend:
     """Fit the weights on the validation runs, apply them to the test runs, and write the blended run to `folder`.
 
-    `runs` are the test runs, `primary` is their "target/metric" that ranks them. The rival is the baseline that is best
-    by it on the validation rows, among those that give probabilities (a number target needs none). Raises a UserError
-    where the validation runs are of other or unfit rows, or where one of the two is missing.
+    `runs` are the test runs, `primary` is the "target/metric" that ranks them. The rival is the baseline with the best
+    `primary` on the validation rows, among those with probabilities (not needed for a number target). Raises a
+    UserError if the validation runs have unsuitable rows, or if the model or the rival is missing.
     """
     if model is None:
         raise UserError("--validation-runs needs a tuned model among the runs, or --candidate NAME")
@@ -66,7 +67,7 @@ def make_blend(
 
 
 def check_rows(runs: Sequence[ScoredRun], validation_runs: Sequence[ScoredRun]) -> None:
-    """Raise a UserError unless the validation runs share rows of the validation split, none of which is tested."""
+    """Raise a UserError unless all validation runs have the same rows of the validation split, and no test row."""
     comparison.check_same_rows(validation_runs, allow_different_prompts=True)
     first = validation_runs[0]
     if (split := first.metrics.get("split")) != "validation":
@@ -74,8 +75,8 @@ def check_rows(runs: Sequence[ScoredRun], validation_runs: Sequence[ScoredRun]) 
                         f"--split validation")  # fmt: skip
     for part, of_runs in (("id", [run.ids for run in (first, runs[0])]), ("group", [first.groups, runs[0].groups])):
         if both := sorted(set(of_runs[0]) & set(of_runs[1])):
-            raise UserError(f"{first.folder}: {part} '{both[0]}' is among the test rows too; weights are fitted on "
-                            f"rows that are not tested: score the validation split of the same data")  # fmt: skip
+            raise UserError(f"{first.folder}: {part} '{both[0]}' is also among the test rows; weights must be "
+                            f"fitted on other rows: score the validation split of the same data")  # fmt: skip
 
 
 def needed_column(primary: str) -> str:
@@ -89,37 +90,37 @@ def find_twin(run: ScoredRun, validation_runs: Sequence[ScoredRun]) -> ScoredRun
     found = [other for other in validation_runs if is_twin(run, other)]
     if len(found) != 1:
         there = ", ".join(f"'{other.metrics.get('model')}'" for other in validation_runs)
-        raise UserError(f"--validation-runs: {len(found)} runs are labelled '{run.metrics.get('model')}' as run "
-                        f"'{run.name}' is, 1 expected; the labels are: {there}; score it with --split validation and "
-                        f"the same --name")  # fmt: skip
+        raise UserError(f"--validation-runs: expected 1 run labelled '{run.metrics.get('model')}' like run "
+                        f"'{run.name}', found {len(found)}; the labels are: {there}; score it with --split validation "
+                        f"and the same --name")  # fmt: skip
     return found[0]
 
 
 def is_twin(run: ScoredRun, other: ScoredRun) -> bool:
-    """Say whether two runs are of one predictor: the same label and the same role."""
+    """Return whether two runs are of one predictor: the same label and the same role."""
     return (run.metrics.get("model"), run.role) == (other.metrics.get("model"), other.role)
 
 
 def choose_rival(
     runs: Sequence[ScoredRun], validation_runs: Sequence[ScoredRun], primary: str
 ) -> tuple[ScoredRun, ScoredRun]:
-    """Return the baseline to blend with, the best on the validation rows (not on those tested), and its run there."""
+    """Return the test run and the validation run of the baseline that is best on the validation rows."""
     needed = needed_column(primary)
-    able = {run.name: run for run in runs if run.role == "baseline" and needed in run.columns}
+    usable = {run.name: run for run in runs if run.role == "baseline" and needed in run.columns}
     twins = [
         other
         for other in validation_runs
-        if needed in other.columns and any(is_twin(run, other) for run in able.values())
+        if needed in other.columns and any(is_twin(run, other) for run in usable.values())
     ]
     best = comparison.best_run(twins, primary)
     if best is None:
-        raise UserError(f"--validation-runs: none of the baselines with '{needed}' ({', '.join(able) or 'none'}) is "
+        raise UserError(f"--validation-runs: none of the baselines with '{needed}' ({', '.join(usable) or 'none'}) is "
                         f"among them; add the folder of run_baselines.py --split validation")  # fmt: skip
-    return next(run for run in able.values() if is_twin(run, best)), best
+    return next(run for run in usable.values() if is_twin(run, best)), best
 
 
 def can_blend(target: str, runs: Sequence[ScoredRun]) -> bool:
-    """Say whether all of these runs give a class target's probabilities, or a number target's answer."""
+    """Return whether all of these runs give a class target's probabilities, or a number target's answer."""
     return any(all(f"{target}/{column}" in run.columns for run in runs) for column in ("log_loss", "mae"))
 
 
@@ -146,7 +147,7 @@ class Pair:
             known = [(texts.index(t), s) for (texts, s), t in zip(rows, truths, strict=True) if t in texts]
             if not known:
                 raise UserError(f"{self.model.folder}: no row's true '{target}' is among its choices; nothing to fit")
-            return fit_weights([scores for _, scores in known], [place for place, _ in known])
+            return fit_weights([scores for _, scores in known], [index for index, _ in known])
         numbers = np.array([self.numbers(row_id, target) for row_id in self.model.ids])
         filled = ~np.isnan(numbers).any(axis=1)
         truth = np.array([read_number(text) for text in truths])
@@ -154,9 +155,9 @@ class Pair:
         return share, 1 - share
 
     def choice_scores(self, row_id: str, target: str) -> tuple[list[str], np.ndarray]:
-        """Return a row's choices and their log-probabilities (choices, 2); zeros of one that gives none.
+        """Return a row's choices and their log-probabilities (choices, 2); zeros for a predictor without them.
 
-        A choice that one of the two does not name, or hardly believes in, gets FLOOR of an even share.
+        A choice that a predictor does not rank, or gives a lower probability, gets FLOOR / choices.
         """
         given = [dict(of[row_id].choices.get(target, [])) for of in self.predictions]
         texts = list(given[0] | given[1])
@@ -168,12 +169,12 @@ class Pair:
         return texts, scores
 
     def numbers(self, row_id: str, target: str) -> tuple[float, float]:
-        """Return both answers to a number target, NaN where one is not a number."""
+        """Return both answers to a number target, NaN for one that is not a number."""
         first, second = (read_number(answer_of(of[row_id], target)) for of in self.predictions)
         return first, second
 
     def answer(self, row_id: str, weights: Mapping[str, tuple[float, float]]) -> Prediction:
-        """Return the blended prediction of one row. Of a number that only one of the two gives, that one is taken."""
+        """Return the blended prediction of one row; if only one of the two gives a number, it is taken."""
         answers: dict[str, str | None] = {}
         choices: dict[str, list[tuple[str, float | None]]] = {}
         for target, pair in weights.items():
@@ -191,8 +192,8 @@ class Pair:
 def fit_weights(scores: Sequence[np.ndarray], truths: Sequence[int]) -> tuple[float, float]:
     """Return the two weights in [0, MAX_WEIGHT] of the least mean log loss.
 
-    `scores` holds each row's log-probabilities, (choices, 2); `truths` the place of the true choice among them. The
-    chance of a choice is in proportion to exp(weights · scores); the loss is convex in the weights.
+    `scores` holds each row's log-probabilities, (choices, 2); `truths` the index of the true choice. The
+    probability of a choice is proportional to exp(weights · scores); the loss is convex in the weights.
     """
     from scipy.optimize import minimize
     from scipy.special import logsumexp, softmax
@@ -224,14 +225,14 @@ def rank_choices(
     if not texts:
         return []
     logs = log_softmax(scores @ np.array(weights))
-    return [(texts[place], float(logs[place])) for place in np.argsort(-logs, kind="stable")]
+    return [(texts[i], float(logs[i])) for i in np.argsort(-logs, kind="stable")]
 
 
 def fit_share(first: np.ndarray, second: np.ndarray, truth: np.ndarray) -> float:
-    """Return the share in [0, 1] of `first` in a mean of two answers that has the least mean absolute error.
+    """Return the share in [0, 1] of `first` in a mean of two answers with the least mean absolute error.
 
-    The sum of |truth - second - share · (first - second)| is least at a weighted median of the shares that would hit
-    each row exactly, each row weighing as much as the two answers differ. 0.5 where they never differ.
+    The sum of |truth - second - share · (first - second)| is least at the median of the shares that fit each row
+    exactly, each weighted by the difference of the row's two answers. 0.5 if they never differ.
     """
     gaps = first - second
     moves = gaps != 0
@@ -244,7 +245,7 @@ def fit_share(first: np.ndarray, second: np.ndarray, truth: np.ndarray) -> float
 
 
 def mean_number(numbers: tuple[float, float], weights: tuple[float, float]) -> float:
-    """Return the weighted mean of two answers; the other where one is NaN, NaN where both are."""
+    """Return the weighted mean of two answers; if one is NaN the other, if both are NaN."""
     filled = [number for number in numbers if not np.isnan(number)]
     if len(filled) < 2:
         return filled[0] if filled else float("nan")
@@ -254,7 +255,7 @@ def mean_number(numbers: tuple[float, float], weights: tuple[float, float]) -> f
 def write_blend(
     folder: Path, pair: Pair, weights: Mapping[str, tuple[float, float]], validation_rows: int
 ) -> ScoredRun:
-    """Score the blended answers as every predictor's are, write them to `folder`, and return them as a run."""
+    """Score the blended answers like those of any predictor, write them to `folder`, and return them as a run."""
     model, rival = pair.model, pair.rival
     predictions = {row_id: pair.answer(row_id, weights) for row_id in model.ids}
     examples = [make_example(model, row, predictions[row_id], weights) for row, row_id in enumerate(model.ids)]
@@ -273,7 +274,7 @@ def write_blend(
 
 
 def make_example(run: ScoredRun, row: int, prediction: Prediction, targets: Mapping) -> Example:
-    """Return a scored row as an example again: truth, choices and their worth, as row_scores.csv holds them."""
+    """Rebuild the example of a scored row from row_scores.csv: truth, choices and their worth."""
     worth = {name: json.loads(run.texts[f"{name}/worth"][row]) for name in targets if f"{name}/worth" in run.texts}
     choices = {name: [text for text, _ in ranking] for name, ranking in prediction.choices.items()}
     return Example(

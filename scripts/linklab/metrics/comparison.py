@@ -1,4 +1,4 @@
-"""Runs side by side on the very same rows: who is better, by how much, how sure, and what this n could not show."""
+"""Compare runs on the same rows: which is better, by how much, how certain, and what n rows could not show."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from linklab.metrics.predictions import FILE as PREDICTIONS_FILE
 
 ALPHA = 0.05
 _READING = ("--csv", "--data", "--delimiter", "--decimal", "--encoding", "--missing", "--keep-missing-class")
-DECIDED_BY = {  # the part of metrics.json's hashes, what it is called, and every option that can change it
+DECIDED_BY = {  # key of metrics.json's hashes -> (its name in messages, every option that can change it)
     "data": ("rows", (*_READING, "--split", "--max-rows", "--split-seed", "--split-field", "--group-field",
                       "--id-field", "--drop-bad-rows", "--drop-missing-target", "--target-field", "--target-kind")),
     "labels": ("true answers", (*_READING, "--target-field", "--target-kind")),
@@ -55,7 +55,7 @@ class ScoredRun:
 
     @property
     def warnings(self) -> list[str]:
-        """What every report of this run's figures must say."""
+        """The warnings that every report of this run's figures must show."""
         return [str(text) for text in self.metrics.get("warnings") or ()]
 
     @property
@@ -64,7 +64,7 @@ class ScoredRun:
         return len(self.ids)
 
     def entry(self, metric: str) -> dict | None:
-        """Return value, interval and unit of "target/metric", or None where the run has no opinion."""
+        """Return value, interval and unit of "target/metric", or None if the run does not have it."""
         return self.metrics["metrics"].get(metric)
 
     def value(self, metric: str) -> float:
@@ -72,12 +72,12 @@ class ScoredRun:
         return self.metrics["metrics"][metric]["value"]
 
     def unit(self, metric: str) -> str:
-        """Return the unit of a "target/metric" that the run has, "" where it has none."""
+        """Return the unit of a "target/metric" that the run has, "" for none."""
         return self.metrics["metrics"][metric]["unit"]
 
 
 def read_runs(paths: Iterable[str | Path]) -> list[ScoredRun]:
-    """Read every run in these folders; a folder without metrics.json stands for the runs in it."""
+    """Read every run in these folders; from a folder without metrics.json, read the runs inside it."""
     runs: list[ScoredRun] = []
     for path in map(Path, paths):
         if not path.is_dir():
@@ -128,7 +128,7 @@ def read_run(folder: Path) -> ScoredRun:
 
 
 def check_same_rows(runs: Sequence[ScoredRun], *, allow_different_prompts: bool = False) -> None:
-    """Refuse runs that were not scored on the same rows, labels and prompts, naming every option that decides them."""
+    """Raise a UserError unless runs have the same rows, labels and prompts; it names the options that decide them."""
     first = runs[0]
     for run in runs[1:]:
         for part, (meaning, options) in DECIDED_BY.items():
@@ -137,15 +137,15 @@ def check_same_rows(runs: Sequence[ScoredRun], *, allow_different_prompts: bool 
             if part == "prompts" and allow_different_prompts:
                 continue
             sizes = f"'{first.name}' ({first.n} rows) and '{run.name}' ({run.n} rows)"
-            way_out = f"score both with the same {', '.join(options)}"
+            advice = f"score both with the same {', '.join(options)}"
             if part == "prompts":
-                way_out += ", or pass --allow-different-prompts to compare prompts on the same rows"
-            raise UserError(f"runs {sizes} have different {meaning}{_say_other_words(first, run, options)}; {way_out}")
+                advice += ", or pass --allow-different-prompts to compare prompts on the same rows"
+            raise UserError(f"runs {sizes} have different {meaning}{_say_difference(first, run, options)}; {advice}")
 
 
-def _say_other_words(first: ScoredRun, second: ScoredRun, options: Sequence[str]) -> str:
-    """Return which of these options the two runs were given differently, as their manifests say: " (…)" or ""."""
-    words = [_read_words(run, options) for run in (first, second)]
+def _say_difference(first: ScoredRun, second: ScoredRun, options: Sequence[str]) -> str:
+    """Return which of these options differ between the manifests of two runs: " (…)", or "" for none."""
+    words = [_read_option_values(run, options) for run in (first, second)]
     other = [name for name in options if words[0].get(name) != words[1].get(name)]
     if not all(words) or not other:
         return ""
@@ -153,8 +153,8 @@ def _say_other_words(first: ScoredRun, second: ScoredRun, options: Sequence[str]
     return f" ({'; '.join(found)})"
 
 
-def _read_words(run: ScoredRun, options: Sequence[str]) -> dict[str, str]:
-    """Return the words that the script which scored a run was given for these options; {} where no manifest says."""
+def _read_option_values(run: ScoredRun, options: Sequence[str]) -> dict[str, str]:
+    """Return the values of these options in the command that scored a run; {} without a manifest."""
     path = next((p / MANIFEST for p in (run.folder, run.folder.parent) if (p / MANIFEST).exists()), None)
     if path is None:
         return {}
@@ -178,16 +178,16 @@ def primary_metric(runs: Sequence[ScoredRun]) -> str:
 
 
 def is_better(metric: str, difference: float) -> bool:
-    """Say whether a difference (run minus reference) is in the run's favour."""
+    """Return whether a difference (run minus reference) is in the run's favour."""
     return difference > 0 if find_metric(metric).higher_is_better else difference < 0
 
 
 def best_run(runs: Sequence[ScoredRun], metric: str, role: str | None = None) -> ScoredRun | None:
-    """Return the best run of a role by a metric; the first of equals; None where there is none."""
+    """Return the best run of a role by a metric, the first of equal ones; None if no run has the metric."""
     values = {run.name: entry["value"] for run in runs if (entry := run.entry(metric)) and role in (None, run.role)}
-    able = [run for run in runs if run.name in values]
+    scored = [run for run in runs if run.name in values]
     sign = -1 if find_metric(metric).higher_is_better else 1
-    return min(able, key=lambda run: sign * values[run.name], default=None)
+    return min(scored, key=lambda run: sign * values[run.name], default=None)
 
 
 def find_run(runs: Sequence[ScoredRun], name: str) -> ScoredRun:
@@ -233,7 +233,7 @@ class Difference:
     p_holm: float | None = None
     detectable: float = math.nan
     discordant: tuple[int, int] | None = None  # shares: rows only the run, only the reference, got right
-    p_mcnemar: float | None = None  # shares: McNemar's exact test, whichever test `p` is of
+    p_mcnemar: float | None = None  # shares: p of McNemar's exact test, also if `p` is from another test
 
     @property
     def outcome(self) -> str:
@@ -248,10 +248,10 @@ class Difference:
 def compare_to(
     runs: Sequence[ScoredRun], reference: ScoredRun, *, resamples: int = intervals.RESAMPLES, seed: int = 0
 ) -> list[Difference]:
-    """Compare each run with the reference in every per-row metric both have.
+    """Compare each run with the reference in every per-row metric that both have.
 
-    Shares get Tango's interval, the rest a paired bootstrap on shared resamples of rows, or of whole groups where rows
-    share one. Metrics that METRICS marks as tested get a p-value (the ceiling gets none): McNemar's exact test for
+    Shares get Tango's interval, the rest a paired bootstrap on shared resamples of rows, or of whole groups if rows
+    share groups. Metrics that METRICS marks as tested get a p-value (the ceiling gets none): McNemar's exact test for
     shares on independent rows, the sign-flip test otherwise; Holm's adjustment runs over all of them.
     """
     clusters = intervals.number_clusters(reference.groups)
@@ -282,7 +282,7 @@ def compare_to(
 
 def _test(result: Difference, values: np.ndarray, clusters: np.ndarray, seed: int) -> None:
     """Fill in test, p-value and smallest detectable difference."""
-    if clusters.max():  # one group says nothing of how groups vary
+    if clusters.max():  # one group does not show how groups vary
         result.detectable = intervals.smallest_detectable_difference(result.low, result.high)
     if find_metric(result.metric).is_share:
         result.discordant = int((values > 0).sum()), int((values < 0).sum())
@@ -294,14 +294,14 @@ def _test(result: Difference, values: np.ndarray, clusters: np.ndarray, seed: in
 
 
 class Gate(NamedTuple):
-    """Whether the candidate is better, and by what difference."""
+    """Whether the candidate is better, and the difference."""
 
     passed: bool
     difference: Difference
 
 
 def gate(candidate: ScoredRun, rival: ScoredRun, metric: str, *, seed: int = 0) -> Gate:
-    """Say whether the candidate is better than the rival: in its favour, with p below 5 % in one planned test."""
+    """Return whether the candidate is better than the rival: in its favour, with p below 5 % in one planned test."""
     if candidate is rival:
         raise UserError(f"run '{rival.name}' is the candidate itself; give another run to --require-better-than")
     for run in (candidate, rival):
@@ -338,5 +338,5 @@ def write_comparison(path: Path, runs: Sequence[ScoredRun], differences: Sequenc
 
 
 def csv_cell(value: float | None) -> str:
-    """Return a number as a cell of a result, empty where there is none."""
+    """Return a number as a cell of a result, empty for None and NaN."""
     return "" if value is None or math.isnan(value) else f"{value:.6g}"

@@ -1,4 +1,4 @@
-"""A dozen general questions: what a model still knows of the world after training on one task."""
+"""Twelve general questions: how much does a model still know after training on one task?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from linklab import files
 
 FILE = "general_questions.json"  # beside a run's metrics.json
-# Each question with its right answers; the first one is what the loss is taken of.
+# Each question with its right answers; the loss is that of the first one.
 QUESTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("What is the capital of France? Answer with one word.", ("Paris",)),
     ("What is the capital of Japan? Answer with one word.", ("Tokyo",)),
@@ -29,10 +29,10 @@ QUESTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 def judge(written: Sequence[str], losses: Sequence[float]) -> dict[str, Any]:
-    """Return what FILE holds: how many of QUESTIONS were answered right, the mean loss, and each question's line.
+    """Return the content of FILE: how many of QUESTIONS were answered right, the mean loss, an entry per question.
 
-    `written` are the answers, right where one of the right answers stands in their first line as a whole word; `losses`
-    are those of the right answers, in nats per token.
+    `written` are the answers; one is right if its first line contains a right answer as a whole word. `losses` are
+    those of the right answers, in nats per token.
     """
     lines = [
         {"question": question, "expected": right[0], "answer": text.strip(), "right": _is_right(text, right),
@@ -49,6 +49,6 @@ def _is_right(text: str, right: Sequence[str]) -> bool:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """Return what `judge` made of a run's model, None where it was not asked."""
+    """Return the result of `judge` for a run's model, None if the model was not asked."""
     path = folder / FILE
     return files.read_json(path) if path.exists() else None

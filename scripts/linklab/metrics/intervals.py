@@ -1,4 +1,4 @@
-"""How sure a figure is: intervals for shares and means, paired tests, and the smallest difference n rows can show."""
+"""Uncertainty of metrics: intervals for shares and means, paired tests, the smallest difference n rows can show."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy as np
 
 Name = TypeVar("Name", bound=Hashable)
 LEVEL = 0.95
-Z = 1.959963984540054  # standard deviations to both sides that hold LEVEL of a normal
-Z_POWER = 0.8416212335729143  # and those that hold 80 % below them: the power of a planned comparison
+Z = 1.959963984540054  # LEVEL of a normal distribution is within this many standard deviations of its mean
+Z_POWER = 0.8416212335729143  # and 80 % of it is below this many: the power of a planned comparison
 RESAMPLES = 2000  # bootstrap; the ends of a 95 % interval then rest on 50 resamples each
 FLIPS = 9999  # sign-flip test; the smallest p it can give is 1e-4
-_CELLS = 4_000_000  # resample counts held at once (32 MB), whatever n is
+_CELLS = 4_000_000  # resample counts held at once (32 MB), for any n
 
 
 def wilson(successes: float, n: float, z: float = Z) -> tuple[float, float]:
     """Return Wilson's score interval of a share (Wilson 1927), the ends clipped to [0, 1]. `n` > 0, may be effective.
 
-    Of the simple intervals it keeps nearest to its level for small n and shares near 0 or 1, where the bootstrap and
-    the normal interval collapse to a point. It reaches `z` standard deviations to both sides.
+    Among simple intervals its coverage is closest to its level for small n and shares near 0 or 1; there the bootstrap
+    and the normal interval collapse to a point. `z` is its half-width in standard deviations.
     """
     share = successes / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
@@ -41,31 +41,31 @@ def number_clusters(groups: Sequence[str]) -> np.ndarray:
 def tango(only_first: float, only_second: float, n: float, z: float) -> tuple[float, float]:
     """Return Tango's score interval of the difference of two shares on the same n rows (Tango 1998).
 
-    `only_first` and `only_second` count the rows that one of the two has and the other has not; all may be effective
-    numbers. Where they never differ, the interval is not a point: n rows without a difference allow z^2 / (n + z^2).
+    `only_first` and `only_second` count the rows that only one of the two gets right; all may be effective numbers. If
+    they never differ, the interval is not a point: n rows without a difference still allow one of z^2 / (n + z^2).
     """
     from scipy.optimize import brentq
 
     found = (only_first - only_second) / n
 
     def beyond(difference: float, sign: int) -> float:
-        """Return how far the rows lie outside what a true `difference` lets expect, on the side of `sign`."""
+        """Return how far the counts are outside the range expected for a true `difference`, on the side of `sign`."""
         linear = (2 * n - only_first + only_second) * difference - only_first - only_second
         constant = -only_second * difference * (1 - difference)
-        second = (math.sqrt(max(0.0, linear**2 - 8 * n * constant)) - linear) / (4 * n)  # its likeliest share
+        second = (math.sqrt(max(0.0, linear**2 - 8 * n * constant)) - linear) / (4 * n)  # its most likely share
         variance = n * (2 * second + difference * (1 - difference))
         return sign * (n * (found - difference)) - z * math.sqrt(max(0.0, variance))
 
-    # The variance can vanish at the difference found, which is not an end of the interval: begin just beside it.
+    # The variance can be 0 at the observed difference, which is no end of the interval: start just beside it.
     low = brentq(beyond, -1.0, found - 1e-9, args=(1,)) if found > -1 else -1.0
     high = brentq(beyond, found + 1e-9, 1.0, args=(-1,)) if found < 1 else 1.0
     return low, high
 
 
 def effective_n(values: np.ndarray, clusters: np.ndarray) -> float:
-    """Return how many independent rows say as much about a mean as these do (n over the design effect, Kish 1965).
+    """Return how many independent rows tell as much about a mean as these rows (n over the design effect, Kish 1965).
 
-    Rows of one group resemble each other: ten links of one site are fewer than ten sites. Never above n.
+    Rows of one group resemble each other: ten links of one site tell less than ten links of ten sites. Never above n.
     """
     values = np.asarray(values, dtype=float)
     n, n_clusters = len(values), int(clusters.max()) + 1
@@ -78,11 +78,11 @@ def effective_n(values: np.ndarray, clusters: np.ndarray) -> float:
 
 
 def _count_clusters(values: np.ndarray, clusters: np.ndarray | None) -> tuple[float, float]:
-    """Return the effective n, and the standard deviations that hold LEVEL with so few clusters.
+    """Return the effective n, and the half-width in standard deviations that gives LEVEL with this few clusters.
 
-    How alike a cluster's rows are is guessed from the clusters, so Student's t with one degree of freedom less than
-    their number takes the normal's place (Korn and Graubard 1998). For two clusters that is 12.7: given as a level it
-    would be 1, and the interval NaN.
+    The similarity of a cluster's rows is estimated from the clusters, so Student's t with (clusters - 1) degrees of
+    freedom replaces the normal distribution (Korn and Graubard 1998). For two clusters the half-width is 12.7; as a
+    level it would round to 1, and the interval would be NaN.
     """
     from scipy.special import stdtrit
 
@@ -93,16 +93,16 @@ def _count_clusters(values: np.ndarray, clusters: np.ndarray | None) -> tuple[fl
 
 
 def share_interval(hits: np.ndarray, clusters: np.ndarray | None = None) -> tuple[float, float]:
-    """Return Wilson's interval of the share of ones in `hits`, widened where rows come in clusters."""
+    """Return Wilson's interval of the share of ones in `hits`, wider for rows in clusters."""
     hits = np.asarray(hits, dtype=float)
     n, z = _count_clusters(hits, clusters)
     return wilson(float(hits.mean()) * n, n, z)
 
 
 def share_difference_interval(differences: np.ndarray, clusters: np.ndarray | None = None) -> tuple[float, float]:
-    """Return Tango's interval of the mean of `differences`, widened where rows come in clusters.
+    """Return Tango's interval of the mean of `differences`, wider for rows in clusters.
 
-    A difference is 1 where only the first of two runs has the row (is right, say), -1 where only the second has it.
+    A difference is 1 if only the first of two runs gets the row right, -1 if only the second does, else 0.
     """
     differences = np.asarray(differences, dtype=float)
     n, z = _count_clusters(differences, clusters)
@@ -129,8 +129,8 @@ def bootstrap(
 ) -> dict[Name, tuple[float, float]]:  # fmt: skip
     """Return the percentile interval of each statistic; all are taken on the same resamples.
 
-    The ends stand further out for few clusters (`small_sample_level`), where the plain percentiles cover too little.
-    A statistic maps counts (resamples, rows) to one value a resample, NaN where it does not exist there: left out.
+    For few clusters the interval is wider (`small_sample_level`): plain percentiles would cover too little.
+    A statistic maps counts (resamples, rows) to one value per resample; NaN (undefined there) is ignored.
     """
     values: dict[Name, list[np.ndarray]] = {name: [] for name in statistics}
     for counts in resample_counts(clusters, resamples, seed):
@@ -141,10 +141,10 @@ def bootstrap(
 
 
 def small_sample_level(n: int) -> float:
-    """Return the level whose percentiles cover LEVEL of n independent units: 0.968 for 20, 0.9502 for 2,000.
+    """Return the level of percentiles that covers LEVEL with n independent units: 0.968 for 20, 0.9502 for 2,000.
 
-    Resampling n units spreads less than n units do, by sqrt((n - 1) / n), and takes their spread for the true one where
-    Student's t does not (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", the expanded percentile).
+    Resamples of n units vary too little, by sqrt((n - 1) / n), and percentiles, unlike Student's t, ignore that the
+    spread is estimated (Hesterberg 2015, "What Teachers Should Know About the Bootstrap", the expanded percentile).
     """
     from scipy.special import ndtr, stdtrit
 
@@ -154,9 +154,9 @@ def small_sample_level(n: int) -> float:
 
 
 def percentile_interval(values: np.ndarray, level: float) -> tuple[float, float]:
-    """Return the middle `level` of the values that exist; NaN where there are none, or where all are the same.
+    """Return the middle `level` of the values that are not NaN; NaN if there are none, or if all are equal.
 
-    Resamples that never vary say nothing of how other rows would: a point would claim to be sure.
+    Equal resamples do not show how other rows would vary: an interval of one point would claim certainty.
     """
     values = values[~np.isnan(values)]
     if not len(values) or values.min() == values.max():
@@ -174,7 +174,7 @@ def mean_statistic(values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 def sign_flip_p(differences: np.ndarray, clusters: np.ndarray, *, flips: int = FLIPS, seed: int = 0) -> float:
     """Return the two-sided p of "the two runs are exchangeable" by flipping the sign of whole clusters.
 
-    Exact under that hypothesis whatever the distribution (Fisher's randomisation test); 1 when nothing differs.
+    Exact under that hypothesis for any distribution (Fisher's randomisation test); 1 if nothing differs.
     """
     sums = np.bincount(clusters, weights=np.asarray(differences, dtype=float))
     sums = sums[sums != 0]
@@ -199,7 +199,7 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values (Holm 1979), in the order given: each is safe over the whole family."""
+    """Return Holm's adjusted p-values (Holm 1979), in the order given: each is valid for the whole family."""
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
@@ -209,9 +209,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def smallest_detectable_difference(low: float, high: float) -> float:
-    """Return the difference that rows as varied as these would show in 80 % of repeats (normal approximation).
+    """Return the true difference that rows as variable as these detect in 80 % of repeats (normal approximation).
 
-    `low` and `high` are the ends of the difference's interval. A true difference below it will usually look like none
-    at all, however the test comes out. NaN where the interval is a point: such rows say nothing of how they vary.
+    `low` and `high` are the ends of the difference's interval. A smaller true difference will often not be detected,
+    whatever this test says. NaN if the interval is a point: then the rows do not show how they vary.
     """
     return (Z + Z_POWER) / Z * (high - low) / 2 if high > low else math.nan

@@ -1,6 +1,6 @@
-"""Every metric in one table: what it is called, its unit, its direction, its interval and how it is computed.
+"""All metrics in one table: name, label, unit, direction, interval and computation.
 
-A metric is the mean of a column of per-row scores (`row_scores`), or, where it has a `statistic`, a function of all
+A metric is the mean of a column of per-row scores (`row_scores`), or, if it has a `statistic`, a function of all
 rows, such as RMSE. To add one: write its column or its statistic, and add its line here.
 """
 
@@ -45,7 +45,7 @@ def confidence_bins(confidences: np.ndarray) -> np.ndarray:
 
 
 def macro_f1(rows: JudgedRows) -> Statistic:
-    """F1 averaged over the classes that occur among the rows drawn."""
+    """F1 averaged over the classes that occur in the drawn rows."""
     labels = np.array(occurring_labels(rows))
     true = (np.array(rows.truth)[:, None] == labels).astype(float)  # (rows, classes)
     answered = (np.array(rows.answers)[:, None] == labels).astype(float)
@@ -59,7 +59,7 @@ def macro_f1(rows: JudgedRows) -> Statistic:
 
 
 def calibration_error(rows: JudgedRows) -> Statistic | None:
-    """Mean gap between stated and true share over ten bins of confidence; None without probabilities."""
+    """Mean gap between confidence and accuracy over ten bins of confidence; None without probabilities."""
     if rows.confidences is None:
         return None
     gaps = (rows.columns["accuracy"] - rows.confidences)[:, None]
@@ -78,13 +78,13 @@ def r_squared(rows: JudgedRows) -> Statistic | None:
     if len(rows.truth) < 2:
         return None
     truth, errors = np.array(rows.truth), rows.columns["mae"]
-    centred = truth - truth.mean()  # the spread does not change, and squares of large numbers lose no digits
+    centred = truth - truth.mean()  # the spread stays the same, and squares of large numbers do not lose digits
 
     def statistic(counts: np.ndarray) -> np.ndarray:
         total = counts.sum(axis=1)
         spread = counts @ centred**2 - (counts @ centred) ** 2 / total
         loss = counts @ errors**2
-        # Rounding leaves a constant's spread at about 1e-16 of its squares; scikit-learn then says 0, or 1 if perfect.
+        # Rounding leaves a constant's spread at about 1e-16 of its squares; scikit-learn gives 0 then, or 1 if perfect.
         constant = spread <= 1e-12 * np.maximum(counts @ centred**2, np.finfo(float).tiny)
         ratio = np.divide(loss, spread, out=np.zeros_like(loss), where=~constant)
         return np.where(constant, np.where(loss == 0, 1.0, 0.0), 1 - ratio)
@@ -117,11 +117,11 @@ class Metric:
     interval: str = "bootstrap"
     unit: str = ""
     statistic: Callable[[JudgedRows], Statistic | None] | None = None  # None: the mean of the column of this name
-    tested: bool = False  # gets a p-value in a comparison; each test more costs the others power
+    tested: bool = False  # gets a p-value in a comparison; each additional test costs the others power
 
     @property
     def is_share(self) -> bool:
-        """Whether each row either counts or does not."""
+        """Whether each row scores 0 or 1."""
         return self.interval == "wilson"
 
     @property
@@ -157,7 +157,7 @@ METRICS: dict[str, Metric] = {
         _share("within_10pct", "within 10 %", NUMBER),
     )
 }
-PRIMARY = ("accuracy", "mae", "token_f1")  # what ranks runs: the first of these that they have
+PRIMARY = ("accuracy", "mae", "token_f1")  # runs are ranked by the first of these that they have
 
 
 def find_metric(name: str) -> Metric:

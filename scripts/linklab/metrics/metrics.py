@@ -47,10 +47,10 @@ def score(
 ) -> dict:
     """Return the metrics.json value of one predictor on these examples; METRICS says what each metric is.
 
-    `targets` names the targets the predictor has an opinion on (all of the task's by default); the others are left out
-    rather than counted as invalid. `resamples=0` leaves the bootstrap intervals out (null). `judged` is what `judge`
-    gave for the same rows, where a caller has it; without it a task is needed. `warnings` is what every report of these
-    figures must say; `asked` says how a model was asked (model, free, rank_by), None for what is not a model.
+    `targets` are the targets that the predictor answers (default: all of the task); the others are left out, not
+    counted as invalid. `resamples=0` leaves out the bootstrap intervals (null). `judged` is the result of `judge` for
+    the same rows, if the caller has it; otherwise `task` is needed. Every report of these figures must show `warnings`;
+    `asked` is how a model was asked (model, free, rank_by), None for other predictors.
     """
     assert role in ROLES, role
     if not judged:
@@ -147,10 +147,10 @@ def write_run(
     judged: Sequence[JudgedRows] | None = None,
     **options: Any,
 ) -> dict:
-    """Write what later stages need of one predictor, and return its metrics.
+    """Write the files of one predictor that later stages need, and return its metrics.
 
-    Writes predictions.jsonl, metrics.json, row_scores.csv (id, group, every per-row value: what a paired comparison
-    resamples), per_class_TARGET.csv and samples.json (the first rows by id, not picked). `options` are `score`'s.
+    Writes predictions.jsonl, metrics.json, row_scores.csv (id, group, every per-row value, for paired comparisons),
+    per_class_TARGET.csv and samples.json (the first rows by id, not selected). `options` are those of `score`.
     """
     folder = Path(folder)
     if judged is None:
@@ -164,7 +164,7 @@ def write_run(
     shown = sorted(examples, key=lambda example: example.id)[:SAMPLES]
     samples = [
         {"id": e.id, "prompt": e.prompt, "answer": e.answer, "target": e.target}
-        # asked by choice, each of the last lines of the prompt belongs to a choice, in this order
+        # with --ask choices, each of the prompt's last lines belongs to a choice, in this order
         | ({"choices": [question.choice for question in e.questions]} if e.questions[0].choice is not None else {})
         for e in shown
     ]
@@ -174,7 +174,7 @@ def write_run(
 
 
 def write_row_scores(path: Path, examples: Sequence[Example], judged: Sequence[JudgedRows]) -> None:
-    """Write a line per row: id, group, and per target truth, answer, what each choice is worth, and every score."""
+    """Write a line per row: id, group, and per target truth, answer, the worth of each choice, and every score."""
     table = [{"id": example.id, "group": example.group} for example in examples]
     for rows in judged:
         columns = {"true": rows.truth, "answer": ["" if _is_missing(answer) else answer for answer in rows.answers]}

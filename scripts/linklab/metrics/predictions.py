@@ -1,4 +1,4 @@
-"""predictions.jsonl: one answer per row, no truth inside; what does not match the rows asked is refused."""
+"""predictions.jsonl: one answer per row, without the truth; a file that does not match the rows is rejected."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _KEYS = {"id", "raw_text", "answer", "error", "choices"}
 class Prediction:
     """One predictor's answer to one row.
 
-    `answer` maps a target to its text, or None where no answer could be read. `choices` ranks a class target's legal
-    answers, best first, each with its natural-log probability, or None where the predictor ranks without probabilities.
+    `answer` maps a target to its text, or None if no answer could be read. `choices` ranks a class target's legal
+    answers, best first, each with its natural-log probability, or None if the predictor has no probabilities.
     """
 
     id: str
@@ -33,8 +33,8 @@ class Prediction:
 def read_predictions(path: str | Path, expected_ids: Iterable[str]) -> dict[str, Prediction]:
     """Read predictions, in the order of `expected_ids`.
 
-    Raises UserError naming file and line for bad JSON, a wrong shape, a doubled or unknown id, and naming the first
-    missing id and their count: a predictor cannot leave out the rows it finds hard.
+    Raises UserError with file and line for bad JSON, a wrong shape, a duplicate or unknown id, and with the first
+    missing id and their count: a predictor cannot skip rows that are hard.
     """
     path = files.require_file(path)
     expected = list(expected_ids)
@@ -49,11 +49,11 @@ def read_predictions(path: str | Path, expected_ids: Iterable[str]) -> dict[str,
             except ValueError as error:
                 raise UserError(f"{path}:{number}: {error}") from error
             if prediction.id in found:
-                raise UserError(f"{path}:{number}: id '{prediction.id}' was on line {found[prediction.id][1]} already")
+                raise UserError(f"{path}:{number}: id '{prediction.id}' is already on line {found[prediction.id][1]}")
             if prediction.id not in known:
                 raise UserError(
                     f"{path}:{number}: id '{prediction.id}' is not among the {len(expected)} rows to score; "
-                    f"same data, --split and --max-rows as when the predictions were made?"
+                    f"use the same data, --split and --max-rows as for the predictions"
                 )
             found[prediction.id] = (prediction, number)
     missing = [name for name in expected if name not in found]
@@ -127,7 +127,7 @@ def _parse_pair(where: str, pair: object) -> tuple[str, float | None]:
 
 
 def _check_scores(where: str, scores: Sequence[float]) -> None:
-    """Raise a ValueError for what cannot be the log-probabilities of distinct texts, best first."""
+    """Raise a ValueError for scores that cannot be the log-probabilities of distinct texts, best first."""
     if any(not math.isfinite(score) or score > 1e-6 for score in scores):
         raise ValueError(f"{where}: a natural-log probability must be finite and at most 0")
     if any(later > earlier + 1e-9 for earlier, later in zip(scores, scores[1:], strict=False)):

@@ -1,4 +1,4 @@
-"""Each row judged alone: right or wrong, how near, how sure. Every mean metric is the mean of one of these columns."""
+"""Scores of each row: right or wrong, error, confidence. Every mean metric is the mean of one of these columns."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from linklab.tasks.task import Target
 
 TOP_K = 3
-NEAR_BEST = 0.05  # an answer within 5 % of the best utility is as good in practice: under the noise of a measurement
-INVALID = "(no legal answer)"  # stands in for an answer that cannot be used; no class has this name
+NEAR_BEST = 0.05  # an answer within 5 % of the best utility is as good in practice: the gap is below measurement noise
+INVALID = "(no legal answer)"  # replaces an answer that cannot be used; no class has this name
 SMALLEST_PROBABILITY = float(np.finfo(float).eps)  # as scikit-learn's log_loss clips; keeps one sure miss finite
 
 
@@ -32,7 +32,7 @@ class JudgedRows:
     """One target's rows, in the order of the examples.
 
     `columns` maps a metric to its value on each row. `answers` holds texts (class, text) or numbers (number), INVALID
-    or NaN where there is none. `confidences` is the probability given to the answer, None where there is none given.
+    or NaN for an invalid one. `confidences` are the probabilities of the answers, None if the predictor has none.
     """
 
     target: str
@@ -62,7 +62,7 @@ def judge_rows(
 def judge_class(
     examples: Sequence[Example], predictions: Mapping[str, Prediction], target: Target, top_k: int = TOP_K
 ) -> JudgedRows:
-    """Judge a class target. An answer outside the row's legal choices is invalid: wrong, regret 1, fully sure."""
+    """Judge a class target. An answer outside the row's legal choices is invalid: wrong, regret 1, confidence 1."""
     name = target.name
     given = [predictions[example.id] for example in examples]
     truth = [example.target[name] for example in examples]
@@ -81,7 +81,7 @@ def judge_class(
         of_truth = np.array([p.get(true, 0.0) for p, true in zip(probabilities, truth, strict=True)])
         of_truth[invalid] = 0.0
         columns["log_loss"] = -np.log(np.clip(of_truth, SMALLEST_PROBABILITY, 1.0))
-        # Where there is no probability to hold an answer to, it counts as fully sure.
+        # An answer without a probability counts with confidence 1.
         confidences = np.array([p.get(answer, 1.0) for p, answer in zip(probabilities, answers, strict=True)])
         confidences = np.minimum(confidences, 1.0)
     if all(name in example.values for example in examples):
@@ -111,7 +111,7 @@ def _judge_utility(examples: Sequence[Example], answers: Sequence[str], name: st
 
 
 def judge_number(examples: Sequence[Example], predictions: Mapping[str, Prediction], target: Target) -> JudgedRows:
-    """Judge a number target. An invalid answer has the error of the answer 0 and is near nothing."""
+    """Judge a number target. An invalid answer has the error of the answer 0 and is never within a tolerance."""
     name = target.name
     truth = np.array([read_number(example.target[name]) for example in examples])
     if np.isnan(truth).any():
@@ -152,7 +152,7 @@ def judge_text(examples: Sequence[Example], predictions: Mapping[str, Prediction
 def normalise(text: str) -> str:
     """Return a text without case, punctuation and extra white space: "The  Cat!" -> "the cat".
 
-    A text of nothing but punctuation stays as it is.
+    A text of only punctuation is not changed.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     words = "".join(" " if unicodedata.category(c)[0] == "P" else c for c in folded).split()
@@ -175,7 +175,7 @@ def _chrf() -> Callable[[str, str], float]:
 
 
 def hash_rows(examples: Sequence[Example]) -> dict[str, str]:
-    """Return what must agree before two runs are compared: hashes of ids, of prompts and of labels, in id order."""
+    """Return hashes of ids, prompts and labels, in id order: two runs must have the same to be compared."""
     ordered = sorted(examples, key=lambda example: example.id)
     return {
         "data": hash_ids([example.id for example in ordered]),
@@ -185,7 +185,7 @@ def hash_rows(examples: Sequence[Example]) -> dict[str, str]:
 
 
 def hash_ids(ids: Sequence[str]) -> str:
-    """Return the hash of a run's ids, whatever their order: `hashes.data` of metrics.json."""
+    """Return the hash of a run's ids, in any order: `hashes.data` of metrics.json."""
     return _hash_lines(sorted(ids))
 
 

@@ -1,4 +1,4 @@
-"""Whether a run's files agree with each other and with its manifest: edited figures must not be compared."""
+"""Check that a run's files agree with each other and with its manifest: edited figures must not be compared."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ TOLERANCE = 1e-6  # relative; row_scores.csv holds twelve digits
 
 
 def verify(run: ScoredRun) -> None:
-    """Raise a UserError naming the file of a run that changed or contradicts the others.
+    """Raise a UserError that names a file of a run that changed or contradicts the others.
 
     Checked: the hashes of the manifest; ids; each row's scores against its answer; the answers against
-    predictions.jsonl; every value in metrics.json against the rows. Intervals rest on the manifest alone.
+    predictions.jsonl; every value in metrics.json against the rows. Only the manifest protects intervals.
     """
     _check_manifest(run.folder)
     if len(set(run.ids)) < len(run.ids) or hash_ids(run.ids) != run.metrics["hashes"].get("data"):
-        raise UserError(f"{run.folder / ROWS_FILE}: other ids than {METRICS_FILE} was made from; {AGAIN}")
+        raise UserError(f"{run.folder / ROWS_FILE}: the ids are not those of {METRICS_FILE}; {AGAIN}")
     predictions = read_predictions(run.folder / PREDICTIONS_FILE, run.ids)
     for target in run.metrics["targets"]:
         rows = judged_rows(run, target)
@@ -49,12 +49,12 @@ def _check_manifest(folder: Path) -> None:
             if changed := find_changed(own, place):
                 raise UserError(f"{changed} since the run was scored; restore it, or score again")
             return
-    raise UserError(f"{folder}: no {MANIFEST} names these figures, so nothing shows that they are as they were scored; "
+    raise UserError(f"{folder}: no {MANIFEST} lists these files, so they may have been edited; "
                     f"score with evaluate_model.py or run_baselines.py")  # fmt: skip
 
 
 def judged_rows(run: ScoredRun, target: str) -> JudgedRows:
-    """Return one target's rows as they were judged, read back from row_scores.csv."""
+    """Return one target's judged rows, read from row_scores.csv."""
     columns = {
         name.rsplit("/", 1)[1]: column for name, column in run.columns.items() if name.rsplit("/", 1)[0] == target
     }
@@ -90,13 +90,11 @@ def _check_rows(run: ScoredRun, rows: JudgedRows) -> None:
         wrong = None if found is None else np.flatnonzero(~np.isclose(found, values, rtol=TOLERANCE, atol=1e-9))
         if wrong is None or len(wrong):
             row = f"row '{run.ids[wrong[0]]}' " if wrong is not None and len(wrong) else ""
-            raise UserError(
-                f"{run.folder / ROWS_FILE}: {row}'{rows.target}/{name}' is not what its answer gives; {AGAIN}"
-            )
+            raise UserError(f"{run.folder / ROWS_FILE}: {row}'{rows.target}/{name}' does not match its answer; {AGAIN}")
 
 
 def _check_predictions(run: ScoredRun, rows: JudgedRows, predictions: dict[str, Prediction]) -> None:
-    """Check that the answers that were judged are those of predictions.jsonl."""
+    """Check that the judged answers are those of predictions.jsonl."""
     for row_id, answer in zip(run.ids, rows.answers, strict=True):
         given = answer_of(predictions[row_id], rows.target)
         if rows.kind == "number":
@@ -106,7 +104,7 @@ def _check_predictions(run: ScoredRun, rows: JudgedRows, predictions: dict[str, 
             same = answer in (given, INVALID)  # an answer that is not legal stays in predictions.jsonl
         if not same:
             raise UserError(f"{run.folder / PREDICTIONS_FILE}: id '{row_id}' answers {given!r} for '{rows.target}', "
-                            f"and {ROWS_FILE} judged {answer!r}; {AGAIN}")  # fmt: skip
+                            f"but {ROWS_FILE} has {answer!r}; {AGAIN}")  # fmt: skip
 
 
 def _check_metrics(run: ScoredRun, rows: JudgedRows) -> None:
@@ -125,5 +123,5 @@ def _check_metrics(run: ScoredRun, rows: JudgedRows) -> None:
             or expected is None
             or not math.isclose(value, expected, rel_tol=1e-5, abs_tol=1e-6)
         ):
-            raise UserError(f"{run.folder / METRICS_FILE}: '{name}' is {value}, and {ROWS_FILE} gives "
+            raise UserError(f"{run.folder / METRICS_FILE}: '{name}' is {value}, but {ROWS_FILE} gives "
                             f"{'nothing' if expected is None else f'{expected:.6g}'}; {AGAIN}")  # fmt: skip

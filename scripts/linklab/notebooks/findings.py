@@ -10,7 +10,7 @@ from linklab.notebooks.json_text import Change, Path
 class Finding(NamedTuple):
     """One problem: of `key` of the object at `path` (or of that object), in words, with what fixes it.
 
-    `fix` completes a sentence ("'metadata' is not allowed: removed"). Without changes, fixing would lose something.
+    `fix` completes a sentence ("'metadata' is not allowed: removed"). `changes` is empty if a fix would lose something.
     """
 
     path: Path
@@ -20,10 +20,10 @@ class Finding(NamedTuple):
     changes: tuple[Change, ...]
 
 
-def says_nothing(value: object) -> bool:
+def holds_nothing(value: object) -> bool:
     """Return whether a value holds no information: null, "", [], {}, or only such values inside."""
     if isinstance(value, dict):
-        return all(says_nothing(part) for part in value.values())
+        return all(holds_nothing(part) for part in value.values())
     if isinstance(value, list):
-        return all(says_nothing(part) for part in value)
+        return all(holds_nothing(part) for part in value)
     return value is None or value == ""

@@ -1,4 +1,4 @@
-"""From the bytes of a notebook file to its fixed text: what cannot be read is named as what it is."""
+"""Fix the text of a notebook file, or say what the file is if it is not a notebook."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from linklab.notebooks.format_rules import find_format_problems
 from linklab.notebooks.json_text import BOM, JsonText
 from linklab.notebooks.widgets import find_widget_problems
 
-_MOST_PASSES = 50  # a key written n times takes n passes; more than a few were never seen
+_MOST_PASSES = 50  # a key written n times takes n passes; in practice there are only a few
 _RESTORE = "restore it (git checkout -- FILE) or save the notebook again"
 _NOT_NOTEBOOKS = (  # first bytes -> what such a file is, and what to do
     (b"version https://git-lfs", "a Git LFS pointer, not the notebook itself: run 'git lfs pull' first"),
@@ -22,14 +22,14 @@ _NOT_NOTEBOOKS = (  # first bytes -> what such a file is, and what to do
 
 
 class UnreadableNotebook(ValueError):
-    """What a file is that cannot be fixed; `at` is `:line:column` where that is known."""
+    """A file that is not a notebook; the message says what it is. `at` is `:line:column` if that is known."""
 
     def __init__(self, what: str, at: str = "") -> None:
         super().__init__(what)
         self.at = at
 
 
-class Said(NamedTuple):
+class Problem(NamedTuple):
     """A problem with its line, and what was (or would be, or must be) done about it."""
 
     line: int
@@ -38,18 +38,18 @@ class Said(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The fixed text, what was fixed, what `repair` would fix, and what nothing here can fix without loss."""
+    """The fixed text, what was fixed, what `repair` would fix, and what cannot be fixed without loss."""
 
     text: str
-    fixed: list[Said]
-    repairable: list[Said]
-    unfixed: list[Said]
+    fixed: list[Problem]
+    repairable: list[Problem]
+    unfixed: list[Problem]
 
 
 def decode(data: bytes) -> str:
-    """Return the text of a notebook file, line ends and byte order mark included.
+    """Return the text of a notebook file, with its line ends and byte order mark.
 
-    Raises UnreadableNotebook when the bytes are no JSON object in UTF-8: it says what they are instead, and what to do.
+    Raises UnreadableNotebook if the bytes are not a JSON object in UTF-8; it says what they are and what to do.
     """
     if problem := _name_bytes(data):
         raise UnreadableNotebook(problem)
@@ -60,7 +60,7 @@ def decode(data: bytes) -> str:
     try:
         value = json.loads(text.removeprefix(BOM))
     except json.JSONDecodeError as error:
-        raise _judge_text(text, error) from error
+        raise _name_text(text, error) from error
     except RecursionError as error:
         raise UnreadableNotebook("nested too deeply to be a notebook") from error
     except ValueError as error:  # Python's limit of the digits of a whole number
@@ -71,7 +71,7 @@ def decode(data: bytes) -> str:
 
 
 def _name_bytes(data: bytes) -> str | None:
-    """Return what bytes are that cannot be a notebook in UTF-8, or None."""
+    """Return what the bytes are if they cannot be a notebook in UTF-8, else None."""
     if not data:
         return f"zero bytes: nothing was ever written, or the content is lost; {_RESTORE}"
     if not data.strip(b"\0"):
@@ -81,8 +81,8 @@ def _name_bytes(data: bytes) -> str | None:
     return next((what for start, what in _NOT_NOTEBOOKS if data.startswith(start)), None)
 
 
-def _judge_text(text: str, error: json.JSONDecodeError) -> UnreadableNotebook:
-    """Say what a text is that is not JSON, where that is known, or where the JSON breaks."""
+def _name_text(text: str, error: json.JSONDecodeError) -> UnreadableNotebook:
+    """Return the error for a text that is not JSON: what the text is, if known, else where the JSON breaks."""
     text = text.removeprefix(BOM)
     if not text.strip():
         return UnreadableNotebook(f"only white space: the content is lost; {_RESTORE}")
@@ -99,30 +99,28 @@ def _judge_text(text: str, error: json.JSONDecodeError) -> UnreadableNotebook:
 
 
 def fix(text: str, *, widgets: str = "keep", repair: bool = False) -> Outcome:
-    """Return a notebook's text with its widget data treated (see `widgets.find_widget_problems`), and what was done.
+    """Return a notebook's text with fixed widget data (see `widgets.find_widget_problems`), and what was done.
 
-    With `repair`, also with what nbformat 4 asks for, wherever that loses nothing. Done twice is done once.
+    With `repair`, also fix what nbformat 4 does not allow, if nothing is lost. A second run changes nothing.
     """
-    fixed: list[Said] = []
-    bom = [Said(1, "a byte order mark (BOM) before the JSON, which Jupyter does not read", "removed")]
+    fixed: list[Problem] = []
+    bom = [Problem(1, "a byte order mark (BOM) before the JSON, which Jupyter does not read", "removed")]
     if not text.startswith(BOM):
         bom = []
     elif repair:
         fixed, bom, text = bom, [], text.removeprefix(BOM)
-    for _ in range(
-        _MOST_PASSES
-    ):  # fixing may uncover a problem: of a key written twice, or of what was put in its place
+    for _ in range(_MOST_PASSES):  # a fix may uncover a problem: of a key written twice, or of the new value
         notebook, source = json.loads(text.removeprefix(BOM)), JsonText(text)
         of_widgets, of_format = find_widget_problems(notebook, widgets), find_format_problems(notebook)
-        mendable = [found for found in of_format if found.changes]
-        now = of_widgets + (mendable if repair else [])
+        fixable = [found for found in of_format if found.changes]
+        now = of_widgets + (fixable if repair else [])
         if not now:
-            rest = [] if repair else [*bom, *(_say(source, found) for found in mendable)]
-            return Outcome(text, fixed, rest, [_say(source, found) for found in of_format if not found.changes])
-        fixed += sorted(_say(source, found) for found in now)
+            rest = [] if repair else [*bom, *(_with_line(source, found) for found in fixable)]
+            return Outcome(text, fixed, rest, [_with_line(source, found) for found in of_format if not found.changes])
+        fixed += sorted(_with_line(source, found) for found in now)
         text = source.apply(change for found in now for change in found.changes)
     raise AssertionError(f"not fixed after {_MOST_PASSES} passes: {fixed[-1]}")
 
 
-def _say(source: JsonText, found: Finding) -> Said:
-    return Said(source.line(found.path, found.key), found.problem, found.fix)
+def _with_line(source: JsonText, found: Finding) -> Problem:
+    return Problem(source.line(found.path, found.key), found.problem, found.fix)

@@ -1,6 +1,6 @@
-"""What nbformat 4 asks of a notebook: which keys an object must and may have, and what gives it that without loss.
+"""The rules of nbformat 4: required and allowed keys of each object, and the fixes that lose nothing.
 
-The rules follow the schemas nbformat.v4.0 to v4.5. They are written out here, because the hook may depend on nothing.
+The rules follow the schemas nbformat.v4.0 to v4.5. They are written out here, because the hook has no dependencies.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from linklab.notebooks.findings import Finding, says_nothing
+from linklab.notebooks.findings import Finding, holds_nothing
 from linklab.notebooks.json_text import Change, Copy, Path
 
 NEWEST_MINOR = 5
@@ -20,7 +20,7 @@ _ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _DIGITS = re.compile(r"0|[1-9]\d{0,8}")
 _NUMBERS = ("execution_count", "nbformat", "nbformat_minor")
 _JSON_MIME = re.compile(r"application/(.*\+)?json")
-_OUTPUT_KEYS = {  # output type -> what it must have, all it may have, and what is meant where it is missing
+_OUTPUT_KEYS = {  # output type -> its required keys (no others are allowed), with the defaults for missing ones
     "execute_result": {"data": "{}", "metadata": "{}", "execution_count": "null"},
     "display_data": {"data": "{}", "metadata": "{}"},
     "stream": {"name": '"stdout"', "text": "[]"},
@@ -64,7 +64,7 @@ def _is_files(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(bundle, dict) for bundle in value.values())
 
 
-# Keys of cell metadata whose form the schemas prescribe: for which cells, from which minor version on.
+# Keys of cell metadata with a prescribed form: (types of cells, first minor version, check).
 _CELL_METADATA: dict[str, tuple[tuple[str, ...], int, _Check]] = {
     "name": (_CELL_TYPES, 0, lambda value: isinstance(value, str) and bool(re.search(r"^.+$", value))),
     "tags": (_CELL_TYPES, 0, _is_tags),
@@ -86,7 +86,7 @@ _FORMS: dict[str, _Check] = {
 
 
 def find_format_problems(notebook: dict) -> list[Finding]:
-    """Return what nbformat 4 would refuse in a parsed notebook. Other major versions are not judged."""
+    """Return what nbformat 4 would reject in a parsed notebook. Other major versions are not checked."""
     cells = notebook.get("cells")
     if notebook.get("nbformat", 4 if isinstance(cells, list) else None) not in (4, "4"):
         return []
@@ -114,24 +114,26 @@ def _find_top_problems(notebook: dict, minor: int) -> Iterator[Finding]:
     yield from _require((), notebook, "nbformat_minor", lambda value: isinstance(value, int), str(minor), where)
     yield from _require((), notebook, "metadata", is_object, "{}", where)
     if "worksheets" in notebook:
-        yield _unmended((), "worksheets", "the form of nbformat 3 in a notebook that says 4", "convert it with jupyter")
+        yield _unfixable(
+            (), "worksheets", "the form of nbformat 3 in a notebook that says 4", "convert it with jupyter"
+        )
         return
     yield from _require((), notebook, "cells", _is_list, "[]", where)
     metadata = notebook.get("metadata")
     allowed = {"nbformat", "nbformat_minor", "metadata", "cells"}
     if minor <= NEWEST_MINOR:
         typed = ("kernelspec", "language_info", *_METADATA)
-        yield from _find_superfluous((), notebook, allowed, where, metadata, typed)
+        yield from _find_extra_keys((), notebook, allowed, where, metadata, typed)
     if isinstance(metadata, dict):
         yield from _find_kernel_problems(metadata, minor)
 
 
 def _find_kernel_problems(metadata: dict, minor: int) -> Iterator[Finding]:
-    """Yield what is wrong with kernelspec, language_info and the other keys of the metadata that have a form."""
+    """Yield what is wrong with kernelspec, language_info and the other metadata keys with a prescribed form."""
     objects: dict[str, dict] = {"kernelspec": {}, "language_info": {}}
     for key, required in (("kernelspec", {"name", "display_name"}), ("language_info", {"name"})):
         value = metadata.get(key)
-        if isinstance(value, dict) and (value.keys() >= required or not says_nothing(value)):
+        if isinstance(value, dict) and (value.keys() >= required or not holds_nothing(value)):
             objects[key] = value
         else:
             yield from _optional(("metadata",), metadata, key, lambda value: False, "", "not an object")
@@ -156,7 +158,7 @@ def _find_kernel_problems(metadata: dict, minor: int) -> Iterator[Finding]:
 
 
 def _guess_language(spec: dict, info: dict) -> str | None:
-    """Return the notebook's language as far as the metadata tells: `python`, `r`, …"""
+    """Return the notebook's language if the metadata tells it: `python`, `r`, …"""
     for told, key in (
         (info, "name"), (spec, "language"), (info, "pygments_lexer"), (spec, "name"), (spec, "display_name"),
     ):  # fmt: skip
@@ -171,14 +173,14 @@ def _find_cell_problems(n: int, cell: object, minor: int, seen: set[str], taken:
     kind = cell.get("cell_type") if isinstance(cell, dict) else None
     where = f"cell {n + 1}" + (f" ({kind})" if kind in _CELL_TYPES else "")
     if not isinstance(cell, dict):
-        yield _unmended(path, None, f"{where} is no object", "write it anew")
+        yield _unfixable(path, None, f"{where} is not an object", "write it again")
         return
     if kind not in _CELL_TYPES:
         if kind is None and ("outputs" in cell or "execution_count" in cell):
             yield _put(path, "cell_type", '"code"', f"{where} has no 'cell_type' but outputs")
         else:
             problem = f"{where} has the type {kind!r}, none of {', '.join(_CELL_TYPES)}"
-            yield _unmended(path, "cell_type", problem, "correct it")
+            yield _unfixable(path, "cell_type", problem, "correct it")
         return
     if minor >= 5:
         yield from _find_id_problems(path, cell, where, seen, taken)
@@ -200,7 +202,7 @@ def _find_cell_problems(n: int, cell: object, minor: int, seen: set[str], taken:
         yield from _find_cell_metadata_problems((*path, "metadata"), metadata, kind, minor, where)
     if minor <= NEWEST_MINOR:
         meaningless = ("id", "execution_count")
-        yield from _find_superfluous(path, cell, allowed, where, metadata, tuple(_CELL_METADATA), meaningless)
+        yield from _find_extra_keys(path, cell, allowed, where, metadata, tuple(_CELL_METADATA), meaningless)
 
 
 def _find_cell_metadata_problems(path: Path, metadata: dict, kind: str, minor: int, where: str) -> Iterator[Finding]:
@@ -216,14 +218,14 @@ def _find_cell_metadata_problems(path: Path, metadata: dict, kind: str, minor: i
 
 
 def _find_id_problems(path: Path, cell: dict, where: str, seen: set[str], taken: set[str]) -> Iterator[Finding]:
-    """Yield a missing, malformed or repeated id; the new one is derived from what the cell holds."""
+    """Yield a missing, malformed or repeated id; the new id is derived from the cell's content."""
     found: Any = cell.get("id")
     if _is_id(found) and found not in seen:
         seen.add(found)
         return
     new = _derive_id(cell, taken)
     taken.add(new)
-    problem = "has no 'id', which nbformat 4.5 asks for"
+    problem = "has no 'id', which nbformat 4.5 requires"
     if _is_id(found):
         problem = f"repeats the id {found!r}"
     elif "id" in cell:
@@ -236,7 +238,7 @@ def _is_id(value: object) -> bool:
 
 
 def _derive_id(cell: dict, taken: set[str]) -> str:
-    """Return an id of 8 hex digits that depends on type and source alone, and on no id in use."""
+    """Return an unused id of 8 hex digits that depends only on the cell's type and source."""
     content = json.dumps([cell.get("cell_type"), cell.get("source")])
     for copy in range(len(taken) + 1):
         new = hashlib.sha256(f"{copy} {content}".encode()).hexdigest()[:8]
@@ -248,14 +250,14 @@ def _derive_id(cell: dict, taken: set[str]) -> str:
 def _find_output_problems(path: Path, output: object, count: object, where: str) -> Iterator[Finding]:
     kind = output.get("output_type") if isinstance(output, dict) else None
     if not isinstance(output, dict):
-        yield _unmended(path, None, f"{where} is no object", "remove it, or run the cell again")
+        yield _unfixable(path, None, f"{where} is not an object", "remove it, or run the cell again")
         return
     if kind not in _OUTPUT_KEYS:
         if kind is None and (guess := _guess_output_type(output)):
             yield _put(path, "output_type", json.dumps(guess), f"{where} has no 'output_type'")
         else:
             problem = f"{where} has the type {kind!r}, none of {', '.join(_OUTPUT_KEYS)}"
-            yield _unmended(path, "output_type", problem, "run the cell again")
+            yield _unfixable(path, "output_type", problem, "run the cell again")
         return
     where = f"{where} ({kind})"
     for key, default in _OUTPUT_KEYS[kind].items():
@@ -269,7 +271,7 @@ def _find_output_problems(path: Path, output: object, count: object, where: str)
             yield from _optional((*path, "data"), data, mime, is_text, f"{where}: ", "neither text nor lines", advice)
     superfluous = ("execution_count", *(["name"] if output.get("name") in ("stdout", "stderr") else []))
     allowed = {"output_type", *_OUTPUT_KEYS[kind]}
-    yield from _find_superfluous(path, output, allowed, where, output.get("metadata"), (), superfluous)
+    yield from _find_extra_keys(path, output, allowed, where, output.get("metadata"), (), superfluous)
 
 
 def _guess_output_type(output: dict) -> str | None:
@@ -278,31 +280,31 @@ def _guess_output_type(output: dict) -> str | None:
     return "error" if "traceback" in output else "stream" if is_text(output.get("text")) else None
 
 
-def _find_superfluous(
+def _find_extra_keys(
     path: Path, value: dict, allowed: set[str], where: str, metadata: object, typed: tuple[str, ...],
     meaningless: tuple[str, ...] = (),
 ) -> Iterator[Finding]:  # fmt: skip
-    """Yield the keys an object may not have. Empty ones go; others move to its metadata, which may hold anything."""
+    """Yield keys that are not allowed. Empty ones are removed; others move to the object's metadata, if it has one."""
     for key, part in value.items():
         if key in allowed:
             continue
         problem = f"'{key}' is not allowed in {where}"
-        if key in meaningless or says_nothing(part):
+        if key in meaningless or holds_nothing(part):
             yield _remove(path, key, problem)
         elif "metadata" in allowed and isinstance(metadata, dict) and key not in metadata and key not in typed:
             changes = (Change(path, key, None), Change((*path, "metadata"), key, Copy((*path, key))))
             yield Finding(path, key, problem, "moved to the metadata", changes)
         else:
-            yield _unmended(path, key, f"{problem} and holds something", "move or remove it")
+            yield _unfixable(path, key, f"{problem} and is not empty", "move or remove it")
 
 
 def _require(path: Path, value: dict, key: str, check: _Check, default: str, where: str) -> Iterator[Finding]:
-    """Yield the problem of a key that is missing, or that is there with a value of another form."""
+    """Yield the problem of a required key that is missing or has a value of another form."""
     if key not in value:
         yield _put(path, key, default, f"{where} has no '{key}'")
     elif check(value[key]):
         return
-    elif says_nothing(value[key]):
+    elif holds_nothing(value[key]):
         yield _put(path, key, default, f"{where}: '{key}' is {json.dumps(value[key])}")
     elif key in _NUMBERS and isinstance(value[key], str) and _DIGITS.fullmatch(value[key]):
         yield _put(path, key, value[key], f"{where}: '{key}' is text")
@@ -314,14 +316,14 @@ def _optional(
     path: Path, value: dict, key: str, check: _Check, where: str, wrong: str = "not what nbformat 4 allows there",
     advice: str = "correct or remove it",
 ) -> Iterator[Finding]:  # fmt: skip
-    """Yield the problem of a key that may be missing, and that is there with a value of another form."""
+    """Yield the problem of an optional key that has a value of another form."""
     if key not in value or check(value[key]):
         return
     problem = f"{where}'{key}' is {json.dumps(value[key])[:40]}"
-    if says_nothing(value[key]):
+    if holds_nothing(value[key]):
         yield _remove(path, key, problem)
     else:
-        yield _unmended(path, key, f"{problem}, {wrong}", advice)
+        yield _unfixable(path, key, f"{problem}, {wrong}", advice)
 
 
 def _put(path: Path, key: str, text: str, problem: str) -> Finding:
@@ -332,5 +334,5 @@ def _remove(path: Path, key: str, problem: str) -> Finding:
     return Finding(path, key, problem, "removed", (Change(path, key, None),))
 
 
-def _unmended(path: Path, key: str | None, problem: str, advice: str) -> Finding:
+def _unfixable(path: Path, key: str | None, problem: str, advice: str) -> Finding:
     return Finding(path, key, problem, advice, ())

@@ -18,14 +18,14 @@ _scan_value = json.JSONDecoder().raw_decode
 
 
 def _skip_space(text: str, at: int) -> int:
-    """Return where the space from `at` on ends."""
+    """Return the end of the white space that starts at `at`."""
     found = _SPACE.match(text, at)
     assert found, "no space is a match too"
     return found.end()
 
 
 class Copy(NamedTuple):
-    """A value written as it stands elsewhere in the text: `path` leads to it."""
+    """A value copied from elsewhere in the text: `path` leads to it."""
 
     path: Path
 
@@ -58,7 +58,7 @@ class Member(NamedTuple):
 
 
 class Edit(NamedTuple):
-    """Put `text` where `start:end` is."""
+    """Replace `start:end` by `text`."""
 
     start: int
     end: int
@@ -66,7 +66,7 @@ class Edit(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """How an object is written: `newline` is empty when it stands on one line."""
+    """How an object is written: `newline` is empty if it is on one line."""
 
     newline: str
     outer: str
@@ -75,7 +75,7 @@ class Layout(NamedTuple):
     comma: str
 
     def break_to(self, level: int) -> str:
-        """Return what stands before a member `level` deep: a line break and its indentation, or nothing."""
+        """Return the text before a member `level` deep: a line break and indentation, or nothing."""
         return self.newline and self.newline + self.outer + self.unit * level
 
     def deeper(self, levels: int) -> Layout:
@@ -85,7 +85,7 @@ class Layout(NamedTuple):
 
 @dataclasses.dataclass
 class JsonText:
-    """A JSON text (known to be valid) and, once asked for, where its members are."""
+    """A JSON text (known to be valid) and the positions of its members, which are found when needed."""
 
     text: str
     _found: dict[int, list[Member]] = dataclasses.field(default_factory=dict)
@@ -113,7 +113,7 @@ class JsonText:
                 at = _skip_space(text, at + 1)
 
     def find(self, path: Path) -> tuple[int, int]:
-        """Return where the value at `path` starts and ends. Of a repeated key the last counts, as in json.loads."""
+        """Return start and end of the value at `path`. Of a repeated key the last counts, as in json.loads."""
         start = _skip_space(self.text, 1 if self.text.startswith(BOM) else 0)
         end = len(self.text)
         for step in path:
@@ -124,13 +124,13 @@ class JsonText:
         return start, end
 
     def line(self, path: Path, key: str | None = None) -> int:
-        """Return the line, from 1, of a key of the object at `path`, or of the object where it has no such key."""
+        """Return the line, from 1, of a key of the object at `path`, or of the object if it has no such key."""
         start, _ = self.find(path)
         member = last_named(self.members(start), key) if key and self.text[start] == "{" else None
         return self.text.count("\n", 0, member.start if member else start) + 1
 
     def layout(self, path: Path) -> Layout:
-        """Read off how the object at `path` is written; an empty one is written like what is around it."""
+        """Return how the object at `path` is written; an empty one is written like its surroundings."""
         start, end = self.find(path)
         members = self.members(start)
         if members and self.text[start] == "{":
@@ -143,7 +143,7 @@ class JsonText:
         return self.layout(path[:-depth]).deeper(depth)
 
     def write(self, value: Value, layout: Layout, level: int) -> str:
-        """Write a value whose first line stands `level` deep inside an object of this layout."""
+        """Write a value; its first line is `level` deep inside an object of this layout."""
         if isinstance(value, Copy):
             start, end = self.find(value.path)
             line_start = self.text.rfind("\n", 0, start) + 1
@@ -159,7 +159,7 @@ class JsonText:
         return value
 
     def apply(self, changes: Iterable[Change]) -> str:
-        """Return the text with the changes made, but for those inside a value that another one removes or replaces."""
+        """Return the text with the changes, except those inside a value that another change removes or replaces."""
         grouped: dict[Path, dict[str, Value | None]] = {}
         for change in changes:
             grouped.setdefault(change.path, {})[change.key] = change.value
@@ -186,39 +186,39 @@ class JsonText:
             for key, value in wanted.items()
             if value is not None and not named[key]
         ]
-        gone = {member for key, member in named.items() if member and wanted[key] is None}
-        if len(gone) == len(members):
+        removed = {member for key, member in named.items() if member and wanted[key] is None}
+        if len(removed) == len(members):
             body = (layout.comma + layout.break_to(1)).join(added)
             inside = layout.break_to(1) + body + layout.break_to(0) if body else ""
             return [Edit(start + 1, end - 1, inside)] if members or body else []
-        return replaced + _cut(members, gone, "".join(layout.comma + layout.break_to(1) + entry for entry in added))
+        return replaced + _cut(members, removed, "".join(layout.comma + layout.break_to(1) + entry for entry in added))
 
 
-def _cut(members: Sequence[Member], gone: set[Member], added: str) -> list[Edit]:
-    """Return the edits that take `gone` out, with comma and line, and put `added` behind the last that stays."""
+def _cut(members: Sequence[Member], removed: set[Member], added: str) -> list[Edit]:
+    """Return the edits that take out `removed`, with comma and line, and put `added` after the last kept member."""
     edits: list[Edit] = []
-    stays: Member | None = None  # the last one seen
-    first: Member | None = None  # of those to go since then
+    kept: Member | None = None  # the last one so far
+    first: Member | None = None  # the first removed one after it
     for member in members:
-        if member in gone:
+        if member in removed:
             first = first or member
             continue
         if first:
             edits.append(Edit(first.start, member.start, ""))
-        stays, first = member, None
-    assert stays, "an object that loses all its members is written anew"
+        kept, first = member, None
+    assert kept, "_edit_object writes an object without members itself"
     if added or first:
-        edits.append(Edit(stays.value_end, members[-1].value_end, added))
+        edits.append(Edit(kept.value_end, members[-1].value_end, added))
     return edits
 
 
 def last_named(members: Sequence[Member], key: str) -> Member | None:
-    """Return the member that json.loads lets win when a key is written twice."""
+    """Return the member that json.loads uses if a key is written twice."""
     return next((member for member in reversed(members) if member.key == key), None)
 
 
 def _read_layout(text: str, members: Sequence[Member], end: int) -> Layout:
-    """Read off how the object with these members (at least one), closed before `end`, is written."""
+    """Return how the object with these members (at least one), closed before `end`, is written."""
     first, last = members[0], members[-1]
     colon = text[first.key_end : first.value_start]
     line_start = text.rfind("\n", 0, first.start) + 1

@@ -1,6 +1,6 @@
-"""Replace what a file holds in one step, with the standard library alone, and remove what killed runs have left beside.
+"""Replace a file's content in one step, with only the standard library, and remove temporary files of killed runs.
 
-Not with `linklab.files`, which needs the package filelock and leaves a lock beside: a hook may do neither.
+`linklab.files` is not used: it needs the package filelock and leaves a lock file; a hook must do neither.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ except ImportError:  # Windows, where a file that is open cannot be removed
 
 
 def replace_bytes(path: Path, data: bytes) -> None:
-    """Replace what a file holds: whatever kills this process, the old or the new bytes are there, never a part.
+    """Replace a file's content: even if this process is killed, the file holds the old or the new bytes, never a part.
 
-    The bytes are written to a file beside it first, which is locked until it takes the place of the old one.
+    The bytes are first written to a file beside it; that file is locked until it replaces the old one.
     """
     remove_left_overs(path)
     number, name = tempfile.mkstemp(prefix=aside_prefix(path), suffix=".tmp", dir=path.parent)
@@ -43,7 +43,7 @@ def replace_bytes(path: Path, data: bytes) -> None:
 
 
 def remove_left_overs(path: Path) -> None:
-    """Remove the files that killed runs have left beside `path`: by their exact name, and if no process holds them."""
+    """Remove the temporary files of killed runs beside `path`: only exact names, and only if no process holds them."""
     for left in left_overs(path):
         if left.is_file() and not left.is_symlink():
             with contextlib.suppress(OSError):  # held by a run at work
@@ -60,6 +60,6 @@ def _remove_unheld(path: Path) -> None:
 
 
 def _lock(number: int) -> None:
-    """Lock an open file for this process; an OSError where another one holds it."""
+    """Lock an open file for this process; raises OSError if another process holds it."""
     if fcntl is not None:
         fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

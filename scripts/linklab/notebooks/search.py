@@ -1,4 +1,4 @@
-"""Which files are notebooks."""
+"""Find notebook files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SKIPPED_FOLDERS = {
 
 
 def find_notebooks(path: Path) -> Iterator[Path]:
-    """Yield `path` itself, or every notebook below it when it is a folder."""
+    """Yield `path` itself, or every notebook below it if it is a folder."""
 
     def stop(error: OSError) -> None:
         raise error

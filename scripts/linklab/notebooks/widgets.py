@@ -1,16 +1,16 @@
-"""Widget data that stops nbconvert and GitHub, and what is done about it.
+"""Find widget data that stops nbconvert and GitHub, and the changes that fix it.
 
-Both read `metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]` and stop with KeyError 'state' where
-the widget models are written without it, as Colab did. Both show a view whose model is under `state` with JavaScript
-only, and any other view by what is beside it: text or a picture. So models are never moved under `state`: they stay, or
-are put, beside an empty `state`, the form Colab writes today; Colab still finds them, and every viewer shows the text.
+Both read `metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"]` and stop with KeyError 'state' if
+the widget models are written without it, as Colab did. If the model of a view is under `state`, both show the view only
+with JavaScript; otherwise they show the text or picture beside the view. So models are never moved under `state`: they
+stay, or are put, beside an empty `state`, as Colab writes them today; Colab finds them, every viewer shows the text.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping
 
-from linklab.notebooks.findings import Finding, says_nothing
+from linklab.notebooks.findings import Finding, holds_nothing
 from linklab.notebooks.json_text import Change, Copy, Members, Path, Value
 
 STATE_MIME = "application/vnd.jupyter.widget-state+json"
@@ -23,10 +23,10 @@ _VERSIONS = {"version_major": "2", "version_minor": "0"}  # of the format ipywid
 
 
 def find_widget_problems(notebook: dict, treatment: str = "keep") -> list[Finding]:
-    """Return what is wrong with the widget data of a parsed notebook, fixed the way `treatment` says.
+    """Return what is wrong with the widget data of a parsed notebook, with the fixes of `treatment`.
 
-    keep: models stay, text is shown. text: as keep, and views that have text beside them are taken out, so that text is
-    shown even where Jupyter saved working widgets. remove: `metadata.widgets` is removed.
+    keep: models stay, text is shown. text: like keep, but views with text beside them are removed, so that text is
+    shown even if Jupyter saved working widgets. remove: `metadata.widgets` is removed.
     """
     metadata = notebook.get("metadata")
     found = list(_find_view_problems(notebook, withdraw=treatment == "text"))
@@ -36,7 +36,7 @@ def find_widget_problems(notebook: dict, treatment: str = "keep") -> list[Findin
 
 
 def count_models(widgets: object) -> int:
-    """Return how many widget models `metadata.widgets` holds, wherever they stand."""
+    """Return how many widget models `metadata.widgets` holds, at any depth."""
     return sum(1 for _ in _walk_models(widgets, ()))
 
 
@@ -58,19 +58,19 @@ def _find_state_problems(widgets: object, *, remove: bool) -> list[Finding]:
 
 
 def _put_beside(widgets: object) -> list[Change]:
-    """Return what puts an empty widget state beside other data. Data in its very place goes inside, as `found`."""
+    """Return the changes that add an empty widget state; data in its place is kept inside it, as `found`."""
     if not isinstance(widgets, dict):
         return [Change(("metadata",), "widgets", Members(((STATE_MIME, _new_state({"found": Copy(WIDGETS)})),)))]
     state = widgets.get(STATE_MIME)
     if isinstance(state, dict):
         return [_EMPTY_STATE]
-    return [Change(WIDGETS, STATE_MIME, _new_state({} if says_nothing(state) else {"found": Copy(STATE)}))]
+    return [Change(WIDGETS, STATE_MIME, _new_state({} if holds_nothing(state) else {"found": Copy(STATE)}))]
 
 
 def _recover(widgets: object, n_models: int) -> Finding:
-    """Return the problem of models that stand where no viewer looks for them, with their move to where Colab does.
+    """Return the problem of models where no viewer looks for them, with their move to the place where Colab looks.
 
-    They stay where they are when moving would lose something: other data stands around them, or two have one name.
+    They are not moved if that would lose something: there is other data around them, or two have the same name.
     """
     problem = _say_models(n_models, "where no viewer looks for them")
     paths = list(_walk_models(widgets, WIDGETS))
@@ -88,10 +88,10 @@ def _recover(widgets: object, n_models: int) -> Finding:
 
 
 def _is_empty(value: object) -> bool:
-    """Return whether what stands in the place of a widget state holds nothing: at most version numbers, or false."""
+    """Return whether a value in the place of a widget state is empty: nothing but version numbers, or false."""
     if isinstance(value, dict):
-        return all(key == "state" or key in _VERSIONS or says_nothing(part) for key, part in value.items())
-    return says_nothing(value) or value is False
+        return all(key == "state" or key in _VERSIONS or holds_nothing(part) for key, part in value.items())
+    return holds_nothing(value) or value is False
 
 
 def _only_models(value: object) -> bool:
@@ -100,7 +100,7 @@ def _only_models(value: object) -> bool:
         return True
     if isinstance(value, dict):
         return all(key in _VERSIONS or _only_models(part) for key, part in value.items())
-    return all(_only_models(part) for part in value) if isinstance(value, list) else says_nothing(value)
+    return all(_only_models(part) for part in value) if isinstance(value, list) else holds_nothing(value)
 
 
 def _is_model(value: object) -> bool:
@@ -133,9 +133,9 @@ def _drop_widgets() -> Change:
 
 
 def _find_view_problems(notebook: dict, *, withdraw: bool) -> Iterator[Finding]:
-    """Yield the outputs whose widget view names no model: nbconvert stops there with KeyError 'model_id'.
+    """Yield the outputs with a widget view that names no model: nbconvert stops there with KeyError 'model_id'.
 
-    With `withdraw` also the views that have anything else beside them to show.
+    With `withdraw` also the views of outputs that have something else to show.
     """
     for path, data in outputs_with_data(notebook):
         if VIEW_MIME not in data:
