@@ -56,11 +56,11 @@ def test_what_is_written_and_its_loss_are_those_of_plain_transformers(name, runs
 def test_the_report_has_a_table_of_before_and_after(runs, tmp_path):
     assert compare_results.main([str(runs / "tuned"), str(runs / "base"), "--out-dir", str(tmp_path / "report")]) == 0
     page = (tmp_path / "report" / "report.md").read_text()
-    table = page.partition("## What it still knows")[2].partition("\n## ")[0]
+    table = page.partition("## General questions")[2].partition("\n## ")[0]
     lines = [line for line in table.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 12 + 2
     found = [json.loads((runs / name / general.FILE).read_text()) for name in ("base", "tuned")]
     assert lines[-2].split("**")[3::2] == [f"{one['right']} of 12" for one in found]
     assert lines[-1].split("**")[3::2] == [f"{one['loss']:.2f}" for one in found]
     html = (tmp_path / "report" / "report.html").read_text()
-    assert "What it still knows" in html and html.count("What is the capital of France?") == 1
+    assert "General questions" in html and html.count("What is the capital of France?") == 1

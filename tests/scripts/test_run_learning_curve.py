@@ -143,7 +143,7 @@ def test_a_study_writes_its_table_its_law_and_what_a_goal_needs_and_runs_nothing
     assert {line["predictor"] for line in lines} == {"model", "most_frequent"}
     assert [line["rows"] for line in lines if line["predictor"] == "most_frequent"] == ["32", "64", "128", "256"]
     summary = (folder / "summary.md").read_text()
-    assert "Fitted law: 1 − accuracy = " in summary and "- 90.0 % (asked for): " in summary
+    assert "Fitted law: 1 − accuracy = " in summary and "- 90.0 % (goal): " in summary
     assert "as good as most_frequent at 256 rows" in summary
     png = (folder / "curve_kind_accuracy.png").read_bytes()
     assert png.startswith(b"\x89PNG") and len(png) > 20_000
@@ -195,7 +195,7 @@ def test_a_run_that_ends_well_without_its_results_has_failed_and_says_what_is_mi
     monkeypatch.setattr(pipeline, "call", lambda command, **_: 0)
     assert run_learning_curve.main(words(rule_table, place, "--no-baselines", sizes=["32"], seeds=["1"])) == 1
     (line,) = lines_of(study_of(place))
-    assert line["error"] == "exit code 0, but not done (not run yet)"
+    assert line["error"] == "exit code 0, but not finished (not run yet)"
 
 
 def test_a_study_told_to_stop_ends_with_the_code_and_goes_on_later(rule_table, place, monkeypatch):
@@ -335,7 +335,7 @@ REFUSED = [
     (["--test-rows", "4000"], "--test-rows 4000: there are only"),
     (["--goal", "speed=3"], "write accuracy=X, mae=X or TARGET/accuracy=X"),
     (["--goal", "accuracy=70"], "an accuracy lies between 0 and 1"),
-    (["--", "--seed", "3"], "--seed after `--`: the study sets it itself"),
+    (["--", "--seed", "3"], "--seed after `--`: the study sets this option itself"),
 ]
 
 

@@ -88,8 +88,7 @@ def test_a_sweep_finds_the_best_setting_and_gives_a_command_finetune_takes(rule_
         assert (folder / name).stat().st_size > 0
     assert not (folder / "importances.png").exists()
     assert (
-        "8 complete trials of different losses are needed for 2 settings, and 5 are complete"
-        in (folder / "summary.md").read_text()
+        "2 settings need 8 complete trials with different losses, 5 are complete" in (folder / "summary.md").read_text()
     )
     assert told.out.splitlines()[-1] in (folder / "summary.md").read_text()
     assert "[5/5] trial 4" in told.err and "left" in told.err
@@ -377,15 +376,15 @@ def test_a_line_of_the_journal_that_a_kill_left_unfinished_is_cut_off(tmp_path):
 
 
 REFUSED = [
-    (["--space", "speed=1,2"], "'speed' is not a setting that can be swept; there are: lora_rank, lora_alpha"),
+    (["--space", "speed=1,2"], "'speed' is not a setting that can be swept; these can: lora_rank, lora_alpha"),
     (["--space", "lora_rank=8", "lora_rank=16"], "a setting is named twice"),
     (["--space", "epochs=1,2", "max_steps=3,4"], "epochs and max_steps both say how long"),
     (["--space", "lora_rank=8,16"], "--trials 12: the space has only 2 settings"),
     (["--space", "learning_rate=log:1e-4:1e-3", "--sampler", "grid"], "a grid needs a list"),
     (["--space", "lora_rank=8,16", "--sampler", "grid", "--trials", "3"], "the grid has 2 settings"),
     ([*SPACE, "--metric", "kind/mae"], "--metric kind/mae: there are: loss, kind/accuracy"),
-    ([*SPACE, "--", "--lora-rank", "8"], "--lora-rank after `--`: the study sets it itself"),
-    ([*SPACE, "--", "epochs"], "'epochs': after `--` an option of finetune_gemma_from_csv.py is expected"),
+    ([*SPACE, "--", "--lora-rank", "8"], "--lora-rank after `--`: the study sets this option itself"),
+    ([*SPACE, "--", "epochs"], "'epochs': expected an option of finetune_gemma_from_csv.py after `--`"),
     ([*SPACE, "--storage", "nonsense"], "--storage nonsense: cannot be opened"),
 ]  # fmt: skip
 

@@ -26,7 +26,7 @@ def test_settings_are_read(text, expected):
 @pytest.mark.parametrize(("text", "said"), [
     ("lora_rank", "write NAME=A,B,C for a list"),
     ("lora_rank=", "write NAME=A,B,C for a list"),
-    ("rank=8", "'rank' is not a setting that can be swept; there are: lora_rank"),
+    ("rank=8", "'rank' is not a setting that can be swept; these can: lora_rank"),
     ("lora_rank=8,8", "duplicate value"),
     ("lora_rank=8,,16", "'' is not a whole number"),
     ("lora_rank=8.5", "'8.5' is not a whole number"),
@@ -36,9 +36,9 @@ def test_settings_are_read(text, expected):
     ("lora_dropout=0,1.5", "1.5 is out of range; expected a number from 0 to below 1"),
     ("learning_rate=1e-3:1e-4", "0.001 is not below 0.0001"),
     ("learning_rate=log:1e-4", "write NAME=A,B,C for a list"),
-    ("weight_decay=log:0:1", "a logarithm needs a lower end above 0"),
+    ("weight_decay=log:0:1", "a logarithmic range needs a lower end above 0"),
     ("lr_schedule=cosine,steps", "'steps' is not one of cosine, linear"),
-    ("lr_schedule=a:b", "a list is expected, of cosine"),
+    ("lr_schedule=a:b", "expected a list of values from cosine"),
 ])  # fmt: skip
 def test_what_is_no_setting_is_refused_with_what_to_write(text, said):
     with pytest.raises(argparse.ArgumentTypeError) as raised:

@@ -1,1 +1,1 @@
-"""Tables, plots and reports."""
+"""Tables, plots, reports and data cards."""

@@ -1,4 +1,4 @@
-"""Texts of other people in markdown: shown as they are, not taken for a cell, a tag, a link or the end of a block."""
+"""Escape texts from data for markdown, so that they are not read as a cell, a tag, a link or the end of a block."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LINE_ENDS = re.compile(r"[\r\n\x0b\x0c\x85\u2028\u2029]+")
 
 
 def escape(text: str) -> str:
-    """Return a text for a line of markdown or a table cell: `a|<b>` -> `a\\|&lt;b>`; line ends become spaces."""
+    """Return a text for a markdown line or table cell: `a|<b>` -> `a\\|&lt;b>`; line ends become spaces."""
     text = _TAG.sub("&lt;", _ENTITY.sub("&amp;", text))
     text = text.replace("`", "\\`").replace("|", "\\|").replace("](", "]\\(")
     return _LINE_ENDS.sub(" ", text)
@@ -28,14 +28,14 @@ def table(head: Iterable[str], rows: Iterable[Iterable[str]], align: str) -> lis
 
 
 def code(text: str) -> str:
-    """Return a text as code within a line, between more backticks than it holds; line ends become spaces."""
+    """Return a text as inline code, between more backticks than it contains; line ends become spaces."""
     text = _LINE_ENDS.sub(" ", text)
     marks = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
     return f"{marks} {text} {marks}" if "`" in text else f"{marks}{text}{marks}"
 
 
 def fence(text: str, language: str = "text") -> str:
-    """Return a code block whose fence is longer than any row of backticks in it."""
+    """Return a code block; its fence is longer than any sequence of backticks in the text."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     marks = "`" * max(4, longest + 1)
     return f"{marks}{language}\n{text}\n{marks}"

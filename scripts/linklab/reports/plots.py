@@ -1,6 +1,6 @@
 """Plots as PNG bytes: readable in black and white and for the colour-blind, the same bytes for the same input.
 
-Marks differ in shape and lightness before they differ in colour; the colours are cividis'.
+Marks differ in shape and lightness, not only in colour; the colours are those of cividis.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ _STYLE = {
 
 
 def _wrap(title: str) -> str:
-    """Return a title in lines that fit a small plot; constrained layout lets a long one run off the picture."""
+    """Return a title with line breaks for a small plot; matplotlib would cut a long title off at the edge."""
     return textwrap.fill(title, width=38)
 
 
 def draw_png(size: tuple[float, float], draw: Callable[[Figure, Any], None], **grid: Any) -> bytes:
-    """Return the PNG of a figure (inches) that `draw(figure, axes)` fills in."""
+    """Return a PNG of a figure of `size` inches that `draw(figure, axes)` draws."""
     with rc_context(_STYLE):
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
@@ -60,7 +60,7 @@ def draw_png(size: tuple[float, float], draw: Callable[[Figure, Any], None], **g
 
 
 def confusion_matrix(truth: Sequence[str], answers: Sequence[str], title: str) -> bytes:
-    """Return a heat map: each true class's answers as shares of its rows; "" or INVALID means no answer."""
+    """Return a heat map: the answers to each true class as shares of its rows; "" or INVALID means no answer."""
     answers = ["" if name == INVALID else name for name in answers]
     common = [name for name, _ in Counter(truth).most_common(MAX_CLASSES)]
     labels = sorted(common, key=label_order)
@@ -76,7 +76,7 @@ def confusion_matrix(truth: Sequence[str], answers: Sequence[str], title: str) -
     shares = counts / np.maximum(rows, 1)[:, None]
 
     def draw(figure: Figure, axes: Any) -> None:
-        # Reversed: darker is more, as on paper; a pair that never occurs stays white.
+        # Reversed colours: darker is more; a pair that never occurs stays white.
         image = axes.imshow(np.ma.masked_equal(shares, 0), cmap="cividis_r", vmin=0, vmax=1)
         axes.set_xticks(np.arange(len(columns) + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(len(labels) + 1) - 0.5, minor=True)
@@ -99,7 +99,7 @@ def confusion_matrix(truth: Sequence[str], answers: Sequence[str], title: str) -
 
 
 def read_trainer_log(path: str | Path) -> dict[str, list[tuple[float, float]]]:
-    """Return (step, loss) pairs of "train_loss" and "validation_loss" of a trainer_log.csv, empty cells left out."""
+    """Return the (step, loss) pairs of "train_loss" and "validation_loss" in a trainer_log.csv, without empty cells."""
     path = files.require_file(path)
     curves: dict[str, list[tuple[float, float]]] = {"train_loss": [], "validation_loss": []}
     with open(path, encoding="utf-8", newline="") as handle:
@@ -117,7 +117,7 @@ def read_trainer_log(path: str | Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def loss_curve(curves: dict[str, list[tuple[float, float]]], title: str = "Loss during fine-tuning") -> bytes:
-    """Return train and validation loss over optimiser steps."""
+    """Return a plot of train and validation loss over optimizer steps."""
     looks = {
         "train_loss": {"color": GREY, "linewidth": 1, "label": "train"},
         "validation_loss": {"color": INK, "linewidth": 1.8, "marker": "o", "markersize": 4, "label": "validation"},
@@ -129,7 +129,7 @@ def loss_curve(curves: dict[str, list[tuple[float, float]]], title: str = "Loss 
                 axes.plot(*zip(*points, strict=True), **looks[name])
         axes.set_xlabel("optimizer steps")
         axes.set_ylabel("loss per answer token (nats)")
-        # The first steps may be ten times the rest: the axis ends above what follows the first tenth of the steps.
+        # The first losses may be ten times the rest: the axis fits the losses after the first tenth of the steps.
         last = max((step for points in curves.values() for step, _ in points), default=0)
         after = [loss for name, points in curves.items() for step, loss in points
                  if name == "validation_loss" or step > last / 10]  # fmt: skip
@@ -145,7 +145,7 @@ def loss_curve(curves: dict[str, list[tuple[float, float]]], title: str = "Loss 
 
 
 def reliability(confidences: np.ndarray, right: np.ndarray, title: str) -> bytes:
-    """Return accuracy against stated probability in ten bins, with the number of answers below."""
+    """Return a plot of accuracy against stated probability in ten bins, with the number of answers below."""
     bins = confidence_bins(confidences)
     counts = np.bincount(bins, minlength=BINS)
     used = counts > 0
@@ -168,7 +168,7 @@ def reliability(confidences: np.ndarray, right: np.ndarray, title: str) -> bytes
 
 
 def predicted_against_true(truth: np.ndarray, answers: np.ndarray, unit: str, title: str) -> bytes:
-    """Return a scatter with the line of equality and the band within 10 %; rows with no answer (NaN) are left out."""
+    """Return a scatter plot with the line of equality and a 10 % band; rows without an answer (NaN) are left out."""
     shown = ~np.isnan(answers)
     low = float(min(0.0, truth.min(), np.nanmin(answers, initial=0.0)))
     high = float(max(truth.max(), np.nanmax(answers, initial=low))) * 1.03 or 1.0
@@ -187,9 +187,9 @@ def predicted_against_true(truth: np.ndarray, answers: np.ndarray, unit: str, ti
 
 
 def draw_target(rows: JudgedRows, title: str, who: str, *, most_classes: float = math.inf) -> dict[str, bytes]:
-    """Return what a target's kind calls for, by name: confusion and reliability of a class, predicted of a number.
+    """Return the plots of a target by name: "confusion" and "reliability" for a class, "predicted" for a number.
 
-    With more than `most_classes` different truths the confusion is not drawn.
+    "confusion" is left out for more than `most_classes` true classes.
     """
     if rows.kind == "number":
         truth, answers = np.asarray(rows.truth), np.asarray(rows.answers)
@@ -204,7 +204,7 @@ def draw_target(rows: JudgedRows, title: str, who: str, *, most_classes: float =
 
 
 def intervals_chart(lines: Sequence[dict], label: str, percent: bool, title: str) -> bytes:
-    """Return one dot with its interval a run, best on top; `lines` hold name, role, value, low, high, ordered."""
+    """Return a plot with one dot and its interval per run, in the order of `lines` (name, role, value, low, high)."""
     scale = 100 if percent else 1
 
     def draw(figure: Figure, axes: Any) -> None:
@@ -243,7 +243,7 @@ def intervals_chart(lines: Sequence[dict], label: str, percent: bool, title: str
 
 
 def write_target_plots(folder: Path, judged: Iterable[JudgedRows]) -> list[str]:
-    """Write what each target's kind calls for and return the names of the files, in order."""
+    """Write the plots of each target and return the names of the files, sorted."""
     names = []
     for rows in judged:
         for name, picture in draw_target(rows, rows.target, rows.target).items():

@@ -1,4 +1,4 @@
-"""An experiment as a person would show it: the verdict, one table, plots, samples, commands."""
+"""The report of an experiment (HTML and markdown): verdict, main table, plots, sample rows, commands."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 TEMPLATES = Path(__file__).parent
 COST_NOTE = (
-    "On the machine that ran it; a baseline's seconds include its training, a model's do not. Dollars per million "
-    "rows: the hours per million times your price of such a machine per hour (at 1 dollar an hour the column reads as "
-    "dollars). Memory and parameters are measured of models only."
+    "Measured on the machine of each run. The seconds of a baseline include its training, those of a model do not. "
+    "Dollars per million rows: multiply the hours by the price of such a machine per hour. Memory and parameters are "
+    "measured for models only."
 )
-MAX_PLOTTED_CLASSES = 400  # beyond it a class target is a free text, and a heat map shows nothing
+MAX_PLOTTED_CLASSES = 400  # with more classes a heat map shows nothing
 CAPTIONS = {
     "confusion": "{run}: answers of each true {target}, as shares of its rows.",
     "reliability": "{run}: share of right answers against their stated probability.",
@@ -46,7 +46,7 @@ CAPTIONS = {
 
 
 def build_samples(experiment: Experiment) -> list[dict]:
-    """Return the sample rows: prompt, truth, and what the runs worth showing answered."""
+    """Return the sample rows: prompt, truth, and the answers of all runs but baselines, and of the best baseline."""
     path = experiment.focus.folder / SAMPLES_FILE
     if not path.exists():
         return []
@@ -70,7 +70,7 @@ def build_samples(experiment: Experiment) -> list[dict]:
 
 
 def name_choices(prompt: str, choices: Sequence[str]) -> str:
-    """Return a prompt whose last lines, one per choice, say which choice they are about: `26 14   <- 5510`."""
+    """Return a prompt with the choice's name added to each of its last lines, one per choice: `26 14   <- 5510`."""
     lines = prompt.split("\n")
     head, questions = lines[: len(lines) - len(choices)], lines[len(lines) - len(choices) :]
     if not head or len(questions) != len(choices):
@@ -80,7 +80,7 @@ def name_choices(prompt: str, choices: Sequence[str]) -> str:
 
 
 def read_prompt_template(experiment: Experiment) -> str:
-    """Return the template of the prompts, which names the column of each value; "" where no run keeps it."""
+    """Return the prompt template, which names the column of each value; "" if it was not stored."""
     path = experiment.focus.folder / SAMPLES_FILE
     return str(files.read_json(path).get("template", "")) if path.exists() else ""
 
@@ -92,7 +92,7 @@ def _read_answers(run: ScoredRun, ids: set[str]) -> dict[str, dict | None]:
 
 
 def _mark(answer: Mapping | None, sample: Mapping, run: ScoredRun) -> list[dict]:
-    """Return each target's answer, and whether it is the true text ("right" says nothing about numbers being near)."""
+    """Return each target's answer, and whether it equals the true text (a number that is only close does not)."""
     answer = answer or {}
     if "" in answer:
         return [{"text": f"unreadable: {answer['']!r}", "right": False}]
@@ -107,7 +107,7 @@ def _mark(answer: Mapping | None, sample: Mapping, run: ScoredRun) -> list[dict]
 
 
 def round_like(text: str, true: str) -> str:
-    """Return a number with as many decimals as the true one, where it has more: ("528.2857", "527") -> "528"."""
+    """Return a number rounded to the decimals of the true one, if it has more: ("528.2857", "527") -> "528"."""
     decimals = len(true.partition(".")[2])
     if len(text.partition(".")[2]) <= decimals:
         return text
@@ -118,7 +118,7 @@ def round_like(text: str, true: str) -> str:
 
 
 def flatten(value: object, prefix: str = "") -> list[tuple[str, str]]:
-    """Return nested figures as (name, text) lines: {"a": {"b": 0.25, "c": 2}} -> [("a", "b 0.25, c 2")]."""
+    """Return nested values as (name, text) lines: {"a": {"b": 0.25, "c": 2}} -> [("a", "b 0.25, c 2")]."""
     if isinstance(value, Mapping):
         if prefix and not any(isinstance(inner, Mapping) for inner in value.values()):
             leaves = [(name, text) for name, inner in value.items() for _, text in flatten(inner)]
@@ -133,7 +133,7 @@ def flatten(value: object, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def build_data_card(experiment: Experiment) -> list[tuple[str, str]]:
-    """Return the figures of the stage that made the data (rows, seed, hardness); empty where no stage says any."""
+    """Return the figures of the stage that generated the data (rows, seed, hardness); [] if no stage has any."""
     for manifest in experiment.stages:
         extra = manifest.get("extra", {})
         if extra.get("hardness"):
@@ -142,7 +142,7 @@ def build_data_card(experiment: Experiment) -> list[tuple[str, str]]:
             card |= {name: extra[name] for name in ("preset", "min_gap", "domain_mix") if name in extra}
             hardness = dict(extra["hardness"])
             if hardness.get("rows") is not None and hardness.pop("rows") != rows:
-                card["figures below from rows"] = extra["hardness"]["rows"]
+                card["rows used for the figures below"] = extra["hardness"]["rows"]
             if "bayes" in hardness:
                 hardness["ceiling of the whole set (bayes_ceiling)"] = hardness.pop("bayes")
             if "pickers" in hardness:
@@ -152,7 +152,7 @@ def build_data_card(experiment: Experiment) -> list[tuple[str, str]]:
 
 
 def build_commands(experiment: Experiment) -> list[str]:
-    """Return the command of every stage, as a person would type it."""
+    """Return the command line of every stage."""
     return [
         " ".join(["python", f"scripts/{manifest['script']}", *map(shlex.quote, manifest["argv"])])
         for manifest in experiment.stages
@@ -160,7 +160,7 @@ def build_commands(experiment: Experiment) -> list[str]:
 
 
 def build_general(experiment: Experiment) -> dict | None:
-    """Return the answers to general questions of the runs that were asked, base models first; None where none was."""
+    """Return the runs' answers to general questions, base models first; None if no run has any."""
     asked = [(run, found) for run in experiment.runs if (found := general.read(run.folder))]
     asked.sort(key=lambda pair: pair[0].role != "base")
     if not asked:
@@ -178,42 +178,42 @@ def build_general(experiment: Experiment) -> dict | None:
 
 
 def build_notes(experiment: Experiment) -> list[str]:
-    """Return what a reader must know before believing the figures, for the runs at hand."""
+    """Return notes on how to read the figures of these runs."""
     reference, n = experiment.reference, experiment.reference.n
     groups, roles = reference.metrics.get("groups", n), {run.role for run in experiment.runs}
     grouped = f" Rows of one group ({groups:,} groups) are not independent, and the intervals are widened for it."
     notes = [
-        f"Every figure rests on the same {n:,} rows. With other rows of the same kind, 95 of 100 such intervals would "
-        f"hold the true value; training again with another seed is a further source of luck that they do not cover."
+        f"Every figure is computed on the same {n:,} rows. With other rows of the same kind, 95 of 100 such intervals "
+        f"would hold the true value. Training again with another seed adds chance that the intervals do not cover."
         + (grouped if groups < n else ""),
         "Shares have Wilson's interval and their differences Tango's; means, ratios and their differences have "
         "percentile bootstrap intervals (2,000 resamples, fixed seed).",
-        "The interval of a difference is of that comparison alone; p and the verdict are corrected for all tests made, "
-        "so an interval without zero may stand beside “not shown”.",
-        "Two intervals in the first table that overlap do not show that two runs are equal: look at the difference on "
-        "the same rows. Where none is shown, one below the size that “n can show” may still be there.",
+        "The interval of a difference is for one comparison alone; p and the verdict are corrected for all tests made, "
+        "so an interval without zero may appear with “not shown”.",
+        "Overlapping intervals in the first table do not show that two runs are equal: look at the difference on the "
+        "same rows. If none is shown, there may still be one smaller than “n can show”.",
     ]
     notes += [f"Warning about {run.name}: {text}." for run in experiment.runs for text in run.warnings]
     if reference is comparison.best_run(experiment.runs, experiment.primary, "baseline"):
         notes.append(
-            f"{reference.name} is the best baseline on these very rows; being chosen on them flatters it a little."
+            f"{reference.name} was chosen as the best baseline on these rows, so its score is slightly too good."
         )
     if "formula" in roles:
-        notes.append("The formula is the one that made the labels, applied to the noisy values a radio shows.")
+        notes.append("The formula is the one that made the labels, applied to the noisy values that a radio reports.")
     if "ceiling" in roles:
         notes.append(
-            "The ceiling (bayes_ceiling) knows the formula and how noisy the reports are, and takes every true value "
-            "for as likely as any other. Its score here is that on these rows; the ceiling under “The data” is of the "
-            "whole set, so the two differ. On few rows the formula, or a model that learned which values are common, "
-            "may stand above it, by luck or by that knowledge."
+            "The ceiling (bayes_ceiling) knows the formula and the noise of the reports, and assumes that all true "
+            "values are equally likely. Its score here is computed on these rows; the ceiling under “The data” is for "
+            "the whole set, so the two differ. On few rows the formula, or a model that learned which values are "
+            "common, may score higher, by chance or by that knowledge."
         )
     if any(run.name == "boosting_pointwise" for run in experiment.runs):
-        notes.append("boosting_pointwise sees every candidate's utility in training; the others see the answer only.")
+        notes.append("boosting_pointwise sees the utility of every candidate in training; the others only the answer.")
     return notes
 
 
 def build_plots(experiment: Experiment) -> list[dict]:
-    """Return name, caption and PNG of each plot there is data for."""
+    """Return name, caption and PNG of each plot that there is data for."""
     from linklab.reports import plots
 
     run, made = experiment.focus, []
@@ -241,13 +241,13 @@ def build_plots(experiment: Experiment) -> list[dict]:
 
 
 def _escape_unless_safe(value: object) -> object:
-    """Return what a markdown template puts in for a value: a text escaped, unless it is a code block already."""
+    """Return a value for a markdown template: a text is escaped, unless it is a code block already."""
     return markdown.escape(value) if isinstance(value, str) and not hasattr(value, "__html__") else value
 
 
 @functools.cache
 def load_template(name: str) -> jinja2.Template:
-    """Return the template of a page, which escapes what is put in as HTML or markdown asks for."""
+    """Return the template of a page; it escapes inserted texts for HTML or markdown."""
     import jinja2
     from markupsafe import Markup
 
@@ -263,7 +263,7 @@ def load_template(name: str) -> jinja2.Template:
 def write_report(out_dir: str | Path, experiment: Experiment) -> list[Path]:
     """Write report.html (one self-contained file), report.md, comparison.md and plots/*.png; return the paths.
 
-    The same experiment gives the same bytes: nothing in the pages depends on when or where they were made.
+    The same experiment gives the same bytes: the pages contain no date and no machine.
     """
     out_dir = Path(out_dir)
     plots = build_plots(experiment)

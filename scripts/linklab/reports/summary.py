@@ -1,4 +1,4 @@
-"""Scores to read before any comparison: one run's report.md, the baselines' summary.csv and summary.md."""
+"""Scores without a comparison: one run's report.md, the baselines' summary.csv and summary.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from linklab.reports import markdown, tables
 
 
 def headline(result: Mapping) -> str:
-    """Return a run's headline figures: "price accuracy 41.8 % [39.4, 44.2], …"."""
+    """Return a run's primary metrics in one line: "price accuracy 41.8 % [39.4, 44.2], …"."""
     shown = []
     for name, entry in result["metrics"].items():
         target, metric = name.rsplit("/", 1)
@@ -42,7 +42,7 @@ def describe_run(result: Mapping, pictures: Sequence[str]) -> str:
 
 
 def write_summary(folder: Path, runs: Sequence[ScoredRun], *, train_rows: int) -> list[Path]:
-    """Write summary.csv (one line a baseline and metric) and summary.md (the table to read); return the paths."""
+    """Write summary.csv (one line per baseline and metric) and summary.md (the table to read); return the paths."""
     primary = comparison.primary_metric(runs)
     ordered = tables.order_runs(runs, primary)
     with files.atomic_write(folder / "summary.csv") as handle:
@@ -61,7 +61,7 @@ def write_summary(folder: Path, runs: Sequence[ScoredRun], *, train_rows: int) -
     lines = [
         "# Baselines",
         "",
-        f"{n:,} rows of the {runs[0].metrics['split']} split in {groups:,} groups; learnt from {train_rows:,} rows. "
+        f"{n:,} rows of the {runs[0].metrics['split']} split in {groups:,} groups; trained on {train_rows:,} rows. "
         f"95 % intervals in brackets; ↑ higher is better, ↓ lower is better, – not predicted.",
         "",
         *markdown.table(head, shown, "l" + "r" * (len(head) - 1)),

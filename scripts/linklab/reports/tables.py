@@ -1,4 +1,4 @@
-"""An experiment's figures as texts: the main table, the differences and what each run costs."""
+"""An experiment's figures as texts: the main table, the differences, and the cost of each run."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from linklab.metrics.metric_table import find_metric
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What a report is made of."""
+    """The runs and comparisons that a report shows."""
 
     title: str
     runs: Sequence[ScoredRun]
     primary: str  # "target/metric" that ranks the runs
     reference: ScoredRun
     differences: Sequence[Difference]
-    candidate: ScoredRun | None = None  # the tuned model, where there is one
-    blend: Blend | None = None  # the candidate and a baseline as one predictor, where their validation runs are given
+    candidate: ScoredRun | None = None  # the tuned model, if there is one
+    blend: Blend | None = None  # candidate and baseline as one predictor, if their validation runs are given
     stages: Sequence[dict] = ()  # manifests of the stages, in the order they ran
     trainer_log: Path | None = None
-    seed: int = 0  # of the bootstrap and of the sign-flip tests
+    seed: int = 0  # seed of the bootstrap and of the sign-flip tests
 
     @property
     def focus(self) -> ScoredRun:
@@ -36,7 +36,7 @@ class Experiment:
 
 
 def label(metric: str) -> str:
-    """Return what a metric (without its target) is called in a table: "top3_accuracy" -> "top-3"."""
+    """Return the label of a metric (without its target) for tables: "top3_accuracy" -> "top-3"."""
     return find_metric(metric).label
 
 
@@ -48,7 +48,7 @@ def in_percent(metric: str) -> bool:
 def format_value(metric: str, value: float | None, signed: bool = False) -> str:
     """Write a value: ("accuracy", 0.764) -> "76.4 %"; ("mae", 40.123) -> "40.1".
 
-    A small share gets the digit it needs not to look like none: ("regret", -0.0003) -> "−0.03 %".
+    A small share gets a second decimal, so that it does not look like zero: ("regret", -0.0003) -> "−0.03 %".
     """
     if value is None or math.isnan(value):
         return "–"
@@ -71,7 +71,7 @@ def format_difference(metric: str, value: float, unit: str) -> str:
 
 
 def format_interval(metric: str, low: float | None, high: float | None, signed: bool = False) -> str:
-    """Write an interval: ("accuracy", .716, .799) -> "[71.6, 79.9]"; "" where there is none."""
+    """Write an interval: ("accuracy", .716, .799) -> "[71.6, 79.9]"; "" if there is none."""
     if low is None or high is None or math.isnan(low):
         return ""
     ends = [format_value(metric, end, signed).removesuffix(" %") for end in (low, high)]
@@ -84,7 +84,7 @@ def format_p(p: float | None) -> str:
 
 
 def describe_difference(result: Difference) -> str:
-    """Say a difference in words: "channel accuracy +3.2 points [+1.1, +5.3], p 0.003 (McNemar)"."""
+    """Return a difference in words: "channel accuracy +3.2 points [+1.1, +5.3], p 0.003 (McNemar)"."""
     target, metric = result.metric.rsplit("/", 1)
     size = format_difference(metric, result.difference, "")
     ends = format_interval(metric, result.low, result.high, signed=True)
@@ -102,9 +102,9 @@ def table_metrics(runs: Sequence[ScoredRun]) -> list[str]:
         tops = [metric for metric in of_target if metric.startswith("top")]
         if target in classes:
             wanted = ["accuracy", *tops, "regret", "macro_f1"]
-        else:  # a number has the first three, a text the others
+        else:  # the first three are for numbers, the others for texts
             wanted = ["mae", "within_10pct", "r2", "token_f1", "exact_match", "normalised_match", "chrf"]
-        if "regret" in of_target:  # where choices have a worth, regret says more than F1
+        if "regret" in of_target:  # if choices have a worth, regret says more than F1
             wanted.remove("macro_f1")
         if target not in classes and classes:
             wanted.remove("r2")
@@ -119,7 +119,7 @@ def order_runs(runs: Sequence[ScoredRun], primary: str) -> list[ScoredRun]:
 
 
 def build_table(runs: Sequence[ScoredRun], primary: str) -> dict:
-    """Return the main table: columns (label, unit), their targets, and a line per run: each value with its interval."""
+    """Return the main table: columns (label, unit), their targets, and a line per run with values and intervals."""
     metrics = table_metrics(runs)
     lines = []
     for run in order_runs(runs, primary):
@@ -151,9 +151,9 @@ def _cell(metric: str, entry: Mapping | None) -> dict:
 
 
 def build_differences(experiment: Experiment) -> list[dict]:
-    """Return tested differences as texts, best run first: the primary metric of all runs, the others of models.
+    """Return tested differences as texts, best run first: the primary metric of all runs, the others of models only.
 
-    The rest stands in comparison.csv; all of them count as the family that p is adjusted over.
+    comparison.csv has the rest; p is adjusted over all of them.
     """
     order = {run.name: i for i, run in enumerate(order_runs(experiment.runs, experiment.primary))}
     shown = {run.name for run in experiment.runs if run.role != "baseline"}

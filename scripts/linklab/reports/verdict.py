@@ -1,4 +1,4 @@
-"""The verdict in plain words: did training help, is the model better than its rivals, and what to do next."""
+"""The verdict in words: did training help, is the model better than simple methods, and what to do next."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ ROLE_NAMES = {
     "formula": "formula",
     "ceiling": "ceiling of these rows",
 }
-LEARNED = ("boosting_", "text_", "nearest_")  # how baselines that learn from the columns are called; the rest are rules
-SAME_ANSWER_SHARE = 0.95  # of the rows, from which on a model is said to answer the same for all
-FALLING = 0.01  # by how much of itself the validation loss must fall in the last quarter to count as falling
+LEARNED = ("boosting_", "text_", "nearest_")  # name prefixes of baselines that learn from columns; the rest are rules
+SAME_ANSWER_SHARE = 0.95  # share of rows with the same answer from which the report warns
+FALLING = 0.01  # relative fall of the validation loss in the last quarter that counts as falling
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What a report says first: the scores in one sentence, warnings, and three questions with their answers."""
+    """The start of a report: the scores in one sentence, warnings, and questions with their answers."""
 
     scores: str
     warnings: Sequence[str]
@@ -37,11 +37,11 @@ class Verdict:
 
 
 def make_verdict(experiment: Experiment) -> Verdict:
-    """Return the verdict about the candidate; with no candidate (only baselines) its scores alone.
+    """Return the verdict about the candidate; without a candidate (only baselines), only the scores.
 
-    The comparisons it rests on are planned: the candidate against its base, the best simple rule and the reference, in
-    the primary metric. Their p-values are corrected for each other (Holm), not for the tests of the table. What the
-    candidate adds to a baseline is one more planned question, with a p-value of its own.
+    It uses planned comparisons: the candidate against its base, the best simple rule and the reference, in the primary
+    metric. Their p-values are corrected for each other (Holm), not for the tests of the table. What the candidate adds
+    to a baseline is one more planned question with its own p-value.
     """
     shown = find_shown(experiment)
     answers: list[tuple[str, str]] = []
@@ -60,7 +60,7 @@ def make_verdict(experiment: Experiment) -> Verdict:
     models = [run for run in experiment.runs if run.role in ("tuned", "base")]
     warnings = [text for run in models for text in find_same_answers(run)]
     warnings += [f"Warning: {run.name}: {text}." for run in models for text in run.warnings]
-    warnings += find_held_and_free(experiment.runs)
+    warnings += find_restricted_and_free(experiment.runs)
     return Verdict(say_scores(experiment, shown), warnings, answers)
 
 
@@ -95,7 +95,7 @@ def say_scores(experiment: Experiment, shown: dict[str, ScoredRun | None]) -> st
 def compare_planned(
     candidate: ScoredRun, others: dict[str, ScoredRun | None], metric: str, *, seed: int = 0
 ) -> dict[str, Difference]:
-    """Return candidate minus each other run in one metric, p-values adjusted over these comparisons alone."""
+    """Return candidate minus each other run in one metric, with p-values adjusted over these comparisons only."""
     found: dict[str, Difference] = {}
     of_run: dict[str, Difference] = {}
     for name, other in others.items():
@@ -112,7 +112,7 @@ def compare_planned(
 
 
 def say_training_helped(experiment: Experiment, result: Difference | None) -> str:
-    """Answer the first question."""
+    """Answer the first question: did training help?"""
     if result is None:
         return "Not known: score the base model too (evaluate_model.py --model BASE) and add its folder."
     words = {"better": "Yes", "worse": "No", "no difference shown": "Not shown"}
@@ -132,12 +132,12 @@ def say_better(experiment: Experiment, found: dict[str, Difference]) -> str:
 
 
 def say_p(p: float | None) -> str:
-    """Return a p-value as a sentence has it: `p < 0.001`, `p = 0.042`."""
+    """Return a p-value for a sentence: `p < 0.001`, `p = 0.042`."""
     return f"p {format_p(p)}" if (p or 0.0) < 0.001 else f"p = {format_p(p)}"
 
 
 def say_difference(experiment: Experiment, result: Difference, whom: str) -> str:
-    """Return "better than X by 3.1 points [1.0, 5.2], p = 0.004", or that no difference is shown and what would be."""
+    """Return "better than X by 3.1 points (…, p = 0.004)", or "no difference from X shown" with what n can show."""
     metric = result.metric.rsplit("/", 1)[1]
     unit = experiment.reference.unit(result.metric)
     p = say_p(result.p_holm)
@@ -149,7 +149,7 @@ def say_difference(experiment: Experiment, result: Difference, whom: str) -> str
     size = format_difference(metric, result.difference, unit)
     notes = [f"difference {size} {ends}".rstrip(), p]
     if not math.isnan(result.low) and (result.low > 0 or result.high < 0):
-        notes.append("the interval is of this comparison alone, p is corrected for all three")
+        notes.append("the interval is for this comparison alone, p is corrected for all three")
     if not math.isnan(result.detectable):
         limit = format_difference(metric, result.detectable, unit).lstrip("+")
         notes.append(f"{result.n:,} rows can only show {limit} or more")
@@ -157,7 +157,7 @@ def say_difference(experiment: Experiment, result: Difference, whom: str) -> str
 
 
 def say_next(experiment: Experiment, found: dict[str, Difference]) -> str:
-    """Answer the third question from the comparisons, the loss curve and the learning curve, where there is one."""
+    """Answer the third question from the comparisons, the loss curve and the learning curve, if there is one."""
     rival, base = found.get("rival"), found.get("base")
     candidate = experiment.candidate
     assert candidate is not None
@@ -182,7 +182,7 @@ def say_next(experiment: Experiment, found: dict[str, Difference]) -> str:
 
 
 def say_training_step(experiment: Experiment, base: Difference | None) -> list[str]:
-    """Return what the loss curve says about more passes and more rows."""
+    """Return advice about more epochs and more rows, from the loss curve."""
     falling = is_loss_falling(experiment)
     if falling:
         return ["the validation loss was still falling when training ended: more passes (--epochs) or more rows help"]
@@ -193,7 +193,7 @@ def say_training_step(experiment: Experiment, base: Difference | None) -> list[s
 
 
 def is_loss_falling(experiment: Experiment) -> bool | None:
-    """Say whether the validation loss fell in the last quarter of the training; None without a log of it."""
+    """Say whether the validation loss fell in the last quarter of the training; None without a log."""
     if experiment.trainer_log is None:
         return None
     from linklab.reports.plots import read_trainer_log
@@ -207,7 +207,7 @@ def is_loss_falling(experiment: Experiment) -> bool | None:
 
 
 def say_blend(experiment: Experiment) -> list[tuple[str, str]]:
-    """Say whether the candidate and a baseline together beat the better of the two: then they know different things."""
+    """Say whether candidate and baseline together beat the better of the two: then each knows something of its own."""
     blend, primary = experiment.blend, experiment.primary
     if blend is None:
         return []
@@ -235,7 +235,7 @@ def say_blend(experiment: Experiment) -> list[tuple[str, str]]:
 
 
 def say_above_ceiling(experiment: Experiment, shown: dict[str, ScoredRun | None]) -> list[tuple[str, str]]:
-    """Explain a score above the ceiling, where there is one: the two are estimates on the same few rows."""
+    """Explain a score above the ceiling, if there is one: both are estimates on the same few rows."""
     ceiling, primary = shown["ceiling"], experiment.primary
     top = ceiling and ceiling.entry(primary)
     if not ceiling or not top:
@@ -253,51 +253,50 @@ def say_above_ceiling(experiment: Experiment, shown: dict[str, ScoredRun | None]
     result = compare_planned(best, {"ceiling": ceiling}, primary, seed=experiment.seed)["ceiling"]
     metric = primary.rsplit("/", 1)[1]
     size = format_difference(metric, abs(result.difference), experiment.reference.unit(primary)).lstrip("+")
-    real = {
+    reason = {
         "no difference shown": "the difference is within chance",
-        "better": "what learned from many rows which values are common knows more than the ceiling, for which all are "
-        "equally likely",
+        "better": "it learned from many rows which values are common, while for the ceiling all are equally likely",
     }.get(result.outcome, "")
     answer = (
         f"The ceiling is what the best possible rule would score on average over many sets; on these {result.n:,} rows "
-        f"{best.name} scored {size} more (p = {format_p(result.p_holm)}): {real}."
+        f"{best.name} scored {size} more (p = {format_p(result.p_holm)}): {reason}."
     )
     return [(f"Why is {best.name} above the ceiling?", answer)]
 
 
-def find_held_and_free(runs: Sequence[ScoredRun]) -> list[str]:
-    """Return a warning for each model whose accuracy restricted to legal answers and its accuracy writing freely have
-    95 % intervals that do not overlap: one of the two figures does not say what the model's user will see.
+def find_restricted_and_free(runs: Sequence[ScoredRun]) -> list[str]:
+    """Return a warning for each model whose 95 % intervals of accuracy, restricted to legal answers and writing freely,
+    do not overlap: then one of the two figures is not what the model's user will see.
     """
     found = []
-    pairs = [(held, free) for held in runs for free in runs if _is_held_and_free(held, free)]
-    for held, free in pairs:
-        for target in held.metrics["targets"]:
-            one, other = held.entry(f"{target}/accuracy"), free.entry(f"{target}/accuracy")
+    pairs = [(restricted, free) for restricted in runs for free in runs if _is_restricted_and_free(restricted, free)]
+    for restricted, free in pairs:
+        for target in restricted.metrics["targets"]:
+            one, other = restricted.entry(f"{target}/accuracy"), free.entry(f"{target}/accuracy")
             if one is None or other is None or not (one["low"] > other["high"] or one["high"] < other["low"]):
                 continue
             shown = [f"{format_value('accuracy', e['value'])} {format_interval('accuracy', e['low'], e['high'])}"
                      for e in (one, other)]  # fmt: skip
             if one["value"] > other["value"]:
                 advice = "a program that lets it write freely gets the lower figure; train longer, or restrict it too"
-            elif held.metrics["asked"]["rank_by"] == "summed":
+            elif restricted.metrics["asked"]["rank_by"] == "summed":
                 advice = "ranking by summed probability favours short labels; score again with --rank-by written"
             else:
                 advice = "it writes what it does not rank first; train longer before you trust the ranking"
             found.append(
-                f"Warning: {target} accuracy of {held.name} is {shown[0]} restricted to the legal answers, and "
+                f"Warning: {target} accuracy of {restricted.name} is {shown[0]} restricted to the legal answers, and "
                 f"{shown[1]} writing freely ({free.name}): {advice}."
             )
     return found
 
 
-def _is_held_and_free(held: ScoredRun, free: ScoredRun) -> bool:
-    one, other = held.metrics.get("asked") or {}, free.metrics.get("asked") or {}
+def _is_restricted_and_free(restricted: ScoredRun, free: ScoredRun) -> bool:
+    one, other = restricted.metrics.get("asked") or {}, free.metrics.get("asked") or {}
     return bool(one and other) and one["model"] == other["model"] and not one["free"] and other["free"]
 
 
 def find_same_answers(run: ScoredRun) -> list[str]:
-    """Return a warning for each target that a model answers alike on nearly all rows while the truth varies."""
+    """Return a warning for each target with the same answer on nearly all rows while the truth varies."""
     found = []
     for target in run.metrics["targets"]:
         answers, truth = run.texts[f"{target}/answer"], run.texts[f"{target}/true"]

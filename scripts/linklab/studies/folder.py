@@ -1,4 +1,4 @@
-"""The folder of a study: named by the settings that decide its results, so that other settings are another study."""
+"""The folder of a study: its name is a hash of the settings that decide its results, so other settings get another."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def name_study(settings: dict) -> str:
 
 
 def check_study_dir(out_dir: str | Path) -> None:
-    """Raise a UserError unless studies may live in `out_dir`: where it holds anything else."""
+    """Raise a UserError if `out_dir` holds anything but studies, or cannot be written."""
     out_dir = Path(out_dir)
     if out_dir.exists() and not out_dir.is_dir():
         raise UserError(f"{out_dir}: is a file; --out-dir needs a folder")
@@ -41,10 +41,10 @@ def check_study_dir(out_dir: str | Path) -> None:
 
 
 def open_study(study: StudySettings, own: dict, results: Sequence[str], *, script: str) -> Path:
-    """Return the study's folder below --out-dir, created if new, and say what differs from the study before it.
+    """Return the study's folder below --out-dir, created if new, and print what differs from the latest other study.
 
-    `own` holds what decides the results of this kind of study alone. Raises a UserError where one of the `results` is
-    there already and not this study's: the rule of `results_of`, before any work.
+    `own` are the settings of this kind of study; others decide its results too. Raises a UserError before any work if
+    one of the `results` exists and may not be replaced (`results_of`).
     """
     settings = own | {"base_model": study.base_model, "mode": study.mode, "training": list(study.training)}
     settings |= fingerprint_data(study.source)
@@ -59,7 +59,7 @@ def open_study(study: StudySettings, own: dict, results: Sequence[str], *, scrip
         why = ""
         if others:
             changed = ", ".join(describe_changes(files.read_json(others[-1]), settings))
-            why = f", because a setting changed ({changed}); {others[-1].parent} stays as it is"
+            why = f", because a setting changed ({changed}); {others[-1].parent} is kept"
         say(f"{folder}: a new study{why}")
     with results_of(folder, results, script=script):
         return folder
@@ -67,20 +67,20 @@ def open_study(study: StudySettings, own: dict, results: Sequence[str], *, scrip
 
 @contextlib.contextmanager
 def results_of(folder: Path, names: Sequence[str], *, script: str) -> Iterator[files.FileSet]:
-    """Yield the set of files in which a study's results take the place of the old ones, one process at a time.
+    """Yield a FileSet for the study's new results, which replace the old ones; one process at a time.
 
-    `names` are all files the study may write, with `*` for any text. Raises a UserError for one that `script` did not
-    write or somebody changed: the rule of `check_out_dir`.
+    `names` are all files the study may write, with `*` for any text. Raises a UserError for an existing one that
+    `script` did not write or that was changed since: the rule of `check_out_dir`.
     """
     with claim(folder / ".results", wait=True):
-        there = sorted(_find(folder, names))
-        check_out_files(there, folder / MANIFEST, script=script, force=True)
+        existing = sorted(_find(folder, names))
+        check_out_files(existing, folder / MANIFEST, script=script, force=True)
         with files.FileSet(force=True) as together:
             yield together
 
 
 def _find(folder: Path, names: Sequence[str]) -> set[Path]:
-    """Return the paths of `names`: those that are there where one has a `*`."""
+    """Return the paths of `names`; for a name with `*`, those of existing files."""
     return {path for name in names for path in (folder.glob(name) if "*" in name else [folder / name])}
 
 
@@ -90,8 +90,8 @@ def write_results(
 ) -> None:  # fmt: skip
     """Write a study's table (its name and lines), summary.md, images and manifest, one process at a time.
 
-    `names` are all files the study may write; those of an earlier time that it does not write now are removed. Table
-    and summary are made when it is this process's turn, from all that is there then.
+    `names` are all files the study may write; old ones that it does not write now are removed. Table and summary are
+    computed when it is this process's turn, from all results until then.
     """
     from linklab.tasks.source import source_files
 
@@ -112,11 +112,11 @@ def write_results(
             folder / MANIFEST, together=together, script=script, argv=study.argv, seed=seed,
             inputs=source_files(study.source), outputs=outputs, extra=extra,
         )  # fmt: skip
-    files.remove_all_left_overs(folder)  # not before: a manifest left beside says whose the results of a killed run are
+    files.remove_all_left_overs(folder)  # not before: they show which script wrote the results of a killed run
 
 
 def describe_changes(before: dict, now: dict) -> list[str]:
-    """Return what is different: `seed = 1 -> 2`."""
+    """Return the settings that differ: `seed = 1 -> 2`."""
     names = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
     return [f"{name} = {_show(before.get(name))} -> {_show(now.get(name))}" for name in names]
 
@@ -127,7 +127,7 @@ def _show(value: object) -> str:
 
 
 def fingerprint_data(source: Source) -> dict:
-    """Return what identifies the rows: the CSV's hash, or the hashes of a converted folder's shards; the template's."""
+    """Return what identifies the rows: hashes of the CSV and the template, or of a converted folder's shards."""
     if source.data:
         outputs = read_manifest(Path(source.data) / MANIFEST)["outputs"]
         text = json.dumps(sorted((entry["path"], entry["sha256"]) for entry in outputs))

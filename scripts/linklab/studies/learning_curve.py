@@ -1,4 +1,4 @@
-"""A learning curve: one model per size and seed with baselines beside it, the fitted law and the rows a goal needs."""
+"""A learning curve: one model per size and seed, baselines, the fitted power law, and the rows needed for a goal."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from linklab.studies.runs import StudyRun, plan_training
 if TYPE_CHECKING:
     from linklab.tasks.source import Source
 
-BESIDE = ("most_frequent", "boosting_flat", "boosting_candidates", "boosting_pointwise")  # learn from the same rows
+BESIDE = ("most_frequent", "boosting_flat", "boosting_candidates", "boosting_pointwise")  # trained on the same rows
 CEILING = "bayes_ceiling"  # learns nothing: one size is enough
 COLUMNS = ["predictor", "rows", "seed", "metric", "unit", "value", "low", "high", "n", "seconds", "error"]
 
 
 def plan_runs(settings: CurveSettings, folder: Path, baselines: tuple[list[str], list[str]] | None) -> list[StudyRun]:
-    """Return all runs, smallest first, so that half a study is a curve already: a model per seed, then the baselines.
+    """Return all runs, smallest first, so that half a study is already a curve: a model per seed, then the baselines.
 
-    `baselines` holds the words that name their rows, and their names; None leaves them out.
+    `baselines` holds the words that select their rows, and their names; None leaves them out.
     """
     runs, scored = [], ["--max-rows", str(settings.test_rows)]
     for rows in sorted(settings.sizes):
@@ -54,9 +54,9 @@ def plan_runs(settings: CurveSettings, folder: Path, baselines: tuple[list[str],
 
 
 def choose_baselines(source: Source) -> tuple[list[str], list[str]] | str:
-    """Return the words run_baselines.py gets for the same rows and the names of those that fit; or why there are none.
+    """Return run_baselines.py's words for the same rows and the names of possible baselines, or why there are none.
 
-    Baselines read columns, so a folder of conversations serves only while the CSV it was made from is still there.
+    Baselines read columns, so a folder of conversations works only if the CSV it was made from is still there.
     """
     from linklab.baselines import registry
     from linklab.baselines.problem import Problem
@@ -82,7 +82,7 @@ def _row_parser() -> argparse.ArgumentParser:
 
 
 def _source_behind(folder: Path) -> Source:
-    """Return the table that a folder was converted from, as its manifest tells it."""
+    """Return the table that a folder was converted from, according to its manifest."""
     from linklab.tasks.source import Source
 
     manifest = read_manifest(folder / MANIFEST)
@@ -98,7 +98,7 @@ def _source_behind(folder: Path) -> Source:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One predictor that learnt from some rows, scored."""
+    """The scores of one predictor trained on `rows` rows."""
 
     predictor: str
     rows: int
@@ -108,7 +108,7 @@ class Point:
 
 
 def read_points(runs: Sequence[StudyRun]) -> list[Point]:
-    """Read every finished run; raises a UserError where they were not scored on the very same rows."""
+    """Read every finished run; raises a UserError if they were not all scored on the same rows."""
     points = []
     for run in runs:
         if run.error() or run.seconds() is None:
@@ -126,25 +126,25 @@ def read_points(runs: Sequence[StudyRun]) -> list[Point]:
 
 @dataclasses.dataclass(frozen=True)
 class MetricCurve:
-    """The model's curve in one metric, and what stands beside it."""
+    """The model's curve in one metric, with baselines, ceiling and fitted law."""
 
     metric: str  # "target/accuracy" or "target/mae"
     unit: str
     sizes: list[int]
-    means: list[float]  # one a size, over seeds and test rows
-    ends: list[tuple[float, float]]
-    seeds: list[list[float]]  # values of the seeds, by size
+    means: list[float]  # per size, over seeds and test rows
+    ends: list[tuple[float, float]]  # per size, the 95 % interval
+    seeds: list[list[float]]  # per size, the value of each seed
     beside: dict[str, list[tuple[int, float]]]  # baseline -> (rows, value)
     ceiling: float | None
     fitted: power_law.Curve | str
 
     @property
     def is_share(self) -> bool:
-        """True for accuracy, whose error is 1 - accuracy; a mean absolute error is its own error."""
+        """True for accuracy (error = 1 - accuracy), False for a mean absolute error."""
         return find_metric(self.metric).higher_is_better
 
     def value(self, error: Any) -> Any:
-        """Return the metric's value of an error, and the other way round."""
+        """Convert an error to the metric's value, or a value to the error."""
         return 1 - error if self.is_share else error
 
     def show(self, value: float) -> str:
@@ -154,7 +154,7 @@ class MetricCurve:
 
 
 def make_curves(points: Sequence[Point], *, resamples: int = 1000) -> list[MetricCurve]:
-    """Return the curve of each target's metric, of the sizes at which every seed so far has a model."""
+    """Return the curve of each target's metric, over the sizes with a finished model."""
     models = [point for point in points if point.predictor == "model"]
     if not models:
         return []
@@ -175,7 +175,7 @@ def _make_curve(
         values.append(1 - lines if share else lines)
     drawn = power_law.resample_errors(values, clusters, resamples)
     beside, ceiling = _values_beside(metric, points)
-    # The ceiling bounds accuracy; it is none for a mean absolute error.
+    # The ceiling limits accuracy, not a mean absolute error.
     floor = 1 - ceiling if share and ceiling is not None else None
     turn: Callable[[float], float] = (lambda error: 1 - error) if share else (lambda error: error)
     ends = [power_law.interval_of(column) for column in drawn.T]
@@ -201,7 +201,7 @@ def _values_beside(metric: str, points: Sequence[Point]) -> tuple[dict[str, list
 
 
 def find_findings(curves: Sequence[MetricCurve], asked: Sequence[tuple[str, float]]) -> list[str]:
-    """Return a sentence per metric and goal, for the report's verdict: "… 70.0 % (asked for): about 2,100 rows."."""
+    """Return a sentence per metric and goal, for the report's verdict: "… 70.0 % (goal): about 2,100 rows."."""
     found = []
     for curve in curves:
         if isinstance(curve.fitted, str):
@@ -213,8 +213,8 @@ def find_findings(curves: Sequence[MetricCurve], asked: Sequence[tuple[str, floa
 
 
 def goals_of(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
-    """Return (what it is, value) of what a person asked for, and of the best baseline at the largest size."""
-    named = [("asked for", value) for name, value in asked if name in (curve.metric, curve.metric.rsplit("/", 1)[1])]
+    """Return (description, value) of the goals given, and of the best baseline at the largest size."""
+    named = [("goal", value) for name, value in asked if name in (curve.metric, curve.metric.rsplit("/", 1)[1])]
     last = {name: found[-1][1] for name, found in curve.beside.items()}
     if last:
         best = (max if curve.is_share else min)(last, key=lambda name: last[name])
@@ -225,7 +225,7 @@ def goals_of(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[tup
 def list_cells(
     runs: Sequence[StudyRun], points: Sequence[Point], curves: Sequence[MetricCurve]
 ) -> Iterator[Sequence[object]]:
-    """Yield curve.csv: a line a predictor, size, seed and metric; the model's mean over seeds has the seed `mean`."""
+    """Yield curve.csv: a line per predictor, size, seed and metric; the model's mean over seeds has the seed `mean`."""
     yield COLUMNS
     for point in points:
         for metric, entry in point.run.metrics["metrics"].items():
@@ -247,7 +247,7 @@ def list_cells(
 def write_summary(
     settings: CurveSettings, runs: Sequence[StudyRun], curves: Sequence[MetricCurve], n_test: int, beside_missing: str
 ) -> str:
-    """Return the study in markdown: a table a metric, the law, what is needed for more, and what failed."""
+    """Return the study in markdown: per metric a table, the law and the rows needed; then the failed runs."""
     trained = [run for run in runs if run.kind == "model"]
     lines = [
         "# Learning curve", "",
@@ -260,9 +260,9 @@ def write_summary(
     for curve in curves:
         lines += format_curve(curve, settings.goal)
     lines += [
-        "Intervals hold 95 %: test rows (whole sites) and seeds resampled together. A smaller training set is part of "
-        "every larger one, and each seed trains on the same rows: the luck of which rows were collected is not in the "
-        "intervals." + (" One seed says nothing about seeds." if len(settings.seeds) == 1 else ""), "",
+        "Intervals are 95 %, with test rows (whole sites) and seeds resampled together. Every training set is part of "
+        "the larger ones, and each seed trains on the same rows: the intervals do not cover the chance in which rows "
+        "were collected." + (" With one seed they do not cover seeds." if len(settings.seeds) == 1 else ""), "",
     ]  # fmt: skip
     if beside_missing:
         lines += [f"Baselines are left out: {markdown.escape(beside_missing)}.", ""]
@@ -279,7 +279,7 @@ def _count(what: str, n: int) -> str:
 
 
 def format_curve(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[str]:
-    """Return a metric's table, law and rows needed as lines of markdown."""
+    """Return a metric's table, law and the rows needed as lines of markdown."""
     name = curve.metric.rsplit("/", 1)[1]
     names = sorted(curve.beside, key=lambda b: -curve.beside[b][-1][1] if curve.is_share else curve.beside[b][-1][1])
     title = f"## {curve.metric.replace('/', ' ')}{', ' if curve.unit else ''}{curve.unit}"
@@ -299,14 +299,14 @@ def format_curve(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list
 
 
 def format_law(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[str]:
-    """Return the fitted law and the rows needed for each goal; the reason where there is no law."""
+    """Return the fitted law and the rows needed for each goal, or the reason why there is no law."""
     fitted = curve.fitted
     if isinstance(fitted, str):
         return [fitted[0].upper() + fitted[1:] + ".", ""]
     law = fitted.law
     error = "1 − accuracy" if curve.is_share else "error"
     parts = {part: ", ".join(map(_short, fitted.interval(part))) for part in ("height", "slope", "floor")}
-    known = "(the ceiling's, taken as known)" if fitted.floor_known else f"[{parts['floor']}]"
+    known = "(from the ceiling, assumed known)" if fitted.floor_known else f"[{parts['floor']}]"
     floor = f"{_short(law.floor)} {known}"
     lines = [f"Fitted law: {error} = {floor} + {_short(law.height)} [{parts['height']}] × (rows / {law.centre:,.0f})^−"
              f"{_short(law.slope)} [{parts['slope']}].", ""]  # fmt: skip
@@ -317,5 +317,5 @@ def format_law(curve: MetricCurve, asked: Sequence[tuple[str, float]]) -> list[s
 
 
 def _short(value: float) -> str:
-    """Return three digits; what a fit leaves of nothing is nothing: 8.9e-24 -> `0`."""
+    """Return a value with three digits; tiny values of a fit count as zero: 8.9e-24 -> `0`."""
     return f"{value:.3g}" if value > 1e-6 else "0"

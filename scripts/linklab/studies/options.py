@@ -1,4 +1,4 @@
-"""The options that the learning curve and the sweep share, and the arguments of the scripts that they run."""
+"""The options that learning curve and sweep share, and the arguments for the scripts they run."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from linklab.studies.search_space import Axis
     from linklab.tasks.source import Source
 
-MEASURED = ("accuracy", "mae")  # the metric a curve is drawn of, for class and for number targets
-# What a study sets itself; given after the lone `--`, it would be said twice.
+MEASURED = ("accuracy", "mae")  # the metrics of curves, for class and for number targets
+# Options that a study sets itself; after the lone `--` they would be given twice.
 OWN = ("--csv", "--data", *(name for name, _ in (*cli.TABLE_OPTIONS, *cli.QUESTION_OPTIONS)), "--split-seed",
        "--out-dir", "--resume", "--force", "--dry-run", "--max-rows", "--seed", "--base-model", "--mode")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudySettings:
-    """What a learning curve and a sweep have in common."""
+    """The settings common to learning curves and sweeps."""
 
     source: Source  # the rows
     base_model: str
@@ -33,11 +33,11 @@ class StudySettings:
     argv: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        """Return the model and what it is trained with: `embedded, lora --epochs 2`."""
+        """Return the model, mode and training options: `embedded, lora --epochs 2`."""
         return " ".join([f"{self.base_model}, {self.mode}", *self.training])
 
     def training_words(self, *own: str) -> list[str]:
-        """Return the words of a training of this study, those of one run last, without the folder it goes to."""
+        """Return a training's words without its output folder; `own`, the words of one run, come last."""
         return [*self.source.words(), "--base-model", self.base_model, "--mode", self.mode, *self.training, *own]
 
 
@@ -48,14 +48,14 @@ class CurveSettings(StudySettings):
     sizes: tuple[int, ...]
     seeds: tuple[int, ...]
     test_rows: int
-    goal: tuple[tuple[str, float], ...]  # (metric, value) whose rows are asked for
+    goal: tuple[tuple[str, float], ...]  # (metric, value): how many rows does it need?
     no_baselines: bool
     dry_run: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SweepSettings(StudySettings):
-    """A sweep: how trials are chosen, trained and judged."""
+    """A sweep: how trials are chosen, trained and scored."""
 
     max_rows: int | None
     validation_rows: int
@@ -69,7 +69,7 @@ class SweepSettings(StudySettings):
 
 
 def add_training_options(parser: argparse.ArgumentParser) -> None:
-    """Add the model and what is passed on to finetune_gemma_from_csv.py unchanged."""
+    """Add the model, the mode and options that are passed on to finetune_gemma_from_csv.py unchanged."""
     model = parser.add_argument_group("Model")
     cli.add_base_model_option(model)
     model.add_argument("--mode", choices=("full", "lora", "qlora"), default="lora", help="what is trained")
@@ -84,10 +84,10 @@ def check_training_arguments(arguments: Sequence[str], taken: Sequence[str] = ()
     for argument in arguments:
         name = argument.split("=")[0]
         if name in OWN or name in taken:
-            raise UserError(f"{name} after `--`: the study sets it itself; leave it out there")
+            raise UserError(f"{name} after `--`: the study sets this option itself; leave it out there")
     if arguments and not arguments[0].startswith("-"):
         raise UserError(
-            f"'{arguments[0]}': after `--` an option of finetune_gemma_from_csv.py is expected, like --epochs 2"
+            f"'{arguments[0]}': expected an option of finetune_gemma_from_csv.py after `--`, such as --epochs 2"
         )
 
 

@@ -1,4 +1,4 @@
-"""The studies' plots, drawn as the score room draws: readable in black and white, the same bytes for the same input."""
+"""Plots of studies, in the style of reports/plots.py: readable in black and white, same bytes for the same input."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from linklab.reports.plots import GREY, INK, PALE, YELLOW
 from linklab.reports.plots import draw_png as draw_png
 from linklab.studies.learning_curve import MetricCurve
 
-LINES = [("s", "--"), ("^", "-."), ("v", ":"), ("P", (0, (5, 1, 1, 1, 1, 1))), ("X", (0, (1, 3)))]  # of the baselines
-BEYOND = 3  # times the largest size: how far the law is drawn
+LINES = [("s", "--"), ("^", "-."), ("v", ":"), ("P", (0, (5, 1, 1, 1, 1, 1))), ("X", (0, (1, 3)))]  # for baselines
+BEYOND = 3  # the law is drawn up to this many times the largest size
 DARKS = ["#5c5c5c", "#8a8a86", "#3a3a3a", "#a5a5a0", "#707070"]
 
 
 def learning_curve(curve: MetricCurve) -> bytes:
-    """Return the model's values over training rows, with intervals, fitted law and band, baselines and the ceiling."""
+    """Return a plot of the model's values over training rows, with intervals, law and band, baselines, ceiling."""
     name = curve.metric.rsplit("/", 1)[1]
     scale = 100 if curve.is_share else 1
     sizes = np.array(curve.sizes, dtype=float)
@@ -58,7 +58,7 @@ def learning_curve(curve: MetricCurve) -> bytes:
 
 
 def importances(shares: dict[str, float], n: int) -> bytes:
-    """Return a bar a setting: the share of the result's variation that it explains over `n` trials."""
+    """Return a plot with a bar per setting: its share of the variation of results over `n` trials."""
     names = sorted(shares, key=lambda name: shares[name])
 
     def draw(figure: Any, axes: Any) -> None:
@@ -78,11 +78,11 @@ def importances(shares: dict[str, float], n: int) -> bytes:
 def parallel_coordinates(
     axes_of: Sequence[dict], trials: Sequence[dict], label: str, *, lower_is_better: bool = True
 ) -> bytes:
-    """Return one line per trial, over an axis per setting and the result at the right; darker is better.
+    """Return a plot with one line per trial, over one axis per setting and the result at the right; darker is better.
 
     `axes_of` holds name, ticks (position 0..1, text); `trials` hold `at` (positions, one per setting), `value` and
-    `pruned`. A run stopped early has no result to compare: its line ends before the last axis. Results that differ
-    fivefold are drawn by their logarithm, for one bad trial must not press the others together.
+    `pruned`. A trial stopped early has no result to compare: its line ends before the last axis. If results differ more
+    than fivefold, their axis is logarithmic, so that one bad trial does not squeeze the others together.
     """
     done = sorted((trial for trial in trials if not trial["pruned"]), key=lambda trial: trial["value"])
     done = done if lower_is_better else done[::-1]

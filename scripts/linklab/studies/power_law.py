@@ -1,7 +1,7 @@
-"""How an error falls with training rows: error = floor + height x (rows / centre)^-slope, and what that cannot say.
+"""Fit how an error falls with training rows: error = floor + height x (rows / centre)^-slope.
 
-The form is the usual one of learning curves (Hestness et al., Deep Learning Scaling is Predictable, Empirically, 2017):
-a straight line in log-log over the floor that no number of rows gets below.
+This is the usual form of learning curves (Hestness et al., Deep Learning Scaling is Predictable, Empirically, 2017):
+the error above the floor is a straight line in log-log. The floor is the lowest error for any number of rows.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-STEEPEST = 3.0  # learning curves have slopes of 0.05 to 1; what fits only with more is noise
+STEEPEST = 3.0  # learning curves have slopes of 0.05 to 1; a fit that needs more is noise
 SLOPES = np.geomspace(0.01, STEEPEST, 240)  # neighbours are 2.4 % apart
-FREE_FLOOR_SIZES = 4  # three unknowns and one size to spare; below that the floor must be known
-FARTHEST = 10.0  # times the largest size: beyond, the answer would be the formula's and not the data's
+FREE_FLOOR_SIZES = 4  # one more than the three unknowns; with fewer sizes the floor must be known
+FARTHEST = 10.0  # times the largest size: an answer beyond it would come from the formula, not from the data
 LEVEL = 0.95
-SMALLEST_SPREAD = 0.25  # of the largest: where every row is right nothing scatters, but no size is 16 times as sure
-WORST_MISS = 4.0  # standard errors; true laws were missed by 3.2 at most in 750 simulated studies
+SMALLEST_SPREAD = 0.25  # of the largest: a size with all rows right has no spread, but must not get all the weight
+WORST_MISS = 4.0  # standard errors; in 750 simulated studies a true law was missed by at most 3.2
 
 
 @dataclasses.dataclass(frozen=True)
 class Law:
     """error(rows) = floor + height * (rows / centre)^-slope. The error is 1 - accuracy, or a mean absolute error."""
 
-    height: float  # above the floor, at `centre` rows
+    height: float  # error above the floor at `centre` rows
     slope: float
     floor: float
     centre: float
@@ -35,7 +35,7 @@ class Law:
         return self.floor + self.height * (np.asarray(rows, dtype=float) / self.centre) ** -self.slope
 
     def rows_for(self, error: float) -> float:
-        """Return the rows at which the error is reached; infinity where it never is."""
+        """Return the number of rows at which the error is reached; infinity if it never is."""
         above = error - self.floor
         if above <= 0 or self.slope <= 0:
             return math.inf
@@ -45,7 +45,7 @@ class Law:
 
 
 def centre_of(sizes: Sequence[float] | np.ndarray) -> float:
-    """Return the sizes' geometric mean: measured from there, height and slope depend on each other least."""
+    """Return the geometric mean of the sizes: with this centre, height and slope are the least correlated."""
     return float(np.exp(np.mean(np.log(np.asarray(sizes, dtype=float)))))
 
 
@@ -53,9 +53,9 @@ def fit(
     sizes: Sequence[float] | np.ndarray, errors: Sequence[float] | np.ndarray, spread: np.ndarray | None = None,
     floor: float | None = None,
 ) -> Law:  # fmt: skip
-    """Fit the law to one error a size by least squares (SciPy), each weighed by its `spread` where that is given.
+    """Fit the law to one error per size by least squares (SciPy), with their standard errors `spread` if given.
 
-    `floor` fixes what no number of rows gets below. Needs a size more than there are unknowns.
+    `floor` fixes the floor. Needs at least one size more than unknowns.
     """
     from scipy.optimize import curve_fit
 
@@ -80,8 +80,8 @@ def fit(
 def fit_many(
     sizes: np.ndarray, errors: np.ndarray, spread: np.ndarray | None = None, floor: float | None = None
 ) -> list[Law]:
-    """Fit the law to every line of `errors` (curves, sizes): for each slope of a grid height and floor are a straight
-    line's, and the slope with the least squares is kept."""
+    """Fit the law to every line of `errors` (curves, sizes): for each slope of a grid, height and floor come from a
+    straight-line fit; the slope with the smallest squared error is kept."""
     centre = centre_of(sizes)
     weights = 1 / np.maximum(np.asarray(spread, dtype=float), 1e-9) ** 2 if spread is not None else np.ones(len(sizes))
     weights = weights / weights.sum()
@@ -106,11 +106,11 @@ def fit_many(
 
 
 def resample_errors(values: Sequence[np.ndarray], clusters: np.ndarray, resamples: int, seed: int = 0) -> np.ndarray:
-    """Return mean errors (resamples, sizes) under resampled test rows and seeds.
+    """Return mean errors (resamples, sizes) for resampled test rows and seeds.
 
-    `values` holds for each size an array (seeds, rows) of a row's error. Rows (whole clusters) are drawn once for all
-    sizes, for they are the same rows; seeds are drawn for each size, and their deviations are widened by
-    sqrt(k / (k - 1)), without which k seeds look less scattered than they are. One seed tells nothing about seeds.
+    `values` holds for each size an array (seeds, rows) of errors. Rows (whole clusters) are drawn once for all sizes,
+    because they are the same rows. Seeds are drawn per size, and their deviations are multiplied by sqrt(k / (k - 1)),
+    because the resampled spread of k seeds is too small. With one seed their spread is unknown.
     """
     from linklab.metrics.intervals import resample_counts
 
@@ -130,7 +130,7 @@ def resample_errors(values: Sequence[np.ndarray], clusters: np.ndarray, resample
 
 @dataclasses.dataclass(frozen=True)
 class Curve:
-    """A fitted law with the laws its resamples gave."""
+    """A fitted law, with the laws fitted to its resamples."""
 
     law: Law
     resampled: Sequence[Law]
@@ -153,13 +153,13 @@ def fit_curve(
     sizes: Sequence[int], values: Sequence[np.ndarray], clusters: np.ndarray, *, floor: float | None = None,
     resamples: int = 1000, seed: int = 0,
 ) -> Curve | str:  # fmt: skip
-    """Return the fitted curve, or the reason why these sizes do not give one.
+    """Return the fitted curve, or the reason why none can be fitted.
 
-    With fewer than four sizes the floor has to be known: three points fit any curve of three unknowns.
+    With fewer than four sizes the floor must be known: three unknowns fit any three points.
     """
     at = np.asarray(sizes, dtype=float)
     if len(sizes) < FREE_FLOOR_SIZES - (floor is not None):
-        known = "" if floor is not None else f" ({FREE_FLOOR_SIZES - 1} where the generator's ceiling is known)"
+        known = "" if floor is not None else f" ({FREE_FLOOR_SIZES - 1} if the generator's ceiling is known)"
         return f"no law fitted: {len(sizes)} sizes, and at least {FREE_FLOOR_SIZES} are needed{known}"
     fixed = floor if len(sizes) < FREE_FLOOR_SIZES else None
     errors = np.array([lines.mean() for lines in values])
@@ -173,19 +173,19 @@ def fit_curve(
     falls = drawn[:, 0] - drawn[:, -1]
     if np.quantile(falls, (1 - LEVEL) / 2) <= 0:
         return (f"no law fitted: from {at.min():,.0f} to {at.max():,.0f} rows the error has not fallen by more "
-                f"than chance would let it")  # fmt: skip
+                f"than chance")  # fmt: skip
     misses = np.abs(errors - curve.law.error(at)) / spread
     if misses.max() > WORST_MISS:
         worst = int(misses.argmax())
-        return (f"no law fitted: no power law comes near these sizes (at {at[worst]:,.0f} rows the nearest is "
-                f"{misses[worst]:.0f} standard errors away): the error falls in a step, and says nothing about larger "
-                f"sizes")  # fmt: skip
+        return (f"no law fitted: no power law fits these sizes (at {at[worst]:,.0f} rows the best one is "
+                f"{misses[worst]:.0f} standard errors away): the error falls in a step, so larger sizes cannot be "
+                f"predicted")  # fmt: skip
     return curve
 
 
 @dataclasses.dataclass(frozen=True)
 class RowsNeeded:
-    """Rows at which an error is reached, with its 95 % interval; `refusal` says why there is no number."""
+    """Rows at which an error is reached, with a 95 % interval; `refusal` says why there is no number."""
 
     rows: float
     low: float
@@ -194,7 +194,7 @@ class RowsNeeded:
 
 
 def rows_needed(curve: Curve, error: float) -> RowsNeeded:
-    """Say how many rows an error needs, as far as the data can: no farther than ten times the largest size."""
+    """Return how many rows an error needs, up to ten times the largest size (FARTHEST)."""
     estimates = np.array([law.rows_for(error) for law in curve.resampled])
     rows = curve.law.rows_for(error)
     low, high = (float(np.quantile(estimates, q, method="nearest")) for q in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
@@ -206,7 +206,7 @@ def rows_needed(curve: Curve, error: float) -> RowsNeeded:
         least = f"at least {_round(low):,.0f} rows; " if curve.smallest < low < limit else ""
         never = float(np.isinf(estimates).mean())
         late = float((estimates > limit).mean())
-        beyond = f"{late:.0%} of the resampled curves get there only beyond {limit:,.0f} rows"
+        beyond = f"{late:.0%} of the resampled curves reach it only beyond {limit:,.0f} rows"
         if never:
             beyond += f", {never:.0%} never"
         refusal = f"the data cannot say: {least}{beyond}; measure larger sizes or more seeds"
@@ -214,7 +214,7 @@ def rows_needed(curve: Curve, error: float) -> RowsNeeded:
 
 
 def _round(rows: float) -> float:
-    """Return a number of rows with two digits, for more would pretend."""
+    """Return a number of rows with two digits; it is not more precise than that."""
     return float(f"{rows:.2g}")
 
 

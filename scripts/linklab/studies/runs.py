@@ -1,4 +1,4 @@
-"""One run of a study: a few stages in a folder, with a log; a failure is recorded there and the study goes on."""
+"""One run of a study: a few stages in a folder with a log. A failure is recorded, and the study continues."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOG, ERROR, CLAIM, TIME = "log.txt", "error.json", ".claim", "time.json"
 
 @dataclasses.dataclass(frozen=True)
 class StudyRun:
-    """Stages that are made in one folder, one after the other; `rows` and `kind` say what it costs to make them."""
+    """Stages that run one after the other in one folder; the time they take is estimated from `rows` and `kind`."""
 
     name: str
     folder: Path
@@ -29,39 +29,39 @@ class StudyRun:
     kind: str = "model"
 
     def error(self) -> str | None:
-        """Return why the run failed, or None when it did not."""
+        """Return why the run failed, or None."""
         path = self.folder / ERROR
         return files.read_json(path)["error"] if path.exists() else None
 
     def is_done(self) -> bool:
-        """Say whether every stage's manifest says that it is done."""
+        """Say whether the manifest of every stage shows that it is finished."""
         return self.seconds() is not None and all(pipeline.stale_reason(stage) is None for stage in self.stages)
 
     def seconds(self) -> float | None:
-        """Return what the run took; None while it was never done."""
+        """Return the duration of the run in seconds; None until it has finished once."""
         path = self.folder / TIME
         return files.read_json(path)["seconds"] if path.exists() else None
 
 
 def plan_training(
-    study: StudySettings, folder: Path, name: str, own: Sequence[str], asked: Sequence[str] | None, rows: int = 0,
+    study: StudySettings, folder: Path, name: str, own: Sequence[str], scored: Sequence[str] | None, rows: int = 0,
     shown: str = "",
 ) -> StudyRun:  # fmt: skip
-    """Return the run that trains with the words `own`, and scores the rows that the words `asked` name, None for none.
+    """Return a run that trains with the words `own`, then scores the rows that the words `scored` select (None: none).
 
-    `shown` is what the scores are called, `name` when it is left out.
+    `shown` is the name of the scores, by default `name`.
     """
     words = study.training_words(*own, "--out-dir", f"{folder}/finetune", "--resume", "auto")
     stages = [Stage("finetune", "training", "finetune_gemma_from_csv.py", words, folder / "finetune" / MANIFEST)]
-    if asked is not None:
-        words = ["--model", f"{folder}/finetune/model", *study.source.words(), *asked]
+    if scored is not None:
+        words = ["--model", f"{folder}/finetune/model", *study.source.words(), *scored]
         words += ["--out-dir", f"{folder}/evaluation", "--name", shown or name]
         stages.append(Stage("evaluation", "scoring", "evaluate_model.py", words, folder / "evaluation" / MANIFEST))
     return StudyRun(name, folder, tuple(stages), rows)
 
 
 class Stopped(Exception):
-    """The run was told to stop, and so is the study; `code` is the exit code."""
+    """The run was stopped by a signal, so the study stops too; `code` is the exit code."""
 
     def __init__(self, code: int) -> None:
         super().__init__(code)
@@ -69,10 +69,10 @@ class Stopped(Exception):
 
 
 def attempt(run: StudyRun, handle: int, watch: Callable[[], bool] | None = None) -> bool:
-    """Make the stages that are not done; returns whether all are, and leaves error.json when one failed.
+    """Run the stages that are not finished; returns True if all are, and writes error.json if one fails.
 
-    `handle` is the claim on the run, which its processes keep open. Raises Stopped when a process was told to stop by
-    anybody but `watch`.
+    `handle` is the open lock file of the run, which its processes keep open. Raises Stopped if a process was stopped by
+    a signal, unless `watch` asked for it.
     """
     started = time.monotonic()
     stopped_by_watch = False
@@ -101,11 +101,11 @@ def attempt(run: StudyRun, handle: int, watch: Callable[[], bool] | None = None)
             raise Stopped(code)
         unfinished = None if code else pipeline.stale_reason(stage)
         if code or unfinished:
-            said = explain(run.folder / LOG, begins, code) if code else f"exit code 0, but not done ({unfinished})"
+            said = explain(run.folder / LOG, begins, code) if code else f"exit code 0, but not finished ({unfinished})"
             error = {"stage": stage.name, "code": code, "error": said}
             files.write_json(run.folder / ERROR, error, force=True)
             return False
-        if stage.name == "finetune":  # continued no more; a whole model's are five times its size
+        if stage.name == "finetune":  # no longer needed; with --mode full they are five times the model's size
             files.remove_folder(run.folder / "finetune" / "checkpoints")
     took = max((run.seconds() or 0.0) + time.monotonic() - started, _training_seconds(run))
     files.write_json(run.folder / TIME, {"seconds": round(took, 2)}, force=True)
@@ -113,28 +113,28 @@ def attempt(run: StudyRun, handle: int, watch: Callable[[], bool] | None = None)
 
 
 def _training_seconds(run: StudyRun) -> float:
-    """Return what the training says it took, with what it took before a kill of this process's forerunner; else 0."""
+    """Return the seconds of the training, including those before an earlier process was killed; 0 if unknown."""
     path = run.folder / "finetune" / "metrics.json"
     return files.read_json(path).get("seconds", 0.0) if path.exists() else 0.0
 
 
 def explain(log: Path, begins: int, code: int) -> str:
-    """Return the last line a failed process said, or what ended it where it said nothing."""
+    """Return a failed process's exit code and its error line, else its last line."""
     with open(log, encoding="utf-8", errors="replace") as handle:
         handle.seek(begins)
         lines = [line.strip() for line in handle if line.strip()]
-    said = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "no word")
-    killed = f" (killed by signal {code - 128}; was memory short?)" if code > 128 else ""
+    said = next((line for line in reversed(lines) if line.startswith("error: ")), lines[-1] if lines else "no output")
+    killed = f" (killed by signal {code - 128}; out of memory?)" if code > 128 else ""
     return f"exit code {code}{killed}: {said.removeprefix('error: ')}"
 
 
 def make_all(
     runs: Sequence[StudyRun], describe_result: Callable[[StudyRun], str], retry_failed: bool = False
 ) -> list[StudyRun]:
-    """Make every run that is missing; returns those that failed. Several processes may share the work.
+    """Do every run that is not finished; returns those that failed. Several processes may share the work.
 
-    A run that another process holds is left to it, and resumed here if that process ends without finishing it.
-    `describe_result` gives a finished run's result for the progress line.
+    A run of another process is left to it, and continued here if that process ends without finishing it.
+    `describe_result` returns a finished run's result for the progress line.
     """
     open_runs, failed, waited = list(runs), [], False
     retry = {run.name for run in runs if retry_failed and run.error()}
@@ -160,7 +160,7 @@ def make_all(
 
 
 def _make_if_free(run: StudyRun, retry: set[str]) -> bool | None:
-    """Make a run that is missing, or failed and is in `retry`; returns whether it was, None where others hold it."""
+    """Do a run unless it is finished, or failed and not in `retry`; returns whether it ran, None if others hold it."""
     with claim(run.folder / CLAIM) as handle:
         if handle is None:
             return None
@@ -185,7 +185,7 @@ def _say_progress(
 
 
 def seconds_left(done: Iterable[StudyRun], todo: Iterable[StudyRun]) -> float:
-    """Return what the runs to come will take: a straight line through rows and seconds of those of their kind."""
+    """Return the estimated seconds of the runs in `todo`: a line through rows and seconds of finished runs per kind."""
     import numpy as np
 
     total, done = 0.0, list(done)

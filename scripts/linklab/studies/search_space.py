@@ -1,4 +1,4 @@
-"""The settings a sweep tries: `learning_rate=log:1e-4:1e-3 lora_rank=8,16,32`, read with errors a person can act on."""
+"""The settings a sweep tries, read from the command line: `learning_rate=log:1e-4:1e-3 lora_rank=8,16,32`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import numpy as np
     from optuna.distributions import BaseDistribution
 
-DRAWN_DIGITS = 3  # of a number drawn from a range: more would make commands unreadable and nothing better
-_HOW = "write NAME=A,B,C for a list, NAME=LOW:HIGH for a range, NAME=log:LOW:HIGH for one drawn by its logarithm"
+DRAWN_DIGITS = 3  # digits of a number drawn from a range; more would only make commands harder to read
+_HOW = "write NAME=A,B,C for a list, NAME=LOW:HIGH for a range, NAME=log:LOW:HIGH for a logarithmic range"
 
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """One setting: a list of choices, or a range where `choices` is empty."""
+    """One setting to sweep: a list of choices, or a range if `choices` is empty."""
 
     name: str
     text: str
@@ -33,7 +33,7 @@ class Axis:
 
     @property
     def size(self) -> float:
-        """How many values there are; infinity for a range of fractions."""
+        """Number of values; infinity for a range of fractions."""
         if self.choices:
             return len(self.choices)
         return self.high - self.low + 1 if self.whole else math.inf
@@ -51,7 +51,7 @@ class Axis:
         return min(max(value, self.low), self.high)
 
     def distribution(self) -> BaseDistribution:
-        """Return it as Optuna's distribution."""
+        """Return the axis as an Optuna distribution."""
         from optuna import distributions
 
         if self.choices:
@@ -60,14 +60,14 @@ class Axis:
         return kind(self.low, self.high, log=self.log)
 
     def position(self, value: Any) -> float:
-        """Return where a value stands on a drawn axis, 0 at the bottom to 1 at the top."""
+        """Return a value's position on a plotted axis, from 0 at the bottom to 1 at the top."""
         if self.choices:
             return self.choices.index(value) / max(len(self.choices) - 1, 1)
         turn: Callable[[float], float] = math.log if self.log else float
         return (turn(value) - turn(self.low)) / (turn(self.high) - turn(self.low))
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Return (position, text) of what a drawn axis shows."""
+        """Return (position, text) of each tick of a plotted axis."""
         if self.choices:
             return [(self.position(value), write_value(value)) for value in self.choices]
         middle = math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
@@ -81,7 +81,7 @@ def parse_axis(text: str) -> Axis:
         raise argparse.ArgumentTypeError(f"'{text}': {_HOW}")
     if name not in TUNABLE:
         raise argparse.ArgumentTypeError(
-            f"'{name}' is not a setting that can be swept; there are: {', '.join(TUNABLE)}"
+            f"'{name}' is not a setting that can be swept; these can: {', '.join(TUNABLE)}"
         )
     if ":" in spec:
         return _parse_range(name, text, spec)
@@ -94,7 +94,7 @@ def parse_axis(text: str) -> Axis:
 def _parse_range(name: str, text: str, spec: str) -> Axis:
     limits = limits_of(name)
     if limits is None:
-        raise argparse.ArgumentTypeError(f"'{text}': a list is expected, of {', '.join(choices_of(name))}")
+        raise argparse.ArgumentTypeError(f"'{text}': expected a list of values from {', '.join(choices_of(name))}")
     parts = spec.split(":")
     log = parts[0] == "log"
     ends = parts[1:] if log else parts
@@ -104,12 +104,12 @@ def _parse_range(name: str, text: str, spec: str) -> Axis:
     if not low < high:
         raise argparse.ArgumentTypeError(f"'{text}': {write_value(low)} is not below {write_value(high)}")
     if log and low <= 0:
-        raise argparse.ArgumentTypeError(f"'{text}': a logarithm needs a lower end above 0")
+        raise argparse.ArgumentTypeError(f"'{text}': a logarithmic range needs a lower end above 0")
     return Axis(name, text, (), low, high, log, limits.kind is int)
 
 
 def _read(name: str, text: str) -> Any:
-    """Return a value of the option; its error begins with the option's name."""
+    """Return a value of the option; an error begins with the option's name."""
     try:
         return read_value(name, text)
     except argparse.ArgumentTypeError as error:
@@ -122,18 +122,18 @@ def write_words(settings: dict) -> list[str]:
 
 
 def count_settings(axes: Sequence[Axis]) -> float:
-    """Return how many different settings there are; infinity where a range of fractions is among them."""
+    """Return the number of different settings; infinity with a range of fractions."""
     return math.prod(axis.size for axis in axes)
 
 
 def grid(axes: Sequence[Axis]) -> list[dict]:
-    """Return every combination of the lists, the last one changing fastest."""
+    """Return every combination of the lists; the last list changes fastest."""
     return [dict(zip([axis.name for axis in axes], values, strict=True))
             for values in itertools.product(*(axis.choices for axis in axes))]  # fmt: skip
 
 
 def draw_distinct(axes: Sequence[Axis], seed: int, taken: Sequence[dict] = ()) -> Iterator[dict]:
-    """Yield settings at random, none twice nor any of `taken`; one seed gives one order, however many are wanted."""
+    """Yield random settings, none twice and none of `taken`; the order depends only on the seed."""
     import numpy as np
 
     rng = np.random.default_rng(seed)

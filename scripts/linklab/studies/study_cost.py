@@ -1,4 +1,4 @@
-"""What a study will cost, estimated before it starts: from short runs of the real scripts."""
+"""Estimate the cost of a study before it starts, from short runs of the real scripts."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from linklab.studies.options import CurveSettings
 from linklab.studies.runs import explain
 from linklab.training.options import choose_epochs
 
-PROBE_STEPS = (1, 5)  # the first step also pays for warming up; their difference is four plain ones
-PROBE_ROWS = 32  # rows scored to time the scoring
+PROBE_STEPS = (1, 5)  # the first step includes warm-up; the difference is four normal steps
+PROBE_ROWS = 32  # rows to time the scoring
 
 
 @dataclasses.dataclass(frozen=True)
 class RunCost:
     """Seconds of each part of a run."""
 
-    start: float  # processes, imports, loading and saving the model, of training and scoring together
+    start: float  # processes, imports, loading and saving the model, for training and scoring together
     step: float  # one optimizer step
     checkpoint: float  # one validation loss and one checkpoint
-    row: float  # one test row scored
+    row: float  # scoring one test row
     batch: int  # items per step: rows or questions
     device_batch: int
     items_per_row: float
-    epochs: float | None  # None: those a training chooses for its rows
+    epochs: float | None  # None: training chooses them from its number of rows
     max_steps: int | None
     save_steps: int | None
     memory_mb: float
@@ -47,14 +47,14 @@ class RunCost:
         return max(1, math.ceil(batches * (self.epochs or choose_epochs(items))))
 
     def seconds(self, rows: int, test_rows: int) -> float:
-        """Return what training on `rows` and scoring `test_rows` takes."""
+        """Return the seconds for training on `rows` rows and scoring `test_rows` rows."""
         steps = self.steps(rows)
         every = self.save_steps or max(1, min(200, round(steps / 10)))
         return self.start + steps * self.step + math.ceil(steps / every) * self.checkpoint + test_rows * self.row
 
 
 def split_length_options(words: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the options that decide how long a training is, and the other words."""
+    """Return the options that decide the length of a training, and the other words."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--epochs", type=float)
     for name in ("--max-steps", "--save-steps", "--eval-steps", "--patience"):
@@ -63,7 +63,7 @@ def split_length_options(words: Sequence[str]) -> tuple[argparse.Namespace, list
 
 
 def measure(settings: CurveSettings, rows: int, scratch: Path) -> RunCost:
-    """Train a few steps on `rows` rows and score a few test rows below `scratch`; raises a UserError where it fails."""
+    """Train a few steps on `rows` rows and score a few test rows, below `scratch`; raises a UserError if that fails."""
     length, words = split_length_options(settings.training)
     probe = dataclasses.replace(settings, training=tuple(words))
     took, trained = [], []
@@ -89,7 +89,7 @@ def measure(settings: CurveSettings, rows: int, scratch: Path) -> RunCost:
 
 
 def measure_baselines(words: list[str], names: list[str], sizes: list[int], test_rows: int, scratch: Path) -> dict:
-    """Return the seconds of the baselines at each size: measured at the smallest and largest, a line in between."""
+    """Return the seconds of the baselines at each size: measured at the smallest and largest, else interpolated."""
     import numpy as np
 
     found = {}

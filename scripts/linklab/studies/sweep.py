@@ -1,4 +1,4 @@
-"""A sweep: one training per setting, watched while it runs, and the summary of all trials."""
+"""A sweep: one training per setting, monitored while it runs, and the summary of all trials."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ STATES = {
     TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed",
     TrialState.RUNNING: "running", TrialState.WAITING: "waiting",
 }  # fmt: skip
-PART = 10  # percent of a run between the validation losses that trials are compared at
+PART = 10  # trials are compared at every 10 % of their steps
 
 
 def choose_settings(sampler: str, axes: Sequence[Axis], trials: int | None, seed: int) -> list[dict]:
-    """Return a setting per place: a grid's, random ones, or {} where TPE chooses when the trial starts."""
+    """Return a setting per place: from a grid, random, or {} if TPE chooses it when the trial starts."""
     if sampler == "grid":
         ranges = [axis.text for axis in axes if not axis.choices]
         if ranges:
             raise UserError(f"--space {ranges[0]}: a grid needs a list, NAME=A,B,C; or choose --sampler random")
         found = grid(axes)
         if trials not in (None, len(found)):
-            raise UserError(f"--trials {trials}: the grid has {len(found)} settings; leave it out, or draw some of "
+            raise UserError(f"--trials {trials}: the grid has {len(found)} settings; leave it out, or try some of "
                             f"them with --sampler random")  # fmt: skip
         return found
     wanted = trials or 12
-    there_are = count_settings(axes)
-    if wanted > there_are:
+    available = count_settings(axes)
+    if wanted > available:
         raise UserError(
-            f"--trials {wanted}: the space has only {there_are:.0f} settings; --sampler grid tries them all"
+            f"--trials {wanted}: the space has only {available:.0f} settings; --sampler grid tries them all"
         )
     if sampler == "tpe":
         return [{} for _ in range(wanted)]
@@ -56,32 +56,32 @@ def choose_settings(sampler: str, axes: Sequence[Axis], trials: int | None, seed
 
 
 def lower_is_better(metric: str) -> bool:
-    """Say whether a sweep looks for the lowest value."""
+    """Say whether lower values of the metric are better."""
     return metric == LOSS or not find_metric(metric).higher_is_better
 
 
 def trial_words(study: SweepSettings, settings: dict) -> list[str]:
-    """Return the words of a training that a trial's settings ask for, beside those of the study."""
+    """Return a trial's words for its training, without those common to the study."""
     rows = ["--max-rows", str(study.max_rows)] if study.max_rows else []
     return [*write_words(settings), *rows, "--validation-rows", str(study.validation_rows), "--seed", str(study.seed)]
 
 
 def read_value(run: StudyRun, metric: str) -> float:
-    """Return the value of a finished run."""
+    """Return the metric's value of a finished run."""
     if metric == LOSS:
         return files.read_json(run.folder / "finetune" / "metrics.json")["best_validation_loss"]
     return files.read_json(run.folder / "evaluation" / "metrics.json")["metrics"][metric]["value"]
 
 
 def validation_losses(training: Path) -> dict[int, float]:
-    """Return the validation losses of a training by how far it was: {10: .93, 20: .71}, in steps of 10 %.
+    """Return a training's validation losses by its progress in percent: {10: .93, 20: .71}, every 10 %.
 
-    Runs of different lengths are compared at the same share of their way, for their learning rates fall with it.
+    Runs of different lengths are compared at the same progress, because their learning rates fall with it.
     """
-    whole = [path for path in checkpoints.list_all(training / "checkpoints") if (path / checkpoints.COMPLETE).exists()]
-    if not whole or not (training / "trainer_log.csv").exists():
+    found_any = [p for p in checkpoints.list_all(training / "checkpoints") if (p / checkpoints.COMPLETE).exists()]
+    if not found_any or not (training / "trainer_log.csv").exists():
         return {}
-    length = checkpoints.read_settings(whole[-1])
+    length = checkpoints.read_settings(found_any[-1])
     done, end = ("step", length["max_steps"]) if length["max_steps"] else ("epoch", length["epochs"])
     found: dict[int, float] = {}
     with open(training / "trainer_log.csv", encoding="utf-8", newline="") as handle:
@@ -93,7 +93,7 @@ def validation_losses(training: Path) -> dict[int, float]:
 
 
 class Watch:
-    """Watches a running training: reports validation losses, sends heartbeats, decides when to stop it early."""
+    """Monitors a running training: reports validation losses, sends heartbeats, decides when to stop it early."""
 
     def __init__(self, trials: Trials, trial: Trial, run: StudyRun, *, prune: bool) -> None:
         self.trials, self.trial, self.run, self.prune = trials, trial, run, prune
@@ -110,7 +110,7 @@ class Watch:
             for percent in sorted(losses.keys() - self.reported):
                 self.reported.add(percent)
                 self.trial.report(losses[percent], percent)
-                # The last loss of a run that is as good as over stops nothing.
+                # At 100 % the run is almost finished: stopping it saves nothing.
                 self.stopped_early = self.stopped_early or (self.prune and percent < 100 and self.trial.should_prune())
         except optuna.exceptions.UpdateFinishedTrialError:
             self.lost = True
@@ -118,7 +118,7 @@ class Watch:
 
 
 def work(study: SweepSettings, trials: Trials) -> None:
-    """Take trials until every place has a result or an error; raises runs.Stopped when told to stop."""
+    """Take and run trials until every place has a result or an error; raises runs.Stopped after a signal."""
     waited = False
     while True:
         with trials.take() as taken:
@@ -135,19 +135,19 @@ def work(study: SweepSettings, trials: Trials) -> None:
 
 
 def make_trial(study: SweepSettings, trials: Trials, trial: Trial, place: int, handle: int) -> None:
-    """Train with a trial's setting and record what came of it."""
+    """Train with a trial's setting and record the result or the error."""
     settings = {axis.name: trial.params[axis.name] for axis in trials.axes}
-    asked = None if study.metric == LOSS else ["--split", "validation", "--max-rows", str(study.validation_rows)]
+    scored = None if study.metric == LOSS else ["--split", "validation", "--max-rows", str(study.validation_rows)]
     words = trial_words(study, settings)
-    run = runs.plan_training(study, trials.place_folder(place), f"trial {place}", words, asked)
+    run = runs.plan_training(study, trials.place_folder(place), f"trial {place}", words, scored)
     say(f"trial {place}: {' '.join(f'{name}={write_value(value)}' for name, value in settings.items())}")
     if trial.user_attrs.get("retry"):
         (run.folder / runs.ERROR).unlink(missing_ok=True)
-    # Losses are not comparable with a metric that is better upwards; pruning then has nothing to go by.
+    # Pruning compares validation losses, so it works only if the sweep minimizes the loss.
     watch = Watch(trials, trial, run, prune=study.prune and study.metric == LOSS)
     done = run.error() is None and runs.attempt(run, handle, watch)
     if watch.lost:
-        say(f"trial {place}: another process took it over because this one was silent for too long")
+        say(f"trial {place}: another process took it over because this one sent no heartbeat for too long")
         return
     if done:
         kept = trials.finish(trial, value=read_value(run, study.metric), seconds=run.seconds())
@@ -156,13 +156,13 @@ def make_trial(study: SweepSettings, trials: Trials, trial: Trial, place: int, h
         for name in ("checkpoints", NEW):  # NEW: results that were being written when the trial was stopped early
             files.remove_folder(run.folder / "finetune" / name)
     if not kept:
-        say(f"trial {place}: another process had taken it over; that result counts")
+        say(f"trial {place}: another process took it over; the other result counts")
         return
     report_progress(study, trials, place)
 
 
 def report_progress(study: SweepSettings, trials: Trials, place: int) -> None:
-    """Say what a trial gave, the best so far, and the time left."""
+    """Print a trial's result, the best so far, and the time left."""
     results = trials.results()
     trial, over = results[place], [other for other in results if other]
     assert trial is not None  # its result has just been recorded
@@ -175,14 +175,14 @@ def report_progress(study: SweepSettings, trials: Trials, place: int) -> None:
     shown = f"; best {best.value:.4g} (trial {best.user_attrs['place']})" if best else ""
     took = [(other.datetime_complete - other.datetime_start).total_seconds() for other in over if other.datetime_start]
     todo = len(results) - len(over)
-    # This process, and those that are at another trial now.
+    # This process, and those that run another trial now.
     workers = 1 + sum(any(t.state == TrialState.RUNNING for t in found) for found in trials.by_place())
     left = todo / max(min(workers, todo), 1) * sum(took) / max(len(took), 1)
     say(f"[{len(over)}/{len(results)}] trial {place}: {said}{shown}; about {cli.format_seconds(left)} left")
 
 
 def best_of(results: Sequence[FrozenTrial | None], metric: str) -> FrozenTrial | None:
-    """Return the completed trial with the best value; None where there is none."""
+    """Return the complete trial with the best value, None if there is none."""
     done = [trial for trial in results if trial and trial.state == TrialState.COMPLETE]
     return (min if lower_is_better(metric) else max)(done, key=lambda trial: trial.value, default=None)
 
@@ -204,34 +204,34 @@ def list_cells(trials: Trials, metric: str) -> Iterator[Sequence[object]]:
 
 
 def needed_trials(axes: Sequence[Axis]) -> int:
-    """Return how many complete trials it takes to say which setting matters: with fewer, luck of the draw does."""
+    """Return how many complete trials are needed to say which setting matters; with fewer, chance decides."""
     return 4 * len(axes)
 
 
 def find_importances(trials: Trials) -> dict[str, float]:
-    """Return the share of the variation each setting explains; {} where too few trials say anything."""
+    """Return each setting's share of the variation of results; {} with too few trials."""
     results = [trial for trial in trials.results() if trial and trial.state == TrialState.COMPLETE]
     if len(results) < needed_trials(trials.axes) or len({trial.value for trial in results}) < 2:
         return {}
-    judged = optuna.create_study(direction=trials.study.direction)
-    judged.add_trials(results)  # without those of killed workers and those stopped early
+    complete = optuna.create_study(direction=trials.study.direction)
+    complete.add_trials(results)  # without those of killed workers and those stopped early
     import warnings
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return optuna.importance.get_param_importances(
-            judged, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+            complete, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
         )
 
 
 def best_command(study: SweepSettings, settings: dict) -> str:
-    """Return the training with these settings as a line to paste."""
+    """Return the command line of a training with these settings."""
     words = study.training_words(*trial_words(study, settings), "--out-dir", "runs/best")
     return f"python scripts/finetune_gemma_from_csv.py {shlex.join(words)}"
 
 
 def write_summary(study: SweepSettings, trials: Trials, shares: dict[str, float]) -> str:
-    """Return the sweep in markdown: best setting and its command, all trials, what matters, what failed."""
+    """Return the sweep in markdown: best setting and its command, all trials, importances, failed trials."""
     results = trials.results()
     count = {name: sum(t is not None and STATES[t.state] == name for t in results) for name in STATES.values()}
     best = best_of(results, study.metric)
@@ -241,7 +241,7 @@ def write_summary(study: SweepSettings, trials: Trials, shares: dict[str, float]
         "# Sweep", "",
         f"{markdown.code(study.describe())}, {rows}, seed {study.seed}; "
         f"{study.sampler}, {len(results)} trials: {count['complete']} complete, {count['stopped early']} stopped "
-        f"early, {count['failed']} failed. Judged by {judge} on "
+        f"early, {count['failed']} failed. Ranked by {judge} on "
         f"at most {study.validation_rows} validation rows; test rows were not used.", "",
     ]  # fmt: skip
     if best:
@@ -259,10 +259,10 @@ def write_summary(study: SweepSettings, trials: Trials, shares: dict[str, float]
         said = f"What explains the variation (fANOVA over {count['complete']} complete trials, so roughly): {parts}."
     else:
         said = (
-            f"Which setting matters is not said: {needed_trials(trials.axes)} complete trials of different losses are "
-            f"needed for {len(names)} settings, and {count['complete']} are complete (--no-prune, or more --trials)."
+            f"Too few trials to say which setting matters: {len(names)} settings need {needed_trials(trials.axes)} "
+            f"complete trials with different losses, {count['complete']} are complete (--no-prune, or more --trials)."
         )
-    lines += [said, "", "One seed a setting: between the first few the order may be luck.", ""]
+    lines += [said, "", "Each setting has one seed: the order of the first few may be chance.", ""]
     failed = [(place, trial) for place, trial in enumerate(results) if trial and trial.state == TrialState.FAIL]
     if failed:
         errors = (f"- trial {place}: {markdown.escape(trial.user_attrs['error'])}" for place, trial in failed)
@@ -271,7 +271,7 @@ def write_summary(study: SweepSettings, trials: Trials, shares: dict[str, float]
 
 
 def _trial_table(results: Sequence[FrozenTrial | None], names: Sequence[str], metric: str) -> list[str]:
-    """Return the trials that have a value in markdown, the best complete ones first."""
+    """Return a markdown table of the trials with a value, the best complete ones first."""
     rows = []
     shown = [trial for trial in results if trial and trial.state != TrialState.FAIL]
     shown.sort(key=lambda t: (t.state != TrialState.COMPLETE, t.value if lower_is_better(metric) else -t.value))

@@ -1,13 +1,12 @@
-"""A sweep's trials in an Optuna storage that any number of processes work through: none twice, none lost.
+"""A sweep's trials in an Optuna storage, shared by any number of processes: no trial is done twice or lost.
 
-A place is a setting still to be found, numbered from 0: exactly one of its trials ends with a result or an error. All
-places are waiting trials from the start, which the storage hands out one by one. A trial whose worker was killed is
-marked as failed, and its place gets another one with the same setting, whose training goes on from its checkpoint. All
-of this is worked out anew from the storage's trials each time one is taken, so a kill at any moment leaves nothing to
-repair by hand.
+A sweep has numbered places, from 0. Each is for one setting, and exactly one of its trials ends with a result or an
+error. At the start every place has a waiting trial; the storage hands them out one by one. If a worker is killed, its
+trial is marked as failed, and the place gets a new trial with the same setting, which continues from the checkpoint.
+The state is computed from the storage each time a trial is taken, so after a kill nothing needs repair by hand.
 
-Who is alive: with the journal file, whoever holds the place's lock, which goes with its process. With a storage on a
-server, whoever recorded a heartbeat in the last minutes.
+A worker is alive if it holds the lock of its place (journal file; the system releases the lock when the process ends),
+or if it recorded a heartbeat in the last minutes (storage on a server).
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 HEARTBEAT_S = 30
-GRACE_S = 150  # five heartbeats; a machine that is silent for longer counts as dead
-# No run is stopped before so many percent of its way: a low learning rate begins slowly. Of the first four runs of
-# docs/results/sweep-embedded.md the best one had the highest loss up to a fifth of its way.
+GRACE_S = 150  # five heartbeats; a worker without one for longer counts as dead
+# No run is stopped before this percentage of its steps: a low learning rate starts slowly. Of the first four runs in
+# docs/results/sweep-embedded.md the best one had the highest loss for the first fifth.
 PRUNE_FROM = 50
-LOST_LIMIT = 10  # workers a place may lose: what kills every process that takes it must not go on forever
+LOST_LIMIT = 10  # killed workers per place, then it fails: its setting may kill every process
 SETTLED = (TrialState.COMPLETE, TrialState.PRUNED)
 ALIVE = (TrialState.WAITING, TrialState.RUNNING)
 
@@ -45,9 +44,9 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 class JournalLock:
-    """What Optuna locks its journal with, as a file lock: it goes with its process, where a symbolic link would stay.
+    """Optuna's journal lock as a file lock: it ends with its process, while Optuna's own, a symbolic link, would stay.
 
-    Whoever gets it cuts off a line that a kill left unfinished; the next one would be written onto it.
+    The new holder cuts off a line that a kill left incomplete; otherwise the next line would be appended to it.
     """
 
     def __init__(self, journal: Path) -> None:
@@ -57,15 +56,15 @@ class JournalLock:
     def acquire(self) -> bool:
         self.held = contextlib.ExitStack()
         self.held.enter_context(claim(self.journal.with_suffix(".lock"), wait=True))
-        cut_torn_line(self.journal)
+        cut_incomplete_line(self.journal)
         return True
 
     def release(self) -> None:
         self.held.close()
 
 
-def cut_torn_line(path: Path) -> None:
-    """Shorten a file to its last whole line."""
+def cut_incomplete_line(path: Path) -> None:
+    """Shorten a file to its last complete line."""
     with open(path, "rb+") as handle:
         end = handle.seek(0, os.SEEK_END)
         if not end:
@@ -77,7 +76,7 @@ def cut_torn_line(path: Path) -> None:
 
 
 def open_storage(folder: Path, url: str | None) -> BaseStorage:
-    """Return the journal below `folder`, or the storage of a URL."""
+    """Return the journal storage in `folder`, or the storage at `url`."""
     if url is None:
         journal = folder / "journal.log"
         return optuna.storages.JournalStorage(JournalFileBackend(str(journal), JournalLock(journal)))
@@ -85,22 +84,22 @@ def open_storage(folder: Path, url: str | None) -> BaseStorage:
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         try:
             return optuna.storages.RDBStorage(url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S)
-        except Exception as error:  # SQLAlchemy's and every driver's own kinds
+        except Exception as error:  # SQLAlchemy and every driver have their own
             said = str(error).splitlines()[0]
             raise UserError(f"--storage {url.split('@')[-1]}: cannot be opened ({said})") from error
 
 
 class Trials:
-    """The places of one sweep, and who takes which."""
+    """The places of one sweep and their trials; hands out trials to workers."""
 
     def __init__(
         self, folder: Path, name: str, axes: Sequence[Axis], settings: Sequence[dict], *, url: str | None = None,
         lower_is_better: bool = True, tpe: bool = False, prune: bool = True, seed: int = 0,
     ) -> None:  # fmt: skip
-        """`settings` holds a setting per place, {} where TPE is to choose it."""
+        """`settings` holds a setting per place, {} if TPE chooses it."""
         self.folder, self.axes, self.settings, self.tpe, self.seed = folder, list(axes), list(settings), tpe, seed
         self.shared_by_file = url is None
-        # A median of fewer than four finished runs says little.
+        # The median of fewer than four finished runs says little.
         pruner = optuna.pruners.MedianPruner(4, n_warmup_steps=PRUNE_FROM, n_min_trials=3) if prune else None
         self.study = optuna.create_study(
             storage=open_storage(folder, url), study_name=name, load_if_exists=True,
@@ -122,7 +121,7 @@ class Trials:
         return found
 
     def results(self) -> list[FrozenTrial | None]:
-        """Return each place's trial that ended with a result or an error, None while there is none."""
+        """Return each place's trial that ended with a result or an error, else None."""
         return [result_of(trials) for trials in self.by_place()]
 
     def is_finished(self) -> bool:
@@ -130,7 +129,7 @@ class Trials:
         return None not in self.results()
 
     def retry_failed(self) -> int:
-        """Open the places again whose trial ended with an error; returns how many."""
+        """Add a waiting trial to every place whose trial ended with an error; returns how many."""
         with self._section():
             places = [place for place, trial in enumerate(self.results()) if trial and trial.state == TrialState.FAIL]
             for place in places:
@@ -139,19 +138,19 @@ class Trials:
 
     @contextlib.contextmanager
     def take(self) -> Iterator[tuple[Trial, int, int] | None]:
-        """Take a waiting trial for the length of the block: (trial, its place, the claim's file); None when none waits.
+        """Take a waiting trial during the block: yields (trial, its place, the lock's open file), None if none waits.
 
-        Before that, what killed workers left behind is cleaned up.
+        First replaces the trials of killed workers.
         """
         with contextlib.ExitStack() as kept:
             taken = None
             with self._section():
-                self._mend()
+                self._replace_lost()
                 trial = self._pop()
                 if trial is not None and self.shared_by_file:
                     taken = self._claim(kept, trial)
             if trial is not None and taken is None:
-                with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # counted as dead meanwhile
+                with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # it counted as dead meanwhile
                     taken = self._claim(kept, trial)
             yield taken
 
@@ -159,22 +158,22 @@ class Trials:
         self.beat(trial)
         trial.set_user_attr("begun", True)
         place = trial.user_attrs["place"]
-        # Waits for a training whose worker was killed, and which is writing its checkpoint.
+        # Waits for the training of a killed worker, which may still write its checkpoint.
         handle = kept.enter_context(claim(self.place_folder(place) / CLAIM, wait=True))
-        assert handle is not None  # it waited
+        assert handle is not None  # because wait=True
         return trial, place, handle
 
     def beat(self, trial: Trial) -> bool:
-        """Record that this process is at the trial; returns whether it still is this process's."""
+        """Record a heartbeat for the trial; returns whether it still belongs to this process."""
         if self.shared_by_file:
             return True
         self.study._storage.record_heartbeat(trial._trial_id)
         return self.study._storage.get_trial(trial._trial_id).state == TrialState.RUNNING
 
     def finish(self, trial: Trial, *, value: float | None = None, error: str | None = None, **facts: Any) -> bool:
-        """Record a trial's result, its error, or (neither) that it was stopped early.
+        """Record a trial's result, its error, or (with neither) that it was stopped early.
 
-        Returns False when this process counted as dead, and another one is at the place.
+        Returns False if this process counted as dead and another one has the place.
         """
         try:
             for name, fact in (facts | ({"error": error} if error else {})).items():
@@ -188,11 +187,11 @@ class Trials:
         return True
 
     def _section(self) -> contextlib.AbstractContextManager:
-        """One process at a time cleans up and takes; a server's storage has no such lock, and twins are refused."""
+        """A lock for taking trials. A server's storage has none; there `_pop` rejects trials that were taken twice."""
         return claim(self.folder / ".queue", wait=True) if self.shared_by_file else contextlib.nullcontext()
 
-    def _mend(self) -> None:
-        """Fail the trials of killed workers, and give every place without a living trial or a result a new one."""
+    def _replace_lost(self) -> None:
+        """Fail the trials of killed workers, then give a new trial to every place without an active one or a result."""
         if not self.shared_by_file:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -209,8 +208,8 @@ class Trials:
                 attrs = {"place": place, "error": error}
                 self.study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL, user_attrs=attrs))
             else:
-                whole = [trial.params for trial in lost if len(trial.params) == len(self.axes)]
-                self._enqueue(place, whole[-1] if whole else self.settings[place])
+                complete = [trial.params for trial in lost if len(trial.params) == len(self.axes)]
+                self._enqueue(place, complete[-1] if complete else self.settings[place])
 
     def _is_lost(self, trial: FrozenTrial) -> bool:
         """Say whether the process of a running trial is gone."""
@@ -218,7 +217,7 @@ class Trials:
             return False
         if self.shared_by_file:
             return is_free(self.place_folder(trial.user_attrs["place"]) / CLAIM)
-        # Optuna looks at heartbeats; a worker may have been killed before its first.
+        # Optuna checks heartbeats; here: a worker killed before its first one.
         age = datetime.datetime.now() - trial.datetime_start
         return "begun" not in trial.user_attrs and age.total_seconds() > GRACE_S
 
@@ -229,20 +228,20 @@ class Trials:
         """Return a waiting trial, now running, with its setting chosen; None when none waits."""
         distributions = {axis.name: axis.distribution() for axis in self.axes}
         while self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,)):
-            if self.tpe:  # another seed each time: with one, every process would draw the same
+            if self.tpe:  # a new seed each time: otherwise every process would draw the same settings
                 seed = (self.seed * 100_003 + len(self.study.get_trials(deepcopy=False)) * 101 + os.getpid()) % 2**32
                 self.study.sampler = optuna.samplers.TPESampler(n_startup_trials=5, constant_liar=True, seed=seed)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # heartbeats outside of optimize(): recorded by `beat`
                 trial = self.study.ask(distributions)
             place = trial.user_attrs.get("place")
-            if place is None or place >= len(self.settings) or self._has_elder(trial, place):
-                # Another machine was faster, or cleaned up the same place.
+            if place is None or place >= len(self.settings) or self._has_earlier(trial, place):
+                # Another machine has taken the place, or replaced the same lost trial.
                 trial.set_user_attr("twin", True)
                 self.study.tell(trial, state=TrialState.FAIL)
                 continue
             if self.tpe and trial.params in (others := self._settings_elsewhere(place)):
-                # The same setting with the same seed has the same result: try one at random that is new.
+                # The same setting with the same seed gives the same result: draw a new one at random.
                 fresh = next(draw_distinct(self.axes, self.seed + trial.number, others), None)
                 if fresh is not None:
                     trial.set_user_attr("twin", True)
@@ -252,7 +251,7 @@ class Trials:
             return trial
         return None
 
-    def _has_elder(self, trial: Trial, place: int) -> bool:
+    def _has_earlier(self, trial: Trial, place: int) -> bool:
         return any(other.number < trial.number and other.state in (*ALIVE, *SETTLED)
                    for other in self.by_place()[place])  # fmt: skip
 
@@ -262,7 +261,7 @@ class Trials:
 
 
 def result_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
-    """Return the trial a place ended with, None while it has none: a result, or the last one's error."""
+    """Return the trial that ended a place: one with a result, else the last one if it has an error, else None."""
     settled = [trial for trial in trials if trial.state in SETTLED]
     if settled:
         return settled[0]
