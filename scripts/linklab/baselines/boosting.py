@@ -78,16 +78,16 @@ def fit_number(
 
 def pointwise_class(problem: Problem, target: Target) -> Answers:
     """Rank the candidates by their utility, which a regression predicts from each candidate's own numbers."""
-    _, scores = _score_candidates(problem, target)
+    _, scores = _candidate_utilities(problem, target)
     return rank_rows(problem, target, scores, rank_without_probability)
 
 
 def pointwise_number(problem: Problem, target: Target) -> Answers:
     """Answer with a regression on the numbers of the candidate that `pointwise_class` picks."""
-    return _number_of_picked(problem, target, utility_target(problem.task), _score_candidates)
+    return _number_of_best_candidate(problem, target, utility_target(problem.task), _candidate_utilities)
 
 
-def _number_of_picked(
+def _number_of_best_candidate(
     problem: Problem, target: Target, picker: Target | None,
     score: Callable[[Problem, Target], tuple[FlatFeatures, list[np.ndarray]]],
 ) -> Answers:  # fmt: skip
@@ -107,16 +107,16 @@ def _number_of_picked(
 
 def candidate_class(problem: Problem, target: Target) -> Answers:
     """Rank the candidates by their probability of being the answer: a yes-or-no model of a candidate's own numbers."""
-    _, chances = _judge_candidates(problem, target)
+    _, chances = _candidate_probabilities(problem, target)
     return rank_rows(problem, target, [row.tolist() for row in chances])
 
 
 def candidate_number(problem: Problem, target: Target) -> Answers:
     """Answer with a regression on the numbers of the candidate that `candidate_class` picks."""
-    return _number_of_picked(problem, target, choices_target(problem.task), _judge_candidates)
+    return _number_of_best_candidate(problem, target, choices_target(problem.task), _candidate_probabilities)
 
 
-def _judge_candidates(problem: Problem, target: Target) -> tuple[FlatFeatures, list[np.ndarray]]:
+def _candidate_probabilities(problem: Problem, target: Target) -> tuple[FlatFeatures, list[np.ndarray]]:
     """Return the row features and each candidate's probability of being the answer, for each row to answer."""
 
     def learn(table: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
@@ -128,23 +128,23 @@ def _judge_candidates(problem: Problem, target: Target) -> tuple[FlatFeatures, l
         ).fit(table, yes)
         return lambda table: model.predict_proba(table)[:, 1]
 
-    return problem.make_once(f"candidates {target.name}", lambda: _try_candidates(problem, target, learn))
+    return problem.make_once(f"candidates {target.name}", lambda: _fit_and_score_candidates(problem, target, learn))
 
 
-def _score_candidates(problem: Problem, target: Target) -> tuple[FlatFeatures, list[np.ndarray]]:
+def _candidate_utilities(problem: Problem, target: Target) -> tuple[FlatFeatures, list[np.ndarray]]:
     """Return the row features and the predicted utility of each candidate of each row to answer."""
 
     def learn(table: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         utility = np.concatenate([example.values[target.name] for example in problem.train])
         return _regressor(problem, POINTWISE_ROUNDS, "squared_error", None).fit(table, utility).predict
 
-    return problem.make_once("pointwise", lambda: _try_candidates(problem, target, learn))
+    return problem.make_once("pointwise", lambda: _fit_and_score_candidates(problem, target, learn))
 
 
-def _try_candidates(
+def _fit_and_score_candidates(
     problem: Problem, target: Target, learn: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]]
 ) -> tuple[FlatFeatures, list[np.ndarray]]:
-    """Return the row features, and the scores that a model of the training candidates gives each row's candidates."""
+    """Learn from the training candidates; return the row features, and the model's scores of each row's candidates."""
     flat = FlatFeatures(problem.train, problem.columns)
     predict = learn(candidate_table(problem.train, target, flat)[0])
     table, owners = candidate_table(problem.test, target, flat)

@@ -74,7 +74,7 @@ def _true_states(problem: Problem) -> tuple[list[np.ndarray], np.ndarray]:
     """Return, per row, the share of true states in which each candidate is best, and their median best throughput."""
 
     def make() -> tuple[list[np.ndarray], np.ndarray]:
-        table = pickers.Table(visible_columns(problem))
+        table = pickers.LinkTable(visible_columns(problem))
         shares, bests = pickers.sample_true_states(
             table, problem.preset, np.random.default_rng(problem.seed), draws=CEILING_DRAWS,
             min_gap=smallest_gap(problem.train),

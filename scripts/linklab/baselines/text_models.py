@@ -122,7 +122,7 @@ def _number_scores(train: list[list[str]], cells: list[list[str]], numbers: np.n
 
 
 def nearest_text(problem: Problem, target: Target) -> Answers:
-    """Answer as the training row whose prompt has the most similar words (TF-IDF, cosine).
+    """Give the answer of the training row with the most similar words in its prompt (TF-IDF, cosine).
 
     A row without a known word gets the most frequent answer.
     """

@@ -1,7 +1,7 @@
 """The columns of links.csv: one row is one outdoor 5 GHz bridge that has measured every channel it may use.
 
-Inputs are what an installer's radio shows. Hidden columns are known only afterwards (true interference, the winner's
-SINR and MCS, what every channel really carries): a prompt that showed them would reveal the answer.
+Inputs are the values that an installer's radio shows. Hidden columns are known only afterwards (true interference, the
+best channel's SINR and MCS, the true throughput of every channel): a prompt that showed them would reveal the answer.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from linklab.radio.channels import DOMAINS, WIDTHS_MHZ, availability, channel_in
 _TIE_PER_PCT = 1e-3  # ties in whole dB are common: take the less busy channel, then the lower frequency
 
 
-class Table:
+class LinkTable:
     """The visible columns as flat arrays, and everything that does not depend on the observed dB and percent."""
 
     def __init__(self, columns: Mapping[str, Sequence]) -> None:
@@ -56,7 +56,7 @@ class Table:
         return np.minimum.reduceat(at, self.first) - self.first
 
 
-PICKERS: dict[str, Callable[[Table], np.ndarray]] = {  # scores of all candidates of a table
+PICKERS: dict[str, Callable[[LinkTable], np.ndarray]] = {  # scores of all candidates of a table
     "random": lambda table: np.random.Generator(np.random.Philox(0)).random(len(table.snr)),
     "least_noise": lambda table: -table.noise - _TIE_PER_PCT * table.busy,
     "least_busy": lambda table: -table.busy + _TIE_PER_PCT * table.snr,
@@ -68,18 +68,18 @@ PICKERS: dict[str, Callable[[Table], np.ndarray]] = {  # scores of all candidate
 
 def pick(name: str, columns: dict[str, list]) -> list[np.ndarray]:
     """Scores of a rule in PICKERS: one array per row, aligned with its candidates; the rule chooses the largest."""
-    table = Table(columns)
+    table = LinkTable(columns)
     return table.split(PICKERS[name](table))
 
 
 def formula_throughput(columns: dict[str, list]) -> list[np.ndarray]:
     """Expected throughput in Mbit/s of every candidate on the observed values, at most the Ethernet rate."""
-    table = Table(columns)
+    table = LinkTable(columns)
     return table.split(np.minimum(table.throughput(table.snr, table.busy), phy.ETHERNET_MBPS))
 
 
 def sample_true_states(
-    table: Table, preset: str, rng: np.random.Generator, *, draws: int, min_gap: float
+    table: LinkTable, preset: str, rng: np.random.Generator, *, draws: int, min_gap: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (share of the true states in which each candidate is best (n_candidates,), best Mbit/s (draws, n_rows)).
 
@@ -115,7 +115,7 @@ def bayes_ceiling(columns: dict[str, list], preset: str, draws: int = 40, min_ga
     share of states in which that channel is best, and `achieved`, how often it is the label (NaN without
     recommended_channel_mhz).
     """
-    table = Table(columns)
+    table = LinkTable(columns)
     rng = np.random.Generator(np.random.Philox(0))
     shares, _ = sample_true_states(table, preset, rng, draws=draws, min_gap=min_gap)
     modal = table.argmax(shares)
@@ -133,7 +133,7 @@ def hardness(columns: dict[str, list], preset: str, min_gap: float = 0.02) -> di
 
     Reads the targets and channel_throughput_mbps too. most_frequent is fitted on the same rows.
     """
-    table = Table(columns)
+    table = LinkTable(columns)
     truth = np.concatenate([np.asarray(cell, float) for cell in columns["channel_throughput_mbps"]])
     centres = np.concatenate([np.asarray(cell, int) for cell in columns["available_channels_mhz"]])
     labels = np.array(columns["recommended_channel_mhz"], int)

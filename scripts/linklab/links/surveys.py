@@ -27,7 +27,7 @@ BEACON_FLOOR_DBM = -82.0  # IEEE 802.11: weaker networks are not deferred to (ca
 
 @dataclasses.dataclass(frozen=True)
 class ChannelReading:
-    """One scanned channel of 20 MHz: centre in MHz, noise in dBm and busy share in % where the tool gives them."""
+    """One scanned channel of 20 MHz: centre in MHz, noise in dBm and busy share in % if the tool reports them."""
 
     frequency_mhz: int
     noise_dbm: float | None = None
@@ -201,7 +201,7 @@ def read_unifi(text: str) -> list[ChannelReading]:
 
 
 def read_station(text: str, address: str | None = None) -> float:
-    """Return the signal in dBm (the average where there is one) of the far end in an `iw dev X station dump`.
+    """Return the signal in dBm (the average, if reported) of the far end in an `iw dev X station dump`.
 
     `address` selects the far end if there are several.
     """

@@ -237,7 +237,7 @@ class Difference:
 
     @property
     def outcome(self) -> str:
-        """ "better", "worse", or "no difference shown" at 5 % over the family; "" where no test was made."""
+        """ "better", "worse", or "no difference shown" at 5 % over the family; "" if no test was made."""
         if self.p_holm is None:
             return ""
         if self.p_holm >= ALPHA:

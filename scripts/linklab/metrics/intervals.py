@@ -77,7 +77,7 @@ def effective_n(values: np.ndarray, clusters: np.ndarray) -> float:
     return n / max(1.0, clustered / independent)
 
 
-def _count_clusters(values: np.ndarray, clusters: np.ndarray | None) -> tuple[float, float]:
+def _effective_n_and_width(values: np.ndarray, clusters: np.ndarray | None) -> tuple[float, float]:
     """Return the effective n, and the half-width in standard deviations that gives LEVEL with this few clusters.
 
     The similarity of a cluster's rows is estimated from the clusters, so Student's t with (clusters - 1) degrees of
@@ -95,7 +95,7 @@ def _count_clusters(values: np.ndarray, clusters: np.ndarray | None) -> tuple[fl
 def share_interval(hits: np.ndarray, clusters: np.ndarray | None = None) -> tuple[float, float]:
     """Return Wilson's interval of the share of ones in `hits`, wider for rows in clusters."""
     hits = np.asarray(hits, dtype=float)
-    n, z = _count_clusters(hits, clusters)
+    n, z = _effective_n_and_width(hits, clusters)
     return wilson(float(hits.mean()) * n, n, z)
 
 
@@ -105,7 +105,7 @@ def share_difference_interval(differences: np.ndarray, clusters: np.ndarray | No
     A difference is 1 if only the first of two runs gets the row right, -1 if only the second does, else 0.
     """
     differences = np.asarray(differences, dtype=float)
-    n, z = _count_clusters(differences, clusters)
+    n, z = _effective_n_and_width(differences, clusters)
     return tango(float((differences > 0).mean()) * n, float((differences < 0).mean()) * n, n, z)
 
 

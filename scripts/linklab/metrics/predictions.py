@@ -60,7 +60,7 @@ def read_predictions(path: str | Path, expected_ids: Iterable[str]) -> dict[str,
     if missing:
         raise UserError(
             f"{path}: no prediction for id '{missing[0]}' ({len(missing)} of {len(expected)} rows are missing); "
-            f'write a line with "answer": null where there is none'
+            f'write a line with "answer": null for a row without an answer'
         )
     return {name: found[name][0] for name in expected}
 

@@ -177,7 +177,7 @@ def _find_cell_problems(n: int, cell: object, minor: int, seen: set[str], taken:
         return
     if kind not in _CELL_TYPES:
         if kind is None and ("outputs" in cell or "execution_count" in cell):
-            yield _put(path, "cell_type", '"code"', f"{where} has no 'cell_type' but outputs")
+            yield _set(path, "cell_type", '"code"', f"{where} has no 'cell_type' but outputs")
         else:
             problem = f"{where} has the type {kind!r}, none of {', '.join(_CELL_TYPES)}"
             yield _unfixable(path, "cell_type", problem, "correct it")
@@ -212,7 +212,7 @@ def _find_cell_metadata_problems(path: Path, metadata: dict, kind: str, minor: i
             continue
         if key == "tags" and _is_strings(value) and not _is_tags(value) and _is_tags(list(dict.fromkeys(value))):
             tags = json.dumps(list(dict.fromkeys(value)), ensure_ascii=False)
-            yield _put(path, key, tags, f"{where}, its metadata: '{key}' is {json.dumps(value)[:40]}")
+            yield _set(path, key, tags, f"{where}, its metadata: '{key}' is {json.dumps(value)[:40]}")
         else:
             yield from _optional(path, metadata, key, check, f"{where}, its metadata: ")
 
@@ -230,7 +230,7 @@ def _find_id_problems(path: Path, cell: dict, where: str, seen: set[str], taken:
         problem = f"repeats the id {found!r}"
     elif "id" in cell:
         problem = f"has the id {found!r:.70}, not 1 to 64 of a-z A-Z 0-9 - _"
-    yield _put(path, "id", json.dumps(new), f"{where} {problem}")
+    yield _set(path, "id", json.dumps(new), f"{where} {problem}")
 
 
 def _is_id(value: object) -> bool:
@@ -254,7 +254,7 @@ def _find_output_problems(path: Path, output: object, count: object, where: str)
         return
     if kind not in _OUTPUT_KEYS:
         if kind is None and (guess := _guess_output_type(output)):
-            yield _put(path, "output_type", json.dumps(guess), f"{where} has no 'output_type'")
+            yield _set(path, "output_type", json.dumps(guess), f"{where} has no 'output_type'")
         else:
             problem = f"{where} has the type {kind!r}, none of {', '.join(_OUTPUT_KEYS)}"
             yield _unfixable(path, "output_type", problem, "run the cell again")
@@ -301,13 +301,13 @@ def _find_extra_keys(
 def _require(path: Path, value: dict, key: str, check: _Check, default: str, where: str) -> Iterator[Finding]:
     """Yield the problem of a required key that is missing or has a value of another form."""
     if key not in value:
-        yield _put(path, key, default, f"{where} has no '{key}'")
+        yield _set(path, key, default, f"{where} has no '{key}'")
     elif check(value[key]):
         return
     elif holds_nothing(value[key]):
-        yield _put(path, key, default, f"{where}: '{key}' is {json.dumps(value[key])}")
+        yield _set(path, key, default, f"{where}: '{key}' is {json.dumps(value[key])}")
     elif key in _NUMBERS and isinstance(value[key], str) and _DIGITS.fullmatch(value[key]):
-        yield _put(path, key, value[key], f"{where}: '{key}' is text")
+        yield _set(path, key, value[key], f"{where}: '{key}' is text")
     else:
         yield from _optional(path, value, key, check, f"{where}: ")
 
@@ -326,7 +326,7 @@ def _optional(
         yield _unfixable(path, key, f"{problem}, {wrong}", advice)
 
 
-def _put(path: Path, key: str, text: str, problem: str) -> Finding:
+def _set(path: Path, key: str, text: str, problem: str) -> Finding:
     return Finding(path, key, problem, f"set to {text}", (Change(path, key, text),))
 
 

@@ -48,16 +48,16 @@ def _find_state_problems(widgets: object, *, remove: bool) -> list[Finding]:
     if isinstance(state, dict) and isinstance(state.get("state"), dict):
         return []  # nbconvert can read it
     if isinstance(state, dict) and (flat := sum(isinstance(part, dict) for part in state.values())):
-        return [_problem(_say_models(flat, "without 'state'"), "kept, an empty 'state' put beside", [_EMPTY_STATE])]
+        return [_problem(_say_models(flat, "without 'state'"), "kept, an empty 'state' added", [_EMPTY_STATE])]
     if n_models:
         return [_recover(widgets, n_models)]
     others = isinstance(widgets, dict) and any(key != STATE_MIME for key in widgets)
     if others or not _is_empty(state if isinstance(widgets, dict) else widgets):
-        return [_problem("widget data without 'state'", "kept, an empty 'state' put beside", _put_beside(widgets))]
+        return [_problem("widget data without 'state'", "kept, an empty 'state' added", _add_empty_state(widgets))]
     return [_problem("empty widget metadata", "removed", [_drop_widgets()])]
 
 
-def _put_beside(widgets: object) -> list[Change]:
+def _add_empty_state(widgets: object) -> list[Change]:
     """Return the changes that add an empty widget state; data in its place is kept inside it, as `found`."""
     if not isinstance(widgets, dict):
         return [Change(("metadata",), "widgets", Members(((STATE_MIME, _new_state({"found": Copy(WIDGETS)})),)))]
@@ -79,7 +79,7 @@ def _recover(widgets: object, n_models: int) -> Finding:
     holders = [key for key, value in members.items() if count_models(value)]
     taken = len(models) < len(paths) or models.keys() & {"state", *_VERSIONS}
     if taken or not all(_only_models(members[key]) for key in holders):
-        return _problem(problem, "kept there, an empty 'state' put beside", _put_beside(widgets))
+        return _problem(problem, "kept there, an empty 'state' added", _add_empty_state(widgets))
     new = (STATE_MIME, _new_state(models))
     changes = [Change(WIDGETS, *new), *(Change(WIDGETS, key, None) for key in holders if key != STATE_MIME)]
     if not isinstance(widgets, dict):

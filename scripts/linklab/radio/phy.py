@@ -35,7 +35,7 @@ _OVERHEAD_US = 43.0 + 67.5 + 48.0 + 16.0 + 44.0
 
 
 def phy_rate_mbps(standard: str, width_mhz: int, mcs: int, streams: int = N_STREAMS) -> float:
-    """Data rate in Mbit/s rounded to .1 as the tables of 802.11 print it; 0 where the MCS does not exist.
+    """Data rate in Mbit/s rounded to .1 as in the tables of 802.11; 0 if the MCS does not exist.
 
     ax, 160, MCS 11, 2 streams -> 2402.0; ac, 80, 9, 2 -> 780.0; ac, 20, 9 -> 0 (no integer number of bits per symbol)
     """
@@ -53,7 +53,7 @@ _MPDUS = np.array([_AGGREGATED_MPDUS[s] for s in STANDARDS], float)
 
 
 def goodput_mbps(standard: Index, level: Index, distance_km: Numbers) -> np.ndarray:
-    """Payload rate in Mbit/s of every MCS on an idle channel, shape (12, *inputs); 0 where the MCS does not exist.
+    """Payload rate in Mbit/s of every MCS on an idle channel, shape (12, *inputs); 0 if the MCS does not exist.
 
     `standard` (0 ac, 1 ax), `level` (0..3 for 20..160 MHz), `distance_km` broadcast. One frame burst fills
     t = min(5484 us, n 1538 8 / R), and efficiency = t 1500/1538 / (t + overhead + 2 d / c).

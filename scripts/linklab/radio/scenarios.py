@@ -38,7 +38,7 @@ DEFAULT_DOMAIN_MIX = {"FCC": 0.55, "ETSI": 0.25, "ETSI_BFWA": 0.20}
 
 
 class Preset(NamedTuple):
-    """Standard deviations of what a radio reports: noise dB, busy points of 100, one RSSI offset per row dB."""
+    """Standard deviations of a radio's reports: noise in dB, busy in percent points, one RSSI offset per row in dB."""
 
     noise_db: float
     busy_pct: float

@@ -32,7 +32,7 @@ class Cells:
     ok: np.ndarray
     n_missing: int = 0
     values: Any = None  # an array, None for texts
-    offsets: Any = None  # an array, None where the cells are not lists
+    offsets: Any = None  # an array, None if the cells are not lists
     lists: dict[int, list[str]] | None = None  # lists of texts, by row
 
     def text(self, row: int) -> str:
@@ -51,7 +51,7 @@ class Cells:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Elements per list cell, 0 where the cell is not ok."""
+        """Elements per list cell, 0 if the cell is not ok."""
         return np.diff(self.offsets)
 
     @cached_property
@@ -68,7 +68,7 @@ CheckedColumns = dict[str, Cells]
 
 
 class BrokenRule(NamedTuple):
-    """The rows that break one rule; `expected` says for one row what the cell should hold."""
+    """The rows that break one rule; `expected` returns what the cell of one row should hold."""
 
     rows: np.ndarray
     column: str

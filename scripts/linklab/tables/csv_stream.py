@@ -99,7 +99,7 @@ def _scan_one(data: bytes, at: int, line_end: int, line: int, n_columns: int | N
 
 
 def _quoting_error(data: bytes, position: int, limit: int) -> str | None:
-    """Say what is wrong with the cell at `position`; None when its quote is still open at `limit`."""
+    """Return what is wrong with the cell at `position`; None if its quote is still open at `limit`."""
     if data[position] != _QUOTE:
         return "a quote inside a cell that does not start with one"
     closing = re.compile(rb'"[^"]*+(?:""[^"]*+)*+"').match(data, position, limit)
@@ -147,7 +147,7 @@ def scan_header(path: str | Path) -> Header:
 
 
 def _header_problem(names: list[str]) -> str | None:
-    """Say what is wrong with a header's names, or None."""
+    """Return what is wrong with a header's names, or None."""
     counts = Counter(names)
     for at, name in enumerate(names, start=1):
         if not name.strip():

@@ -89,8 +89,8 @@ class Dialect:
         encoding = "utf-8 with BOM" if self.encoding == "utf-8-sig" else self.encoding
         shown = "\\t" if self.delimiter == "\t" else self.delimiter
         name = NAMES.get(self.delimiter, "given")
-        said = [f"delimiter '{shown}' ({name})", encoding, f"{self.line_end} line ends"]
-        return ", ".join(said + ["a sep= line"] * self.separator_line)
+        parts = [f"delimiter '{shown}' ({name})", encoding, f"{self.line_end} line ends"]
+        return ", ".join(parts + ["a sep= line"] * self.separator_line)
 
 
 def sniff(path: Path, *, delimiter: str | None = None, encoding: str | None = None) -> Dialect:

@@ -58,7 +58,7 @@ class NumberFormat:
     unit: str = ""  # "$", "%", "EUR", …
 
     def read(self, text: str) -> str | None:
-        """Return the plain spelling: `($2,700)` -> `-2700`, `27.0%` -> `27.0`; None where the cell is not a number."""
+        """Return the plain spelling: `($2,700)` -> `-2700`, `27.0%` -> `27.0`; None if the cell is not a number."""
         found = _match(text)
         if found is None or not _digit_pattern(self.decimal, self.thousands).fullmatch(found["digits"]):
             return None
@@ -69,10 +69,10 @@ class NumberFormat:
 
     def describe(self) -> str:
         """Say what is unusual: `decimal comma, thousands ".", unit €`; empty for plain numbers."""
-        said = ["decimal comma"] if self.decimal == "," else []
-        said += [f"thousands {'space' if self.thousands == ' ' else self.thousands!r}"] if self.thousands else []
-        said += [f"unit {self.unit}"] if self.unit else []
-        return ", ".join(said)
+        parts = ["decimal comma"] if self.decimal == "," else []
+        parts += [f"thousands {'space' if self.thousands == ' ' else self.thousands!r}"] if self.thousands else []
+        parts += [f"unit {self.unit}"] if self.unit else []
+        return ", ".join(parts)
 
 
 PLAIN = NumberFormat()
@@ -158,7 +158,7 @@ def choose_format(
     name: str, shapes: NumberShapes, *, n_filled: int, decimal: str | None, known: NumberFormat | None = None,
     given: bool = False,
 ) -> NumberFormat | None:  # fmt: skip
-    """Return the format of a column with `n_filled` filled cells, None where fewer than 95 % of them are numbers.
+    """Return the format of a column with `n_filled` filled cells, None if fewer than 95 % of them are numbers.
 
     `decimal` is the file's decimal mark, None if unknown; `known` is the column's format in training. `given` means
     that the user gave the mark: a number column that it cannot read is an error.

@@ -25,7 +25,7 @@ from linklab.tables.csv_stream import OnDamage
 from linklab.tables.dialect import Dialect
 
 FIRST_ROWS = 1000
-Row = tuple[int, list[str]]  # line in the file (row number where the kind has no lines), cells
+Row = tuple[int, list[str]]  # line in the file (row number if the kind has no lines), cells
 
 
 def read_raw_rows(
@@ -89,7 +89,9 @@ def first_damage(path: Path, dialect: Dialect) -> tuple[int, str] | None:
     found: list[tuple[int, str]] = []
     # Latin-1 decodes any bytes and keeps quotes and line ends; bytes that are not UTF-8 are reported elsewhere.
     dialect = dataclasses.replace(dialect, encoding="latin-1")
-    for _ in itertools.islice(_csv_rows(path, dialect, lambda line, _, said: found.append((line, said))), FIRST_ROWS):
+    for _ in itertools.islice(
+        _csv_rows(path, dialect, lambda line, _, message: found.append((line, message))), FIRST_ROWS
+    ):
         if found:
             break
     return found[0] if found and found[0][0] > 1 else None  # the header is checked elsewhere
@@ -145,7 +147,7 @@ def sheet_names(path: Path) -> list[str]:
 
 
 def _as_shown(value: Any) -> Any:
-    """Return a number with the 15 digits Excel works with: 0.3, where the file holds 0.30000000000000004."""
+    """Return a number with Excel's 15 digits: 0.3 for 0.30000000000000004 in the file."""
     return float(f"{value:.15g}") if isinstance(value, float) else value
 
 

@@ -256,8 +256,8 @@ class Table:
                               + f" ({text!r})" * bool(title))  # fmt: skip
 
     def _header_at(self, rows: list[list[str]]) -> int:
-        """Return the index of the header among the first rows: 0, or the first row with all wanted columns if every
-        row above it has fewer filled cells, as a title has (a row of data has not).
+        """Return the index of the header among the first rows: that of the first row with all wanted columns, if every
+        row above it has fewer filled cells (titles have, rows of data have not); else 0.
         """
         filled = [[name for cell in row if (name := _clean_name(cell))] for row in rows]
         for at, names in enumerate(filled if self.wanted else ()):

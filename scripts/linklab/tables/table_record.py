@@ -69,18 +69,18 @@ def _say_kind(column: Column, scan: ColumnScan, target_kind: str | None, number_
     """Return a column's kind in words: `class, 3 different`, `number, unit $`, `text, 120 different, 2 empty`."""
     distinct = f"more than {MAX_CHOICES:,}" if scan.values is None else f"{len(column.choices or scan.values):,}"
     if target_kind == "class":
-        said = f"class, {distinct} different"
+        text = f"class, {distinct} different"
         if column.kind in ("int", "float"):
-            said += " (numbers; --target-kind number to predict their value)"
+            text += " (numbers; --target-kind number to predict their value)"
     elif target_kind == "text":
-        said = f"free text, {distinct} different"
+        text = f"free text, {distinct} different"
     else:
-        said = ("number" if target_kind else KIND_NAMES[column.kind]) + (
+        text = ("number" if target_kind else KIND_NAMES[column.kind]) + (
             f", {distinct} different" if column.kind == "str" else ""
         )
-    said += f", {number_format.describe()}" if number_format.describe() else ""
+    text += f", {number_format.describe()}" if number_format.describe() else ""
     missing = scan.n_missing(column.kind)
-    return said + (f", {missing:,} empty" if missing else "")
+    return text + (f", {missing:,} empty" if missing else "")
 
 
 def lines_of_record(record: dict[str, Any]) -> list[str]:

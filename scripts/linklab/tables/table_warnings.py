@@ -26,14 +26,15 @@ _WITH_UNIT = re.compile(
 
 
 def warn_of_columns(table: Table, schema: Schema, scan: Scan) -> list[str]:
+    """Return warnings about empty columns, wrong encodings, row numbers and columns that give the answer away."""
     warnings = []
     columns = list(zip(*scan.sample, strict=True))
     for at, (column, cells) in enumerate(zip(schema.columns, columns, strict=True)):
         if column.role == "input" and scan.columns[at].empty == scan.n_rows:
             warnings.append(f"column '{column.name}' {_why_empty(table, at)}, or leave it out with --drop-columns "
                             f"{_quoted(column.name)}")  # fmt: skip
-        if column.role == "input" and (said := _names_sides(column.name, scan.columns[at])):
-            warnings.append(said)
+        if column.role == "input" and (warning := _names_sides(column.name, scan.columns[at])):
+            warnings.append(warning)
         if shown := next(filter(looks_like_mojibake, cells), None):
             advice = f": the file may be UTF-8, without --encoding {table.options.encoding}" * bool(
                 table.options.encoding
@@ -162,8 +163,8 @@ def warn_of_split(rows: dict[str, int], classes: dict[str, Counter[str]], schema
     warnings = []
     few = {side: n for side, n in rows.items() if side != "train" and n < FEW_ROWS}
     if few:
-        said = " and ".join(f"{n or 'no'} {side} row{'s' * (n > 1)}" for side, n in few.items())
-        warnings.append(f"{said} of {sum(rows.values()):,}: too few to measure anything; get more rows, a "
+        sides = " and ".join(f"{n or 'no'} {side} row{'s' * (n > 1)}" for side, n in few.items())
+        warnings.append(f"{sides} of {sum(rows.values()):,}: too few to measure anything; get more rows, a "
                         f"--group-field with more groups, or another --split-seed")  # fmt: skip
     for name, counts in classes.items():
         column = schema[name]

@@ -78,7 +78,7 @@ def understand(
     ids = _IdCheck(table, roles)
     damage: list[str] = []
     scan = scan_table(table, rows=ids.watch(_rows(table, damage if lenient else None)), known=table.known_formats)
-    roles = dataclasses.replace(roles, id_field=ids.settle(roles, lenient))
+    roles = dataclasses.replace(roles, id_field=ids.id_column(roles, lenient))
     roles = dataclasses.replace(roles, split=_own_split(table, roles, scan))
     kinds = _target_kinds(table, roles, scan, lenient)
     table.formats = {
@@ -131,7 +131,7 @@ def _understand_known(table: Table, schema: Schema) -> Understood:
 def reopen_table(path: str | Path | Table, schema: Schema, record: Mapping[str, Any]) -> Table:
     """Return a table as a task reads it: with the record's options, number formats and rows left out.
 
-    A `Table` is returned as it is.
+    A `Table` is returned unchanged.
     """
     if isinstance(path, Table):
         return path
@@ -245,7 +245,7 @@ class _IdCheck:
                 self.repeated.setdefault(cells[at], (first[1], line))
             yield line, cells
 
-    def settle(self, roles: _Roles, lenient: bool) -> str | None:
+    def id_column(self, roles: _Roles, lenient: bool) -> str | None:
         """Return the id column or None; raises a UserError if an id of --id-field names several different rows."""
         if self.repeated and roles.id_field and not lenient:
             name, (first, second) = next(iter(self.repeated.items()))

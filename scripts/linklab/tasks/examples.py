@@ -103,7 +103,7 @@ class ExampleMaker:
                     f"without a target cannot be used for training or scoring: leave it out"
                 )
         choices, values = self._choices(row, target)
-        group, split = self.place(row)
+        group, split = self.group_and_split(row)
         prompt, questions = write_questions(self.task, row, choices, values, target)
         return Example(
             row[self.id_column.name] if self.id_column else f"row-{number}",
@@ -118,7 +118,7 @@ class ExampleMaker:
             questions,
         )
 
-    def place(self, row: Mapping[str, str]) -> tuple[str, str]:
+    def group_and_split(self, row: Mapping[str, str]) -> tuple[str, str]:
         """Return the group and the side of the split of a row.
 
         The table's own split column decides the side. A side that it never names (often validation) is taken from its
@@ -228,10 +228,10 @@ def legal_choices(target: Target, row: Mapping[str, str]) -> list[str]:
     return list(target.choices or ())
 
 
-def iter_examples(csv_path: str | Path | Table, task: Task, **how: Any) -> Iterator[Example]:
+def iter_examples(csv_path: str | Path | Table, task: Task, **maker_options: Any) -> Iterator[Example]:
     """Yield the example of every row; raises a UserError with file and line of an unusable row."""
     table = reopen_table(csv_path, task.schema, task.table)
-    return make_examples(table, ExampleMaker(task, **how), table.rows())
+    return make_examples(table, ExampleMaker(task, **maker_options), table.rows())
 
 
 def make_examples(
@@ -246,14 +246,18 @@ def make_examples(
 
 
 def read_examples(
-    csv_path: str | Path | Table, task: Task, split: str | None = None, max_rows: int | None = None, **how: Any
+    csv_path: str | Path | Table,
+    task: Task,
+    split: str | None = None,
+    max_rows: int | None = None,
+    **maker_options: Any,
 ) -> list[Example]:
     """Return a split's examples, in rank order (see `splits.rank_key`), holding no more than `max_rows` in memory.
 
     Copies of a row (same id) are kept for training, because they may balance the data, and left out elsewhere: scoring
     a row twice adds nothing. Raises a UserError if no rows are left.
     """
-    chosen = (example for example in iter_examples(csv_path, task, **how) if split in (None, example.split))
+    chosen = (example for example in iter_examples(csv_path, task, **maker_options) if split in (None, example.split))
     found = lowest_ranked(chosen if split == "train" else first_of_each_id(chosen), max_rows)
     if not found:
         raise UserError(f"{csv_path}: no rows in the {split or 'whole'} split; generate or collect more rows")

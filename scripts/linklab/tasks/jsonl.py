@@ -147,11 +147,12 @@ def convert_block(
     path: str | Path,
     task: Task,
     last: tuple[tuple[float, str], int] | None = None,
-    **how: Any,
+    **maker_options: Any,
 ) -> Converted:
     """Convert the rows of a block: `item` is the number of its first row and the block.
 
-    `last` (of `splits.last_chosen`) leaves out the rows that --max-rows does not choose; `how` goes to `ExampleMaker`.
+    `last` (of `splits.last_chosen`) leaves out the rows that --max-rows does not choose; `maker_options` are those of
+    `ExampleMaker`.
     Raises a UserError with file and line of the first unusable row.
     """
     first, block = item
@@ -159,7 +160,9 @@ def convert_block(
     train, others, cells = [], [], []
     features, split_count = CardFeatures(task), SplitCount(task)
     shown = [column.name for column in shown_columns(task)]
-    for number, example in enumerate(make_examples(path, ExampleMaker(task, **how), rows, first), start=first):
+    for number, example in enumerate(
+        make_examples(path, ExampleMaker(task, **maker_options), rows, first), start=first
+    ):
         if last is not None and (rank_key(example.id), number) > last:
             continue
         features.see(example)

@@ -219,7 +219,7 @@ def count_split(table: Table, task: Task, rule: SplitRule) -> Task:
     count = SplitCount(task)
     for _, cells in table.rows():
         row = dict(zip(task.schema.names, cells, strict=True))
-        group, split = maker.place(row)
+        group, split = maker.group_and_split(row)
         count.add(split, group, row)
     return count.finish(table, need_training=False)
 

@@ -75,7 +75,7 @@ class _Line:
     separator: str | None = None  # the text between all fields, if the line has no other text
 
     def render(self, row: Mapping[str, str], lists: Mapping[str, list[str]]) -> list[str]:
-        """Return the lines of a row: one, or one per element where there are list columns."""
+        """Return the lines of a row: one, or one per element if there are list columns."""
         if not self.lists:
             shown = [
                 f.compute(*map(row.__getitem__, f.columns)) if f.compute else row[f.columns[0]] for f in self.fields
@@ -209,7 +209,7 @@ class Template:
 
 
 def _column_name(node: ast.expr) -> str | None:
-    """Return the column an operand names, bare (`size`) or in quotes (`"net size"`); None where it is not a name."""
+    """Return the column that an operand names, bare (`size`) or in quotes (`"net size"`); None if it is not a name."""
     if isinstance(node, ast.Name):
         return node.id
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None

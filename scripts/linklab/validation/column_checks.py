@@ -73,7 +73,7 @@ def check_exactly(column: Column, texts: pa.Array, *, lenient: bool) -> tuple[Ce
     """Return the same as `check_column`, from a check of every cell."""
     cells = Cells(column, texts, np.zeros(len(texts), bool))
     checks = [check_cell(column, cells.text(row), lenient=lenient) for row in range(len(texts))]
-    found: list[Any] = [check.value for check in checks]  # number, text or list; None where it failed or is missing
+    found: list[Any] = [check.value for check in checks]  # number, text or list; None if it failed or is missing
     cells.ok = np.array([value is not None for value in found], bool)
     cells.n_missing = sum(check.value is None and check.code in ("", "missing_value") for check in checks)
     if column.kind in ("int", "float"):

@@ -75,13 +75,13 @@ def make_plan(
         assert scratch is not None
         copy = scratch / "table.csv"
 
-        def on_damage(line: int, code: str, said: str) -> None:
+        def on_damage(line: int, code: str, message: str) -> None:
             if code == "blank_line" and name == "infer":
                 table.note_left_out(EMPTY_ROWS, line)
             elif options.drop_bad_rows:
                 table.note_left_out(BAD_ROWS, line)
             else:
-                damage.append(Violation(line, "", code, "", _EXPECTED.get(code, said)))
+                damage.append(Violation(line, "", code, "", _EXPECTED.get(code, message)))
 
         lines = table.canonical_copy(copy, on_damage)
         understood.record["left_out"] |= {why: len(lines) for why, lines in table.left_out.items()}

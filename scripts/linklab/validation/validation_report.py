@@ -71,7 +71,7 @@ def validate(
     line = start.line
     try:
         for offset, outcome in check_file(path, plan, start.offset):
-            _take(found, outcome, stores, line, offset)
+            _add_outcome(found, outcome, stores, line, offset)
             line += outcome.n_lines
             say_at(offset + outcome.used)
         if not found.n_rows and not tally.counts:
@@ -89,7 +89,7 @@ def validate(
     return found
 
 
-def _take(found: Findings, outcome: Outcome, stores: dict, line: int, offset: int) -> None:
+def _add_outcome(found: Findings, outcome: Outcome, stores: dict, line: int, offset: int) -> None:
     tally = found.tally
     line_of = found.start.line_of
     tally.add(violation._replace(line=line_of(violation.line + line)) for violation in outcome.violations)
@@ -269,7 +269,9 @@ def conclusion(path: str | Path, found: Findings) -> str:
     name, n, counts = Path(path).name, found.tally.counts.total(), found.tally.counts
     if not n:
         return f"{name} is clean: {found.n_rows:,} rows, no violations"
-    said = "1 violation" if n == 1 else f"{n:,} violations of {len(counts)} kind{'s' * (len(counts) > 1)}"
+    how_many = "1 violation" if n == 1 else f"{n:,} violations of {len(counts)} kind{'s' * (len(counts) > 1)}"
     if not found.n_rows:
-        return f"{name} failed: {said}; no row is valid, most often because of: {CODES[counts.most_common(1)[0][0]]}"
-    return f"{name} failed: {said} in {found.n_rows:,} rows"
+        return (
+            f"{name} failed: {how_many}; no row is valid, most often because of: {CODES[counts.most_common(1)[0][0]]}"
+        )
+    return f"{name} failed: {how_many} in {found.n_rows:,} rows"
