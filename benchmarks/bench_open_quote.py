@@ -1,6 +1,6 @@
-"""A quote left open in line 2 of a large file: when is it named, and does memory stay flat?
+"""Measure how soon each script reports a quote left open in line 2 of a large file, and whether memory stays flat.
 
-nothing -> a table on stdout: script, file size, seconds until the line is named, seconds in all, peak memory, exit code
+nothing -> a table on stdout: script, file size, seconds until the report, total seconds, peak memory, exit code
 
     python benchmarks/bench_open_quote.py --mb 40 1000
 
@@ -44,7 +44,7 @@ def write_table(path: Path, mb: int) -> None:
 
 
 def write_model(folder: Path, place: Path) -> None:
-    """Make what predict.py reads before it reads rows: the task of a small sound table."""
+    """Create what predict.py reads before it reads rows: a model folder with the task of a small valid table."""
     (place / "small.csv").write_text("size,note,label\n" + "".join(f"{n},word {n},{'ab'[n % 2]}\n" for n in range(60)))
     command = [sys.executable, str(bench.SCRIPTS / "convert_csv_to_jsonl.py"), "--csv", "small.csv"]
     command += ["--target-field", "label", "--out-dir", "small"]
@@ -54,7 +54,7 @@ def write_model(folder: Path, place: Path) -> None:
 
 
 def measure(script: str, place: Path) -> dict:
-    """Run a script and return what it said of the quote and when, seconds, peak memory (MB) and exit code."""
+    """Run a script and return its message about the quote and when it came, seconds, peak memory (MB) and exit code."""
     started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, str(bench.SCRIPTS / script), *WORDS[script].split()],
@@ -76,13 +76,13 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line."""
     parser = bench.make_parser(__doc__)
     parser.add_argument("--mb", type=cli.positive_int, nargs="+", default=[40, 1000], help="sizes of the file, in MB")
-    parser.add_argument("--only", nargs="+", choices=WORDS, default=list(WORDS), metavar="SCRIPT", help="of all")
+    parser.add_argument("--only", nargs="+", choices=WORDS, default=list(WORDS), metavar="SCRIPT", help="scripts")
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a line per size and script; exit code 1 when a script does not name the quote."""
-    print("| script | file, MB | named after, s | processor, s | in all, s | peak memory, MB | exit code |")
+    """Print a line per size and script; exit code 1 if a script does not report the quote."""
+    print("| script | file, MB | reported after, s | processor, s | total, s | peak memory, MB | exit code |")
     print("|---|---:|---:|---:|---:|---:|---:|", flush=True)
     missed = 0
     with tempfile.TemporaryDirectory() as scratch:
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             for script in args.only:
                 found = measure(script, place)
                 missed += found["named_s"] is None
-                named = "not named" if found["named_s"] is None else f"{found['named_s']:.1f}"
+                named = "never" if found["named_s"] is None else f"{found['named_s']:.1f}"
                 cells = [script, f"{mb:,}", named, f"{found['processor_s']:.1f}", f"{found['seconds']:.1f}",
                          f"{found['mb']:.0f}", str(found["code"])]  # fmt: skip
                 print(f"| {' | '.join(cells)} |", flush=True)

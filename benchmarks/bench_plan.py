@@ -1,10 +1,10 @@
-"""Compare what `finetune_gemma_from_csv.py --dry-run` predicts with what the run then takes, for each mode.
+"""Compare the time and memory that `finetune_gemma_from_csv.py --dry-run` predicts with those of the run, per mode.
 
 generated links -> benchmarks/results/plan.md
 
     python benchmarks/bench_plan.py
 
-The dry run and the real run are processes of their own with the same words. Memory must be predicted within 20 %, time
+The dry run and the real run are separate processes with the same options. Memory must be predicted within 20 %, time
 (from the first step to the delivered weights, validation and checkpoints included) within 30 %.
 """
 
@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--modes", type=cli.comma_list, default=["full", "lora", "qlora"], help="full, lora, qlora")
     parser.add_argument("--steps", type=cli.positive_int, default=12, metavar="N", help="steps of the real run")
     parser.add_argument("--validation-rows", type=cli.positive_int, default=24, metavar="N", help="validation rows")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="what products are computed in")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="number type of matrix products")
     parser.add_argument("--out", metavar="FILE", help="(default: benchmarks/results/plan.md; none for tiny)")
     return parser
 
@@ -77,7 +77,7 @@ def plan_and_run(args: argparse.Namespace, mode: str, scratch: Path) -> tuple[di
 
 
 def call(words: list[str]) -> str:
-    """Run a command; returns what it said."""
+    """Run a command; returns its output."""
     started = time.monotonic()
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -88,7 +88,7 @@ def call(words: list[str]) -> str:
 
 
 def read_seconds(text: str) -> float:
-    """Return the seconds `cli.format_seconds` wrote: `1 min 5 s` -> 65."""
+    """Return the seconds in a text of `cli.format_seconds`: `1 min 5 s` -> 65."""
     units = {"h": 3600, "min": 60, "s": 1}
     return sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+) (h|min|s)\b", text))
 
@@ -99,13 +99,13 @@ def write_page(args: argparse.Namespace, rows: list[tuple[str, ...]], missed: li
     named = ", ".join(f"{name} {found[name]}" for name in ("torch", "transformers", "peft", "bitsandbytes"))
     verdict = f"Outside: {', '.join(missed)}." if missed else "All within."
     return [
-        "# What --dry-run predicts, and what the run took", "",
+        "# Predicted by --dry-run, and measured", "",
         f"`{' '.join(['python benchmarks/bench_plan.py', *args.argv])}`", "",
         f"{bench.describe_machine()}; Python {platform.python_version()}, {named}; commit {commit()}; "
         f"OMP_NUM_THREADS {os.environ.get('OMP_NUM_THREADS', 'unset')}.", "",
         f"`--base-model {args.model}`, {args.precision}, {args.steps} steps of 8 rows, {args.validation_rows} "
         f"validation rows, two validations and two checkpoints. Time is that of training, validation and checkpoints; "
-        f"memory the most the process (on a GPU: the GPU) held.", "",
+        f"memory is the peak of the process (on a GPU: of the GPU).", "",
         *bench.table(("mode", "", "predicted", "measured", "difference"), rows, left=2), "",
         f"Allowed: memory 20 %, time 30 %. {verdict}", "",
     ]  # fmt: skip

@@ -1,12 +1,12 @@
-"""Time held-out scoring with this tree and with an earlier one, on the same rows, weights and machine, in turns.
+"""Compare the speed of scoring in this checkout and in an earlier one, on the same rows, weights and machine.
 
 generated links, a checkout of commit d21f244 -> benchmarks/results/scoring.md
 
     git worktree add ../before d21f244
     python benchmarks/bench_scoring.py --before ../before
 
-Each tree runs in a process of its own, loads the model once, and is then asked in turns, with one question per row and
-the same prompt. What is timed is processor time of the asking alone: a busy machine changes it little.
+Each checkout runs in its own process and loads the model once. The two then score alternately, with one question per
+row and the same prompt. Only the processor time of scoring is measured: a busy machine changes it little.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from linklab.links.links import LINK_TEMPLATE
 
 CHANNEL, THROUGHPUT = "recommended_channel_mhz", "expected_throughput_mbps"
 TASKS = {"class": [CHANNEL], "number": [THROUGHPUT], "class and number": [CHANNEL, THROUGHPUT]}
-ALLOWED = 1.05  # of the earlier tree's seconds: what two turns of one tree differ by
+ALLOWED = 1.05  # times the earlier seconds: two turns of one checkout differ by as much
 # Reads a line {"fields": [...]} and answers with a line {"seconds": ..., "answers": [...]}, until its input ends.
 WORKER = """
 import json, sys, time
@@ -39,7 +39,7 @@ try:
     from linklab.tasks.task import make_task
     scorer = asking.load_scorer(asking.AskSettings(model, precision=precision or None))
     how = {"ask": "row"}
-except ImportError:  # the earlier tree, which asks in no other way
+except ImportError:  # the earlier checkout, which always asks one question per row
     from linklab.data.examples import read_examples
     from linklab.data.task import make_task
     from linklab.model import answering as asking
@@ -79,7 +79,7 @@ def ask(worker: subprocess.Popen, fields: list[str]) -> dict[str, Any]:
     for line in worker.stdout:
         if line.startswith(bench.FOUND):
             return json.loads(line.removeprefix(bench.FOUND))
-    raise cli.UserError(f"a tree's scoring ended with exit code {worker.wait()}; its last words are above")
+    raise cli.UserError(f"scoring in a checkout ended with exit code {worker.wait()}; its last lines are above")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
         workers = {name: start(tree, args, table, template) for name, tree in trees.items()}
         try:
             for worker in workers.values():
-                ask(worker, TASKS["class"])  # the first call of all makes what every later one finds made
+                ask(worker, TASKS["class"])  # warm-up: later calls reuse what the first one builds
             for turn in range(args.rounds):
                 for task, fields in TASKS.items():
                     found = {}
@@ -119,9 +119,9 @@ def describe(
 ) -> list[str]:
     """Return the result as lines of markdown."""
     lines = [
-        "# Held-out scoring, before and now", "",
+        "# Speed of scoring, before and now", "",
         f"`python benchmarks/bench_scoring.py`: {args.model}, {args.precision or 'the precision chosen'}, {args.rows} "
-        f"link rows, one question per row, {args.rounds} turns of each tree; median processor seconds of asking.",
+        f"link rows, one question per row, {args.rounds} turns of each checkout; median processor seconds of scoring.",
         f"Before: {commits['before']}; now: {commits['now']}. Machine: {bench.describe_machine()}, beside other work.",
         "",
     ]  # fmt: skip
@@ -134,7 +134,7 @@ def describe(
     verdict = "holds" if max(ratios) <= ALLOWED else "falls short"
     return [
         *lines, "", f"No slower than before, within {100 * (ALLOWED - 1):.0f} %: {verdict}. Answers of the base model "
-        "differ where classes are now ranked by what it would write, and numbers read on to their whole length.",
+        "differ because classes are now ranked by what it would write, and numbers are read to their full length.",
     ]  # fmt: skip
 
 

@@ -5,10 +5,10 @@ generated links -> benchmarks/results/train.md
     python -m pip install trl==1.16.0
     python benchmarks/bench_train.py
 
-Each engine runs in a process of its own and gets the very same rows in the same order and batches, the same start
-weights, optimizer (fused AdamW, constant learning rate), gradient clipping and precision, and no gradient checkpointing
-(TRL's default is to use it). First the losses of five steps must agree; the same steps are timed, all but the first.
-Rounds are interleaved. --model tiny shows in a minute that everything runs.
+Each engine runs in its own process and gets the same rows in the same order and batches, the same initial weights,
+optimizer (fused AdamW, constant learning rate), gradient clipping and precision, and no gradient checkpointing (TRL
+uses it by default). The losses of all five steps must agree; all steps but the first are timed. Rounds are interleaved.
+--model tiny checks in a minute that everything runs.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ MODES = ("full", "lora", "qlora")
 LOSS_TOLERANCE = 1e-4
 TARGETS = {"trl": 2.5, "plain": 1.7}  # full fine-tuning: our rows per second over theirs
 SEED = 0
-# Small, because AdamW's first steps turn the rounding of a gradient near zero into a whole step up or down: at 5e-5
-# TRL's losses, equal within 2e-5 in the first three steps, are 1e-3 away in the fifth.
+# Small, because AdamW's first steps turn the rounding of a gradient near zero into a full step up or down: with 5e-5
+# TRL's losses agree within 2e-5 in the first three steps, and differ by 1e-3 in the fifth.
 LEARNING_RATE = 1e-5
-# Dense bfloat16 and TF32 products a second, from NVIDIA's data sheets
+# Dense bfloat16 and TF32 operations per second, from NVIDIA's data sheets
 PEAK_FLOPS = {"H100": {"bf16": 989e12, "fp32": 67e12}, "H200": {"bf16": 989e12, "fp32": 67e12},
               "A100": {"bf16": 312e12, "fp32": 19.5e12}, "T4": {"bf16": 0, "fp32": 8.1e12}}  # fmt: skip
 
@@ -55,14 +55,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--modes", type=cli.comma_list, default=list(MODES), help="full, lora, qlora")
     parser.add_argument("--engines", type=cli.comma_list, default=list(ENGINES), help="ours, plain, trl")
-    parser.add_argument("--steps", type=cli.positive_int, default=5, metavar="N", help="steps a run, the first untimed")
-    parser.add_argument("--rounds", type=cli.positive_int, default=2, metavar="N", help="runs an engine for full")
+    parser.add_argument(
+        "--steps", type=cli.positive_int, default=5, metavar="N", help="steps per run; the first is not timed"
+    )
+    parser.add_argument("--rounds", type=cli.positive_int, default=2, metavar="N", help="runs per engine for full")
     parser.add_argument("--adapter-rounds", type=cli.positive_int, default=1, metavar="N", help="the same for (q)lora")
     parser.add_argument("--batch-size", type=cli.positive_int, default=8, metavar="N", help="questions per step")
     parser.add_argument("--ask", choices=("choices", "row"), default="choices", help="a question per choice or per row")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="what products are computed in")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="number type of matrix products")
     parser.add_argument("--out", metavar="FILE", help="(default: benchmarks/results/train.md; none for tiny)")
-    parser.add_argument("--json", metavar="FILE", help="also write what every run measured")
+    parser.add_argument("--json", metavar="FILE", help="also write the measurements of every run")
     parser.add_argument("--profile", metavar="FILE", help="profile the last step of the first run, and write the costs")
     parser.add_argument("--worker", metavar="FILE", help=argparse.SUPPRESS)
     return parser
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def prepare(args: argparse.Namespace, scratch: Path) -> dict:
-    """Return the job every engine gets: a model folder and tokenised rows, in the order they are taken."""
+    """Return the job for every engine: a model folder and tokenised rows, in the order of training."""
     from linklab.models import load
     from linklab.tasks import examples
     from linklab.tasks.task import make_task
@@ -102,7 +104,7 @@ def prepare(args: argparse.Namespace, scratch: Path) -> dict:
     folder = make_random(scratch / "model") if random_weights else load.resolve(args.model)
     tokenizer = load.load_tokenizer(folder)
     chosen = examples.read_examples(table, make_task(table, ask=args.ask), "train", n)
-    encoded = EncodedExamples(chosen, tokenizer, 2048, batch_of="questions")  # as a training takes them by default
+    encoded = EncodedExamples(chosen, tokenizer, 2048, batch_of="questions")  # the default of a training
     order = list(StepSampler(encoded.lengths, args.batch_size, SEED))[:n]
     return {"folder": str(folder), "rows": [encoded[i] for i in order], "steps": args.steps,
             "batch_size": args.batch_size,
@@ -126,7 +128,7 @@ def make_random(folder: Path) -> Path:
 
 
 def run_engine(job: dict, scratch: Path) -> dict:
-    """Run one engine in a fresh process; returns what it measured."""
+    """Run one engine in a new process; returns its measurements."""
     started = time.monotonic()
     path, result = scratch / "job.json", scratch / "result.json"
     path.write_text(json.dumps(job | {"result": str(result), "scratch": str(scratch)}))
@@ -144,7 +146,7 @@ def run_engine(job: dict, scratch: Path) -> dict:
 
 
 def work(job: dict) -> int:
-    """In a process of its own: train with one engine and write what was measured."""
+    """Train with one engine, in its own process, and write the measurements."""
     import torch
     from linklab.models import load
 
@@ -162,8 +164,8 @@ def work(job: dict) -> int:
     seconds = watch.ends[-1] - watch.ends[0]
     tokens = sum(len(row["input_ids"]) for row in timed_rows)
     answers = as_encoded(timed_rows).answer_tokens
-    # Products a training needs: 2 a weight and token forward, as many for the gradient of the input, and as many for
-    # the weight's own where it is trained; the head at answer tokens only. The same count for every engine.
+    # Operations of a training: 2 per weight and token forward, 2 for the gradient of the input, and 2 for the gradient
+    # of a trained weight; the head at answer tokens only. The same count for every engine.
     per_weight = 6 if job["mode"] == "full" else 4
     flops = per_weight * ((n_all - head) * tokens + head * answers)
     found = {"losses": losses, "rows_a_second": len(timed_rows) / seconds, "tokens_a_second": tokens / seconds,
@@ -174,7 +176,7 @@ def work(job: dict) -> int:
 
 
 def watch_steps():
-    """Return a callback that notes when each step ended and the most memory held until then."""
+    """Return a callback that records when each step ended and the peak memory until then."""
     import torch
     from linklab.training import training
     from transformers import TrainerCallback
@@ -224,7 +226,7 @@ def profile_last_step(steps: int, path: Path):
 
 
 def as_encoded(items: list[dict]) -> EncodedExamples:
-    """Return tokenised rows as this toolkit's trainer takes them."""
+    """Return tokenised rows in the form of this toolkit's trainer."""
     from linklab.training.answer_loss import EncodedExamples
 
     encoded = EncodedExamples([], None, 0)
@@ -233,7 +235,7 @@ def as_encoded(items: list[dict]) -> EncodedExamples:
 
 
 def make_ours(job: dict):
-    """Return this toolkit's trainer as the script makes it, with the rows in order and nothing but training to do."""
+    """Return the trainer that the script makes, but with rows in order, and without validation and checkpoints."""
     import finetune_gemma_from_csv
     from linklab.models import load
     from linklab.training import options, training
@@ -258,14 +260,14 @@ def make_ours(job: dict):
 
 
 def in_order(rows):
-    """Return the sampler that takes rows as they stand."""
+    """Return a sampler that keeps the order of the rows."""
     from torch.utils.data import SequentialSampler
 
     return SequentialSampler(rows)
 
 
 def load_plainly(job: dict):
-    """Return the model as their users load it: whole, with peft's adapters, or in 4 bits with peft's adapters."""
+    """Return the model as users of the other trainers load it: whole, with adapters, or in 4 bits with adapters."""
     import torch
     from linklab.models import load
     from linklab.training import training
@@ -285,7 +287,7 @@ def load_plainly(job: dict):
 
 
 def common_arguments(job: dict) -> dict:
-    """Return what both other trainers are set to: what make_ours sets."""
+    """Return the arguments of both other trainers, equal to the settings of make_ours."""
     import torch
     from linklab.training import training
 
@@ -358,14 +360,14 @@ def load_tokenizer(job: dict):
 
 
 def drop_printer(trainer) -> None:
-    """Keep the trainer's own lines off the output."""
+    """Remove the callback that prints the trainer's own lines."""
     from transformers import PrinterCallback
 
     trainer.remove_callback(PrinterCallback)
 
 
 def worst_difference(found: list[dict], mode: str) -> float:
-    """Return the largest difference between the losses of any two engines at one step, 0 of a single engine."""
+    """Return the largest difference between the losses of any two engines at one step; 0 with a single engine."""
     runs = [run["losses"][:5] for run in found if run["mode"] == mode]
     return max(max(losses) - min(losses) for losses in zip(*runs, strict=True))
 
@@ -392,7 +394,7 @@ def write_page(args: argparse.Namespace, found: list[dict]) -> list[str]:
         f"`--base-model {args.model}`, {args.precision}, batches of {args.batch_size} questions of the generated links "
         f"in one order, fused AdamW, gradient checkpointing off for all (it is TRL's default). Medians of "
         f"{args.rounds} interleaved rounds for full and {args.adapter_rounds} for the others; {args.steps} steps each, "
-        f"the first untimed. Memory is the most {'the GPU' if gpu else 'the process'} held until the last step.", "",
+        f"the first not timed. Memory is the peak of {'the GPU' if gpu else 'the process'} up to the last step.", "",
         "## Same loss", "",
     ]  # fmt: skip
     rows = []

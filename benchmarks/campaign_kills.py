@@ -1,4 +1,4 @@
-"""Attack every script that writes: kill it at random moments, fill its disk, lock its folders, run it twice at once.
+"""Attack every script that writes files: kill it at random moments, fill its disk, lock its folders, run it twice.
 
 nothing -> a table on stdout: per script what was tried, what was lost, and whether a planted secret was found
 
@@ -6,8 +6,8 @@ nothing -> a table on stdout: per script what was tried, what was lost, and whet
 
 Each attack is followed by the same checks: every manifest is valid, no other file has changed, no old result is
 missing, and in the end the same command succeeds. A token and a password are in the environment of every run, and in
-the arguments of some that fail; all outputs and messages are then searched for them. Uploads go to a stand-in of the
-Hub on this machine. Not part of the tests: all scripts take over half an hour of one core; --only runs some of them.
+the arguments of some that fail; all outputs and messages are then searched for them. Uploads go to a local imitation
+of the Hub. Not part of the tests: all scripts take over half an hour of one core; --only runs some of them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ HEAD = ("script", "seconds", "killed", "full disk", "read-only", "two PID namesp
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TOKEN, PASSWORD = "hf_" + "plantedtoken42", "planted-pa55word"
 URL = f"postgresql://me:{PASSWORD}@127.0.0.1:9/db"
-DISK = "2g"  # of memory; holds every place of one script
+DISK = "2g"  # size of the disk in memory on which one script is attacked
 CLONE_NEWPID = 0x20000000  # linux/sched.h
 ALONE = {name: "1" for name in
          ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY")}  # fmt: skip
@@ -61,7 +61,7 @@ CAPABILITIES = (1, 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH: root can writ
 
 
 class Forked:
-    """A script in a process of its own, forked from this one, where the slow imports are done.
+    """A script in its own process, forked from this one, which has already done the slow imports.
 
     So most kills hit work, and few hit imports. It has the methods of subprocess.Popen that are used here.
     """
@@ -107,19 +107,19 @@ class Forked:
 
 
 class Run(Forked):
-    """A script that is attacked, in a group of processes of its own.
+    """An attacked script, in its own process group.
 
-    `locked` takes root's right to write where modes forbid it; `apart` makes it the first of a PID namespace.
+    `locked` removes root's right to write despite file modes; `apart` makes it process 1 of a new PID namespace.
     """
 
     def __init__(self, argv: list[str], place: Path, log: Path, more: dict[str, str], *, locked: bool, apart: bool):
         super().__init__(lambda: _become(argv, place, log, more, locked=locked, apart=apart))
         with contextlib.suppress(ProcessLookupError):
-            while os.getpgid(self.pid) != self.pid:  # until it leads a group of its own, which can be killed
+            while os.getpgid(self.pid) != self.pid:  # until it leads its own group, which can be killed
                 time.sleep(0.001)
 
     def end(self, seconds: float) -> bool:
-        """Wait for the end of it and of all it has started; False when that had to be forced."""
+        """Wait until it and all processes it started have ended; False if they had to be killed."""
         until = time.monotonic() + seconds
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.wait(seconds)
@@ -135,9 +135,9 @@ class Run(Forked):
 
 
 class ForkedStage(Forked):
-    """Stands for subprocess.Popen in `pipeline.call`: a stage is forked too, without importing again.
+    """Replaces subprocess.Popen in `pipeline.call`: stages are forked too, without importing again.
 
-    Like a process started there it keeps open what it is told to, and asks to end with its parent.
+    Like Popen, it keeps the descriptors `pass_fds` open and runs `preexec_fn`, which ends it with its parent.
     """
 
     def __init__(
@@ -170,13 +170,13 @@ def run_script(argv: list[str]) -> int:
 
 
 def _become(argv: list[str], place: Path, log: Path, more: dict[str, str], *, locked: bool, apart: bool) -> int:
-    """Become a script; returns its exit code."""
+    """Turn this process into a run of a script; returns its exit code."""
     os.setsid()
     libc = ctypes.CDLL(None)
     if apart and libc.unshare(CLONE_NEWPID) == 0 and (child := os.fork()):
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) & 255
     for capability in CAPABILITIES if locked else ():
-        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP, linux/prctl.h: what it starts may not either
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP, linux/prctl.h: for its children too
     if locked and os.geteuid() == 0:
         drop_capabilities(libc)
     with open(log, "ab") as handle:
@@ -205,7 +205,7 @@ def drop_capabilities(libc: Any) -> None:
 
 
 def preload(everything: bool) -> None:
-    """Import what the scripts import, so that a forked run begins at its work."""
+    """Import what the scripts import, so that a forked run starts with its work."""
     import linklab
 
     for name in ("numpy", "pandas", "pyarrow.csv", "scipy.special", "filelock", "huggingface_hub.errors"):
@@ -219,7 +219,7 @@ def preload(everything: bool) -> None:
 
 @dataclasses.dataclass
 class Attack:
-    """One script under attack: where, with what, and what was found."""
+    """One script under attack: its command, its folder, and the faults found."""
 
     command: Command
     place: Path
@@ -232,12 +232,12 @@ class Attack:
     def start(self, argv: list[str], *, locked: bool = False, apart: bool = False) -> Run:
         """Start a run."""
         more = {"HF_TOKEN": TOKEN}
-        if self.command.script != "run_sweep.py":  # which would open that database
+        if self.command.script != "run_sweep.py":  # it would open that database
             more["LINKLAB_STORAGE"] = URL
         return Run(argv, self.place, self.log, more, locked=locked, apart=apart)
 
     def run(self, argv: list[str], *, locked: bool = False) -> tuple[int, str]:
-        """Run to the end; returns the exit code and the last line said."""
+        """Run to the end; returns the exit code and the last line printed."""
         begins = self.log.stat().st_size if self.log.exists() else 0
         code = self.start(argv, locked=locked).wait()
         with open(self.log, "rb") as log:
@@ -248,7 +248,7 @@ class Attack:
         return code, lines[-1] if lines else ""
 
     def check(self, what: str) -> None:
-        """Note what is wrong now."""
+        """Record the faults found now."""
         self.wrong += [f"{what}: {fault}" for fault in self.faults()]
 
     def faults(self) -> Iterator[str]:
@@ -256,22 +256,24 @@ class Attack:
         for folder in self.command.own:
             for path in (self.place / folder).rglob(f"*{MANIFEST}"):
                 if any(part.startswith(".") for part in path.relative_to(self.place).parts) or self.is_foreign(path):
-                    continue  # a place of work that is not finished
+                    continue  # an unfinished working folder
                 if fault := find_changed(read_manifest(path)["outputs"], path.parent):
                     yield fault
         now = self.foreign_files()
         yield from (
-            f"{name}, which is not its own, changed" for name in self.before if now.get(name) != self.before[name]
+            f"{name} changed, and is not the script's" for name in self.before if now.get(name) != self.before[name]
         )
         out = self.place / "out"
         if self.finished and self.command.stays and not (self.place / self.command.stays).exists():
-            if not any((out / f".linklab-{name}").exists() for name in ("ready", "placing")):  # the next run ends it
+            if not any(
+                (out / f".linklab-{name}").exists() for name in ("ready", "placing")
+            ):  # the next run completes it
                 yield "the old result is gone"
         if self.command.check:
             yield from self.command.check(self.place, self.hub)
 
     def is_foreign(self, path: Path) -> bool:
-        """Say whether a file is not one of the script's."""
+        """Return whether a file does not belong to the script."""
         name = path.relative_to(self.place)
         return str(name) in self.command.foreign or name.parts[0] not in self.command.own
 
@@ -282,7 +284,7 @@ class Attack:
 
 
 def kill_often(attack: Attack, n_kills: int, chance: random.Random) -> tuple[Counter[str], float]:
-    """Kill runs at random moments and check after each; returns how many signals of each kind, and a run's seconds."""
+    """Kill runs at random moments and check after each; returns the count of each signal, and the seconds of a run."""
     started = time.monotonic()
     code, said = attack.run(attack.command.argv(3))
     whole_s, hits, n = time.monotonic() - started, Counter[str](), 4
@@ -290,9 +292,9 @@ def kill_often(attack: Attack, n_kills: int, chance: random.Random) -> tuple[Cou
         attack.wrong.append(f"the first run failed: {said}")
         return hits, whole_s
     attack.finished = True
-    moments_s = whole_s / 4 if attack.command.resumes else whole_s  # what is continued has its end before it, too
+    moments_s = whole_s / 4 if attack.command.resumes else whole_s  # continued runs end sooner
     tries = 0
-    while sum(hits.values()) < n_kills and tries < 3 * n_kills:  # a run that was over before its kill does not count
+    while sum(hits.values()) < n_kills and tries < 3 * n_kills:  # runs that ended before their kill do not count
         tries += 1
         damage_notebooks(attack.place)
         process = attack.start(attack.command.argv(n))
@@ -300,7 +302,7 @@ def kill_often(attack: Attack, n_kills: int, chance: random.Random) -> tuple[Cou
         number = chance.choice(SIGNALS)
         if process.poll() is None:
             hits[number.name] += 1
-            # A kill of all processes is a power cut, one of the first alone what a person or a full memory does.
+            # Killing all processes is like a power cut; a user or a full memory kills only the first one.
             with contextlib.suppress(ProcessLookupError):
                 (os.killpg if chance.random() < 0.5 else os.kill)(process.pid, number)
         if not process.end(10 * whole_s + 60):
@@ -336,7 +338,7 @@ def fill_disk(attack: Attack) -> str:
 
 @contextlib.contextmanager
 def filled(place: Path, free: int) -> Iterator[None]:
-    """Fill the disk of `place` but for `free` bytes for the length of the block."""
+    """Fill the disk of `place` except for `free` bytes while the block runs."""
     filler = place.parent / f"{place.name}-disk" / "filler"  # the same disk, outside of what is checked
     with open(filler, "wb") as handle, contextlib.suppress(OSError):
         os.posix_fallocate(handle.fileno(), 0, max(1, shutil.disk_usage(place).free - free))
@@ -351,7 +353,7 @@ def filled(place: Path, free: int) -> Iterator[None]:
 
 
 def lock_folders(attack: Attack) -> str:
-    """Run where every folder can only be read; returns the exit code."""
+    """Run with every folder read-only; returns the exit code."""
     damage_notebooks(attack.place)
     folders = [attack.place, *(p for p in attack.place.rglob("*") if p.is_dir() and not p.is_symlink())]
     kept = {p: p.read_bytes() for p in attack.place.rglob("*") if p.is_file()}
@@ -381,7 +383,7 @@ def write_twice(attack: Attack) -> str:
 
 
 def fail_with_secrets(attack: Attack) -> None:
-    """Give the script secrets in every kind of argument: in runs that fail and, where any text is taken, in another."""
+    """Run with secrets in every kind of argument: runs that fail and, if an option takes any text, a good one."""
     script, *words = attack.command.argv(34)
     url = f"https://me:{PASSWORD}@host"
     failing = [
@@ -402,7 +404,7 @@ def fail_with_secrets(attack: Attack) -> None:
 
 
 def find_secrets(attack: Attack) -> tuple[int, list[str]]:
-    """Search every output and everything said for the secrets, plain and in base 64; returns the files searched."""
+    """Search all outputs and messages for the secrets, plain and in base 64; returns the number of files and faults."""
     wanted = [secret.encode() for secret in (TOKEN, PASSWORD)]
     wanted += [base64.b64encode(secret) for secret in wanted]
     paths = [attack.log, *(path for path in attack.place.rglob("*") if path.is_file())]
@@ -410,13 +412,13 @@ def find_secrets(attack: Attack) -> tuple[int, list[str]]:
 
 
 def attack_script(name: str, place: Path, hub: Any, kills: int, seed: int) -> tuple[list[str], list[str]]:
-    """Attack one script in every way; returns the cells of its row and what went wrong."""
+    """Attack one script in every way; returns the cells of its row and the faults."""
     command = COMMANDS[name]
     prepare_place(place, command)
     attack = Attack(command, place, hub, place.parent / f"{place.name}.log")
     attack.before = attack.foreign_files()
     hits, whole_s = kill_often(attack, kills, random.Random(f"{seed} {name}"))
-    writes = command.script != "push_to_hub.py"  # it reads here and writes elsewhere
+    writes = command.script != "push_to_hub.py"  # it writes no local files
     full = fill_disk(attack) if writes else "–"
     locked = lock_folders(attack) if writes else "–"
     twice = write_twice(attack)
@@ -438,20 +440,20 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kills", type=cli.positive_int, default=20, metavar="N", help="kills of each script")
     parser.add_argument("--only", metavar="NAME[;NAME]", help=f"of {'; '.join(COMMANDS)} (default: all)")
     parser.add_argument("--seed", type=cli.seed_number, default=1, metavar="N", help="seed of moments and signals")
-    parser.add_argument("--inputs", metavar="DIR", help="keep what the scripts read there, for the next part")
-    parser.add_argument("--keep", metavar="DIR", help="copy what each script said there")
+    parser.add_argument("--inputs", metavar="DIR", help="keep the inputs of the scripts there, for the next part")
+    parser.add_argument("--keep", metavar="DIR", help="copy the output of each script there")
     return parser
 
 
 def campaign(args: argparse.Namespace) -> int:
-    """Attack the scripts one by one and print a line for each; exit code 1 when anything was lost."""
+    """Attack the scripts one by one and print a line for each; exit code 1 if a fault was found."""
     names = [name.strip() for name in args.only.split(";")] if args.only else list(COMMANDS)
     if unknown := [name for name in names if name not in COMMANDS]:
-        raise cli.UserError(f"--only {unknown[0]}: there are: {'; '.join(COMMANDS)}")
+        raise cli.UserError(f"--only {unknown[0]}: no such script; the names are: {'; '.join(COMMANDS)}")
     lost = 0
     print(*bench.table(HEAD, [], left=len(HEAD)), sep="\n", flush=True)
     with tempfile.TemporaryDirectory() as folder, hub_stand_in.serve() as hub:
-        os.environ["HF_ENDPOINT"] = hub.url  # read where the Hub's client is imported
+        os.environ["HF_ENDPOINT"] = hub.url  # set before the Hub's client is imported, which reads it
         preload(any(COMMANDS[name].script not in LIGHT for name in names))
         scratch = Path(folder)
         inputs = Path(args.inputs or scratch).resolve()
@@ -472,7 +474,7 @@ def campaign(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def disk(place: Path) -> Iterator[Path]:
-    """Yield a folder on a small disk of its own, where the machine allows it."""
+    """Yield a folder on its own small disk, if the machine allows it."""
     whole = place.parent / f"{place.name}-disk"
     whole.mkdir()
     place.mkdir()

@@ -1,12 +1,12 @@
-"""Let every program load the export that is written for it, and save what it read.
+"""Load every export with the program it is written for, and save a table of what was read.
 
 nothing -> benchmarks/results/exports.md
 
     python benchmarks/check_exports.py --venvs runs/programs
 
-Each program is installed from PyPI into an environment of its own that also sees this one's packages (LLaMA-Factory and
-Axolotl without their pins of older ones). What it reads must be the conversations of the converted set.
-OpenAI's client does not check files, so its export is held to the types of the requests that its package declares.
+Each program is installed from PyPI into its own environment, which also sees the packages of this one (LLaMA-Factory
+and Axolotl without their pins of older packages). It must read exactly the conversations of the converted set.
+OpenAI's client does not check files, so its export is checked against the request types that its package declares.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ for row in rows:
 found("every line against the message types of its client", len(rows),
       [turn["content"] for turn in rows[0]["messages"][-2:]])
 """
-# program: (its package, pip's words, what is run in the folder of its export)
+# program: (its package, arguments of pip install, code that runs in the folder of its export)
 PROGRAMS = {
     "trl": ("trl", None, TRL),
     "llamafactory": ("llamafactory", [["--no-deps", "llamafactory==0.9.5"], ["omegaconf"]], LLAMAFACTORY),
@@ -139,12 +139,12 @@ def run(args: argparse.Namespace) -> int:
         for name in args.only:
             read = ask(name, folder / "exports" / name, make_environment(name, args.venvs))
             whole = (read["rows"], read["first"]) == (len(shard), first)
-            cli.say(f"{name} {read['version']}: {read['rows']} rows, {'the same' if whole else 'OTHERS'}")
+            cli.say(f"{name} {read['version']}: {read['rows']} rows, {'the same' if whole else 'DIFFERENT'}")
             n_rows = f"{read['rows']} of {len(shard)}"
             rows.append((name, read["version"], read["how"], n_rows, "yes" if whole else "NO"))
     head = ("program", "version", "what was loaded", "training rows", "first conversation as in the set")
     bench.write_page(args.out, [
-        "# What each program reads of the export written for it", "",
+        "# What each program reads from its export", "",
         "`python benchmarks/check_exports.py`: 200 generated links, converted with `--export-for`.", "",
         *bench.table(head, rows, left=5),
     ])  # fmt: skip
@@ -152,7 +152,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def make_environment(name: str, folder: Path) -> str:
-    """Return the Python that has the program: this one, or that of an environment made at the first call."""
+    """Return a Python that has the program: this one, or that of an environment created at the first call."""
     _, installs, _ = PROGRAMS[name]
     if installs is None:
         return sys.executable
@@ -171,7 +171,7 @@ def make_environment(name: str, folder: Path) -> str:
 
 
 def ask(name: str, export: Path, python: str) -> dict:
-    """Return what the program says it read."""
+    """Run the program on its export; return what it read."""
     package, _, code = PROGRAMS[name]
     env = {"HF_HUB_OFFLINE": "1", "DISABLE_VERSION_CHECK": "1", "TOKENIZERS_PARALLELISM": "false"}
     return bench.run_code(HEAD + code, str(load.make_tiny()), package, python=python, cwd=export, env=os.environ | env)

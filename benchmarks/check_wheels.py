@@ -1,11 +1,10 @@
 """Resolve every list of requirements for each Python and platform, from wheels alone: nothing may need a compiler.
 
-requirements*.txt, pyproject.toml -> a table in markdown; exit code 1 where one does not resolve
+requirements*.txt, pyproject.toml -> a table in markdown; exit code 1 if one does not resolve
 
     python benchmarks/check_wheels.py
 
-uv chooses the versions as pip does, and knows each platform's wheels and markers without being on it. It downloads
-metadata only.
+uv chooses the same versions as pip, and can resolve for platforms other than this one. It downloads metadata only.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ LISTS = ("requirements.txt", "requirements-dev.txt", "pyproject.toml")
 
 
 def resolve(name: str, python: str, platform: str) -> str | None:
-    """Return why a list does not resolve, None where it does."""
+    """Return why a list does not resolve, None if it does."""
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-header", "--only-binary", ":all:"]
     command += ["--python-version", python, "--python-platform", platform, name]
     env = {**os.environ, "MACOSX_DEPLOYMENT_TARGET": "14.0"}  # the oldest that torch's wheels run on

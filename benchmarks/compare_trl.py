@@ -1,12 +1,12 @@
-"""Train one set with this toolkit and with TRL on its export, score both here, and save one table.
+"""Train on one data set with this toolkit and, on its export, with TRL; score both models here in one table.
 
 table -> DIR/{set,ours,trl,...,report}, benchmarks/results/trl.md
 
     python benchmarks/compare_trl.py --csv animals.csv --target-field kind --out-dir runs/trl
 
-`convert_csv_to_jsonl.py --export-for trl` writes what TRL reads; TRL's SFTTrainer and finetune_gemma_from_csv.py then
-train with the same settings for the same steps, and evaluate_model.py scores both folders, and the base model, on the
-same unseen rows. Finished stages are skipped when the command is given again.
+`convert_csv_to_jsonl.py --export-for trl` writes TRL's input. TRL's SFTTrainer and finetune_gemma_from_csv.py then
+train with the same settings and number of steps, and evaluate_model.py scores both models and the base model on the
+same unseen rows. Finished stages are skipped when the command is run again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RANK, ALPHA, SEED = 16, 32, 0  # of the adapters, with --mode lora
 def build_parser() -> argparse.ArgumentParser:
     parser = bench.make_parser(__doc__, "trl.md")
     parser.add_argument("--csv", required=True, metavar="FILE", help="the table")
-    parser.add_argument("--target-field", required=True, metavar="COL", help="the column answered")
+    parser.add_argument("--target-field", required=True, metavar="COL", help="the column to predict")
     parser.add_argument("--base-model", default="embedded", metavar="NAME", help="embedded, tiny or a folder")
     parser.add_argument("--mode", choices=("lora", "full"), default="lora", help="what is trained")
     parser.add_argument("--steps", type=cli.positive_int, default=60, metavar="N", help="optimizer steps")
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def make(folder: Path, stages: list[tuple[str, str, list[str]]]) -> None:
-    """Run each stage in a process of its own, unless it is finished."""
+    """Run each unfinished stage in its own process."""
     for name, script, words in stages:
         words = [*words, "--out-dir", str(folder / name)]
         stage = pipeline.Stage(name, "", script, words, folder / name / MANIFEST)
@@ -77,7 +77,7 @@ def make(folder: Path, stages: list[tuple[str, str, list[str]]]) -> None:
 
 
 def train_with_trl(lines: Path, out: Path, args: argparse.Namespace) -> None:
-    """Train with TRL as its documentation does with prompt-completion conversations."""
+    """Train with TRL on prompt-completion conversations, as its documentation shows."""
     from datasets import load_dataset
     from linklab.models import load
     from peft import LoraConfig
@@ -104,7 +104,7 @@ def train_with_trl(lines: Path, out: Path, args: argparse.Namespace) -> None:
 
 
 def write_page(args: argparse.Namespace, folder: Path) -> None:
-    """Write the table with what it was made by."""
+    """Write the page: settings, table and verdict."""
     ours = files.read_json(folder / "ours" / "metrics.json")["seconds"]
     theirs = files.read_json(folder / "trl" / "seconds.json")["seconds"]
     report = (folder / "report" / "comparison.md").read_text(encoding="utf-8").splitlines()
