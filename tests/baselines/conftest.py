@@ -1,4 +1,4 @@
-"""The baselines as they are."""
+"""Baseline tests use all trees of the baselines."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Baselines: each rule by hand on a few rows, what it may see, and trees that do not diverge."""
+"""Baselines: each rule by hand on a few rows, the columns it may see, and trees that do not diverge."""
 
 import math
 
@@ -31,7 +31,7 @@ def answers(problem, name):
     return [predictions[e.id] for e in problem.test], targets
 
 
-def test_on_any_csv_the_rules_for_links_are_left_out(table):
+def test_link_rules_are_not_offered_for_other_tables(table):
     assert list(registry.available(table)) == [
         "random", "most_frequent", "mean", "frequency_by_group", "boosting_flat"
     ]  # fmt: skip
@@ -68,7 +68,7 @@ def test_trees_do_not_ask_whether_the_classes_of_a_few_rows_are_numbers(table, r
     assert not [warning for warning in recwarn if "number of unique classes" in str(warning.message)]
 
 
-def test_mean_has_no_opinion_on_a_class(table):
+def test_mean_does_not_answer_a_class(table):
     given, targets = answers(table, "mean")
     mean = np.mean([float(e.target["price"]) for e in table.train])
     assert targets == ["price"]
@@ -116,7 +116,7 @@ def test_flat_boosting_learns_a_table_with_gaps(table):
 
 
 def test_flat_boosting_does_not_diverge_on_rare_classes(monkeypatch):
-    """Half of the 20 rows a leaf must hold are of a class of 10 rows in 4,000: nearly no hessian to divide by.
+    """A leaf needs 20 rows; here a class has only 10 of 4,000 rows, so the hessian to divide by is nearly 0.
 
     Without the penalty the first tree's step overshoots, the next ones overshoot more, and sure mistakes follow.
     """
@@ -191,7 +191,9 @@ def test_rules_for_links_need_a_prompt_that_shows_what_they_read():
     assert not shown & {"channel_throughput_mbps", "true_noise_dbm", "expected_throughput_mbps", "sinr_db"}
     assert is_link_task(Task(LINK_SCHEMA, (), full))
     short = LINK_TEMPLATE.replace(" {busy_pct}", "")
-    assert is_link_task(Task(LINK_SCHEMA, (), Template(LINK_CHOICES_TEMPLATE, LINK_SCHEMA)))  # short by our own choice
+    assert is_link_task(
+        Task(LINK_SCHEMA, (), Template(LINK_CHOICES_TEMPLATE, LINK_SCHEMA))
+    )  # this prompt is short on purpose
     assert not is_link_task(Task(LINK_SCHEMA, (), Template(short, LINK_SCHEMA)))
 
 

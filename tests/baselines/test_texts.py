@@ -1,4 +1,4 @@
-"""Text columns and dates: what is a text, what TF-IDF finds that categories cannot, and rivals for written answers."""
+"""Text columns and dates: detecting free text, what TF-IDF adds to categories, and baselines for free-text targets."""
 
 import math
 import types
@@ -17,7 +17,7 @@ NOUNS = ["sun", "rain", "wind", "stone", "river", "cloud", "moss", "field"]
 
 
 def make_problem(rows, columns, target, *, n_test=80, choices=()):
-    """Return a problem whose last `n_test` rows are to be answered; `rows` hold cells by column, the target too."""
+    """Return a problem: the last `n_test` rows are to be answered; `rows` hold cells by column, with the target."""
     schema = Schema(tuple(columns) + (Column(target.name, "target", "str", class_target=target.kind == "class"),))
     template = Template("\n".join(f"{c.name}: {{{c.name}}}" for c in columns), schema)
     examples = [
@@ -35,7 +35,7 @@ def score(problem, name):
 
 
 def notes(rng, n):
-    """Sentences: one word in eight says whom a note is about; a number beside each."""
+    """Sentences, each with a number: one of eight words tells the subject of a note."""
     rows = []
     for _ in range(n):
         words = [str(rng.choice(NOUNS)) for _ in range(7)]
@@ -47,7 +47,7 @@ def notes(rng, n):
 
 @pytest.fixture(scope="module")
 def mixed():
-    """A class that neither the text nor the number settles alone."""
+    """A class that neither the text nor the number determines alone."""
     rows = notes(np.random.default_rng(0), 480)
     for row in rows:
         row["label"] = f"{'large' if float(row['size']) > 0 else 'small'} {row['kind']}"
@@ -56,7 +56,7 @@ def mixed():
     return make_problem(rows, columns, Target("label", "class", choices=tuple(labels)), choices=labels)
 
 
-def test_words_and_numbers_together_settle_what_neither_does_alone(mixed):
+def test_words_and_numbers_together_answer_what_neither_can_alone(mixed):
     accuracy = {name: score(mixed, name)["accuracy"] for name in ("boosting_flat", "text_tfidf", "boosting_text")}
     assert accuracy["boosting_text"] > 0.95
     assert accuracy["text_tfidf"] < 0.75 and accuracy["boosting_flat"] < 0.75
@@ -75,7 +75,7 @@ def test_a_number_is_read_from_words_and_other_columns():
     assert errors["boosting_text"] < 0.6 * min(errors["text_tfidf"], errors["boosting_flat"])
 
 
-def test_text_baselines_are_offered_where_there_is_text(mixed):
+def test_text_baselines_are_offered_if_there_is_text(mixed):
     assert {"text_tfidf", "boosting_text"} <= registry.available(mixed).keys()
     rows = notes(np.random.default_rng(2), 300)
     alone = make_problem(rows, [Column("note", "input", "str")], Target("kind", "class"), choices=["bird", "fish"])
@@ -84,7 +84,7 @@ def test_text_baselines_are_offered_where_there_is_text(mixed):
     assert not {"text_tfidf", "boosting_text"} & registry.available(plain).keys()
 
 
-def test_a_class_that_occurs_once_and_a_single_class_are_no_fault(mixed):
+def test_a_class_that_occurs_once_and_a_single_class_raise_no_error(mixed):
     rows = notes(np.random.default_rng(3), 200)
     rows[5]["kind"] = "whale"
     columns = [Column("note", "input", "str"), Column("size", "input", "float")]
@@ -107,7 +107,7 @@ def test_a_class_that_occurs_once_and_a_single_class_are_no_fault(mixed):
         ([""] * 50, False),
     ],
 )
-def test_sentences_are_told_from_categories_codes_and_dates(cells, is_text):
+def test_sentences_are_distinguished_from_categories_codes_and_dates(cells, is_text):
     assert texts.is_free_text(cells) is is_text
 
 
@@ -130,19 +130,19 @@ def test_dates_become_year_month_weekday_and_hour(cells, first):
 
 
 @pytest.mark.parametrize("cells", [["A-1", "B 2"], ["12 apples", "13 pears"], ["2020-13-45"], ["", " "], ["3.1415926"]])
-def test_what_is_no_date_stays_a_text(cells):
+def test_a_cell_that_is_not_a_date_stays_text(cells):
     assert dates.find_date_format(cells) is None
 
 
-def test_trees_learn_from_a_date_what_a_category_cannot_hold():
-    """Weekends: every date occurs once, so as a category it says nothing of the next."""
+def test_trees_learn_more_from_a_date_than_from_a_category():
+    """Weekends: every date occurs once, so as a category it tells nothing about the next date."""
     days = np.datetime64("2020-01-01") + np.random.default_rng(4).permutation(600)
     rows = [{"day": str(day), "open": "no" if np.is_busday(day) == 0 else "yes"} for day in days]
     problem = make_problem(rows, [Column("day", "input", "str")], Target("open", "class"), choices=["no", "yes"])
     assert score(problem, "boosting_flat")["accuracy"] == 1.0
 
 
-def test_a_written_answer_has_rivals_too():
+def test_free_text_targets_have_baselines_too():
     rows = [{"question": f"what is {a} plus {b}", "answer": f"{a} plus {b} makes {a + b}"} for a in range(12)
             for b in range(12)]  # fmt: skip
     np.random.default_rng(5).shuffle(rows)

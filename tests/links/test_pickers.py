@@ -1,4 +1,4 @@
-"""Pickers reach the accuracies published for them, and nobody reaches more than the ceiling."""
+"""Pickers have their published accuracies, and none is above the ceiling."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from linklab.radio import labels
 
 
 def table(seed, n_rows, preset="standard"):
-    """Columns of the first rows of a seed, as the CSV would give them back."""
+    """Columns of the first rows of a seed, as they would be read from the CSV."""
     columns, block = {c.name: [] for c in LINK_SCHEMA.columns if c.role in ("input", "target")}, 0
     columns["channel_throughput_mbps"] = []
     while len(columns["rssi_dbm"]) < n_rows:
@@ -79,7 +79,7 @@ def test_pickers_read_visible_columns_only(rows):
     assert np.isnan(pickers.bayes_ceiling(visible, "standard", draws=2)["achieved"])
 
 
-def test_truths_that_the_gap_filter_would_have_dropped_do_not_count():
+def test_true_states_that_the_gap_filter_would_drop_do_not_count():
     some = table(2, 500)
     with_filter, without = (pickers.bayes_ceiling(some, "standard", min_gap=gap)["ceiling"] for gap in (0.02, 0.0))
     assert with_filter > without + 0.015

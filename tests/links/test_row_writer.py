@@ -1,4 +1,4 @@
-"""The fast writer gives the text the csv and json modules would, for every column."""
+"""The fast writer writes the same text as the csv and json modules, for every column."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Blends: weights as independent judges fit them, from validation rows alone, and a gain only where there is one."""
+"""Blends: weights equal independent fits, use only validation rows, and gain only if there is something to gain."""
 
 import json
 
@@ -27,7 +27,7 @@ def make_examples(split, n=300, seed=0, prefix=""):
 
 
 def guess(examples, seed, *, skill=1.5, noise=20.0, sure=True):
-    """Predict with evidence of its own for the true choice, and the number with an error of its own."""
+    """Make predictions with independent evidence for the true choice, and an independent error of the number."""
     rng = np.random.default_rng(seed)
     predictions = {}
     for example in examples:
@@ -45,7 +45,7 @@ def write(folder, examples, predictions, role, model=None):
 
 
 def write_pair(place, split, seeds, **other):
-    """Write a tuned model and trees that know what these seeds let them know."""
+    """Write runs of a tuned model and of trees; these seeds decide what each of them knows."""
     examples = make_examples(split, **other)
     for name, role, seed in (("tuned", "tuned", seeds[0]), ("trees", "baseline", seeds[1])):
         write(place / split / name, examples, guess(examples, seed), role)
@@ -54,7 +54,7 @@ def write_pair(place, split, seeds, **other):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    """The test runs and the validation runs of two predictors, each with evidence of its own."""
+    """The test runs and the validation runs of two predictors with independent evidence."""
     place = tmp_path_factory.mktemp("pair")
     return write_pair(place, "test", (1, 2)), write_pair(place, "validation", (3, 4))
 
@@ -72,8 +72,8 @@ def say(found, test):
     return next(answer for question, answer in made.answers if "know different things" in question)
 
 
-def test_weights_are_those_of_a_logistic_regression_where_a_row_has_two_choices():
-    """With two choices the chance of the first is the logistic function of the weighted differences."""
+def test_weights_are_those_of_a_logistic_regression_if_rows_have_two_choices():
+    """With two choices the probability of the first is the logistic function of the weighted differences."""
     rng = np.random.default_rng(1)
     gaps = rng.normal(size=(400, 2)) * [1.0, 2.0]
     first = rng.random(400) < 1 / (1 + np.exp(-(gaps @ [1.3, 0.4])))
@@ -82,7 +82,7 @@ def test_weights_are_those_of_a_logistic_regression_where_a_row_has_two_choices(
     assert blend.fit_weights(scores, np.where(first, 0, 1).tolist()) == pytest.approx(judge.coef_[0], abs=2e-3)
 
 
-def test_weights_have_the_least_log_loss_of_a_grid_where_rows_have_several_choices():
+def test_weights_have_the_least_log_loss_of_a_grid_if_rows_have_several_choices():
     rng = np.random.default_rng(2)
     scores, truths = [], []
     for _ in range(150):
@@ -150,8 +150,8 @@ def test_two_predictors_that_say_the_same_add_nothing_to_each_other(tmp_path):
     )
 
 
-def test_weights_come_from_validation_rows_alone(tmp_path, pair):
-    """Test rows whose answers are dealt out at random get the weights that the true ones get."""
+def test_weights_come_only_from_validation_rows(tmp_path, pair):
+    """Test rows with shuffled answers get the same weights as those with the true answers."""
     test, validation = pair
     examples = make_examples("test")
     dealt = np.random.default_rng(0).permutation(len(examples))
@@ -166,8 +166,8 @@ def test_weights_come_from_validation_rows_alone(tmp_path, pair):
     assert other.run.value(PRIMARY) < found.run.value(PRIMARY) - 0.2
 
 
-def test_a_blend_is_scored_as_its_predictions_are(tmp_path, pair):
-    """Accuracy, regret and error again from predictions.jsonl and the rows themselves."""
+def test_a_blend_has_the_scores_of_its_predictions(tmp_path, pair):
+    """Accuracy, regret and error are computed again from predictions.jsonl and the rows."""
     found = blended(tmp_path, *pair)
     lines = [json.loads(line) for line in (tmp_path / "blend" / "predictions.jsonl").read_text().splitlines()]
     answers = {line["id"]: line["answer"] for line in lines}
@@ -191,7 +191,7 @@ def test_a_blend_is_scored_as_its_predictions_are(tmp_path, pair):
 
 
 def test_the_baseline_is_the_best_with_probabilities_on_the_validation_rows(tmp_path, pair):
-    """Of two, the better on validation rows is taken although the other is better on the test rows."""
+    """The better of two baselines on validation rows is taken, although the other is better on the test rows."""
     test, validation = pair
     for split, skill in (("test", 4.0), ("validation", 0.5)):
         examples = make_examples(split)
@@ -213,7 +213,7 @@ def test_the_baseline_is_the_best_with_probabilities_on_the_validation_rows(tmp_
         ("free", "run 'tuned' has no 'channel/log_loss'"),
     ],
 )
-def test_runs_that_no_weights_can_be_fitted_on_are_refused(tmp_path, pair, change, said):
+def test_runs_that_cannot_be_blended_are_rejected(tmp_path, pair, change, said):
     test, validation = pair
     model = comparison.find_run(test, "tuned")
     if change == "test split":

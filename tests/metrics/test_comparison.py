@@ -1,4 +1,4 @@
-"""Comparisons: the same rows or none, the right test for the data, a reference and a gate that mean what they say."""
+"""Comparisons: only on the same rows, with the right test for the data, a reference and a gate."""
 
 import csv
 
@@ -26,7 +26,7 @@ def make_examples(n=60, rows_per_group=1):
 
 
 def write_run(folder, examples, right, role="baseline", off=10, targets=None, **more):
-    """Write a run that is right on the rows whose number is in `right`, and off by `off` Mbit/s on all."""
+    """Write a run that is right on the rows with numbers in `right`, and off by `off` Mbit/s on all rows."""
     predictions = {
         e.id: Prediction(
             e.id, "", {"channel": "36" if i in right else "40", "rate": str(int(e.target["rate"]) + off)}
@@ -48,7 +48,7 @@ def runs(tmp_path):
     return comparison.read_runs([tmp_path])
 
 
-def test_a_folder_stands_for_the_runs_in_it(runs, tmp_path):
+def test_a_folder_of_runs_gives_the_runs_inside_it(runs, tmp_path):
     assert [run.name for run in runs] == ["ceiling", "rule", "trees", "tuned"]
     assert comparison.read_run(tmp_path / "tuned").columns["channel/accuracy"].sum() == 48
     assert runs[0].ids == sorted(runs[0].ids)
@@ -71,7 +71,7 @@ def test_a_lower_error_is_better_and_a_higher_accuracy_too(runs):
     assert comparison.best_run(runs, "rate/rmse", "formula") is None
 
 
-def test_runs_that_are_right_on_the_same_rows_are_not_said_to_be_equal(tmp_path):
+def test_runs_that_are_right_on_the_same_rows_are_not_reported_as_equal(tmp_path):
     examples = make_examples(12)
     for name in ("tuned", "trees"):
         write_run(tmp_path / name, examples, range(12), "tuned" if name == "tuned" else "baseline", off=5)
@@ -82,7 +82,7 @@ def test_runs_that_are_right_on_the_same_rows_are_not_said_to_be_equal(tmp_path)
     assert (accuracy.difference, accuracy.p, accuracy.outcome) == (0, 1, "no difference shown")
     assert (accuracy.low, accuracy.high) == pytest.approx((-limit, limit))
     assert accuracy.detectable == pytest.approx(limit * (1.959964 + 0.841621) / 1.959964)
-    assert np.isnan(found["rate/mae"].detectable)  # the same errors on every row say nothing of how they vary
+    assert np.isnan(found["rate/mae"].detectable)  # equal errors on every row do not show how they vary
     experiment = tables.Experiment("", [tuned, trees], "channel/accuracy", trees, list(found.values()), tuned)
     said = "(difference 0.0 points [−24.2, +24.2]; p = 1.000; 12 rows can only show 34.7 points or more)"
     assert said in str(make_verdict(experiment))
@@ -102,7 +102,7 @@ def test_differences_are_paired_and_tested(runs):
     assert (error.test, error.outcome) == ("sign flip", "better")
     assert found["rule", "channel/accuracy"].outcome == "worse"
     assert ("rule", "rate/mae") not in found
-    assert found["ceiling", "channel/accuracy"].p is None  # no predictor, so no part of the family
+    assert found["ceiling", "channel/accuracy"].p is None  # not a predictor, so not in the family of tests
 
 
 def test_holm_runs_over_every_test_made(runs):
@@ -133,7 +133,7 @@ def test_rows_that_share_a_group_are_tested_by_group(tmp_path):
         ({"prompt": "reworded"}, "different prompts"),
     ],
 )
-def test_runs_on_other_rows_are_refused(tmp_path, change, said):
+def test_runs_on_other_rows_are_rejected(tmp_path, change, said):
     examples = make_examples(5)
     write_run(tmp_path / "a", examples, range(5))
     for name, value in change.items():
@@ -149,8 +149,8 @@ def test_runs_on_other_rows_are_refused(tmp_path, change, said):
             comparison.check_same_rows(runs, allow_different_prompts=True)
 
 
-def test_a_refusal_names_every_option_that_decides_rows_labels_and_prompts():
-    """Whatever a script that scores rows can be told about them must be named, options added later too.
+def test_the_error_names_every_option_that_decides_rows_labels_and_prompts():
+    """Every option of a scoring script about rows must be named, also options that are added later.
 
     The form of an answer changes neither its values nor the prompt, and the base model neither rows nor prompts.
     """
@@ -165,7 +165,7 @@ def test_a_refusal_names_every_option_that_decides_rows_labels_and_prompts():
     assert told == named
 
 
-def test_a_refusal_says_what_the_two_runs_were_given_differently(tmp_path):
+def test_the_error_names_the_options_that_differ_between_the_two_runs(tmp_path):
     for name, n in (("a", 5), ("b", 4)):
         write_run(tmp_path / name, make_examples(n), range(n))
         words = ["--data", "x", f"--max-rows={n}", "--force"] if name == "a" else ["--data", "x", "--split", "test"]
@@ -187,7 +187,7 @@ def test_the_gate_opens_for_a_real_difference_in_the_right_direction_only(runs):
         comparison.gate(tuned, comparison.find_run(runs, "rule"), "rate/mae")
 
 
-def test_a_difference_of_luck_does_not_open_the_gate(tmp_path):
+def test_a_chance_difference_does_not_open_the_gate(tmp_path):
     examples = make_examples()
     write_run(tmp_path / "a", examples, range(31))
     write_run(tmp_path / "b", examples, range(2, 30))

@@ -1,4 +1,4 @@
-"""General questions: what counts as right, the figures against plain transformers, and the report's table."""
+"""General questions: which answers are right, the figures against plain transformers, and the report's table."""
 
 import json
 
@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
     (0, "", False), (0, "London\nParis", False), (2, "7", True), (2, "17", False), (2, "Seven days", True),
     (7, "CO2", True), (6, "William Shakespeare", True), (10, "juice", False),
 ])  # fmt: skip
-def test_an_answer_is_right_where_its_first_line_has_a_right_answer_as_a_word(number, written, right):
+def test_an_answer_is_right_if_its_first_line_has_a_right_answer_as_a_word(number, written, right):
     texts = [""] * len(general.QUESTIONS)
     texts[number] = written
     found = general.judge(texts, [1.0, 3.0] * 6)
@@ -34,7 +34,7 @@ def runs(taught_rule, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["base", "tuned"])
-def test_what_is_written_and_its_loss_are_those_of_plain_transformers(name, runs, taught_rule):
+def test_answers_and_losses_are_those_of_plain_transformers(name, runs, taught_rule):
     place = taught_rule["model"] if name == "tuned" else load.make_tiny()
     model, tokenizer = AutoModelForCausalLM.from_pretrained(place), AutoTokenizer.from_pretrained(place)
     found = json.loads((runs / name / general.FILE).read_text())

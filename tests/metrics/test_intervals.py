@@ -1,4 +1,4 @@
-"""Intervals keep their level, tests keep their error rate: against SciPy, exact sums and brute force."""
+"""Intervals have their coverage, tests their error rate: against SciPy, exact sums and brute force."""
 
 import itertools
 import math
@@ -11,7 +11,7 @@ from scipy import optimize, stats
 
 
 @pytest.mark.parametrize(("hits", "n"), [(0, 20), (1, 20), (13, 20), (20, 20), (1, 1), (0, 1), (871, 1000), (2, 19837)])
-def test_wilson_is_scipys(hits, n):
+def test_wilson_equals_scipys(hits, n):
     theirs = stats.binomtest(hits, n).proportion_ci(method="wilson")
     assert intervals.wilson(hits, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
@@ -64,8 +64,8 @@ def test_bootstrap_agrees_with_scipys_percentile_bootstrap():
 
 
 @pytest.mark.parametrize(("n", "t"), [(2, 12.706), (20, 2.0930), (2000, 1.9612)])
-def test_few_rows_push_the_bootstraps_ends_out_as_students_t_does(n, t):
-    """Of a mean of normal values the interval then is mean ± t s / sqrt(n), the textbook's."""
+def test_few_rows_widen_the_bootstrap_interval_like_students_t(n, t):
+    """For a mean of normal values the interval is the textbook's: mean ± t s / sqrt(n)."""
     level = intervals.small_sample_level(n)
     half_width = stats.norm.ppf(0.5 + level / 2) * math.sqrt((n - 1) / n)  # resampling's own spread is that much small
     if n > 2:  # 12.7 standard errors are all of the resamples
@@ -106,7 +106,7 @@ def test_independent_rows_keep_their_n():
     assert intervals.share_interval(hits, np.arange(5)) == intervals.wilson(3, 5)
 
 
-def test_rows_that_do_not_differ_say_nothing_of_what_they_could_show():
+def test_rows_that_do_not_differ_have_no_smallest_detectable_difference():
     assert math.isnan(intervals.smallest_detectable_difference(0.0, 0.0))
 
 
@@ -121,7 +121,7 @@ def tango(first, second, n, level=0.95):
         (28, 25, 618, 0.90, -0.0148, 0.0247),  # R, PropCIs 0.3: scoreci.mp(25, 28, 618, 0.90)
     ],
 )
-def test_tango_is_what_others_have_published(first, second, n, level, low, high):
+def test_tango_equals_published_values(first, second, n, level, low, high):
     assert tango(first, second, n, level) == pytest.approx((low, high), abs=5e-4 if n == 21 else 5e-5)
 
 
@@ -152,7 +152,7 @@ def test_tango_ends_where_the_score_test_rejects(first, second, n):
 
 
 @pytest.mark.parametrize("n", [1, 12, 400])
-def test_runs_that_never_differ_may_differ_all_the_same(n):
+def test_runs_that_never_differ_still_get_an_interval(n):
     low, high = tango(0, 0, n)
     assert high == pytest.approx(1.959964**2 / (n + 1.959964**2)) and low == pytest.approx(-high)
     assert tango(n, 0, n)[1] == 1.0 and tango(0, n, n)[0] == -1.0
@@ -196,7 +196,7 @@ def test_however_few_rows_in_however_few_groups_an_interval_holds_its_mean(n):
                 assert 0 <= low <= values.mean() + 1e-12 and values.mean() - 1e-12 <= high <= 1
 
 
-def test_two_groups_of_equal_rows_say_nearly_nothing_of_a_difference():
+def test_two_groups_of_equal_rows_give_a_very_wide_interval():
     """Wilson's half width at a half is z / (2 sqrt(n + z^2)); n here is 1: two groups and their sample variance."""
     low, high = intervals.share_interval(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]))
     z = 12.7062
@@ -239,7 +239,7 @@ def test_paired_tests_reject_at_most_5_percent_when_nothing_differs(groups_of):
         assert rejected_mcnemar / 1000 > 0.1
 
 
-def test_holm_is_its_definition():
+def test_holm_follows_its_definition():
     rng = np.random.default_rng(6)
     for size in (1, 2, 5, 12):
         p = np.round(rng.random(size) ** 2, 2)  # rounded, so that some are equal

@@ -22,7 +22,7 @@ def example(name, channel, rate, legal=LEGAL, worth=None, group=None):
 
 
 def fuzzed_case(rng):
-    """Rows whose truth misses some classes; answers with ties in probability, illegal texts and nothing at all."""
+    """Rows without some classes in the truth; answers with ties in probability, illegal texts and empty ones."""
     n = int(rng.integers(1, 30))
     usual = rng.choice(LEGAL, size=int(rng.integers(1, 6)), replace=False)
     constant = rng.random() < 0.2
@@ -47,7 +47,7 @@ def fuzzed_case(rng):
 
 
 def read_answers(examples, predictions):
-    """Read the answers again, in other words than the code under test."""
+    """Read the answers with code that differs from the code under test."""
     channels, rates = [], []
     for e in examples:
         answer = predictions[e.id].answer or {}
@@ -150,7 +150,7 @@ def test_log_loss_is_scikit_learns():
 
 
 def test_resampled_statistics_equal_scikit_learns_on_the_rows_drawn():
-    """The bootstrap's formulas under counts, against scikit-learn on the rows repeated that often."""
+    """Statistics of resample counts equal scikit-learn's on rows that are repeated that often."""
     rng = np.random.default_rng(2)
     for _ in range(60):
         examples, predictions = fuzzed_case(rng)
@@ -197,7 +197,7 @@ def test_an_invalid_number_never_counts_as_near_even_when_the_truth_is_zero():
     assert metrics.score(examples, predictions, TASK)["metrics"]["rate/within_10pct"]["value"] == 0.5
 
 
-def test_a_target_without_an_opinion_is_left_out_and_not_invalid():
+def test_a_target_that_is_not_answered_is_left_out_and_not_invalid():
     examples = [example("r0", "36", "10"), example("r1", "36", "20")]
     predictions = {e.id: Prediction(e.id, "36", {"channel": "36"}) for e in examples}
     result = metrics.score(examples, predictions, TASK, targets=["channel"])

@@ -1,4 +1,4 @@
-"""predictions.jsonl: what is refused, where the error points, and that a round trip changes nothing."""
+"""predictions.jsonl: which files are rejected, where the error points, and a round trip without changes."""
 
 import json
 
@@ -51,7 +51,7 @@ def test_a_round_trip_keeps_every_field_and_the_order_asked_for(tmp_path):
         (GOOD | {"id": "b", "choices": {"channel": [["36", True]]}}, "neither a number nor null"),
     ],
 )
-def test_a_bad_line_is_refused_by_file_and_line(tmp_path, second_line, said):
+def test_a_bad_line_is_rejected_by_file_and_line(tmp_path, second_line, said):
     path = write_lines(tmp_path / "p.jsonl", GOOD, second_line)
     with pytest.raises(UserError) as caught:
         read_predictions(path, ["a", "b"])
@@ -65,7 +65,7 @@ def test_missing_ids_are_counted_and_the_first_is_named(tmp_path):
         read_predictions(path, ["a", "b", "c"])
 
 
-def test_bytes_that_are_no_text_are_one_clear_error(tmp_path):
+def test_bytes_that_are_not_text_are_one_clear_error(tmp_path):
     (tmp_path / "p.jsonl").write_bytes(b"\xff\xfe{}\n")
     with pytest.raises(UserError, match=":1: not UTF-8 at byte 0"):
         read_predictions(tmp_path / "p.jsonl", ["a"])

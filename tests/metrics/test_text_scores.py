@@ -1,4 +1,4 @@
-"""Free texts: each score by hand, against sacrebleu's own corpus of one, and in a whole comparison."""
+"""Free texts: each score by hand, against sacrebleu on a corpus of one text, and in a whole comparison."""
 
 import types
 
@@ -30,15 +30,15 @@ def answered(examples, texts):
         (" The cat sat.\n", "The cat sat.", 1, 1, 1),  # outer white space never counts
         ("the  CAT, sat", "The cat sat.", 0, 1, 1),
         ("a cat", "the cat sat", 0, 0, 2 * 1 / (2 + 3)),
-        ("cat cat cat", "cat", 0, 0, 2 * 1 / (3 + 1)),  # a word counts as often as both have it
+        ("cat cat cat", "cat", 0, 0, 2 * 1 / (3 + 1)),  # a word counts as often as both texts have it
         ("dog", "the cat", 0, 0, 0),
         ("ﬁne", "fine", 0, 1, 1),  # one ligature, the same word
-        ("?", "!", 0, 0, 0),  # nothing but punctuation stays as it is
+        ("?", "!", 0, 0, 0),  # texts of only punctuation are not changed
         ("line one\nline two", "line one line two", 0, 1, 1),
         (None, "the cat", 0, 0, 0),
     ],
 )
-def test_each_text_score_is_what_a_person_counts(answer, true, exact, normalised, f1):
+def test_each_text_score_equals_a_count_by_hand(answer, true, exact, normalised, f1):
     examples = [example("a", true)]
     (judged,) = metrics.judge(examples, answered(examples, [answer]), TASK)
     found = {name: column[0] for name, column in judged.columns.items()}
@@ -83,7 +83,7 @@ def test_a_written_answer_with_any_line_break_is_one_row_of_the_scores(tmp_path)
     assert run.texts["reply/answer"] == ["a\rb", "a\r\nb", "yes"]
 
 
-def test_every_metric_that_is_written_stands_in_the_table():
+def test_every_metric_that_is_written_is_in_the_table():
     examples = [example("a", "x"), example("b", "y")]
     (judged,) = metrics.judge(examples, answered(examples, ["x", "z"]), TASK)
     assert judged.columns.keys() == {name for name, metric in METRICS.items() if "text" in metric.kinds}

@@ -1,4 +1,4 @@
-"""What nbformat 4 refuses and --repair fixes, judged by nbformat's own schemas and by nbconvert."""
+"""Problems that nbformat 4 rejects and --repair fixes, checked with nbformat's own schemas and nbconvert."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def at(notebook: dict, path: str) -> Any:
 
 
 def put(path: str, key: str, value: object) -> Callable[[dict], None]:
-    """Return what sets (at the end, as the repair does), or removes, a key of the object at a path."""
+    """Return a function that sets (at the end, like the repair) or removes a key of the object at a path."""
 
     def change(notebook: dict) -> None:
         found = at(notebook, path)
@@ -103,7 +103,7 @@ BROKEN: dict[str, tuple] = {
     "no name of the kernelspec": (4, put(SPEC, "name", NOTHING), None),
     "no display_name": (4, put(SPEC, "display_name", NOTHING), put(SPEC, "display_name", "python3")),
     "no name of the language": (4, put(INFO, "name", NOTHING), None),
-    # null or of another form, and saying nothing
+    # null or of another form, and empty
     "metadata of the notebook null": (5, put("", "metadata", None), put("", "metadata", {})),
     "nbformat_minor null": (4, put("", "nbformat_minor", None), None),
     "kernelspec null": (4, put("metadata", "kernelspec", None), put("metadata", "kernelspec", NOTHING)),
@@ -142,7 +142,7 @@ BROKEN: dict[str, tuple] = {
     "name of a display": (4, put(DISPLAY, "name", "stdout"), None),
     "data of a stream": (4, put(STREAM, "data", {}), None),
     "an empty key of the notebook": (4, put("", "signature", ""), None),
-    # superfluous, and holding something: moved to the metadata beside
+    # superfluous, but not empty: moved to the metadata
     "a key of the notebook": (4, *moved("", "signature", "metadata", "sha256:1")),
     "a key of a cell": (4, *moved(CODE, "colab", f"{CODE}/metadata", {"height": [1, 2]})),
     "outputs of a markdown cell with content": (4, *moved(TEXT, "outputs", f"{TEXT}/metadata", [{"text": "x"}])),
@@ -154,7 +154,7 @@ BROKEN: dict[str, tuple] = {
     "id too long": (5, put(TEXT, "id", "x" * 65), "ids"),
     "id twice": (5, put(TEXT, "id", "cell-0"), "ids"),
 }  # fmt: skip
-# Fixing these would lose something, or take a guess: reported, and left as they are.
+# A fix of these would lose something, or need a guess: they are reported, and not changed.
 UNFIXED: dict[str, tuple] = {
     "a cell of an unknown type": (4, put(TEXT, "cell_type", "heading"), 'cell 2 has the type \'heading\''),
     "an output of nbformat 3": (4, put(RESULT, "output_type", "pyout"), "output 3 of cell 1 has the type 'pyout'"),
@@ -175,10 +175,10 @@ STYLES = [{"indent": 1}, {"indent": 2}, {}, {"separators": (",", ":")}]
 
 
 def schema_errors(notebook: dict) -> list[str]:
-    """Return what nbformat's schema of the notebook's own version refuses, plus repeated ids."""
+    """Return what nbformat's schema of the notebook's own version rejects, plus repeated ids."""
     minor = notebook.get("nbformat_minor", 4)
     if isinstance(minor, str):
-        return ["nbformat_minor is text"]  # of which nbformat knows no schema
+        return ["nbformat_minor is text"]  # nbformat has no schema for it
     errors = [error.message[:200] for error in get_validator(4, minor).iter_errors(notebook)]
     ids = [cell.get("id") for cell in notebook.get("cells", []) if isinstance(cell, dict) and "id" in cell]
     return errors + [f"id {found} twice" for found in {found for found in ids if ids.count(found) > 1}]
@@ -199,7 +199,7 @@ def break_notebook(name: str, table: dict[str, tuple]) -> tuple[dict, dict]:
 
 
 def reordered(expected: Any, broken: Any) -> Any:
-    """Return `expected` with the keys in the order of the broken notebook, new ones last: as the repair writes them."""
+    """Return `expected` with its keys in the order that the repair writes: as in the broken notebook, new ones last."""
     if isinstance(expected, dict) and isinstance(broken, dict):
         keys = [key for key in broken if key in expected] + [key for key in expected if key not in broken]
         return {key: reordered(expected[key], broken.get(key)) for key in keys}
@@ -231,7 +231,7 @@ def test_a_repaired_notebook_is_valid_and_differs_in_nothing_but_the_problem(nam
             assert without_ids(notebook) == without_ids(sound)
         elif name == "tags repeated":
             assert notebook == expected
-        elif name.endswith("null") and notebook != expected:  # "" and [] both say nothing
+        elif name.endswith("null") and notebook != expected:  # "" and [] are both empty
             assert notebook == json.loads(json.dumps(expected).replace('"source": null', '"source": []'))
         else:
             assert fixed.text == write(reordered(expected, broken), style, line_end)
@@ -240,7 +240,7 @@ def test_a_repaired_notebook_is_valid_and_differs_in_nothing_but_the_problem(nam
 
 
 @pytest.mark.parametrize("name", UNFIXED)
-def test_what_cannot_be_mended_without_loss_is_reported_and_left(name, tmp_path, capsys):
+def test_a_problem_that_cannot_be_fixed_without_loss_is_reported_and_left(name, tmp_path, capsys):
     _, broken = break_notebook(name, UNFIXED)
     assert schema_errors(copy.deepcopy(broken))
     path = tmp_path / "n.ipynb"
@@ -271,7 +271,7 @@ def test_a_report_names_each_problem_by_its_line_and_writes_nothing(name, tmp_pa
         assert f'"{key}":' in text.splitlines()[int(found[0][1]) - 1], "the line is that of the superfluous key"
 
 
-def test_report_and_repair_together_mend_and_name_what_was_mended(tmp_path, capsys):
+def test_report_and_repair_together_fix_and_name_the_problems(tmp_path, capsys):
     path = tmp_path / "n.ipynb"
     path.write_text(write(break_notebook("no outputs", BROKEN)[1], {"indent": 1}))
     assert fixer.main(["--report", "--repair", str(path)]) == 1
@@ -279,7 +279,7 @@ def test_report_and_repair_together_mend_and_name_what_was_mended(tmp_path, caps
     assert fixer.main(["--report", "--repair", str(path)]) == 0
 
 
-def test_a_byte_order_mark_is_reported_and_goes_with_repair(tmp_path, capsys, html_exporter):
+def test_a_byte_order_mark_is_reported_and_removed_by_repair(tmp_path, capsys, html_exporter):
     path = tmp_path / "n.ipynb"
     sound = json.dumps(make_notebook(), indent=1)
     path.write_text(f"\ufeff{sound}", encoding="utf-8")
@@ -290,7 +290,7 @@ def test_a_byte_order_mark_is_reported_and_goes_with_repair(tmp_path, capsys, ht
     html_exporter.from_filename(str(path))
 
 
-def test_ids_follow_content_and_not_place():
+def test_ids_depend_on_content_and_not_on_position():
     notebook = make_notebook()
     drop_ids(notebook)
     notebook["cells"].append(copy.deepcopy(notebook["cells"][0]))  # two cells of one content
@@ -301,8 +301,8 @@ def test_ids_follow_content_and_not_place():
     assert len({cell["id"] for cell in second}) == 6
 
 
-def test_a_problem_on_top_of_each_other_problem_is_mended_too():
-    """Pairs of problems of one notebook, at random: still valid afterwards, still nothing left to do."""
+def test_two_problems_in_one_notebook_are_both_fixed():
+    """Random pairs of problems in one notebook: after the repair it is valid and nothing is left to fix."""
     rng = random.Random(3)
     for _ in range(300):
         names = rng.sample([name for name in BROKEN if "nbformat" not in name], 3)
@@ -311,15 +311,15 @@ def test_a_problem_on_top_of_each_other_problem_is_mended_too():
         for name in names:
             try:
                 BROKEN[name][1](notebook)
-            except (KeyError, TypeError, AttributeError):  # the problem before it took its place away
+            except (KeyError, TypeError, AttributeError):  # the first problem removed the place of this one
                 continue
         fixed = fix(json.dumps(notebook, indent=1), repair=True)
         assert not schema_errors(json.loads(fixed.text)) or fixed.unfixed, names
 
 
 @pytest.mark.parametrize("minor", range(6))
-def test_what_is_refused_is_what_nbformat_refuses(minor):
-    """Single keys of a valid notebook set or removed at random: a problem is found exactly where the schema has one."""
+def test_exactly_what_nbformat_rejects_is_reported(minor):
+    """Random keys of a valid notebook are set or removed: a problem is found exactly if the schema finds one."""
     rng = random.Random(minor)
     sound = make_notebook(minor)
     objects = [path for path in _paths_of_objects(sound, "") if not path.endswith(("/application/json",))]
@@ -356,7 +356,7 @@ def test_sound_notebooks_of_every_version_have_no_problem():
         assert find_format_problems(make_notebook(minor)) == []
 
 
-def test_other_major_versions_are_not_judged():
+def test_other_major_versions_are_not_checked():
     assert (
         find_format_problems({"worksheets": [{"cells": []}], "metadata": {}, "nbformat": 3, "nbformat_minor": 0}) == []
     )
@@ -371,7 +371,7 @@ def test_a_repaired_notebook_converts_and_shows_what_it_holds(name, html_exporte
         warnings.filterwarnings("ignore", message=".*(ipython|lexer|alternative text|able to be represented).*")
         page, _ = html_exporter.from_notebook_node(nbformat.reads(text, as_version=4))
     for n in range(1, 7):
-        if f"read me {n}" in text and n not in (4, 6):  # tracebacks and raw HTML are shown otherwise
+        if f"read me {n}" in text and n not in (4, 6):  # tracebacks and raw HTML are shown differently
             assert f"read me {n}" in page
 
 

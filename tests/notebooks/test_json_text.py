@@ -1,4 +1,4 @@
-"""Changes of a JSON text, judged by json itself: what was asked for changes, every other byte stays."""
+"""Changes of a JSON text, checked with json: only the wanted parts change, every other byte stays."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ABSENT = object()
 @settings(max_examples=50, deadline=None)
 @given(OBJECTS, st.dictionaries(NAMES, st.just(None) | LEAVES.map(json.dumps), max_size=4), STYLES, st.booleans())
 def test_keys_set_and_removed_give_the_text_json_writes_for_the_changed_object(value, wanted, style, crlf):
-    """Hung two levels deep, so that indentation counts; an empty object has no style of its own to continue."""
+    """The object is two levels deep, so that indentation counts; an empty object has no style of its own."""
 
     def write(inner):
         text = json.dumps({"x": [inner], "y": 1}, **style)
@@ -43,7 +43,7 @@ def test_keys_set_and_removed_give_the_text_json_writes_for_the_changed_object(v
 
 @settings(max_examples=50, deadline=None)
 @given(OBJECTS, VALUES, STYLES)
-def test_a_copied_value_is_written_as_it_stands_but_for_its_indentation(value, moved, style):
+def test_a_copied_value_is_unchanged_except_its_indentation(value, moved, style):
     def write(*, there: object, here: object = ABSENT) -> str:
         inner = {**value, "new": there} if there is not ABSENT else value
         return json.dumps({"x": {"y": {"z": 0, **inner}}} | ({} if here is ABSENT else {"here": here}), **style)

@@ -1,4 +1,4 @@
-"""Channels and rules: the standard's table, and what each domain allows in each band."""
+"""Channels and rules: the standard's table, and the limits of each domain in each band."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Labels: the best channel by the true expected throughput, ties, the gap, and what the presets may change."""
+"""Labels: the best channel by the true expected throughput, ties, the gap, and the effect of presets."""
 
 import numpy as np
 import pytest
@@ -101,7 +101,7 @@ def test_coordinates_lie_as_far_apart_as_the_distance_column_says(block):
     assert np.abs(km * 1000 - block["link_distance_m"]).max() < 0.5
 
 
-def test_links_of_a_site_share_what_a_site_is(block):
+def test_links_of_a_site_share_the_columns_of_the_site(block):
     for name in ("regulatory_domain", "environment_type", "area_density", "lat_a", "lon_a", "interferer_count"):
         for site in np.unique(block["site_id"]):
             assert len(set(block[name][block["site_id"] == site])) == 1, name

@@ -1,4 +1,4 @@
-"""What is drawn: the shares, ranges and conditions of the link model; blocks depend on their number alone."""
+"""Draws have the shares, ranges and conditions of the link model; blocks depend only on seed and number."""
 
 import numpy as np
 import pytest

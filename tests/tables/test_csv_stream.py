@@ -1,4 +1,4 @@
-"""Rows come back byte for byte with their true line numbers, and damage stops the reading at its line."""
+"""Rows are read byte for byte with their true line numbers, and damage stops the reading at its line."""
 
 import csv
 import io
@@ -67,7 +67,7 @@ def test_damage_stops_the_reading_with_file_and_line(tmp_path, monkeypatch, data
 @pytest.mark.parametrize(
     ("head", "said"), [("a,a", "2 times"), ("a,", "the header has no name for column 2"), ("a, b", "outer spaces")]
 )
-def test_what_is_wrong_with_a_header_is_said(tmp_path, head, said):
+def test_a_problem_of_the_header_is_reported(tmp_path, head, said):
     assert said in csv_stream.scan_header(write(tmp_path, f"{head}\n1,2\n")).problem
 
 
@@ -102,7 +102,7 @@ def test_a_row_without_end_is_left_for_the_next_block():
     assert [r.cells for r in seen] == [["1", "2"]] and seen[-1].end == 4
 
 
-def test_an_endless_row_is_named_and_not_swallowed(monkeypatch):
+def test_an_endless_row_is_reported(monkeypatch):
     monkeypatch.setattr(csv_stream, "MAX_RECORD_BYTES", 20)
     data = b'1,"' + b"x" * 50 + b"\n3,4\n" + b"y" * 50 + b",1\n5,6\n"
     assert records(data, 2) == [(1, "bad_quoting"), (2, ""), (3, "bad_quoting"), (4, "")]
@@ -110,7 +110,7 @@ def test_an_endless_row_is_named_and_not_swallowed(monkeypatch):
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=30) | st.text(alphabet='a,"\n\r', max_size=24).map(str.encode))
-def test_what_is_called_plain_is_read_alike_by_the_csv_module_and_the_exact_reader(data):
+def test_plain_data_is_read_the_same_by_the_csv_module_and_the_exact_reader(data):
     exact = list(csv_stream.scan_records(data, at=0, line=1, n_columns=2, final=True))
     if csv_stream.is_plain(data) and all(record.cells for record in exact):
         block = csv_stream.Block(1, data.count(b"\n"), data)

@@ -1,4 +1,4 @@
-"""What columns are follows from their cells; what a person says overrules it, and what cannot serve is named."""
+"""Roles and kinds of columns are detected from their cells; options override them; unusable columns are reported."""
 
 import csv
 import io
@@ -71,7 +71,7 @@ TARGETS = [
 
 
 @pytest.mark.parametrize(("cells", "told", "kind", "choices"), TARGETS, ids=lambda value: str(value)[:20])
-def test_a_target_is_what_it_looks_like_or_what_is_told(tmp_path, cells, told, kind, choices):
+def test_the_kind_of_a_target_is_detected_or_given(tmp_path, cells, told, kind, choices):
     schema = look(write(tmp_path, cells), "v", target_kinds=told).schema
     assert (schema.target_kind("v"), schema["v"].choices) == (kind, choices)
 
@@ -94,7 +94,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("cells", "options", "said"), REFUSED, ids=lambda value: str(value)[:30])
-def test_what_cannot_serve_is_refused_with_the_option_that_settles_it(tmp_path, cells, options, said):
+def test_an_unusable_table_is_rejected_with_the_option_that_helps(tmp_path, cells, options, said):
     with pytest.raises(UserError, match=said):
         look(write(tmp_path, cells), "v", **options)
 
@@ -111,7 +111,7 @@ SETTLED = [
 
 
 @pytest.mark.parametrize(("cells", "options", "n_rows", "choices"), SETTLED, ids=lambda value: str(value)[:30])
-def test_options_settle_targets_that_are_missing_or_no_numbers(tmp_path, cells, options, n_rows, choices):
+def test_options_leave_out_rows_with_missing_or_non_numeric_targets(tmp_path, cells, options, n_rows, choices):
     table = open_table(write(tmp_path, cells), TableOptions(target_fields=("v",), **options))
     understood = understand(table)
     assert (understood.record["rows"], understood.schema["v"].choices) == (n_rows, choices)
@@ -119,7 +119,7 @@ def test_options_settle_targets_that_are_missing_or_no_numbers(tmp_path, cells, 
     assert sum(understood.record["left_out"].values()) == len(cells) - n_rows
 
 
-def test_roles_follow_the_fields_named(tmp_path):
+def test_roles_follow_the_field_options(tmp_path):
     path = tmp_path / "any.csv"
     path.write_text("a,b,c,d,e,split\n1,2,3,4,,train\n2,2,3,5,,Test\n")
     schema = look(path, "d", id_field="a", group_field="c", drop_columns=("e",)).schema
@@ -128,7 +128,7 @@ def test_roles_follow_the_fields_named(tmp_path):
     assert [c.name for c in schema.columns if c.nullable] == ["e"]
 
 
-def test_damage_stops_a_strict_pass_and_is_stepped_over_by_a_lenient_one(tmp_path):
+def test_damage_stops_a_strict_pass_and_is_skipped_by_a_lenient_one(tmp_path):
     path = write(tmp_path, [str(i) for i in range(98)] + ["12 Mbps", "1_000", ""])
     with path.open("a") as handle:
         handle.write("\n1,2,3\nx,5\n")
@@ -144,7 +144,7 @@ def test_a_few_decimals_do_not_turn_integers_into_numbers_with_a_point_for_the_v
     assert look(path).schema["v"].kind == "float"
 
 
-def test_a_rare_slip_of_case_or_space_is_no_word_of_its_own_for_the_validator(tmp_path):
+def test_a_rare_variant_in_case_or_space_is_not_a_known_word_for_the_validator(tmp_path):
     path = write(tmp_path, ["urban"] * 60 + ["rural"] * 60 + ["Urban", "rural ", "hilly"])
     assert look(path, "v", lenient=True, tolerance=0.02).schema["v"].choices == ("hilly", "rural", "urban")
     assert look(path, "v").schema["v"].choices == ("Urban", "hilly", "rural", "rural ", "urban")
@@ -171,13 +171,13 @@ WARNINGS = [
 
 
 @pytest.mark.parametrize(("rows", "said"), WARNINGS, ids=lambda value: str(value)[:30])
-def test_a_warning_names_the_option_that_mends_it(tmp_path, rows, said):
+def test_a_warning_names_the_option_that_helps(tmp_path, rows, said):
     import re
 
     assert [text for text in warnings_of(tmp_path, rows, "y") if re.search(said, text)]
 
 
-def test_an_ordinary_table_brings_no_warning(tmp_path):
+def test_an_ordinary_table_gets_no_warning(tmp_path):
     rows = [["x", "word", "y"]] + [[i * 37 % 50, "pqr"[i % 3], "ab"[(i * i + i // 3) % 5 % 2]] for i in range(50)]
     assert warnings_of(tmp_path, rows, "y") == []
 

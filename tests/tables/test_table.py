@@ -1,4 +1,4 @@
-"""A table is read as people have it: any dialect, encoding, kind of file; a file that is none is called by its name."""
+"""Tables of any dialect, encoding and kind of file are read; a file that is not a table is named."""
 
 import csv
 import dataclasses
@@ -45,7 +45,7 @@ WRITTEN = [
 
 
 @pytest.mark.parametrize(("data", "lines", "said"), [case[1:] for case in WRITTEN], ids=[case[0] for case in WRITTEN])
-def test_a_table_is_understood_however_it_is_written(tmp_path, data, lines, said):
+def test_every_dialect_gives_the_same_table(tmp_path, data, lines, said):
     path = tmp_path / "trees.csv"
     path.write_bytes(data)
     table = open_table(path, TableOptions(target_fields=("kind",)))
@@ -69,7 +69,7 @@ def test_row_names_without_a_header_are_an_id_and_hidden(tmp_path):
         assert any("row name" in note for note in table.notes)
 
 
-def test_repeated_row_names_are_hidden_and_name_no_rows(tmp_path):
+def test_repeated_row_names_are_hidden_and_are_not_ids(tmp_path):
     path = tmp_path / "r.csv"
     path.write_text('"",kind,height,side\n' + "".join(f"1,{','.join(row)}\n" for row in ROWS))
     schema = understand(open_table(path, TableOptions(target_fields=("kind",)))).schema
@@ -122,7 +122,7 @@ OTHERS = [
 
 
 @pytest.mark.parametrize(("data", "said"), OTHERS, ids=[case[1][:25] for case in OTHERS])
-def test_a_file_that_is_no_table_is_called_by_its_name_in_one_line(tmp_path, data, said):
+def test_a_file_that_is_not_a_table_is_named_in_one_line(tmp_path, data, said):
     path = tmp_path / "input.bin"
     path.write_bytes(data)
     with pytest.raises(UserError, match=said) as error:
@@ -176,7 +176,7 @@ BOOKS = [
 
 
 @pytest.mark.parametrize(("first", "second", "note"), BOOKS, ids=[case[2][:20] for case in BOOKS])
-def test_a_workbooks_table_is_found_by_the_target_wherever_it_stands(tmp_path, first, second, note):
+def test_a_workbooks_table_is_found_by_its_target_on_any_sheet(tmp_path, first, second, note):
     write_book(tmp_path / "t.xlsx", first, *([second] if second else []))
     table = open_table(tmp_path / "t.xlsx", TableOptions(target_fields=("kind",)))
     assert [cells for _, cells in table.rows()] == [[kind, f"{float(height):g}", side] for kind, height, side in ROWS]
@@ -191,13 +191,13 @@ def test_a_row_of_data_is_not_taken_for_the_header(tmp_path):
 
 
 def test_a_workbooks_column_without_a_name_does_not_shift_the_others(tmp_path):
-    """A header one cell shorter than its rows is R's way to write row names, and not Excel's."""
+    """A header with one cell less than its rows is R's way to write row names, not Excel's."""
     write_book(tmp_path / "t.xlsx", [["kind", "height"], *TREE_ROWS])
     with pytest.raises(UserError, match="a value in column 3, which has no name in the header"):
         list(open_table(tmp_path / "t.xlsx").rows())
 
 
-def test_numbers_of_typed_files_are_what_people_see_in_them(tmp_path):
+def test_numbers_of_typed_files_have_the_digits_that_programs_show(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -210,14 +210,14 @@ def test_numbers_of_typed_files_are_what_people_see_in_them(tmp_path):
     assert [cells[1] for _, cells in open_table(tmp_path / "t.xlsx").rows()] == ["0.3", "3"]
 
 
-def test_a_typed_number_keeps_its_value_where_texts_beside_it_use_a_decimal_comma(tmp_path):
+def test_a_typed_number_keeps_its_value_if_other_columns_use_a_decimal_comma(tmp_path):
     write_book(tmp_path / "t.xlsx", [["kind", "weight", "price"]] + [["ab"[i % 2], 1.125, f"{i},5"] for i in range(9)])
     table = open_table(tmp_path / "t.xlsx", TableOptions(target_fields=("kind",)))
     understand(table)
     assert next(iter(table.rows()))[1] == ["a", "1.125", "0.5"]
 
 
-def test_a_formula_without_its_value_is_named(tmp_path):
+def test_a_formula_without_its_value_is_reported(tmp_path):
     write_book(tmp_path / "t.xlsx", [["kind", "size", "twice"]] + [["ab"[i % 2], i, f"=B{i + 2}*2"] for i in range(9)])
     table = open_table(tmp_path / "t.xlsx", TableOptions(target_fields=("kind",)))
     assert any("'twice' holds formulas without their values" in said for said in understand(table).record["warnings"])
@@ -282,7 +282,7 @@ def test_a_datasets_folder_brings_its_own_split(tmp_path):
     assert schema["split"].role == "split" and len(list(table.rows())) == 6
 
 
-def test_bad_rows_are_named_with_the_persons_line_or_left_out(tmp_path):
+def test_bad_rows_are_reported_by_line_or_left_out(tmp_path):
     path = tmp_path / "trees.csv"
     path.write_text(GERMAN.replace("oak;9,9;south", "oak;9,9"))
     with pytest.raises(UserError, match=r"trees.csv:3: 2 cells; the header has 3; .*--drop-bad-rows"):
@@ -293,7 +293,7 @@ def test_bad_rows_are_named_with_the_persons_line_or_left_out(tmp_path):
     }
 
 
-def test_a_task_reopens_its_table_with_what_was_decided(tmp_path):
+def test_a_task_reopens_its_table_with_the_recorded_decisions(tmp_path):
     path = tmp_path / "trees.csv"
     path.write_text(GERMAN + "oak;?;south\n" + "oak;-;south\n")
     options = TableOptions(target_fields=("height",), missing=("?", "-"), target_kinds=("number",))
@@ -306,7 +306,7 @@ def test_a_task_reopens_its_table_with_what_was_decided(tmp_path):
 
 
 @pytest.mark.parametrize("written", ["\u2212{}.5", "{},5", "${}.5"])
-def test_numbers_are_read_alike_when_a_task_reopens_its_table(tmp_path, written):
+def test_numbers_are_read_the_same_when_a_task_reopens_its_table(tmp_path, written):
     path = tmp_path / "trees.csv"
     path.write_text("kind;height\n" + "".join(f"{'ab'[i % 2]};{written.format(i)}\n" for i in range(20)))
     table = open_table(path, TableOptions(target_fields=("kind",)))
@@ -327,7 +327,7 @@ def test_a_links_csv_with_decimal_commas_is_reopened_as_it_was_read(tmp_path, sm
     assert again == list(table.rows()) and "0.5" in [cells[10] for _, cells in again]
 
 
-def test_new_rows_are_read_as_training_wrote_them_where_they_alone_do_not_tell(tmp_path):
+def test_ambiguous_new_rows_are_read_in_the_number_format_of_training(tmp_path):
     path = tmp_path / "new.csv"
     path.write_text('kind,price\nfir,"2,079"\n')
     training = tmp_path / "old.csv"

@@ -1,4 +1,4 @@
-"""Answers as JSON: what any JSON reader reads, legal piece by piece, and read back with what is wrong named."""
+"""Answers as JSON: every JSON reader can read them, each part is legal, and errors are named when they are read."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_an_answer_is_what_json_dumps_writes_and_is_read_back(chosen, number, te
     ("number", "written"),
     [("594", "594"), ("-3.50", "-3.50"), ("1e-7", "1e-7"), (".5", "0.5"), ("+3", "3"), ("2.", "2"), ("", "null")],
 )
-def test_a_number_is_written_as_json_knows_it(number, written):
+def test_a_number_is_written_in_json_spelling(number, written):
     assert make(TARGETS[1]).write_answer({"n": number}) == f'{{"n": {written}}}'
 
 
@@ -72,11 +72,11 @@ WHOLE_WRONG = dict.fromkeys(ALL)
         ("", WHOLE_WRONG, "not a JSON object"),
     ],
 )  # fmt: skip
-def test_what_a_model_wrote_is_read_key_by_key(text, answer, problem):
+def test_an_answer_of_a_model_is_read_key_by_key(text, answer, problem):
     assert TASK.read_answer(text, {"c": CLASSES}) == (answer, problem)
 
 
-def test_a_task_says_its_form_and_an_unknown_one_is_refused():
+def test_a_task_stores_its_answer_format_and_an_unknown_one_is_rejected():
     value = TASK.to_dict()
     again = Task.from_dict(json.loads(json.dumps(value)))
     assert again.answer_format == "json" and again.form == TASK.form
@@ -84,7 +84,7 @@ def test_a_task_says_its_form_and_an_unknown_one_is_refused():
         Task.from_dict(value | {"answer_format": "xml"})
 
 
-def test_several_targets_may_hold_line_ends_and_free_text_in_json_alone(tmp_path):
+def test_several_targets_may_hold_line_ends_and_free_text_only_in_json(tmp_path):
     path = tmp_path / "t.csv"
     kinds = ("a", '"b\nc"')
     path.write_text("x,kind,why\n" + "".join(f"{i},{kinds[i % 2]},because {i}\n" for i in range(40)))

@@ -1,4 +1,4 @@
-"""Examples: a row becomes prompt, answer and legal choices, on a side no copy of it leaves."""
+"""Examples: a row becomes prompt, answer and legal choices; all copies of a row are on one side of the split."""
 
 import csv
 import itertools
@@ -82,14 +82,14 @@ def test_a_link_row_becomes_prompt_answer_choices_and_their_worth(links):
         ({"available_channels_mhz": "[5210,NaN]"}, "column 'available_channels_mhz'"),
     ],
 )
-def test_a_row_that_cannot_serve_is_named_by_file_line_and_column(links, change, said):
+def test_an_unusable_row_is_reported_by_file_line_and_column(links, change, said):
     path = links({}, {}, change)
     with pytest.raises(UserError) as error:
         list(iter_examples(path, make_task(path)))
     assert str(error.value).startswith(f"{path}:4: ") and said in str(error.value)
 
 
-def test_asked_by_choice_a_row_has_one_question_per_candidate_behind_one_header(links):
+def test_with_ask_choices_a_row_has_one_question_per_candidate_after_one_header(links):
     path = links({})
     task = make_task(path, ask="choices")
     (example,) = iter_examples(path, task)
@@ -116,7 +116,7 @@ def test_field_data_teach_the_channel_in_use_and_ask_about_every_channel(links, 
     assert [q.choice for q in example.answered] == ["5775"] and example.values == {}
 
 
-def test_the_worth_of_a_choice_is_written_to_the_stated_unit(links):
+def test_the_worth_of_a_choice_is_written_in_the_answer_unit(links):
     path = links({"channel_throughput_mbps": "[4.9,0.000,2402.000]"})
     task = make_task(path, ask="choices")
     (example,) = iter_examples(path, task)
@@ -133,7 +133,7 @@ def test_the_worth_of_a_choice_is_written_to_the_stated_unit(links):
         (None, "{link_distance_m} m", "the last line of the prompt template"),
     ],
 )
-def test_what_cannot_be_asked_by_choice_is_refused(links, tmp_path, targets, template, said):
+def test_targets_that_cannot_be_asked_by_choice_are_rejected(links, tmp_path, targets, template, said):
     file = tmp_path / "t.txt"
     file.write_text(template or "")
     with pytest.raises(UserError, match="--ask choices: ") as error:
@@ -151,7 +151,7 @@ def test_rows_of_one_site_are_on_one_side(links):
     assert set.union(*sides.values()) == {"train", "validation", "test"}
 
 
-def test_identical_prompts_are_on_one_side_even_where_their_answers_or_hidden_cells_differ(tmp_path):
+def test_identical_prompts_are_on_one_side_even_if_their_answers_or_hidden_cells_differ(tmp_path):
     # Repeated measurements: a model that saw one of them in training knows the others' question.
     rows = [row | {"label": label, "weight": weight} for row in colors(300)
             for label, weight in (("yes", "1.5"), ("no", "1.5"), ("no", "2.5"))]  # fmt: skip
@@ -163,7 +163,7 @@ def test_identical_prompts_are_on_one_side_even_where_their_answers_or_hidden_ce
     assert len(sides) == 300 and all(len(found) == 1 for found in sides.values())
 
 
-def test_other_words_around_the_same_columns_move_no_row(tmp_path):
+def test_another_template_with_the_same_columns_moves_no_row(tmp_path):
     path = write_rows(tmp_path / "a.csv", colors(200))
     sides = []
     for text in ("{color} {size}", "a {size} m box\nof {color}?"):
@@ -181,7 +181,7 @@ def test_group_field_keeps_equal_cells_together(tmp_path):
         list(iter_examples(path, task, group_field="colour"))
 
 
-def test_the_side_of_a_row_depends_on_neither_its_place_nor_its_neighbours(tmp_path):
+def test_the_side_of_a_row_depends_on_neither_its_position_nor_its_neighbours(tmp_path):
     rows = colors(300)
     task = make_task(write_rows(tmp_path / "a.csv", rows), ["label"], id_field="name")
     expected = {e.id: (e.split, e.group) for e in iter_examples(tmp_path / "a.csv", task)}
@@ -192,7 +192,7 @@ def test_the_side_of_a_row_depends_on_neither_its_place_nor_its_neighbours(tmp_p
         assert all(found[row["name"]] == expected[row["name"]] for row in some if row["name"] in expected)
 
 
-def test_rows_are_named_by_their_number_where_no_column_names_them(tmp_path):
+def test_rows_without_an_id_column_are_named_by_their_number(tmp_path):
     path = write_rows(tmp_path / "a.csv", colors(3))
     assert [e.id for e in iter_examples(path, make_task(path, ["label"]))] == ["row-1", "row-2", "row-3"]
     assert [e.id for e in iter_examples(path, make_task(path, ["label"], id_field="name"))] == ["n0", "n1", "n2"]
@@ -209,7 +209,7 @@ def test_subsets_are_nested_the_same_in_any_order_of_the_file_and_no_prefix_of_i
     assert whole != sorted(whole, key=lambda name: int(name[1:]))
 
 
-def test_copies_weigh_in_training_and_count_once_elsewhere(tmp_path):
+def test_copies_are_kept_in_training_and_count_once_elsewhere(tmp_path):
     rows = colors(200)
     path = write_rows(tmp_path / "a.csv", [row for row in rows for _ in range(3)])
     task = make_task(path, ["label"], id_field="name")
@@ -244,7 +244,7 @@ def test_spaced_and_plain_lists_are_the_same_row(links):
     assert (one.prompt, one.choices) == (other.prompt, other.choices)
 
 
-def test_one_word_among_numbers_leaves_the_target_a_number_and_is_named(tmp_path):
+def test_one_word_among_numbers_leaves_the_target_a_number_and_is_reported(tmp_path):
     rows = colors(40) + [colors(1)[0] | {"weight": "NA"}]
     path = write_rows(tmp_path / "a.csv", rows)
     with pytest.raises(UserError, match=r"a.csv:42: column 'weight' is missing \('NA'\) in 1 of 41 rows"):

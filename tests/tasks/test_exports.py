@@ -1,4 +1,4 @@
-"""--export-for: each program's files load as its documentation says, and hold the very same conversations."""
+"""--export-for: each program's files load as its documentation says, and hold the same conversations."""
 
 import json
 
@@ -36,7 +36,7 @@ def test_an_export_holds_the_same_conversations_and_nothing_else(converted, prog
 
 
 def test_trls_settings_name_a_data_set_that_loads_in_its_folder(converted, monkeypatch):
-    """datasets cannot load ".": the folder itself has no name there."""
+    """datasets cannot load ".", because that path has no folder name."""
     from datasets import load_dataset
 
     folder = converted / "exports" / "trl"

@@ -1,4 +1,4 @@
-"""New rows against the rows of training: what is an error, what a warning, and what is neither."""
+"""New rows against training rows: which cells are errors, which are warnings, and which are neither."""
 
 import json
 
@@ -40,7 +40,7 @@ def seen(tmp_path_factory):
     ("cells", "warning"),
     [
         ({}, ""),
-        ({"link_distance_m": "550.0"}, ""),  # another spelling of a number is no news
+        ({"link_distance_m": "550.0"}, ""),  # another spelling of a known number
         ({"regulatory_domain": "Germany"}, "regulatory_domain = Germany: training saw only ETSI, FCC"),
         ({"channel_bandwidth_mhz": "37"}, "channel_bandwidth_mhz = 37: training saw only 20, 40, 80"),
         ({"link_distance_m": "90000"}, "link_distance_m = 90000: training saw 500 to 599"),
@@ -53,7 +53,7 @@ def seen(tmp_path_factory):
          "regulatory_domain = Germany: training saw only ETSI, FCC; link_distance_m = 1: training saw 500 to 599"),
     ],
 )  # fmt: skip
-def test_what_training_did_not_see_is_a_warning(seen, cells, warning):
+def test_a_value_that_training_did_not_see_is_a_warning(seen, cells, warning):
     found = check_row(link(3, **cells), seen)
     assert (found.error, found.warning) == ("", warning)
 
@@ -67,11 +67,11 @@ def test_what_training_did_not_see_is_a_warning(seen, cells, warning):
         ({"noise_dbm": "-90"}, "column 'noise_dbm' = '-90': a JSON list"),
     ],
 )
-def test_what_cannot_be_the_column_is_an_error(seen, cells, error):
+def test_a_cell_that_does_not_fit_its_column_is_an_error(seen, cells, error):
     assert check_row(link(3, **cells), seen).error.startswith(error)
 
 
-def test_free_text_and_codes_may_be_new_and_empty_cells_where_training_had_some(tmp_path):
+def test_free_text_and_codes_may_be_new_and_cells_empty_if_training_had_empty_ones(tmp_path):
     rows = [
         link(i, regulatory_domain=f"a note of its own, {i}", radio_standard="" if i % 9 else "ax") for i in range(60)
     ]
@@ -82,7 +82,7 @@ def test_free_text_and_codes_may_be_new_and_empty_cells_where_training_had_some(
     assert check_row(link(3, regulatory_domain="another note", radio_standard=""), seen).warning == ""
 
 
-def test_a_folder_without_the_file_says_nothing_and_a_damaged_one_is_refused(tmp_path):
+def test_a_folder_without_inputs_json_is_not_checked_and_a_damaged_file_is_rejected(tmp_path):
     assert read_inputs(tmp_path) is None
     (tmp_path / INPUTS_FILE).write_text('{"columns": {"x": {"colour": 1}}}')
     with pytest.raises(UserError, match="not written by a training run"):

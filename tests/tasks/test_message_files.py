@@ -1,4 +1,4 @@
-"""Conversations of others: what is read, what is refused by line, and the loss on every assistant turn."""
+"""Conversations from other tools: valid files, lines that are rejected, and the loss on every assistant turn."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ from linklab.training import answer_loss
 
 
 def talk(*texts, system=None):
-    """Return a line whose user and assistant take turns."""
+    """Return a line with alternating user and assistant turns."""
     turns = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(texts)]
     return {"messages": ([{"role": "system", "content": system}] if system else []) + turns}
 
@@ -35,7 +35,7 @@ def test_a_conversation_is_one_row_with_a_question_per_assistant_turn(tmp_path):
     assert example.prompt == example.row["conversation"] == "user: be kind\n\nhi\nassistant: hello\nuser: and you?"
 
 
-def test_sides_follow_from_what_the_user_says_and_copies_count_once_outside_training(tmp_path):
+def test_user_messages_decide_the_side_and_copies_count_once_outside_training(tmp_path):
     lines = [talk(f"question {i}", f"answer {i}") for i in range(300)]
     path = write(tmp_path / "a.jsonl", *lines, *lines, *[talk(f"question {i}", "another answer") for i in range(300)])
     sides = {split: conversations.read_conversations(path, split) for split in ("train", "validation", "test")}
@@ -56,7 +56,7 @@ def test_few_conversations_leave_no_side_empty(tmp_path, n):
     sides = [read(split, None) for split in ("train", "validation", "test")]
     assert min(map(len, sides)) >= 1 and sum(map(len, sides)) == n
     more = write(tmp_path / "more.jsonl", *[talk(f"question {i}", f"answer {i}") for i in range(3 * n)])
-    _, again = source.open_folder(more, 0, task.split)  # as a model that was trained on the first ones divides them
+    _, again = source.open_folder(more, 0, task.split)  # with the split rule of a model trained on the first ones
     seen = {example.prompt for example in again("test", None)}
     assert {example.prompt for example in sides[2]} <= seen and not seen & {e.prompt for e in sides[0]}
 
@@ -98,7 +98,7 @@ def test_a_folder_is_read_whole_and_text_parts_are_joined(tmp_path):
         (b"\xff\xfe", "not UTF-8 at byte 0"),
     ],
 )  # fmt: skip
-def test_a_line_that_is_no_conversation_is_refused_by_file_and_line(tmp_path, line, said):
+def test_an_invalid_conversation_is_rejected_by_file_and_line(tmp_path, line, said):
     path = tmp_path / "talk.jsonl"
     path.write_bytes(
         json.dumps(talk("a", "b")).encode() + b"\n\n" + (line if isinstance(line, bytes) else line.encode())
@@ -110,7 +110,7 @@ def test_a_line_that_is_no_conversation_is_refused_by_file_and_line(tmp_path, li
 
 
 def test_the_loss_is_that_of_every_assistant_turn_in_the_whole_conversation(tmp_path):
-    """Judge: one plain forward over the whole conversation, cross-entropy where the assistant speaks."""
+    """Reference: one plain forward over the whole conversation, cross-entropy on the assistant's tokens."""
     path = write(
         tmp_path / "talk.jsonl",
         *[talk(f"hi {i}", "hello", "how much?", f"{i} euros", "bye", "bye!") for i in range(40)],

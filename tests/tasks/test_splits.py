@@ -1,4 +1,4 @@
-"""Splits: a side that depends on the group's text alone, at the fractions asked for, and subsets that are nested."""
+"""Splits: a side depends only on the group's text, fractions are as given, and subsets are nested."""
 
 import hashlib
 import os
@@ -23,14 +23,14 @@ def test_the_hash_is_the_leading_bits_of_sha256_as_a_fraction(text):
 
 
 @pytest.mark.parametrize("fractions", [(0.8, 0.1, 0.1), (0.5, 0.25, 0.25)])
-def test_groups_fall_on_the_sides_in_the_fractions_asked_for(fractions):
+def test_groups_are_split_in_the_given_fractions(fractions):
     sides = [split_of(group, fractions=fractions) for group in GROUPS]
     counts = [sides.count(split) for split in SPLITS]
     assert sum(counts) == len(GROUPS)
     assert stats.chisquare(counts, [f * len(GROUPS) for f in fractions]).pvalue > 1e-3
 
 
-def test_another_seed_gives_an_independent_division():
+def test_another_seed_gives_an_independent_split():
     first, second = ([split_of(group, seed) for group in GROUPS] for seed in (0, 1))
     table = [[sum(a == s and b == t for a, b in zip(first, second, strict=True)) for t in SPLITS] for s in SPLITS]
     assert stats.chi2_contingency(table).pvalue > 1e-3
@@ -54,7 +54,7 @@ def test_the_ranking_does_not_follow_the_split_or_the_order_of_the_file():
     assert stats.kstest([i / len(GROUPS) for i in lowest], "uniform").pvalue > 1e-3
 
 
-def test_rows_are_told_apart_even_where_hashes_would_tie():
+def test_rows_with_equal_hashes_still_have_different_ranks():
     assert len({rank_key(group) for group in GROUPS}) == len(GROUPS)
     assert rank_key("a")[1] == "a"
 
@@ -62,7 +62,7 @@ def test_rows_are_told_apart_even_where_hashes_would_tie():
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("n", [3, 4, 5, 9, 12, 20, 33])
 @pytest.mark.parametrize("wanted", [SPLITS, ("train", "validation"), ("train", "test")])
-def test_few_groups_fill_every_side_that_is_wanted(n, seed, wanted):
+def test_few_groups_fill_every_wanted_side(n, seed, wanted):
     groups = GROUPS[:n]
     rule = choose_rule(seed, groups, wanted)
     assert rule == choose_rule(seed, groups[::-1] * 2, wanted) == SplitRule.from_dict(rule.to_dict())
@@ -75,8 +75,8 @@ def test_few_groups_fill_every_side_that_is_wanted(n, seed, wanted):
         assert [sides.count(side) for side in wanted[1:]] == [max(1, round(n * 0.1))] * (len(wanted) - 1)
 
 
-def test_two_groups_and_many_groups_are_divided_as_ever():
+def test_two_groups_and_many_groups_get_the_default_fractions():
     assert choose_rule(3, GROUPS[:2]) == choose_rule(3, []) == SplitRule(3)
     read = []
     assert choose_rule(0, (read.append(g) or g for g in GROUPS)).fractions == FRACTIONS
-    assert 3 <= len(read) < 200  # no more than it takes to see each side once
+    assert 3 <= len(read) < 200  # reading stops when each side was seen once

@@ -1,4 +1,4 @@
-"""The task: which columns are answered, what an answer looks like, and how one is read back."""
+"""The task: its target columns, how an answer is written, and how it is read."""
 
 import json
 
@@ -70,7 +70,7 @@ def test_any_csv_gets_classes_from_texts_and_numbers_from_numbers(boxes):
         (["color", "size", "weight", "label"], "no input column is left"),
     ],
 )
-def test_what_cannot_be_asked_of_a_csv_is_refused_by_name(boxes, targets, said):
+def test_unusable_targets_of_a_csv_are_rejected_by_name(boxes, targets, said):
     with pytest.raises(UserError) as error:
         make_task(boxes, targets)
     assert said in str(error.value) and str(boxes) in str(error.value)
@@ -88,7 +88,7 @@ def test_a_class_with_line_ends_cannot_share_an_answer(tmp_path):
     assert make_task(path, ["y"]).read_answer("a\nb", {"y": ["a\nb", "c"]}) == ({"y": "a\nb"}, None)
 
 
-def test_a_group_column_is_not_shown_and_a_repeated_id_is_refused(boxes):
+def test_a_group_column_is_not_shown_and_a_repeated_id_is_rejected(boxes):
     task = make_task(boxes, ["label"], group_field="size")
     assert task.template.columns == ["color", "weight"]
     with pytest.raises(UserError, match="30 ids name several different rows .* use --group-field size"):
@@ -119,7 +119,7 @@ def test_a_written_answer_is_read_part_by_part(text, answer, problem):
 
 
 @pytest.mark.parametrize("text", ["nan", "inf", "1_000", "٣", "0x1", "5,4", "594 Mbit/s", "--1", "1e", ".", "007"])
-def test_what_is_no_number_is_no_answer(text):
+def test_a_text_that_is_not_a_number_is_not_an_answer(text):
     assert make(A_NUMBER).read_answer(text, {}) == ({"n": None}, f"n: {text!r} is not a number")
 
 
@@ -136,14 +136,14 @@ def test_every_legal_answer_is_read_back_as_it_was_written(choices, data):
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(words.map(str.strip), min_size=1, max_size=5, unique=True), st.data())
-def test_two_targets_are_told_apart_even_where_a_class_holds_spaces(choices, data):
+def test_two_targets_are_separated_even_if_a_class_holds_spaces(choices, data):
     chosen, number = data.draw(st.sampled_from(choices)), str(data.draw(st.integers() | st.floats(-1e9, 1e9)))
     task = make(Target("c", "class", choices=tuple(choices)), A_NUMBER)
     target = {"c": chosen, "n": number}
     assert task.read_answer(task.write_answer(target), {"c": choices}) == (target, None)
 
 
-def test_a_task_comes_back_from_json_as_it_was(boxes, links, tmp_path):
+def test_a_task_is_unchanged_after_a_round_trip_through_json(boxes, links, tmp_path):
     template = write_csv(tmp_path / "t.txt", "a {size}\n{color}")
     for task in (
         make_task(links),
@@ -157,7 +157,7 @@ def test_a_task_comes_back_from_json_as_it_was(boxes, links, tmp_path):
 
 
 @pytest.mark.parametrize("lost", ["targets", "template", "schema"])
-def test_a_task_that_lacks_a_part_is_refused(boxes, lost):
+def test_a_task_that_lacks_a_part_is_rejected(boxes, lost):
     value = make_task(boxes, ["label"]).to_dict()
     del value[lost]
     with pytest.raises(UserError, match=lost):

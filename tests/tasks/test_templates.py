@@ -1,4 +1,4 @@
-"""Templates: what a prompt shows is what the cells say, and a template that asks for more is refused."""
+"""Templates: a prompt shows the cells unchanged or computed, and any other template is rejected."""
 
 import decimal
 import json
@@ -59,7 +59,7 @@ def test_rows_with_an_empty_list_have_no_line_for_it():
 @pytest.mark.parametrize(
     "cell", ["{size}", "{secret}", "{", "%s", "\\1", "a\nb", "a\u2028b", "🙂", '"', "", " x ", "2020-01-01", "007"]
 )
-def test_a_cell_stands_in_the_prompt_as_it_is(cell):
+def test_a_cell_is_in_the_prompt_unchanged(cell):
     assert Template("<{color}> {size}", SCHEMA).render({**ROW, "color": cell}) == f"<{cell}> 1.50"
 
 
@@ -84,7 +84,7 @@ def test_a_cell_stands_in_the_prompt_as_it_is(cell):
         (" \n\t", "is empty"),
     ],
 )
-def test_a_template_that_asks_for_anything_else_is_refused(text, said):
+def test_a_template_with_anything_else_is_rejected(text, said):
     with pytest.raises(UserError) as error:
         Template(text, SCHEMA)
     assert said in str(error.value)
@@ -184,7 +184,7 @@ def test_a_field_computes_with_nothing_but_numbers_and_the_four_operations(text,
         ({"a": "1e300", "b": "1e-300"}, "the result is too large"),
     ],
 )
-def test_a_cell_that_cannot_be_computed_with_is_named(cells, said):
+def test_a_cell_that_arithmetic_cannot_use_is_reported(cells, said):
     with pytest.raises(UserError) as error:
         Template("{a / b}", NUMBERS).render(CELLS | cells)
     assert said in str(error.value)
@@ -198,7 +198,7 @@ def test_differences_of_aligned_lists_are_exact(pairs):
     assert [decimal.Decimal(text) for text in shown] == [a - b for a, b in pairs]
 
 
-def test_a_template_goes_to_a_worker_as_it_is():
+def test_a_template_can_be_sent_to_a_worker():
     template = pickle.loads(pickle.dumps(Template("{rssi - noise} {a}", NUMBERS)))
     assert template.render(CELLS) == "31 7\n36.5 7"
 
@@ -209,12 +209,12 @@ def test_the_default_template_takes_any_column_name(name):
     assert Template(default_template(schema), schema).render({name: "cell"}) == f"{name}: cell"
 
 
-def test_columns_are_those_shown_each_once():
+def test_columns_lists_each_shown_column_once():
     assert Template("{a - b} {word} {b}", NUMBERS).columns == ["a", "b", "word"]
     assert Template("{size} {color}\n{channels} {size}", SCHEMA).columns == ["size", "color", "channels"]
 
 
-def test_lists_of_different_length_on_one_line_are_refused():
+def test_lists_of_different_length_on_one_line_are_rejected():
     with pytest.raises(UserError, match="differ in length"):
         Template("{channels} {levels}", SCHEMA).render({**ROW, "levels": "[-61]"})
 
@@ -266,7 +266,7 @@ def test_list_elements_are_texts_as_they_are_written(cell, elements):
         "[" * 100_000,
     ],
 )
-def test_a_cell_that_is_no_list_is_refused_by_name(cell):
+def test_a_cell_that_is_not_a_list_is_rejected_by_name(cell):
     with pytest.raises(UserError, match="column 'noise_dbm' = .*a JSON list of numbers or texts is expected"):
         read_list("noise_dbm", cell)
 
@@ -280,7 +280,7 @@ def test_any_list_of_numbers_keeps_each_numbers_text(numbers, spaced):
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text()), st.booleans())
-def test_any_list_of_texts_comes_back_as_it_was(texts, ascii_only):
+def test_any_list_of_texts_is_read_back_unchanged(texts, ascii_only):
     assert read_list("x", json.dumps(texts, ensure_ascii=ascii_only)) == texts
 
 
@@ -327,7 +327,7 @@ def test_a_template_file_is_its_text_without_the_last_line_end(tmp_path, data, t
     assert read_template(path) == text
 
 
-def test_a_template_file_that_is_not_utf8_is_refused(tmp_path):
+def test_a_template_file_that_is_not_utf8_is_rejected(tmp_path):
     path = tmp_path / "template.txt"
     path.write_bytes(b"{a} \xff")
     with pytest.raises(UserError, match=r"template.txt: not UTF-8 at byte 4"):

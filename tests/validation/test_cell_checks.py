@@ -1,4 +1,4 @@
-"""Every kind of damaged cell and row gets its code, and the fast path sees what the exact one sees."""
+"""Every kind of damaged cell and row gets its code, and the fast path agrees with the exact one."""
 
 import numpy as np
 import pytest
@@ -69,14 +69,14 @@ def test_each_cell_gets_its_code(column, text, code):
 
 
 @pytest.mark.parametrize("text", ["1e-5", "+2.5", ".5", "3."])
-def test_an_inferred_schema_takes_numbers_as_others_write_them(text):
+def test_an_inferred_schema_accepts_numbers_in_other_spellings(text):
     assert check_cell(FLOAT, text, lenient=True).value == float(text)
     assert check_cell(FLOATS, f"[1, {text}]", lenient=True).value == [1, float(text)]
     assert check_cell(FLOAT, "1_0", lenient=True).code == check_cell(FLOAT, "٣", lenient=True).code == "number_format"
     assert check_cell(TEXT, "two\nlines", lenient=True).value == "two\nlines"
 
 
-def test_expectations_say_kind_range_unit_and_choices():
+def test_expected_texts_contain_kind_range_unit_and_choices():
     assert describe_cell(INT) == "a whole number from -50 to 20000 m"
     assert describe_cell(FLOATS) == "a JSON list of numbers from -200 to 200, at most 1 decimals"
     assert describe_cell(WORD) == "one of urban, rural, New York"
@@ -180,7 +180,7 @@ def faults(rows, schema=LINK_SCHEMA, fast=True):
 
 @pytest.mark.parametrize(("change", "expected"), DAMAGE)
 @pytest.mark.parametrize("fast", [True, False])
-def test_columns_of_a_link_that_contradict_each_other_are_named(change, expected, fast):
+def test_columns_of_a_link_that_contradict_each_other_are_reported(change, expected, fast):
     rows = [ROW, ROW | change, ROW]
     assert faults(rows, fast=fast) == sorted((1, column, code) for column, code in expected)
 
@@ -200,7 +200,7 @@ def test_answers_of_any_schema_are_checked_against_their_candidates_and_utilitie
     ]
 
 
-def test_the_rules_of_links_are_left_out_where_the_columns_mean_something_else():
+def test_link_rules_do_not_run_if_the_columns_mean_something_else():
     names = ("lat_a", "lon_a", "lat_b", "lon_b", "link_distance_m")
     schema = Schema(tuple(Column(name, "input", "float") for name in names))
     row = {"lat_a": "1", "lon_a": "1", "lat_b": "1", "lon_b": "1", "link_distance_m": "500"}

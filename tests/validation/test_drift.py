@@ -1,4 +1,4 @@
-"""Drift figures agree with SciPy and with sums done by hand."""
+"""Drift figures agree with SciPy and with hand-computed sums."""
 
 from collections import Counter
 
@@ -31,14 +31,14 @@ def test_ks_critical_value_is_the_asymptotic_one():
     assert stats.kstwobign.sf(critical * np.sqrt(n * m / (n + m))) == pytest.approx(0.01, abs=1e-4)
 
 
-def test_few_values_get_a_bin_each_and_many_get_tenths():
+def test_few_values_get_one_bin_each_and_many_get_deciles():
     p, q = drift.bin_counts(np.repeat([0.0, 0.5, 2.0], [60, 20, 20]), np.array([0.0, 2.0, 2.0, 7.0]))
     assert p.tolist() == [60, 20, 20] and q.tolist() == [1, 0, 3]
     p, q = drift.bin_counts(np.arange(1000.0), np.arange(500.0))
     assert p.tolist() == [100] * 10 and q.tolist() == [100] * 5 + [0] * 5
 
 
-def test_verdicts_and_words_that_came_or_went():
+def test_verdicts_and_words_that_only_one_file_has():
     same = drift.compare_numbers(np.arange(100.0), np.arange(100.0))
     assert (same["verdict"], same["ks"], same["psi"]) == ("stable", 0, 0)
     assert drift.compare_numbers(np.arange(100.0), np.arange(50.0, 150.0))["verdict"] == "drifted"
