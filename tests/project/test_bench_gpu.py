@@ -1,4 +1,4 @@
-"""benchmarks/bench_gpu.py: the whole list runs on the CPU with the tiny model, and goes on after a kill."""
+"""benchmarks/bench_gpu.py: all tasks run on the CPU with the tiny model, and continue after a kill."""
 
 import json
 import os

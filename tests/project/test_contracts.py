@@ -30,19 +30,19 @@ HEAVY = ("torch", "transformers", "datasets", "peft", "pandas", "matplotlib")
 def load(path: Path):
     spec = util.spec_from_file_location(f"contract_{path.stem}", path)
     module = util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look their module up by name
+    sys.modules[spec.name] = module  # dataclasses look up their module by name
     spec.loader.exec_module(module)
     return module
 
 
 @functools.cache
 def nodes_of(path: Path) -> list[ast.AST]:
-    """Every node of a file's syntax tree, the tree itself first."""
+    """Every node of a file's syntax tree, the root first."""
     return list(ast.walk(ast.parse(path.read_text())))
 
 
 def imports(path: Path, *, top_level_only: bool = False) -> set[str]:
-    """Names of the modules a file imports."""
+    """Names of the modules that a file imports."""
     found = set()
     for node in nodes_of(path)[0].body if top_level_only else nodes_of(path):
         if isinstance(node, ast.Import):
@@ -68,7 +68,7 @@ def fenced_blocks(document: Path, language: str) -> list[list[str]]:
 
 
 def commands() -> list[tuple[str, str]]:
-    """Every command of the documents' code blocks, comments left out."""
+    """Every command in the documents' code blocks, without comments."""
     found = []
     for document in DOCUMENTS:
         lines = [line for block in fenced_blocks(document, "bash") for line in block]
@@ -82,7 +82,7 @@ def commands() -> list[tuple[str, str]]:
 
 
 def named_in_text() -> list[tuple[str, str]]:
-    """Every `make …` that stands in a sentence."""
+    """Every `make …` in a sentence."""
     return [
         (str(document.relative_to(ROOT)), command)
         for document in DOCUMENTS
@@ -142,7 +142,7 @@ def test_there_are_commands_to_check():
     assert {document for document, _ in commands()} >= {"README.md", "environment.md", "docs/quickstart.md"}
 
 
-# Commands that are no script of ours: a pattern, and what must be there for them.
+# Commands that are not our scripts: a pattern, and a file that each needs.
 OTHERS = {
     r"python3 -m venv \.venv": "Makefile",
     r"(\.venv/bin/)?python -m pip install( --extra-index-url \S+)? -r requirements\.txt": "requirements.txt",
@@ -156,11 +156,11 @@ OTHERS = {
 
 @pytest.mark.parametrize(("document", "command"), sorted({*commands(), *named_in_text()}))
 def test_every_documented_command_is_one_that_works_here(document, command):
-    """Ours against their real parsers, make's without running them, the rest by name."""
+    """Our commands are parsed by their real parsers, make's are not run, the rest are matched by name."""
     launcher = r"(?:(?:\.venv/bin/)?python3?|(?:accelerate launch|torchrun)(?: --\w+(?: [\w.]+)?)*)"
     if found := re.fullmatch(launcher + r"\s+((?:scripts|benchmarks)/\w+\.py)(.*)", command):
         assert (ROOT / found[1]).exists(), f"{document} names {found[1]}"
-        load(ROOT / found[1]).build_parser().parse_args(shlex.split(found[2]))  # exits on a word it does not know
+        load(ROOT / found[1]).build_parser().parse_args(shlex.split(found[2]))  # exits on an unknown option
     elif (found := re.fullmatch(r"linklab ([\w-]+) (.*)", command)) and found[1] in linklab_command.COMMANDS:
         script = ROOT / "scripts" / f"{linklab_command.COMMANDS[found[1]]}.py"
         load(script).build_parser().parse_args(shlex.split(found[2]))
@@ -168,7 +168,7 @@ def test_every_documented_command_is_one_that_works_here(document, command):
         done = subprocess.run(["make", "-n", *shlex.split(command)[1:], "PYTHON=true"], cwd=ROOT, capture_output=True)
         assert done.returncode == 0, done.stderr.decode()
         makefile = (ROOT / "Makefile").read_text()
-        for name in re.findall(r"([A-Z]+)=", command):  # make takes any name in silence
+        for name in re.findall(r"([A-Z]+)=", command):  # make accepts any name silently
             assert f"$({name})" in makefile, f"{document}: the Makefile knows no {name}"
     else:
         needs = [path for pattern, path in OTHERS.items() if re.fullmatch(pattern, command)]
@@ -191,7 +191,7 @@ def test_every_document_can_be_reached_from_the_readme():
 
 @functools.cache
 def spoken_lines() -> frozenset[str]:
-    """Every text of the scripts, rooms, notebook and Makefile, with … where a name or a number is put in."""
+    """Every text in the scripts, rooms, notebook and Makefile, with … for an inserted name or number."""
     notebook = json.loads((ROOT / "notebooks" / "gemma_wifi_colab.ipynb").read_text())
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     said = {re.sub(r"\$\(\w+\)", "…", line) for line in (ROOT / "Makefile").read_text().splitlines()}
@@ -206,7 +206,7 @@ def spoken_lines() -> frozenset[str]:
 
 
 def test_every_error_in_the_troubleshooting_page_is_one_the_code_says():
-    """A line of ours must occur in the code; `…` in the page stands for anything put in."""
+    """Each of our lines must occur in the code; `…` in the page matches any inserted text."""
     others = {"KeyError: 'state'", "KeyError: 'model_id'"}  # nbconvert's words
     spoken = spoken_lines()
     lines = [line for block in fenced_blocks(ROOT / "docs" / "troubleshooting.md", "text") for line in block]
@@ -226,7 +226,7 @@ def test_every_test_that_the_page_of_promises_names_is_there():
 def test_every_message_of_the_page_of_messages_is_one_the_code_says():
     spoken = spoken_lines()
     rows = re.findall(r"^\| .+ \| (.+) \|$", (ROOT / "docs" / "messages.md").read_text(), flags=re.M)[1:]
-    said = [message for message in rows if not message.startswith("(")]  # no message at all: it is read as it is
+    said = [message for message in rows if not message.startswith("(")]  # "(read as it is)" is not a message
     assert len(rows) >= 30 and len(said) >= 28
     for message in said:
         pattern = ".*".join(re.escape(part) for part in message.split("…"))
@@ -248,7 +248,7 @@ def test_ci_runs_what_is_here_with_actions_pinned_by_commit():
         assert done.returncode == 0, done.stderr.decode()
 
 
-# Each room may import from its own level's earlier ones only; rooms of one level do not know each other.
+# A room may import only rooms of earlier levels, not rooms of its own level.
 LEVELS = (
     {"config_file"}, {"cli", "aside", "radio"}, {"notebooks", "locks", "parallel", "hub"}, {"files"}, {"manifest"},
     {"tables", "pipeline"}, {"links"}, {"tasks", "validation"}, {"metrics"}, {"reports", "models"}, {"training"},
@@ -272,7 +272,7 @@ def test_rooms_import_in_one_direction(path):
 
 @pytest.mark.parametrize("path", [*SCRIPTS, *ROOMS], ids=lambda path: path.name)
 def test_heavy_packages_are_imported_inside_functions_only(path):
-    # modules that are themselves imported inside functions only: one draws, one is a transformers Trainer
+    # modules that are themselves imported inside functions only: one draws plots, one is a transformers Trainer
     entered_late = {"plots.py": {"matplotlib"}, "answer_trainer.py": {"torch", "transformers"}}.get(path.name, set())
     top = {name.split(".")[0] for name in imports(path, top_level_only=True)}
     assert not (top & {*HEAVY, "sklearn", "scipy", "accelerate", "bitsandbytes"}) - entered_late
@@ -301,7 +301,7 @@ def test_link_columns_are_named_in_the_rooms_of_links_and_radio_alone(path):
         assert not re.findall(rf"\b(?:{'|'.join(LINK_SCHEMA.names)})\b", path.read_text()), path
 
 
-# Where the words of a command line become settings: nothing else in the rooms sees an argparse.Namespace.
+# Where options become settings: nothing else in the rooms takes an argparse.Namespace.
 MAKES_SETTINGS = {"from_args", "read_settings", "skip_finished", "run_unless_finished"}
 
 
@@ -317,7 +317,7 @@ def test_no_function_of_a_room_takes_the_parsed_arguments(path):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_reads_the_parsed_arguments_in_makers_of_settings_only(path):
-    """`run(args)` hands them to a maker of settings; no other line of a script sees what they hold."""
+    """`run(args)` passes them to a function that returns settings; no other line of a script reads them."""
     handed: set[ast.AST] = set()
     for node in nodes_of(path):
         called = ast.unparse(node.func).rpartition(".")[2] if isinstance(node, ast.Call) else ""
@@ -329,7 +329,7 @@ def test_a_script_reads_the_parsed_arguments_in_makers_of_settings_only(path):
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
 def test_every_option_of_a_script_is_a_field_of_settings(path):
-    """One that no settings hold would be taken in silence and change nothing."""
+    """An option without a field would be accepted silently and have no effect."""
     from linklab.inference.row_answers import AskSettings
     from linklab.links import field_rows
     from linklab.studies.options import CurveSettings, SweepSettings

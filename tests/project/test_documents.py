@@ -1,4 +1,4 @@
-"""README and quickstart, followed to the letter: every command runs in turn, on the tiny model and fewer rows."""
+"""README and quickstart: every command runs in the order of the page, on the tiny model and fewer rows."""
 
 import csv
 import importlib
@@ -14,14 +14,14 @@ import pytest
 import save_results
 from test_contracts import ROOT, fenced_blocks
 
-# What is changed in a documented command so that it takes seconds.
+# Replacements in a documented command, so that it takes seconds.
 SMALLER = {"--base-model embedded": "--base-model tiny", "--model embedded": "--model tiny",
            "--n-samples 5500": "--n-samples 250", "--n-samples 2000": "--n-samples 250",
            "--max-rows 400": "--max-rows 20", "--max-rows 200": "--max-rows 20"}  # fmt: skip
 
 
 def write_table(path: Path, n: int) -> None:
-    """Write the reader's own table: a price that follows from size and street, several rows a customer."""
+    """Write a user's own table: the price depends on size and street; several rows per customer."""
     rng = random.Random(1)
     with open(path, "w", newline="") as handle:
         writer = csv.writer(handle, lineterminator="\n")
@@ -32,7 +32,7 @@ def write_table(path: Path, n: int) -> None:
 
 
 def script_blocks(document: str) -> list[str]:
-    """The blocks of a document that call scripts, each as its commands."""
+    """The code blocks of a document that call scripts."""
     blocks = ["\n".join(lines) for lines in fenced_blocks(ROOT / document, "bash")]
     return [block for block in blocks if block.startswith("python scripts/")]
 
@@ -52,7 +52,7 @@ def test_the_commands_of_a_document_run_in_the_order_they_stand(document, tmp_pa
         text = re.sub(re.escape(said) + r"\b", smaller, text)
     for command in text.splitlines():
         _, script, *words = shlex.split(command, comments=True)
-        toy_is_refused = script.endswith("push_to_hub.py") and "gemma" in words  # the tiny model, which nobody can use
+        toy_is_refused = script.endswith("push_to_hub.py") and "gemma" in words  # the tiny model is not published
         assert importlib.import_module(Path(script).stem).main(words) == int(toy_is_refused), command
 
 

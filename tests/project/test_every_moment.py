@@ -1,4 +1,4 @@
-"""Killed between any two changes of its files, a script is run again with the same command and ends as it should."""
+"""After a kill between any two file changes, the same command runs again and gives the right result."""
 
 import importlib
 import os
@@ -26,7 +26,7 @@ def test_every_script_that_is_attacked_is_tried_here_too():
 
 
 class Attacked:
-    """A script in a folder of its own; `run` makes its n-th result there, in this process."""
+    """A script in its own folder; `run(n)` makes its n-th result there, in this process."""
 
     def __init__(self, name, folder, monkeypatch):
         self.command, self.inputs, self.place = COMMANDS[name], folder, folder / "place"
@@ -45,7 +45,7 @@ class Attacked:
         assert code in (0, 1)
 
     def assert_whole(self):
-        """No result is torn and nothing of a person's is gone."""
+        """Every result is complete, and no file of the user is lost."""
         for path in self.place.rglob("*manifest.json"):
             if not any(part.startswith(".") for part in path.relative_to(self.place).parts):
                 name = str(path.relative_to(self.place))

@@ -1,4 +1,4 @@
-"""Killed at any moment, or on a full disk, the data scripts leave the complete old set or the complete new one."""
+"""After a kill at any moment or a full disk, the data scripts leave the complete old set or the complete new one."""
 
 import hashlib
 import itertools
@@ -25,7 +25,7 @@ STAGES = [pytest.param("generate", marks=pytest.mark.slow), "convert", "validate
 
 
 def tree(folder):
-    """Return what a run left: path -> hash of each file outside staging places, which begin with a point."""
+    """Return the files a run left: path -> hash, without working folders, whose names begin with a point."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.rglob("*"))
@@ -34,7 +34,7 @@ def tree(folder):
 
 
 class Stage:
-    """A script with two inputs, so that each of its two outputs is another one; `run` works here, `words` elsewhere."""
+    """A script with two inputs and so two different outputs; it runs in this process, or elsewhere with `words`."""
 
     def __init__(self, name, folder, links):
         self.name, self.folder, self.links = name, folder, links
@@ -74,7 +74,7 @@ class Stage:
         )  # fmt: skip
 
     def sound(self, found):
-        """Assert that the output is one that a whole run writes, and say which input it came from."""
+        """Assert that the output is that of a complete run, and return which input it came from."""
         if self.name == "validate":
             return self._sound_reports()
         manifest = read_manifest(self.out)
@@ -84,7 +84,7 @@ class Stage:
         return 1 if manifest["argv"] == self.words(1) else 2
 
     def _sound_reports(self):
-        """The manifest names the bytes of report and violations, so a mixture of two runs would be stale."""
+        """The manifest has the hashes of report and violations, so a mixture of two runs would be stale."""
         report = json.loads((self.out / "report.json").read_text())
         which = 1 if report["file"] == self.links[1].name else 2
         manifest = self.out / "report.manifest.json"
@@ -117,7 +117,7 @@ def kill_often(stage, n_kills, seed):
     whole_s, current = time.monotonic() - started, 2
     for which in itertools.islice(itertools.cycle((1, 2)), n_kills):
         process = stage.start(which)
-        # Half of the kills anywhere, half near the end, where files change places.
+        # Half of the kills at any time, half near the end, where files are renamed.
         time.sleep(whole_s * (chance.uniform(0.05, 1.1) if chance.random() < 0.5 else chance.uniform(0.75, 1.15)))
         os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
         process.wait()

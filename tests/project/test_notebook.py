@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "notebooks" / "gemma_wifi_colab.ipynb"
 SETTINGS = ["MODE", "BASE_MODEL", "TARGET", "N_SAMPLES", "N_EPOCHS", "BATCH_SIZE", "OUT_DIR", "USE_DRIVE", "REPOSITORY"]
 SMALL = {"BASE_MODEL": "tiny", "N_SAMPLES": 150, "OUT_DIR": "runs/test", "DEMO_ROWS": 120, "DEMO_TEST_ROWS": 20}
-STAGES = {  # cell -> (its script, the folder below OUT_DIR that it makes)
+STAGES = {  # cell -> (its script, the folder in OUT_DIR that it makes)
     "demo": ("run_demo.py", "demo_tiny"),
     "generate": ("generate_synthetic_large.py", "data"),
     "validate": ("validate_dataset.py", "validation"),
@@ -57,12 +57,12 @@ def code_cells(notebook) -> dict[str, str]:
 
 
 def as_python(source: str) -> str:
-    """Return a cell as IPython runs it: `!line` becomes a call of the shell."""
+    """Return a cell as IPython runs it: `!line` becomes a shell call."""
     return TransformerManager().transform_cell(source)
 
 
 class Shell:
-    """Stands in for IPython: keeps the commands a cell would run, and lets each end with `exit_code`."""
+    """Replaces IPython: records the commands that a cell would run, and ends each with `exit_code`."""
 
     def __init__(self, names: dict) -> None:
         self.names, self.commands, self.exit_code = names, [], 0
@@ -79,7 +79,7 @@ class Shell:
 
 @pytest.fixture
 def shell(tmp_path, monkeypatch):
-    """A shell in a folder as Colab starts in: no repository here or above."""
+    """A shell in a folder like Colab's first one: no repository here or above."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     for name in ("PATH", "PYTHONUNBUFFERED", "HF_TOKEN", "GIT_TERMINAL_PROMPT"):
@@ -90,7 +90,7 @@ def shell(tmp_path, monkeypatch):
 
 
 def in_colab(monkeypatch, **modules) -> None:
-    """Make google.colab importable, with these attributes."""
+    """Make google.colab importable with these attributes."""
     colab = types.ModuleType("google.colab")
     for name, value in modules.items():
         setattr(colab, name, value)
@@ -121,7 +121,7 @@ def test_the_first_code_cell_is_the_form_with_every_setting():
 
 
 def shell_lines(source: str) -> list[tuple[str, str]]:
-    """Return each `!` line of a cell, continued lines joined, and the line that follows it."""
+    """Return each `!` line of a cell, with its continuation lines, and the line that follows it."""
     lines = re.sub(r" \\\n *", " ", source).splitlines() + [""]
     return [(line.strip(), after.strip()) for line, after in pairwise(lines) if line.strip().startswith("!")]
 
@@ -305,14 +305,14 @@ def test_the_answer_alone_is_marked_as_what_the_loss_sees(shell, monkeypatch, tm
 
 
 def copy_repository(folder: Path) -> Path:
-    """Copy what the notebook needs, so that runs and broken scripts stay out of this repository."""
+    """Copy the files the notebook needs, so that runs and broken scripts stay out of this repository."""
     for name in ("scripts", "notebooks"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 
 
 def execute(repository: Path, **settings) -> tuple[nbformat.NotebookNode, str | None]:
-    """Run the notebook in a kernel; return it as it stands at the end, and the error it stopped with, if any."""
+    """Run the notebook in a kernel; return the executed notebook, and the error that stopped it, if any."""
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError
 
@@ -330,12 +330,12 @@ def executed_cells(notebook) -> list[str]:
 
 
 def shown_by(notebook) -> dict[str, str]:
-    """What each cell shows, as text."""
+    """The output of each cell, as text."""
     return {cell.id: str(cell.get("outputs")) for cell in notebook.cells}
 
 
 def break_script(repository: Path, script: str, folder: str = "") -> None:
-    """Let a script fail where its words name `folder`; with any other words it is the script it was."""
+    """Make a script fail if its arguments name `folder`; with other arguments it works as before."""
     path = repository / "scripts" / script
     true = path.with_suffix(".true")
     shutil.copy(path, true)
@@ -436,14 +436,14 @@ def test_a_second_run_skips_every_finished_stage(finished):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_forced_to_fail_stops_the_run_there(finished, stage):
-    """The stages before it are finished and skipped; its own script is broken and its output gone."""
+    """The stages before it are finished and skipped; its own script is broken and its output removed."""
     repository, _ = finished
     script, folder = STAGES[stage]
     made, aside = repository / SMALL["OUT_DIR"] / folder, repository / "aside"
     saved = (repository / "scripts" / script).read_text()
     if made.exists():
         made.rename(aside)
-    # one script scores before and after: it breaks for the stage alone
+    # one script scores before and after training: it breaks only for this stage
     break_script(repository, script, folder if script == "evaluate_model.py" else "")
     try:
         check_stops_at(repository, stage)

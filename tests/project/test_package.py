@@ -1,4 +1,4 @@
-"""The package: what `pip install .` needs is declared, what it brings can be called, and the pins agree."""
+"""The package: what `pip install .` needs is declared, what it installs can be called, and the pins agree."""
 
 import ast
 import re
@@ -95,7 +95,7 @@ def test_wrong_words_of_the_command_are_explained(words, code, said, monkeypatch
 
 @pytest.mark.slow
 def test_the_wheel_holds_scripts_templates_and_licenses(tmp_path):
-    source = tmp_path / "source"  # a build leaves folders beside what it builds
+    source = tmp_path / "source"  # a build leaves folders in its source
     shutil.copytree(ROOT / "scripts", source / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE"):
         shutil.copy(ROOT / name, source)

@@ -1,4 +1,4 @@
-"""Real pre-commit in throw-away repositories: the fixer installed from this repository, and our own set of hooks."""
+"""Real pre-commit in temporary repositories: the fixer installed from this repository, and our own hooks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PRE_COMMIT = [sys.executable, "-m", "pre_commit"]
 
 @pytest.fixture
 def env(tmp_path) -> dict[str, str]:
-    """An environment without the person's git settings, git's own variables, or a way to the internet."""
+    """An environment without the user's git settings, git's own variables, or access to the internet."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "PRE_COMMIT", "SKIP"))}
     names = {f"GIT_{who}_{what}": "t@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     walls = dict.fromkeys(("http_proxy", "https_proxy", "ALL_PROXY"), "http://127.0.0.1:9") | {"PIP_NO_INDEX": "1"}
@@ -41,14 +41,14 @@ def call(env: dict[str, str], folder: Path, *command: str) -> subprocess.Complet
 
 
 def make_repository(env: dict[str, str], folder: Path) -> None:
-    """Make `folder` a git repository with one commit of all it holds."""
+    """Make `folder` a git repository with one commit of all its files."""
     for command in (["init", "-q"], ["add", "."], ["commit", "-q", "--allow-empty", "-m", "start"]):
         done = call(env, folder, "git", *command)
         assert done.returncode == 0, done.stdout
 
 
 def copy_package(folder: Path) -> None:
-    """Copy what pip needs to install this repository, and what offers the hook to others."""
+    """Copy the files that pip needs to install this repository, and those that define the hook for others."""
     shutil.copytree(ROOT / "scripts", folder / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", ".pre-commit-hooks.yaml"):
         shutil.copy(ROOT / name, folder / name)
@@ -109,9 +109,9 @@ def test_the_readme_shows_the_whole_configuration_for_the_hook():
 
 
 def run_own_hooks(env: dict[str, str], folder: Path) -> tuple[dict[str, str], str]:
-    """Commit everything, run every hook of our own configuration over it: {hook: Passed or Failed}, what was printed.
+    """Commit everything and run every hook of our own configuration: {hook: Passed or Failed}, the output.
 
-    Committed first, as in CI: by itself the check for large files looks only at files that are being added.
+    Committed first, as in CI: the check for large files looks only at files that are being added.
     """
     call(env, folder, "git", "add", ".")
     call(env, folder, "git", "commit", "-q", "-m", "canaries")
@@ -125,7 +125,7 @@ def test_each_of_our_own_hooks_goes_red_for_its_canary_and_green_without_it(tmp_
     folder.mkdir()
     for name in (".pre-commit-config.yaml", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
-    (folder / "scripts").symlink_to(ROOT / "scripts")  # the hooks run them, and do not judge them here
+    (folder / "scripts").symlink_to(ROOT / "scripts")  # the hooks run these scripts, and do not check them here
     (folder / ".venv").symlink_to(sys.prefix)
     (folder / ".gitignore").write_text(".venv\n.ruff_cache\n")
     make_repository(env, folder)
@@ -153,7 +153,7 @@ def test_each_of_our_own_hooks_goes_red_for_its_canary_and_green_without_it(tmp_
 
 @pytest.mark.slow
 def test_this_repository_passes_its_own_hooks(tmp_path, env):
-    """Over a copy of all files git would take from here, so that nothing here is fixed by a test."""
+    """On a copy of all files that git would take, so that the test fixes nothing in this repository."""
     folder = copy_repository(tmp_path / "copy")
     make_repository(env, folder)
     verdicts, printed = run_own_hooks(env, folder)

@@ -1,4 +1,4 @@
-"""Bad input to any script: one clear line that names the thing, exit code 2 or 1, and nothing overwritten."""
+"""Bad input to any script: one clear line that names the fault, exit code 2 or 1, and nothing overwritten."""
 
 import importlib
 import json
@@ -34,8 +34,8 @@ METRICS = {
 }
 NOTEBOOK = {"cells": [], "metadata": {"widgets": {}}, "nbformat": 4, "nbformat_minor": 5}
 
-# Every script x kind of bad input: (script, what is wrong, words, what the line names). `file` is a regular file, so
-# that nobody, root included, can make a folder below it; /proc takes no folders either.
+# Every script x kind of bad input: (script, fault, arguments, part of the error line). `file` is a regular file: not
+# even root can make a folder in it, nor in /proc.
 COMMON_CSV = [
     ("missing file", "--csv gone.csv", "gone.csv: no such file"),
     ("missing folder", "--csv gone/links.csv", "gone/links.csv: no such file"),
@@ -62,8 +62,8 @@ COMMON_OUT = [
 ]
 
 
-# Every script reads a table and makes a folder by the same functions: one has the whole lists, the others some of them;
-# what stands where a folder is to be made is tested for each in test_ownership.py.
+# All scripts read tables and make folders with the same functions: one script gets the whole lists, the others a part.
+# What already exists at the place of an output folder is tested for each script in test_ownership.py.
 SOME_CSV = [c for c in COMMON_CSV if c[0] in ("missing file", "wrong header", "ragged row", "missing template")]
 
 
@@ -215,7 +215,7 @@ def prepared(tmp_path_factory):
 def test_bad_input_is_one_line_and_nothing_is_touched(prepared, monkeypatch, capfd, script, words, said):
     place, before = prepared
     monkeypatch.chdir(place)
-    for name in HEAVY:  # what is wrong shows before a model is loaded, in a tenth of a second rather than ten
+    for name in HEAVY:  # the fault is found before a model is loaded, in a tenth of a second instead of ten
         monkeypatch.setitem(sys.modules, name, None)
     capfd.readouterr()
     code = importlib.import_module(script).main(words.split())
@@ -224,7 +224,7 @@ def test_bad_input_is_one_line_and_nothing_is_touched(prepared, monkeypatch, cap
     assert code in (1, 2), captured.err
     errors = [line for line in lines if line.startswith("error: ")]
     assert len(errors) == 1 and said in errors[0], captured.err
-    if script != "fix_notebook_widgets":  # which goes on with the next notebook, and sums up at the end
+    if script != "fix_notebook_widgets":  # it continues with the next notebook, and prints a summary at the end
         assert len(lines) == 1, captured.err
     assert not captured.out
     assert contents(place) == before
@@ -232,11 +232,11 @@ def test_bad_input_is_one_line_and_nothing_is_touched(prepared, monkeypatch, cap
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_script_is_in_the_table_and_refuses_to_run_without_its_input(script, capsys):
-    if script == "check_merge":  # reads this repository and nothing else: it knows a word it does not know
+    if script == "check_merge":  # reads only this repository: an unknown argument is refused
         assert importlib.import_module(script).main(["--only", "nothing"]) == 2
         assert "nothing" in capsys.readouterr().err.splitlines()[-1]
         return
     assert script in {case[0] for case in CASES}
-    if script != "run_demo":  # which needs nothing
+    if script != "run_demo":  # it needs no input
         assert importlib.import_module(script).main([]) == 2
         assert "required" in capsys.readouterr().err.splitlines()[-1]

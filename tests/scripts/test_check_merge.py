@@ -1,4 +1,4 @@
-"""check_merge.py: a table and an exit code; and a canary for each gate, which must turn it red."""
+"""check_merge.py: a table and an exit code; and for each gate a canary that must turn it red."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FINE, FAILS = "-c pass", "-c print('why');raise(SystemExit(3))"
 
 @pytest.fixture
 def gates(monkeypatch):
-    """Let these be the gates; returns a function that sets them."""
+    """A function that replaces the gates."""
     return lambda *gates: monkeypatch.setattr(check_merge, "GATES", gates)
 
 
@@ -68,7 +68,7 @@ def test_every_gate_has_a_canary():
 
 
 def put(name: str, text: str):
-    """Return a breakage: a file with this text."""
+    """Return a function that breaks a copy of the repository: it writes a file with this text."""
 
     def write(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def put(name: str, text: str):
 
 
 def replace(name: str, old: str, new: str):
-    """Return a breakage: one text in a file replaced by another."""
+    """Return a function that breaks a copy of the repository: it replaces one text in a file."""
 
     def change(folder: Path) -> None:
         text = (folder / name).read_text()
@@ -89,7 +89,7 @@ def replace(name: str, old: str, new: str):
 
 
 def break_one_test_of_few(folder: Path) -> None:
-    """Break a formula; of the tests leave those that guard it, so that the canary takes seconds."""
+    """Break a formula, and keep only the tests that guard it, so that the canary takes seconds."""
     for path in (folder / "tests").rglob("test_*.py"):
         if path.name != "test_channels.py":
             path.unlink()
@@ -102,7 +102,7 @@ PRINTED = {"output_type": "stream", "name": "stdout", "text": "1"}
 
 
 def other_notebook(metadata: str, outputs: list | None = ()) -> str:
-    """Return a notebook of one cell; None for outputs leaves them out, which nbformat refuses."""
+    """Return a notebook of one cell; with `outputs` None the key is missing, which nbformat refuses."""
     cell = {"cell_type": "code", "execution_count": None, "metadata": {}, "source": "1"}
     cells = [cell | ({} if outputs is None else {"outputs": list(outputs)})]
     return json.dumps({"cells": cells, "metadata": json.loads(metadata), "nbformat": 4, "nbformat_minor": 4})
@@ -110,7 +110,7 @@ def other_notebook(metadata: str, outputs: list | None = ()) -> str:
 
 NOTEBOOK = "notebooks/gemma_wifi_colab.ipynb"
 RAISES = "raise SystemExit(7)\n"
-CANARIES = [  # gate, what is broken, how
+CANARIES = [  # gate, what is broken, function that breaks it
     ("lint", "an import nobody uses", put("scripts/linklab/unused.py", "import os\n")),
     ("lint", "a line laid out otherwise", put("scripts/linklab/unused.py", "a = [1,2]\n")),
     ("tests", "a formula", break_one_test_of_few),
@@ -141,7 +141,7 @@ CANARIES = [  # gate, what is broken, how
 
 
 def copy_repository(folder: Path) -> Path:
-    """Copy every file git would take from here into a repository of its own, with this environment beside it."""
+    """Copy every file that git would take into a new repository, with a link to this environment."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     for name in subprocess.run(command, cwd=ROOT, text=True, capture_output=True, check=True).stdout.split("\0"):
         if name and (ROOT / name).is_file():
@@ -149,12 +149,12 @@ def copy_repository(folder: Path) -> Path:
             shutil.copy(ROOT / name, folder / name)
     (folder / ".venv").symlink_to(sys.prefix)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    (folder / ".git" / "info" / "exclude").write_text(".venv\n")  # .gitignore means a folder, and this is a link
+    (folder / ".git" / "info" / "exclude").write_text(".venv\n")  # .gitignore names a folder, and this is a link
     return folder
 
 
 def check(folder: Path, gate: str) -> subprocess.CompletedProcess:
-    """Run one gate of a copy, as from a shell of its own."""
+    """Run one gate of a copy, as from a new shell."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("PYTEST_", "GIT_", "COV_"))}
     command = [sys.executable, "scripts/check_merge.py", "--only", gate]
     return subprocess.run(command, cwd=folder, env=env, text=True, capture_output=True)
@@ -174,6 +174,6 @@ def test_a_canary_turns_its_gate_red(tmp_path, gate, what, breaks):
 @pytest.mark.slow
 @pytest.mark.parametrize("gate", [gate.name for gate in check_merge.GATES if gate.name != "tests"])
 def test_each_gate_is_green_without_its_canary(tmp_path, gate):
-    """All but the tests themselves, which take minutes: `make check` runs them."""
+    """All gates except the tests themselves, which take minutes: `make check` runs them."""
     done = check(copy_repository(tmp_path / "copy"), gate)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]

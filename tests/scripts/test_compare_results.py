@@ -1,4 +1,4 @@
-"""compare_results.py as a person calls it: files, last lines, exit codes, refusals."""
+"""compare_results.py as a user calls it: files, last lines, exit codes, refusals."""
 
 import json
 from html import unescape

@@ -1,4 +1,4 @@
-"""Conversations of others through the scripts: trained, answered, compared with rivals; one bad line stops each."""
+"""Existing conversations: trained on, answered, compared with baselines; a bad line stops every script."""
 
 import json
 

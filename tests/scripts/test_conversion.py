@@ -23,7 +23,7 @@ from linklab.tasks.examples import iter_examples, read_examples
 from linklab.tasks.task import make_task
 
 SPLITS = ("train", "validation", "test")
-BY_ROW = ("--ask", "row")  # links are asked choice by choice otherwise
+BY_ROW = ("--ask", "row")  # the default for links is one question per choice
 SHARD = re.compile(r"(train|validation|test)-(\d{5})-of-(\d{5})\.jsonl")
 
 
@@ -34,7 +34,7 @@ def convert(csv_path, out, *words, code=0):
 
 
 def lines_of(folder):
-    """Return {split: rows} as any program would read the shards: by name, a JSON object a line ended by LF."""
+    """Return {split: rows}, read from the shards in order of name, one JSON object per line ended by LF."""
     found = collections.defaultdict(list)
     for path in sorted(folder.glob("*.jsonl")):
         assert SHARD.fullmatch(path.name), path
@@ -117,7 +117,7 @@ def test_hidden_columns_are_not_shown(links, tmp_path):
     for i, row in enumerate(rows[:100]):
         for column in LINK_SCHEMA.by_role("hidden"):
             if not column.kind.startswith("list"):
-                row[column.name] = f"98765{i}"  # a text no visible cell holds
+                row[column.name] = f"98765{i}"  # a text that is in no visible cell
         marked.append(row)
     path = write_csv(tmp_path / "links.csv", LINK_SCHEMA.names, [list(row.values()) for row in marked])
     for lines in lines_of(convert(path, tmp_path / "set")).values():
@@ -280,7 +280,7 @@ def test_the_same_command_writes_the_same_bytes(links, converted, tmp_path):
 
 @pytest.mark.parametrize("id_words", [["--id-field", "name"], []])
 def test_max_rows_takes_the_rows_that_every_other_script_takes(id_words, tmp_path):
-    # Sorted by its answer, as many tables are: the first 40 rows would hold one class only.
+    # Sorted by the answer, like many tables: the first 40 rows would have only one class.
     rows = [[f"n{i:03d}", i % 13, "low" if i < 150 else "high"] for i in range(300)]
     path = write_csv(tmp_path / "sorted.csv", ["name", "x", "y"], rows)
     found = lines_of(convert(path, tmp_path / "set", "--target-field", "y", "--max-rows", "40", *id_words))
@@ -302,8 +302,8 @@ def test_workers_change_no_byte_and_the_first_bad_row_is_named(links, tmp_path, 
         assert path.name == "manifest.json" or path.read_bytes() == (made[1] / path.name).read_bytes()
     assert sum(len(lines) for lines in lines_of(made[1]).values()) == 150
     rows = links.read_text().splitlines(keepends=True)
-    rows[90] = rows[90].replace("[", "", 1)  # cannot serve, which a worker finds
-    rows[140] = rows[140].replace(",", "", 1)  # a cell too few, which cutting finds while workers are at row 90
+    rows[90] = rows[90].replace("[", "", 1)  # a bad list, which a worker finds
+    rows[140] = rows[140].replace(",", "", 1)  # a cell too few, found by splitting lines while workers are at row 90
     (tmp_path / "bad.csv").write_text("".join(rows).replace(rows[145], '"' + rows[145]))
     convert(tmp_path / "bad.csv", tmp_path / "bad", "--workers", "2", code=2)
     assert f"{tmp_path / 'bad.csv'}:91: " in capsys.readouterr().err
@@ -339,7 +339,7 @@ def test_copies_and_identical_prompts_are_never_on_two_sides(tmp_path):
             for line in lines:
                 sides[key(line)].add(split)
         assert all(len(on) == 1 for on in sides.values())
-    for split, lines in found.items():  # copies weigh in training; a scorer wants each row once
+    for split, lines in found.items():  # copies count in training; a scorer needs each row once
         n = collections.Counter(line["id"] for line in lines)
         assert n == ({i: copies[i] for i in n} if split == "train" else dict.fromkeys(n, 1))
     assert {line["id"] for lines in found.values() for line in lines} == set(copies)
@@ -453,7 +453,7 @@ def test_memory_does_not_grow_with_the_file(links, tmp_path, monkeypatch):
     assert peaks[1] < peaks[0] + 100_000 < 6_000_000
 
 
-# What load_dataset gives back
+# What load_dataset returns
 
 HOSTILE = [
     "a\u2028b",
@@ -489,7 +489,7 @@ INSTANTS = [f"{day} 12:30:00" for day in DAYS]
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory):
-    """Return a function that loads a folder with datasets, offline and in a cache of its own."""
+    """A function that loads a folder with datasets, offline and with its own cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         import datasets
@@ -545,7 +545,7 @@ def test_hostile_neighbours_do_not_change_what_loads(load, converted, tmp_path):
         assert list(loaded[split]) == lines
 
 
-@pytest.mark.newer_datasets  # there are dates among them
+@pytest.mark.newer_datasets  # the table has dates
 @pytest.mark.parametrize("shard_size", [50_000, 3])
 def test_every_string_comes_back_as_it_stands_in_the_csv(load, tmp_path, shard_size):
     rows = [[f"{text}#{i}", text, HOSTILE[(i * 7) % len(HOSTILE)]] for i, text in enumerate(HOSTILE * 4)]
@@ -574,7 +574,7 @@ newer = functools.partial(pytest.param, marks=pytest.mark.newer_datasets)
 )
 @pytest.mark.parametrize("place", ["prompt", "target", "id", "group"])
 def test_texts_that_look_like_dates_or_numbers_stay_the_texts_they_are(load, tmp_path, texts, place):
-    dated = place in ("prompt", "target")  # prompts and answers share a column: one text that is no date saves both
+    dated = place in ("prompt", "target")  # they share a column: one text that is not a date keeps both as text
     rows = [[text, f"box {i}", texts[i % 5] if dated else "yn"[i % 2]] for i, text in enumerate(texts)]
     path = write_csv(tmp_path / "a.csv", ["when", "what", "answer"], rows)
     (tmp_path / "t.txt").write_text("{when}" if place == "prompt" else "{what}")
@@ -602,9 +602,9 @@ def test_ids_that_no_type_would_keep_are_refused(tmp_path, capsys, place):
 
 
 def test_numbers_of_any_kind_and_splits_without_rows_load(load, tmp_path):
-    # Integers in the first shard and decimals later, and a validation and test split nothing falls into.
+    # Integers in the first shard and decimals later, and no rows for the validation and test splits.
     rows = [[i, i if i < 30 else i + 0.5] for i in range(60)]
-    y = "größe: [\"#'] 🙂"  # a name YAML would take apart
+    y = "größe: [\"#'] 🙂"  # YAML needs quotes around this name
     path = write_csv(tmp_path / "a.csv", ["x", y], rows)
     folder = convert(path, tmp_path / "set", "--target-field", y, "--shard-size", 10)
     loaded = assert_loads_as_written(load, folder)
@@ -630,7 +630,7 @@ def test_trl_trains_two_steps_on_the_folder_as_it_is(load, converted, asked, tmp
     from trl import SFTConfig, SFTTrainer
 
     folder = asked if kind == "choices" else converted
-    if kind == "dates":  # the types datasets needs for dates must not put TRL off
+    if kind == "dates":  # TRL must accept the types that datasets needs for dates
         path = write_csv(tmp_path / "a.csv", ["when", "y"], [[day, DAYS[i % 5]] for i, day in enumerate(DAYS)])
         (tmp_path / "t.txt").write_text("{when}")
         folder = convert(path, tmp_path / "set", "--target-field", "y", "--prompt-template", tmp_path / "t.txt")
@@ -670,7 +670,7 @@ def test_lines_are_json_any_reader_splits_alike(converted, tmp_path):
 
 
 def test_rows_too_long_for_the_base_model_are_found_at_conversion(small_links, tmp_path, capsys):
-    """Counted by the tokenizer itself over the messages as they stand in the folder."""
+    """Counted by the tokenizer itself, on the messages in the folder."""
     from linklab.models import load
 
     links, tokenizer = small_links / "links.csv", load.load_tokenizer("tiny")

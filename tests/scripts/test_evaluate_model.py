@@ -1,4 +1,4 @@
-"""evaluate_model.py: a model's answers and a file of answers are judged alike; every row is answered exactly once."""
+"""evaluate_model.py: answers of a model and of a file are scored alike; every row is answered exactly once."""
 
 import json
 
@@ -68,7 +68,7 @@ def test_a_trained_folder_is_tuned_a_base_model_is_base_and_other_predictions_ar
     }
     for i, (judged, (name, role)) in enumerate(roles.items()):
         code, found = evaluate(tmp_path / str(i), *judged, *data, "--max-rows", "6")
-        if judged[0] == "--predictions":  # they answer every test row, so six rows are not what they were made for
+        if judged[0] == "--predictions":  # predictions answer every test row, not only six
             assert (code, found) == (2, None)
             code, found = evaluate(tmp_path / str(i), *judged, *data)
         assert code == 0
@@ -98,7 +98,7 @@ def test_a_trained_model_beats_the_untrained_one_and_free_writing_has_no_ranking
     assert code == 0
     held = json.loads((taught_rule["evaluation"] / "metrics.json").read_text())
     assert base["metrics"]["kind/accuracy"]["value"] < 0.7 < held["metrics"]["kind/accuracy"]["value"]
-    # It has learnt to write, so unheld it answers as when it is held; but it gives no probabilities.
+    # It has learnt to write: its free answers equal the restricted ones, but have no probabilities.
     assert free["metrics"]["kind/accuracy"]["value"] >= 0.9
     assert "kind/log_loss" in held["metrics"] and "kind/log_loss" not in free["metrics"]
     assert free["model"] == "run (free)"
@@ -144,7 +144,7 @@ def test_an_option_that_would_do_nothing_is_refused(data, tmp_path, capfd, words
 
 @pytest.mark.parametrize("written", ['"nan"', '"inf"', '"fast"', '"12 EUR"', '""', "null"])
 def test_what_is_no_number_counts_as_invalid(tmp_path, written):
-    """NaN must never reach a mean, and leaving out a hard row must never help: its error is that of the answer 0."""
+    """NaN must never reach a mean, and skipping a hard row must never help: it is scored as the answer 0."""
     table = tmp_path / "prices.csv"
     table.write_text("colour,price\n" + "".join(f"c{i},{100 + i % 90}.5\n" for i in range(300)))
     given = tmp_path / "given" / "predictions.jsonl"

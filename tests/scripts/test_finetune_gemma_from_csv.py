@@ -1,4 +1,4 @@
-"""finetune_gemma_from_csv.py: every mode trains and is saved whole, and what cannot be trained is one line."""
+"""finetune_gemma_from_csv.py: every mode trains and saves a complete model; a wrong command is a one-line error."""
 
 import functools
 import json
@@ -17,7 +17,7 @@ from training_runs import MODES, PROMPT, WEIGHTS, settings_of, words
 
 @pytest.fixture(scope="module")
 def trained(rule_table, tmp_path_factory):
-    """Train a mode once; returns a function mode -> (folder, what the model said just before it was saved)."""
+    """A function mode -> (folder, answers of the model just before it was saved); it trains each mode once."""
     plain_finish = results.finish
 
     @functools.cache
@@ -80,7 +80,7 @@ def test_a_merged_model_is_whole_and_says_what_base_and_adapter_say(mode, traine
     process.join(120)
     assert process.exitcode == 0, log.read_text()[-2000:]
     again = torch.load(tmp_path / "a")
-    if mode == "qlora":  # the adapter is added into the base as it was before NF4 rounded it
+    if mode == "qlora":  # the adapter is added into the base model before NF4 rounding
         from peft import AutoPeftModelForCausalLM
 
         whole = AutoPeftModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
@@ -103,7 +103,7 @@ def test_a_run_leaves_every_file_a_reader_expects_and_its_manifest_lists_them(tr
     os.umask(mask)
     for name in [*expected, "merged/model.safetensors"]:
         assert name in listed
-        assert (folder / name).stat().st_mode & 0o777 == 0o666 & ~mask, name  # safetensors keeps its files to itself
+        assert (folder / name).stat().st_mode & 0o777 == 0o666 & ~mask, name  # safetensors makes its files private
         assert (folder / name).stat().st_size > 0
     assert "chat_template" in "".join(name for name in listed if name.startswith("model/"))
     assert (folder / "loss.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -133,7 +133,7 @@ def test_a_csv_and_its_conversations_train_the_same_weights(rule_table, tmp_path
     assert convert_csv_to_jsonl.main(["--csv", str(rule_table), "--target-field", "kind", "--out-dir", str(jsonl)]) == 0
     assert finetune.main(words(rule_table, tmp_path / "a", steps=2)) == 0
     command = words(rule_table, tmp_path / "b", steps=2)
-    del command[2:4]  # the folder knows its target
+    del command[2:4]  # the folder records its target
     command[:2] = ["--data", str(jsonl)]
     assert finetune.main(command) == 0
     first, second = (files.sha256_file(tmp_path / name / "model" / WEIGHTS["lora"]) for name in "ab")
@@ -146,7 +146,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(rule_table, tmp_path, capf
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
-    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))  # torch makes it where it is first asked
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "torch"))  # torch creates it at the first use
     monkeypatch.chdir(scratch)
     assert finetune.main(words(rule_table, tmp_path / "out", "--dry-run", "--mode", "full")) == 0
     assert not (tmp_path / "out").exists() and list(scratch.iterdir()) == []
@@ -173,7 +173,7 @@ def test_the_tiny_model_learns_the_rule(taught_rule):
 
 
 def test_it_learns_nothing_from_shuffled_labels(tmp_path):
-    """The guard of the test above: with the rule broken the same training must fail it."""
+    """Guards the test above: without the rule, the same training must fail it."""
     assert train_on_rule(tmp_path, shuffled=True)["accuracy"] < 0.7
 
 

@@ -1,4 +1,4 @@
-"""fix_notebook_widgets.py, judged by nbconvert itself: what it fixes converts, and nothing else moves by a byte."""
+"""fix_notebook_widgets.py, checked with nbconvert: fixed notebooks convert, and no other byte changes."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ VERSIONS = {"version_major": 2, "version_minor": 0}
 LEGACY = {"state": {"0a1b": {"views": [{"cell_index": 3}]}}, "version": "1.2.0"}  # as ipywidgets 5 wrote it
 ABSENT = object()
 
-NEW = {**MODELS, "state": {}, **VERSIONS}  # models brought to where Colab looks for them
+NEW = {**MODELS, "state": {}, **VERSIONS}  # models at the place where Colab looks for them
 
-# What stands in metadata.widgets -> what must stand there after the fixer: no model is lost or put under `state`.
+# metadata.widgets before the fixer -> after it: no model is lost or put under `state`.
 FORMS = {
     "no widgets": (ABSENT, ABSENT),
     "sound": ({STATE: {"state": MODELS, **VERSIONS}}, {STATE: {"state": MODELS, **VERSIONS}}),
@@ -83,7 +83,7 @@ FORMS = {
     ),
     "other data as text": ({STATE: "mine"}, {STATE: {"found": "mine", "state": {}, **VERSIONS}}),
 }  # fmt: skip
-LEFT = {  # forms nbconvert can read as they are
+LEFT = {  # forms that nbconvert can read, which stay unchanged
     "no widgets", "sound", "sound, no versions", "sound, empty", "sound, other mime types",
     "flat beside an empty state",
 }  # fmt: skip
@@ -97,7 +97,7 @@ STYLES = [
     {"separators": (",", ":")},
     {"indent": 1, "separators": (",", " : ")},
 ]
-FALLBACK = "0/10 [00:00<?]"  # what the output shows where its widget is not
+FALLBACK = "0/10 [00:00<?]"  # the output's text, shown instead of its widget
 
 
 def make_notebook(widgets: object, minor: int = 5, before: dict | None = None, after: dict | None = None) -> dict:
@@ -114,7 +114,7 @@ def make_notebook(widgets: object, minor: int = 5, before: dict | None = None, a
 
 
 def replaced(notebook: dict, widgets: object) -> dict:
-    """Return the notebook with other widgets at the same place."""
+    """Return the notebook with these widgets in place of its own."""
     metadata = {k: widgets if k == "widgets" else v for k, v in notebook["metadata"].items()}
     if widgets is ABSENT:
         metadata.pop("widgets", None)
@@ -122,7 +122,7 @@ def replaced(notebook: dict, widgets: object) -> dict:
 
 
 def fuzz(n: int, seed: int = 7):
-    """Yield (form, bytes of a notebook, bytes it must become) over forms, versions, key orders and ways of writing."""
+    """Yield (form, bytes of a notebook, expected bytes) for many forms, versions, key orders and JSON styles."""
     rng = random.Random(seed)
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}, "colab": {"provenance": ["ü"]}}
     for number in range(n):
@@ -142,14 +142,14 @@ def fuzz(n: int, seed: int = 7):
 
 
 def visible_text(page: str) -> str:
-    """Return what a browser without JavaScript shows of a page."""
+    """Return the text of a page that a browser without JavaScript shows."""
     shown = re.sub(r"<(script|style|head)\b.*?</\1>", "", page, flags=re.S | re.I)
     return html.unescape(re.sub(r"<[^>]*>", "", shown))
 
 
 @pytest.fixture(scope="module")
 def convert():
-    """nbconvert itself, by file name, the way its command line calls it."""
+    """nbconvert itself, called with a file name, as its command line does."""
     from nbconvert import HTMLExporter
 
     exporter = HTMLExporter()
@@ -228,7 +228,7 @@ def test_a_removed_key_takes_its_comma_and_its_line_along(style, before, after):
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        # white space no writer would choose stays where it is
+        # unusual white space stays
         ('{ "metadata" :{"a":1 ,\n\t"widgets": {} ,"b" : 2 } }', '{ "metadata" :{"a":1 ,\n\t"b" : 2 } }'),
         ('{"metadata": {  "widgets" :null\n} }\n', '{"metadata": {} }\n'),
         # escapes, number forms and NaN stay as written
@@ -237,13 +237,13 @@ def test_a_removed_key_takes_its_comma_and_its_line_along(style, before, after):
             '{"cells": ["\\u00e9é\\ud83d", 1E3, NaN], "metadata": {"widgets": {"%s": {"m": '
             '{"v": 1E3, "w": "\\/"}, "state": {}}}}}',
         ),
-        # a key may be spelt with escapes, or written twice: the last one counts, and removing it uncovers the first
+        # a key may be written with escapes, or twice: the last one counts, and removing it would expose the first
         ('{"metadata": {"wid\\u0067ets": {}}}', '{"metadata": {}}'),
         ('{"metadata": {"widgets": {}, "a": 1, "widgets": null}}', '{"metadata": {"a": 1}}'),
         ('{"metadata": {"widgets": {}}, "metadata": {"a": 1}}', '{"metadata": {"widgets": {}}, "metadata": {"a": 1}}'),
         # a byte order mark stays
         ('\ufeff{"metadata": {"widgets": {}}}', '\ufeff{"metadata": {}}'),
-        # widgets elsewhere are none of ours
+        # widgets elsewhere are not touched
         ('{"widgets": {}, "metadata": {"a": {"widgets": {}}}}', '{"widgets": {}, "metadata": {"a": {"widgets": {}}}}'),
         ('{"cells": []}', '{"cells": []}'),
         ('{"metadata": null}', '{"metadata": null}'),
@@ -300,7 +300,7 @@ def test_an_unreadable_notebook_is_named_and_the_others_are_still_mended(tmp_pat
     assert fixer.main([str(bad), str(good)]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert sum(line.startswith(f"error: {bad}{says}") for line in lines) == 1
-    assert len(lines) == 3, "one line of its own, one of the other notebook's, and the sum"
+    assert len(lines) == 3, "one line for each notebook, and the summary"
     assert bad.read_bytes() == data
     assert good.read_text() == '{"metadata": {}}'
 
@@ -340,7 +340,7 @@ def test_as_a_git_filter_it_reads_stdin_and_writes_stdout(tmp_path):
     assert (again.returncode, again.stdout) == (0, done.stdout)
     checked = call_as_filter(text.encode(), "--check")
     assert (checked.returncode, checked.stdout) == (1, b"")
-    bad = call_as_filter(b"{")  # git then takes the file as it is, or stops where the filter is `required`
+    bad = call_as_filter(b"{")  # git then stores the file unchanged, or stops if the filter is `required`
     assert (bad.returncode, bad.stdout) == (2, b"") and b"error: <stdin>:1:2: " in bad.stderr
 
 

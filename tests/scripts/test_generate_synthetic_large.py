@@ -1,4 +1,4 @@
-"""The generator: same bytes whatever the chunks and workers, complete or not at all, and balanced as asked."""
+"""The generator: same bytes for any chunks and workers, a complete output or none, balanced as asked."""
 
 import csv
 import functools
@@ -298,7 +298,7 @@ def test_a_hub_that_cannot_be_reached_or_a_bad_name_is_one_clear_line(tmp_path, 
 
 
 def test_a_killed_parent_leaves_no_worker_behind(tmp_path):
-    """Workers notice within a second or two that their parent is gone."""
+    """Workers end within a second or two after their parent."""
     import signal
     import time
 

@@ -1,4 +1,4 @@
-"""The smoke set is 50 rows of what the large generator writes."""
+"""The smoke set is the first 50 rows of the large generator."""
 
 import generate_synthetic_large
 import generate_synthetic_smoke

@@ -1,4 +1,4 @@
-"""Uploads through the real client against a local stand-in of the Hub: what arrives, what is sent twice, what fails."""
+"""Uploads with the real client to a local imitation of the Hub: what arrives, what is sent twice, what fails."""
 
 import generate_synthetic_large
 import generate_synthetic_smoke
@@ -12,11 +12,11 @@ TOKEN = "hf_" + "planted" * 4
 
 @pytest.fixture(autouse=True)
 def client(monkeypatch):
-    """The client's settings, which it reads from the environment when it is imported."""
+    """Set the client's settings, which it otherwise reads from the environment when it is imported."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", True)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # where nobody listens
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # no server there
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
-"""Surveys as tools print them become one row of links.csv, or one line that says what is wrong.
+"""The survey output of a radio's tools becomes one row of links.csv, or a one-line error.
 
-The fixtures are written by hand in the form the tools' documentation gives.
+The fixtures are written by hand in the format of the tools' documentation.
 """
 
 import csv

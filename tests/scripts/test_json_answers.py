@@ -1,4 +1,4 @@
-"""--answer-format json from the table to the answers: said once, kept by the folder and the model."""
+"""--answer-format json from the table to the answers: given once, then stored in the folder and the model."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A person's own table, from the command line: understood without an option, or refused in one line that names one."""
+"""A user's own table: read without any option, or refused with a one-line error that names the option to use."""
 
 import json
 
@@ -63,7 +63,7 @@ def german(cells):
 
 
 NUMBERS = ["--target-field", "price"]
-BROTHERS = [  # what, text, words, what is said, an answer of the training rows
+BROTHERS = [  # name, text, arguments, message, an answer of the training rows
     ("SEP= in capitals behind a mark", "\ufeffSEP=;\r\n" + TREES.replace(",", ";").replace("\n", "\r\n"), [],
      "a sep= line", "fir"),
     ("German thousands", german([f"{i % 9 + 1}.{100 + i}§50" for i in range(60)]).replace(".5;", "§5;"), NUMBERS,
@@ -211,7 +211,7 @@ SMALL = [
 
 @pytest.mark.parametrize(("text", "words", "sides"), [case[1:] for case in SMALL], ids=[case[0] for case in SMALL])
 def test_a_small_table_leaves_no_side_empty_where_it_has_three_groups(tmp_path, capsys, text, words, sides):
-    """The same in the folder, in the model's task and with --csv."""
+    """The split is the same in the folder, in the model's task and with --csv."""
     words = ["--target-field", "kind", *words]
     for seed in range(3):
         out = tmp_path / f"set{seed}"

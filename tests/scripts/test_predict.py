@@ -1,4 +1,4 @@
-"""New rows are answered without their targets, in file order, held to what is legal for each."""
+"""New rows are answered without their targets, in file order, each with a legal answer."""
 
 import csv
 import hashlib
@@ -13,7 +13,7 @@ import pytest
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory):
-    """A model folder as finetune leaves it (untrained weights serve here), and a CSV without targets."""
+    """A model folder like finetune's (untrained weights are enough here), and a CSV without targets."""
     from linklab.models.load import make_tiny
     from linklab.tasks.task import make_task
 
@@ -99,7 +99,7 @@ def test_rows_unlike_the_training_rows_are_never_answered_in_silence(asked, tmp_
 
 
 def as_set(row, **changes):
-    """Return the words that give a row of links in the command."""
+    """Return the arguments that give a row of links on the command line."""
     names = ("regulatory_domain", "radio_standard", "channel_bandwidth_mhz", "link_distance_m", "tx_power_dbm",
              "antenna_gain_dbi", "radar_events_per_day", "available_channels_mhz", "rssi_dbm", "noise_dbm",
              "busy_pct")  # fmt: skip
@@ -122,7 +122,7 @@ def test_every_row_keeps_its_columns_and_ranks_every_channel_with_its_throughput
         assert ranking[0][0] == answer["recommended_channel_mhz"]
         worths = [worth for _, worth in ranking]
         assert worths == sorted(worths, reverse=True) and worths[-1] >= 0 and worths[0] <= 2410
-        assert answer["recommended_channel_mhz_given"] == row["recommended_channel_mhz"]  # the truth stays apart
+        assert answer["recommended_channel_mhz_given"] == row["recommended_channel_mhz"]  # in its own column
         assert all(answer[name] == row[name] for name in ("site_id", "rssi_dbm", "weather_condition"))
 
 
@@ -145,7 +145,7 @@ def test_one_row_in_the_command_is_answered_as_in_a_csv_and_compared_with_the_fo
     (one,) = csv.DictReader((tmp_path / "one.csv").open(newline=""))
     whole = next(csv.DictReader((tmp_path / "all.csv").open(newline="")))
     assert one["recommended_channel_mhz"] == whole["recommended_channel_mhz"]
-    # An untrained model finds all numbers nearly alike: rounding in another batch moves the median by a step or two.
+    # For an untrained model all numbers are nearly equally likely: rounding in another batch moves the median a little.
     assert abs(int(one["expected_throughput_mbps"]) - int(whole["expected_throughput_mbps"])) <= 20
     assert lines[0].split()[0] == one["recommended_channel_mhz"]
     assert last.startswith(f"recommended_channel_mhz = {one['recommended_channel_mhz']}, expected_throughput_mbps = ")
@@ -153,7 +153,7 @@ def test_one_row_in_the_command_is_answered_as_in_a_csv_and_compared_with_the_fo
     agrees = best == one["recommended_channel_mhz"]
     assert last.endswith("the formula agrees" if agrees else f"the formula takes {best}")
     row = {name: json.loads(rows[0][name]) for name in ("available_channels_mhz", "rssi_dbm", "noise_dbm", "busy_pct")}
-    rates = {  # Shannon's capacity per Hz, in the time that the channel is free
+    rates = {  # Shannon's capacity per Hz, times the idle share of the channel
         str(channel): math.log2(1 + 10 ** ((signal - noise) / 10)) * (1 - busy / 100)
         for channel, signal, noise, busy in zip(*row.values(), strict=True)
     }

@@ -1,4 +1,4 @@
-"""A model of a person's own table is asked about new rows in any kind of file, and strange rows are said to be so."""
+"""A model of a user's table answers new rows in any kind of file, and unusual rows get a warning or an error."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ NEW = [("7.5", "n", "2024-05-03"), ("14.5", "s", "2024-05-04"), ("21.5", "n", "2
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A model folder as finetune leaves it, with untrained weights, for the kind of a tree."""
+    """A model folder like finetune's, with untrained weights; the target is the kind of a tree."""
     from linklab.models.load import make_tiny
     from linklab.tasks.examples import read_examples
     from linklab.tasks.input_checks import INPUTS_FILE, describe_inputs
@@ -35,7 +35,7 @@ def model(tmp_path_factory):
 
 
 def ask(model, csv_path, capsys, *words):
-    """Return (exit code, the answers' rows, what was said)."""
+    """Return (exit code, the answers' rows, the messages)."""
     code = predict.main(["--model", str(model), "--csv", str(csv_path), "--out", "-", *words])
     captured = capsys.readouterr()
     return code, list(csv.DictReader(io.StringIO(captured.out))), captured.err
@@ -149,7 +149,7 @@ def test_the_same_new_rows_get_the_same_answers_in_any_kind_of_file(model, plain
 
 
 def test_numbers_are_read_as_training_wrote_them_beside_a_word_and_with_set(tmp_path, capsys):
-    """One cell that is no number in a file of two rows does not make the other one none."""
+    """In a file of two rows, a cell that is not a number does not change how the other one is read."""
     from linklab.models.load import make_tiny
     from linklab.tasks.task import make_task
 
@@ -214,7 +214,7 @@ def test_new_rows_that_cannot_be_read_are_one_line(model, tmp_path, capsys, data
     path.write_bytes(data if isinstance(data, bytes) else data.encode())
     code, _, err = ask(model, path, capsys)
     assert code == 2 and said in err and len(err.splitlines()) == 1
-    if said.startswith("--"):  # what an error names must be there
+    if said.startswith("--"):  # an option that the error names must exist
         code, answers, _ = ask(model, path, capsys, *said.split())
         assert code == 0 and len(answers) == 1 and answers[0]["side"] == "größe"
     code, _, err = ask(model, tmp_path, capsys)

@@ -1,4 +1,4 @@
-"""push_to_hub.py: nothing goes that was not checked, nothing of this machine goes along, one commit holds it all."""
+"""push_to_hub.py: only checked files are sent, without names of this machine, and all in one commit."""
 
 import functools
 import json
@@ -23,7 +23,7 @@ TERMS = ["--license", "gemma"]
 
 @pytest.fixture(scope="module")
 def trained(rule_table, tmp_path_factory):
-    """An adapter of a base model in a folder, merged too, and its evaluations on test and validation rows."""
+    """An adapter of a base model in a folder, its merged model, and its evaluations on test and validation rows."""
     folder = tmp_path_factory.mktemp("trained")
     tokenizer = tiny.build_tokenizer()
     for part in (tiny.build_model(tokenizer), tokenizer):
@@ -44,7 +44,7 @@ def trained(rule_table, tmp_path_factory):
 
 @pytest.fixture
 def api(monkeypatch):
-    """The Hub's client, which refuses words the real one does not know; its places are private."""
+    """An imitation of the Hub's client with the signatures of the real one; its repositories are private."""
     stand_in = create_autospec(huggingface_hub.HfApi)
     stand_in.return_value.repo_info.return_value.private = True
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
@@ -61,7 +61,7 @@ def push_model(trained, *words):
 
 
 def sent(api):
-    """The name and bytes of every file of the one commit."""
+    """The name and bytes of every file in the one commit."""
     (call,) = api().create_commit.call_args_list
     operations = call.args[1]
     return {o.path_in_repo: o.path_or_fileobj if isinstance(o.path_or_fileobj, bytes)
@@ -185,7 +185,7 @@ def test_a_set_with_a_violation_stays_here(tmp_path, api, capfd):
 
 
 def hash_again(folder, path):
-    """Write a file's new hash into the manifest, as somebody would who changed it on purpose."""
+    """Write a file's new hash into the manifest, like someone who changed the file on purpose."""
     manifest = json.loads((folder / MANIFEST).read_text())
     (entry,) = (entry for entry in manifest["outputs"] if entry["path"] == path.name)
     entry |= {"sha256": files.sha256_file(path), "bytes": path.stat().st_size}

@@ -1,4 +1,4 @@
-"""run_baselines.py on links and on any CSV: the ladder's order, the files, what is refused."""
+"""run_baselines.py on links and on any CSV: the order of the scores, the files, the errors."""
 
 import csv
 import json
@@ -29,7 +29,7 @@ def links_csv(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def ladder(links_csv, tmp_path_factory):
-    """Every baseline but the slowest, answering the 480 or so training rows to keep the figures steady."""
+    """Every baseline except the slowest, on the 480 or so training rows, because so few test rows vary too much."""
     out = tmp_path_factory.mktemp("ladder") / "out"
     names = "random,most_frequent,mean_throughput,frequency_by_group,least_noise,least_busy,most_snr,snr_and_busy"
     words = ["--csv", str(links_csv), "--out-dir", str(out), "--split", "train", "--preset", "standard"]
@@ -42,7 +42,7 @@ def value(folder, name, metric):
 
 
 def test_the_ladder_of_the_link_model_is_climbed(ladder):
-    """Expected figures: the link model's table; the margin is what 480 rows in groups leave."""
+    """Expected figures come from the link model's table; the margin is the uncertainty of 480 grouped rows."""
     expected = {"random": 0.19, "most_frequent": 0.42, "least_noise": 0.23, "most_snr": 0.54, "snr_and_busy": 0.86,
                 "formula": 0.88, "bayes_ceiling": 0.88}  # fmt: skip
     for name, accuracy in expected.items():
@@ -65,7 +65,7 @@ def test_every_folder_is_a_run_on_the_same_rows(ladder):
 
 
 def test_the_ceilings_probabilities_are_calibrated(ladder):
-    """It knows the noise: how sure it is on average is how often it is right (.889 and .883 on 10,000 rows)."""
+    """It knows the noise, so its mean probability is its accuracy (.889 and .883 on 10,000 rows)."""
     with open(ladder / "bayes_ceiling" / "row_scores.csv", newline="") as handle:
         rows = list(csv.DictReader(handle))
     sure = sum(float(row[f"{CHANNEL}/confidence"]) for row in rows) / len(rows)
@@ -86,7 +86,7 @@ def test_summary_and_manifest_name_everything(ladder):
 
 
 def test_hidden_columns_do_not_reach_the_rules(links_csv, tmp_path):
-    """Scramble what a radio does not show in the rows to answer: no answer may change."""
+    """Scramble the hidden columns of the test rows: no answer may change."""
     rows = list(csv.DictReader(links_csv.read_text().splitlines()))
     hidden = {column.name for column in LINK_SCHEMA.by_role("hidden")} - {"channel_throughput_mbps"}
     for row in rows:

@@ -1,4 +1,4 @@
-"""run_demo.py: stages that form a chain, are skipped when done and made again when what they depend on changed."""
+"""run_demo.py: each stage reads earlier ones, is skipped when done, and runs again when one of its inputs changed."""
 
 import importlib
 import os
@@ -22,7 +22,7 @@ NAMES = [
 
 
 def run_here(commands):
-    """Return a stand-in for run_demo.call that runs the script in this process and notes its command."""
+    """Return a replacement for run_demo.call that runs the script in this process and records its command."""
 
     def call(command):
         commands.append(command[1:])
@@ -38,7 +38,7 @@ def scripts_of(commands):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """A demo that has run: (its folder, the commands it ran)."""
+    """A finished demo: (its folder, the commands it ran)."""
     out, commands = tmp_path_factory.mktemp("demo") / "out", []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_demo, "call", run_here(commands))
@@ -47,7 +47,7 @@ def demo(tmp_path_factory):
 
 
 def test_every_stage_reads_only_what_is_there_before_it(tmp_path):
-    """Each path a stage is given below the demo's folder is its own output or lies in an earlier stage's."""
+    """Every path in a stage's command, inside the demo's folder, is its own output or that of an earlier stage."""
     for model in ("tiny", "embedded", "google/gemma-3-270m-it"):
         made: list[str] = []
         stages = run_demo.plan_stages(model, 1000, 400, 1, tmp_path)
@@ -60,7 +60,7 @@ def test_every_stage_reads_only_what_is_there_before_it(tmp_path):
                     assert any(word == path or word.startswith(f"{path}/") for path in [own, *made]), (stage.name, word)
             made.append(own)
             parser = importlib.import_module(Path(stage.script).stem).build_parser()
-            parser.parse_args(stage.words)  # exits when the script would not take the command
+            parser.parse_args(stage.words)  # exits if the script does not accept the command
 
 
 @pytest.mark.parametrize("rows, test_rows", [(1000, 400), (24, 8), (4000, 100), (10, 1000)])
@@ -96,7 +96,7 @@ def test_the_demo_runs_its_stages_in_order_and_ends_with_the_report_and_the_verd
 
 
 def explained_files(script):
-    """What docs/files.md lists in a script's section, each name between backticks."""
+    """The names in backticks in a script's section of docs/files.md."""
     text = (Path(run_demo.__file__).parents[1] / "docs" / "files.md").read_text()
     section = text.split(f"## {script}\n")[1].split("\n## ")[0]
     return {
@@ -108,13 +108,13 @@ def explained_files(script):
 
 
 def test_the_time_of_the_whole_demo_is_said_and_that_of_each_stage(tmp_path, monkeypatch, capsys):
-    clock = iter(range(0, 10_000, 10))  # ten seconds pass from each look at it to the next
+    clock = iter(range(0, 10_000, 10))  # every call is ten seconds later
     monkeypatch.setattr(run_demo.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(run_demo, "call", lambda command: 0)
     monkeypatch.setattr(run_demo, "read_manifest", lambda path: {"extra": {"verdict": ""}})
     assert run_demo.main([*SMALL, "--out-dir", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().err
-    assert "all 11 stages done in 3 min 50 s" in said  # 11 stages, 2 looks each, and one at the end
+    assert "all 11 stages done in 3 min 50 s" in said  # 11 stages, 2 calls each, and one at the end
     assert said.count(": 10 s\n") == 11
 
 
@@ -140,7 +140,7 @@ def test_every_file_a_stage_writes_is_explained_in_the_documents(demo):
 
 @pytest.fixture
 def changeable_demo(demo, tmp_path):
-    """The demo's folder, put back afterwards (manifests name paths: a copy elsewhere would be stale)."""
+    """The demo's folder, restored afterwards (manifests name paths, so a copy elsewhere would be stale)."""
     shutil.copytree(demo[0], tmp_path / "kept")
     yield demo[0]
     shutil.rmtree(demo[0])
@@ -154,7 +154,7 @@ def bytes_of(folder):
 def test_another_option_is_refused_and_with_force_runs_again_what_depends_on_it_and_nothing_else(
     changeable_demo, monkeypatch, capfd
 ):
-    """One training row less: the same data serves, the untrained model is as it was, the rest is made again."""
+    """With one training row less, the data and the untrained model's scores stay; the other stages run again."""
     monkeypatch.setattr(run_demo, "call", run_here(commands := []))
     before = bytes_of(changeable_demo)
     assert run_demo.main([*SMALL, "--max-rows", "23", "--out-dir", str(changeable_demo)]) == 2
@@ -183,7 +183,7 @@ def test_a_lost_file_runs_again_with_force_the_stage_that_made_it_and_those_that
     (changeable_demo / "base" / "metrics.json").unlink()
     assert run_demo.main([*SMALL, "--out-dir", str(changeable_demo)]) == 2
     assert run_demo.main([*SMALL, "--force", "--out-dir", str(changeable_demo)]) == 0
-    assert scripts_of(commands) == ["evaluate_model", "compare_results"]  # the time it took is in what it writes
+    assert scripts_of(commands) == ["evaluate_model", "compare_results"]  # the first one's output holds its time
     assert all("--force" in command for command in commands)
 
 
@@ -200,7 +200,7 @@ def test_a_failing_stage_stops_the_demo_with_its_exit_code(demo, tmp_path, monke
     assert scripts_of(commands)[-1] == fails_at and scripts_of(commands).count(fails_at) == 1
     told = capfd.readouterr().err
     assert f"ended with exit code {code}" in told
-    for command in commands:  # each was shown before it ran
+    for command in commands:  # each was printed before it ran
         assert f"$ python {command[0]} {command[1]}" in told
 
 
@@ -266,7 +266,7 @@ def wait_for(condition, seconds=60.0):
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel ends orphans on Linux alone")
 def test_a_demo_killed_during_training_continues_from_the_last_checkpoint(tmp_path):
-    """The real processes: SIGKILL to the demo, its training ends itself, and the next demo takes up the checkpoint."""
+    """Real processes: after SIGKILL to the demo its training ends, and the next demo continues from the checkpoint."""
     out = tmp_path / "out"
     command = [sys.executable, run_demo.__file__, "--base-model", "tiny", "--max-rows", "400", "--test-rows", "20",
                "--out-dir", str(out)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""run_learning_curve.py: nested sizes on one test set, honest laws, every run once whatever is killed."""
+"""run_learning_curve.py: nested sizes on one test set, fitted curves, and every run once despite kills."""
 
 import csv
 import hashlib
@@ -36,10 +36,10 @@ def parse(command):
 
 
 def stand_in(ledger, fails=lambda args: 0, pause_s=0.0):
-    """A stand-in for pipeline.call: trainings write their files at once, models are right as often as rows let them.
+    """A replacement for pipeline.call: trainings write their files at once, and accuracy depends on the rows.
 
-    Every command is parsed by its script's own parser. Baselines run really, in this process. `ledger` gets a line for
-    every stage made, and `begun` beside it one for every stage begun.
+    Every command is parsed by its script's own parser. Baselines really run, in this process. `ledger` gets a line for
+    every finished stage, and the file `begun` beside it a line for every started one.
     """
 
     def call(command, *, log=None, hold=(), watch=None):
@@ -89,7 +89,7 @@ def note(ledger, folder):
 
 
 def luck(text, seed):
-    """A number from 0 to 1: mostly the row's own difficulty, a little the seed's."""
+    """A number from 0 to 1 that depends mostly on the row, a little on the seed."""
     parts = [int(hashlib.sha256(part.encode()).hexdigest()[:8], 16) / 2**32 for part in (text, text + seed)]
     return 0.8 * parts[0] + 0.2 * parts[1]
 
@@ -186,7 +186,7 @@ def test_a_failing_run_is_kept_with_its_error_and_does_not_end_the_study(rule_ta
     assert "1 of 4 runs failed" in told
     assert "rows-64-seed-2: exit code 2: out of memory" in (study_of(place) / "summary.md").read_text()
     monkeypatch.setattr(pipeline, "call", stand_in(place / "ledger"))
-    assert run_learning_curve.main(asked) == 1  # kept: not tried again unasked
+    assert run_learning_curve.main(asked) == 1  # the failed run is kept, and tried again only on request
     assert run_learning_curve.main([*asked, "--retry-failed"]) == 0
     assert len((place / "ledger").read_text().split()) == 8
 
@@ -271,7 +271,7 @@ def test_workers_that_are_killed_at_random_share_the_runs_and_make_each_once(rul
     names = {f"rows-{n}-seed-{s}/{part}" for n in (32, 64, 128) for s in (1, 2) for part in ("finetune", "evaluation")}
     begun, made = (Counter((place / name).read_text().split()) for name in ("begun", "ledger"))
     assert set(begun) == names and set(made) <= names
-    # A kill costs at most the stage it meets, and a manifest may stand there without its line in the ledger behind it.
+    # A kill costs at most the stage it hits, and can come between a stage's manifest and its line in the ledger.
     assert set(made.values()) == {1} and begun.total() <= len(names) + n_kills
     assert all((study_of(place) / "points" / name / MANIFEST).exists() for name in names)
     assert len([line for line in lines_of(study_of(place)) if line["seed"] == "mean"]) == 3
@@ -299,7 +299,7 @@ def test_the_price_is_steps_and_rows_times_what_was_measured():
     found = study_cost.RunCost(start=20.0, step=2.0, checkpoint=5.0, row=0.1, batch=8, device_batch=4,
                         items_per_row=1, epochs=2.0,
                         max_steps=None, save_steps=None, memory_mb=0.0)  # fmt: skip
-    assert found.steps(100) == 26  # 25 batches of 4, 13 steps an epoch
+    assert found.steps(100) == 26  # 25 batches of 4, 13 steps per epoch
     assert found.seconds(100, 400) == pytest.approx(20 + 26 * 2 + 9 * 5 + 40)  # a checkpoint every third step
 
 
@@ -349,7 +349,7 @@ def test_what_cannot_be_studied_is_one_clear_line_and_exit_code_2(rule_table, pl
 
 @pytest.mark.slow
 def test_the_tiny_model_gets_better_with_rows_four_sizes_three_seeds(big_table, tmp_path):
-    """The real scripts as processes."""
+    """With the real scripts, as processes."""
     asked = words(big_table, tmp_path, "--mode", "full", seeds=["1", "2", "3"], rows="100")
     assert (
         run_learning_curve.main([*asked, "--", "--learning-rate", "2e-3", "--epochs", "2", "--validation-rows", "16"])

@@ -1,4 +1,4 @@
-"""run_sweep.py: every trial ends once whatever is killed, settings are tried once, and what failed is kept and said."""
+"""run_sweep.py: every trial ends once despite kills, no setting is tried twice, failed trials are kept and reported."""
 
 import csv
 import json
@@ -32,14 +32,14 @@ SPACE = ["--space", "learning_rate=log:1e-4:1e-2", "lora_rank=4,8,16"]
 
 @pytest.fixture
 def place(drawing, monkeypatch):
-    """As `drawing`, without importances, which cost a second each time."""
+    """Like `drawing`, without importances, which take a second each time."""
     monkeypatch.setattr(sweep, "find_importances", lambda trials: {})
     return drawing
 
 
 @pytest.fixture
 def drawing(rule_table, tmp_path, monkeypatch):
-    """A folder in which the stand-in for training is used; its ledger is in `ledger`."""
+    """A folder in which a stub replaces training; the stub records its runs in `ledger`."""
     monkeypatch.setattr(pipeline, "SCRIPTS", STUBS)
     monkeypatch.setenv("STUB_LEDGER", str(tmp_path / "ledger"))
     (tmp_path / "ledger").touch()
@@ -137,15 +137,15 @@ def test_a_failing_trial_is_kept_with_its_error_and_the_others_go_on(rule_table,
     assert "3 of 4 trials failed" in said and "loss is nan" in (folder / "summary.md").read_text()
     before = ledger(place)
     assert run_sweep.main(words(rule_table, place, "--sampler", "grid", "--no-prune", space=space, trials=4)) == 1
-    assert ledger(place) == before  # a failed trial is not tried again unasked
+    assert ledger(place) == before  # a failed trial is tried again only on request
     again = ["--sampler", "grid", "--no-prune", "--retry-failed"]
     assert run_sweep.main(words(rule_table, place, *again, space=space, trials=4)) == 1
     assert ledger(place) - before == Counter({("start", f"00{k}"): 1 for k in (1, 2, 3)})
 
 
 def test_a_hopeless_run_is_stopped_early(rule_table, place, monkeypatch):
-    """Four runs of a low loss, then one whose loss is far above their median at every step: stopped, but not before
-    half of its way, for a run that begins slowly may end best."""
+    """Four runs have a low loss, the fifth a loss far above their median at every step: it is stopped, but not before
+    half of its steps, because a run that begins slowly may end best."""
     call = pipeline.call
     monkeypatch.setattr(pipeline, "call", lambda *a, **k: call(*a, **k, every_s=0.05))
     space = ["--space", "learning_rate=1e-3,1.1e-3,1.2e-3,1.3e-3,9e-1"]
@@ -175,14 +175,14 @@ def work(arguments):
 
 
 def start_worker(arguments):
-    """A worker forked from this process: as a second terminal, without the seconds an import takes."""
+    """A worker forked from this process: like a second terminal, without the seconds of the imports."""
     process = multiprocessing.get_context("fork").Process(target=work, args=(arguments,))
     process.start()
     return process
 
 
 def processes_naming(text):
-    """Ids of the living processes (no zombies) whose command names this."""
+    """Ids of the running processes (no zombies) with this text in their command."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -196,7 +196,7 @@ def processes_naming(text):
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_next_sweep_succeeds_after_a_kill_at_any_moment(rule_table, place, every):
-    """By default at each moment after the last training, while results change places."""
+    """By default at each moment after the last training, while results are renamed."""
     out = place / "out"
     out.mkdir()
     for n in (1, 2):
@@ -213,10 +213,10 @@ def test_the_next_sweep_succeeds_after_a_kill_at_any_moment(rule_table, place, e
 
 
 def kill_at_random(start, kills, pause, seed, n_workers=2, count_starts=None):
-    """Keep two workers running, kill one `kills` times at random moments, and let the last two end.
+    """Keep two workers running, kill one of them at random moments, `kills` times, and let the last two end.
 
-    Where `count_starts` counts the trainings begun, the first kill waits for one: on a busy machine all kills could
-    fall into the workers' own start otherwise, and would hit no trial.
+    With `count_starts` the first kill waits for the first training: on a busy machine, all kills could otherwise hit
+    workers that are still starting, and no trial.
     """
     rng = random.Random(seed)
     workers = [start() for _ in range(n_workers)]
@@ -267,14 +267,14 @@ def test_two_workers_killed_at_random_moments_end_every_trial_once(rule_table, p
     assert {folder: noted["finish", folder] for folder in (f"{k:03d}" for k in range(6))} == {
         f"{k:03d}": 1 for k in range(6)
     }
-    assert not any(word == "met" for word, _ in noted)  # no training met another one in its folder
+    assert not any(word == "met" for word, _ in noted)  # no two trainings in one folder at once
     assert sum(int(line["attempts"]) for line in lines) > 6
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel ends orphans on Linux alone")
 def test_twenty_kills_over_two_workers_of_twelve_real_trainings(rule_table, tmp_path):
-    """The tiny model, real processes: exactly 12 finished trials, none twice, nobody left running."""
+    """The tiny model, real processes: exactly 12 finished trials, none twice, no process left running."""
     space = ["--space", "learning_rate=log:1e-3:5e-3", "per_device_batch_size=4,8"]
     arguments = words(rule_table, tmp_path, "--no-prune", "--max-rows", "64", "--validation-rows", "16", space=space,
                       trials=12)  # fmt: skip
@@ -292,7 +292,7 @@ def test_twenty_kills_over_two_workers_of_twelve_real_trainings(rule_table, tmp_
             self.process.wait(seconds)
 
     started = time.monotonic()
-    assert run_sweep.main([*arguments[: arguments.index("--trials")], "--trials", "1", *SPACE]) == 0  # how long is one?
+    assert run_sweep.main([*arguments[: arguments.index("--trials")], "--trials", "1", *SPACE]) == 0  # to time a trial
     one = time.monotonic() - started
     for path in (tmp_path / "out").glob("study-*"):
         path.rename(tmp_path / "timed")
@@ -317,7 +317,7 @@ def test_a_worker_told_to_stop_stops_its_training_and_another_one_goes_on_from_i
     assert ledger(place)["stopped", "000"] == 1
     counted = json.loads(next((place / "out").glob(checkpoint)).read_text())["done"]
     assert 1 <= counted < 10
-    monkeypatch.setenv("STUB_SECONDS", "1000")  # as the training says, before and after it was stopped
+    monkeypatch.setenv("STUB_SECONDS", "1000")  # reported by the training before and after it was stopped
     assert run_sweep.main(arguments) == 0
     assert float(table(only_study(place))[0]["seconds"]) == 1000
     assert ledger(place) == Counter({("start", "000"): 2, ("stopped", "000"): 1, ("finish", "000"): 1})
@@ -340,7 +340,7 @@ def test_machines_that_share_a_database_take_over_from_one_that_fell_silent(rule
         assert at == 1
         time.sleep(1.2)
         assert run_sweep.main(words(rule_table, place, *url, trials=3)) == 0
-        assert not silent.finish(trial, value=0.0)  # it was not dead after all, and too late
+        assert not silent.finish(trial, value=0.0)  # it was not dead, but too late
     lines = table(only_study(place))
     assert [line["state"] for line in lines] == ["complete"] * 3
     assert [line["attempts"] for line in lines] == ["1", "2", "1"]

@@ -1,4 +1,4 @@
-"""--skip-finished: a command whose manifest shows it done does nothing; any change of words or files makes it run."""
+"""--skip-finished: a finished command does nothing, as its manifest shows; a changed option or file makes it run."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def stamps(folder: Path) -> dict[Path, int]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A folder in which every command has run once."""
+    """A folder in which each command has run once."""
     folder = tmp_path_factory.mktemp("project")
     before = Path.cwd()
     os.chdir(folder)
     for script, words in COMMANDS:
-        assert call(script, f"{words} --skip-finished") == 0, script  # with nothing there, it runs
+        assert call(script, f"{words} --skip-finished") == 0, script  # it runs, because nothing is there yet
     os.chdir(before)
     return folder
 

@@ -1,4 +1,4 @@
-"""Slips of a person at the keyboard: each is one line on stderr that says what to do, and exit code 2."""
+"""Typing mistakes of a user: each gives one line on stderr that says what to do, and exit code 2."""
 
 import ast
 import importlib
@@ -12,13 +12,13 @@ import linklab
 import pytest
 
 SCRIPTS = Path(generate_synthetic_smoke.__file__).parent
-# run_demo starts the others, whose own lines are shown; the rest need the standard library only.
+# run_demo starts the others and shows their lines; the rest need the standard library only.
 NOT_TRIED = {"fix_notebook_widgets", "push_to_hub", "check_merge", "import_survey", "run_demo"}
 
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
-    """A folder as people have them: links, a table, a spreadsheet."""
+    """A typical folder of a user: links, a table, a spreadsheet."""
     folder = tmp_path_factory.mktemp("desk")
     assert generate_synthetic_smoke.main(["--out-dir", str(folder / "data")]) == 0
     (folder / "table.csv").write_text("size,label\n" + "".join(f"{i},{'ab'[i % 2]}\n" for i in range(40)))
@@ -27,7 +27,7 @@ def desk(tmp_path_factory):
 
 
 OUT, TABLE = "--out-dir out", "--csv table.csv --target-field label"
-# What a person mistypes; files and folders that are missing, broken or in use are in test_bad_input.py.
+# Typing mistakes; files and folders that are missing, broken or in use are in test_bad_input.py.
 SLIPS = [
     ("a space in a path", "convert_csv_to_jsonl", f"--csv my table.csv {OUT}", "unrecognized arguments: table.csv"),
     ("a misspelt option", "convert_csv_to_jsonl", f"--cvs table.csv {OUT}", "--csv"),
@@ -110,7 +110,7 @@ ARGUMENTS = {
 
 @pytest.mark.parametrize("script", sorted(ARGUMENTS))
 def test_outside_the_environment_every_script_says_so_in_one_line(desk, script):
-    """`-S` leaves out site-packages, as a Python without the requirements does."""
+    """`-S` hides site-packages, so the requirements are missing."""
     command = [sys.executable, "-S", str(SCRIPTS / f"{script}.py"), *ARGUMENTS[script].split()]
     done = subprocess.run(command, cwd=desk, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr

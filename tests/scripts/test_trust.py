@@ -1,4 +1,4 @@
-"""Hashes are read, not only written: a changed file is named, training rows are no test rows, figures must agree."""
+"""Hashes are checked, not only written: a changed file is named, training rows are never test rows, figures agree."""
 
 import csv
 import json
@@ -54,7 +54,7 @@ def evaluate(place, *words, data="jsonl", model="run/model"):
     return evaluate_model.main(["--model", str(place / model), *source, *out, *words])
 
 
-CHANGED = {  # the file, and how it is changed: who reads it must name it
+CHANGED = {  # the file, and how it is changed: the script that reads it must name it
     "a label in a test shard": ("jsonl/test-00000-of-00001.jsonl", '"content":"insect"', '"content":"mammal"'),
     "the task": ("jsonl/task.json", "animal", "animaL"),
     "the adapter's weights": ("run/model/adapter_model.safetensors", None, None),
@@ -84,7 +84,7 @@ def test_a_changed_shard_is_no_training_data_and_makes_a_finished_training_stale
     argv = json.loads((place / "run" / "manifest.json").read_text())["argv"]
     manifest = place / "run" / "manifest.json"
     value = json.loads(manifest.read_text())
-    for entry in value["inputs"]:  # the copy lies elsewhere than the original that the manifest names
+    for entry in value["inputs"]:  # the copy has another path than the manifest names
         entry["path"] = str(place / Path(entry["path"]).relative_to(Path(argv[argv.index("--data") + 1]).parent))
     manifest.write_text(json.dumps(value))
     assert stale_reason(manifest, script="finetune_gemma_from_csv.py", argv=argv) is None
@@ -108,7 +108,7 @@ def groups_trained_on(place):
 
 
 def test_rows_divided_with_another_seed_are_refused_as_training_rows_and_counted_when_asked_for(place, capfd):
-    """Another --split-seed would ask about rows the model has seen; the judge counts them by the groups' hashes."""
+    """Another --split-seed would score rows the model has seen; the hashes of their groups show how many."""
     assert evaluate(place, "--split-seed", "3", data=None) == 2
     assert "--split-seed 3: the model was trained with --split-seed 0" in capfd.readouterr().err
     other = ["--csv", str(place / "animals.csv"), *TARGET, "--split-seed", "3", "--out-dir", str(place / "other")]
@@ -128,7 +128,7 @@ def test_rows_divided_with_another_seed_are_refused_as_training_rows_and_counted
 
 
 def test_unseen_rows_are_scored_without_a_word(place, capfd):
-    for data in ("jsonl", None):  # the CSV is divided as the model says, with its targets: no option is needed
+    for data in ("jsonl", None):  # for the CSV, split and targets come from the model: no option is needed
         assert evaluate(place, "--force", data=data) == 0
         assert json.loads((place / "evaluation" / "metrics.json").read_text())["warnings"] == []
         assert "warning" not in capfd.readouterr().err
@@ -168,7 +168,7 @@ def test_converted_rows_with_another_prompt_are_refused(place, capfd):
 
 
 def test_an_adapter_is_not_loaded_on_weights_it_was_not_trained_on(place, tmp_path, capfd):
-    """Random weights of the same shape: they would load, and be scored as the tuned model."""
+    """Random weights of the same shape would load, and be scored as the tuned model."""
     from linklab.models import load
 
     moved = Path(shutil.copytree(load.resolve("tiny"), tmp_path / "moved"))
@@ -178,7 +178,7 @@ def test_an_adapter_is_not_loaded_on_weights_it_was_not_trained_on(place, tmp_pa
     assert "was trained on other weights than those of" in capfd.readouterr().err.splitlines()[-1]
 
 
-# Figures that somebody edited
+# Edited figures
 
 
 @pytest.fixture
@@ -204,7 +204,7 @@ def edit_metrics(folder):
 
 
 def edit_rows(change):
-    """Return an edit that gives each row of row_scores.csv the cells `change` makes of it."""
+    """Return an edit of row_scores.csv that replaces cells of each row by those of `change(row)`."""
 
     def edit(folder):
         with open(folder / "row_scores.csv", newline="") as handle:

@@ -1,4 +1,4 @@
-"""The validator names every damaged place by line, column and code, and calls clean files clean."""
+"""The validator reports every damaged place with line, column and code, and reports clean files as clean."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ SCRIPT = Path(validate_dataset.__file__)
 
 @pytest.fixture(scope="module")
 def rows():
-    """Return header and 300 rows as the generator writes them, without line ends."""
+    """The generator's header and 300 rows, without line ends."""
     text, starts = row_writer.format_rows(labels.make_block(0, 0))
     text = row_writer.put_ids(text[: starts[300]], starts[:300], 1)
     return [row_writer.HEADER.decode().rstrip("\n"), *text.decode().splitlines()]
@@ -103,7 +103,7 @@ def test_the_manifest_names_inputs_and_outputs(rows, tmp_path):
 
 
 def line_damage(rows):
-    """(name, lines of the file as bytes, line, column, code) of damage to whole lines."""
+    """Yield damage to whole lines: (name, lines of the file as bytes, line, column, code)."""
     lines = [row.encode() + b"\n" for row in rows]
     row = lines[49]
     swapped = lines[0].replace(b"rssi_dbm,noise_dbm", b"noise_dbm,rssi_dbm")
@@ -180,7 +180,7 @@ BETWEEN = ["\n", '"', '""', ",", "\r\n", "  ", "\n\n", '"a\nb"', "[1,2]", 'x,"tw
 
 
 def fuzz(rng, rows):
-    """Damage a few places of a file at random, bytes and all."""
+    """Damage a few random places of a file."""
     data = bytearray("\n".join(rows).encode() + b"\n")
     for _ in range(rng.randint(1, 8)):
         at = rng.randrange(len(rows[0]) + 1, len(data))
@@ -191,13 +191,13 @@ def fuzz(rng, rows):
             del data[at : at + rng.randint(1, 30)]
         elif kind == 2:
             data[at:at] = rng.choice(BETWEEN).encode()
-        elif kind == 3:  # a line twice
+        elif kind == 3:  # a repeated line
             end = data.find(b"\n", at) + 1
             data[end:end] = data[data.rfind(b"\n", 0, at) + 1 : end]
         elif kind == 4:  # the next cell emptied
             start = data.find(b",", at) + 1
             del data[start : data.find(b",", start)]
-        else:  # a digit changed
+        else:  # a changed digit
             digits = [place for place in range(at, min(at + 20, len(data))) if chr(data[place]).isdigit()]
             for place in digits[:1]:
                 data[place] = ord(rng.choice("0123456789"))
@@ -205,7 +205,7 @@ def fuzz(rng, rows):
 
 
 def start_two_processes(monkeypatch):
-    """Have files of any size checked by two processes, on a machine of any size."""
+    """Check files of any size with two processes, on a machine of any size."""
     monkeypatch.setattr(validator, "PARALLEL_BYTES", 0)
     monkeypatch.setattr(validator, "usable_cores", lambda: 2)
 
@@ -254,7 +254,7 @@ def test_counts_are_exact_and_examples_are_capped_and_said_to_be(rows, tmp_path)
     assert value["columns"]["tx_power_dbm"]["invalid"] == 300
 
 
-@pytest.mark.parametrize("spill_rows", [40, 1])  # 1: nothing is left in memory when the last block has been added
+@pytest.mark.parametrize("spill_rows", [40, 1])  # 1: nothing stays in memory after the last block
 def test_repeats_are_found_far_apart_and_after_spilling_to_disk(rows, tmp_path, monkeypatch, spill_rows):
     monkeypatch.setattr(duplicates, "SPILL_ROWS", spill_rows)
     monkeypatch.setattr(validator, "BLOCK_BYTES", 9000)
@@ -398,7 +398,7 @@ def test_a_wrong_name_in_the_header_does_not_blame_the_rows(rows, tmp_path, chan
     moved = [join([cells[b] if i == a else cells[a] if i == b else cells[i] for i in range(len(cells))])
              for cells in map(cells_of, rows)]  # fmt: skip
     damaged = [*moved[:5], with_cell(moved[5], moved[0], "rain_mm_h", "wet"), *moved[6:]]
-    found = violations_of(write(tmp_path / "links.csv", damaged), tmp_path)  # names and cells moved together
+    found = violations_of(write(tmp_path / "links.csv", damaged), tmp_path)  # names and cells are swapped together
     assert {v["code"] for v in found} == {"column_order", "not_a_number"}
     assert {v["line"] for v in found} == {"1", "6"}
 
