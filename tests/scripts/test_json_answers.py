@@ -62,4 +62,4 @@ def test_later_scripts_take_the_form_from_the_model_and_refuse_another(trained, 
     capsys.readouterr()
     assert evaluate_model.main([*asked, "--answer-format", "plain", "--out-dir", str(tmp_path / "other")]) == 2
     said = capsys.readouterr().err
-    assert "asks with --answer-format plain, and the model was trained with --answer-format json" in said
+    assert "asks with --answer-format plain, but the model was trained with --answer-format json" in said

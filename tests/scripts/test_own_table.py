@@ -130,7 +130,7 @@ BROTHERS = [  # name, text, arguments, message, an answer of the training rows
      "ip      input   text, 60 different", "fir"),
     ("padded columns", "".join(f" {' | '.join(row.split(','))} \n" for row in TREES.splitlines()), [], "(pipe)", "fir"),
     ("no header", "".join(f"5.{i},{i % 7}.5,{row[0]}\n" for i, row in enumerate(ROWS)), ["--target-field", "oak"],
-     "columns are called 5.0, 0.5: if line 1 is a row, add a header above it", "fir"),
+     "columns have the names 5.0, 0.5: if line 1 is a row, add a header above it", "fir"),
     ("utf-32", TREES.encode("utf-32"), [], "utf-32", "fir"),
     ("a token that is nowhere", TREES, ["--missing=-99"], "--missing -99: no cell is '-99'", "fir"),
     ("the wrong encoding told", TREES.replace("fir", "bäum"), ["--encoding", "cp1252"],

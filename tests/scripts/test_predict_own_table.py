@@ -164,7 +164,7 @@ def test_numbers_are_read_as_training_wrote_them_beside_a_word_and_with_set(tmp_
     assert [row["price"] for row in answers] == ["cheap", "4100.50"]
     new.write_text('price\n"€4,100.50"\n')
     _, answers, said = ask(model, new, capsys)
-    assert answers[0]["price"] == "4100.50" and "in €, and were in $ in the training rows" in said
+    assert answers[0]["price"] == "4100.50" and "in €, but in $ in the training rows" in said
     assert predict.main(["--model", str(model), "--set", "price=$4,100.50", "--out", str(tmp_path / "a.csv")]) == 0
     assert next(csv.DictReader((tmp_path / "a.csv").open()))["price"] == "4100.50"
 
@@ -181,7 +181,7 @@ STRANGE = [
     (("12 m", "n", "2024-05-03"), "height = '12 m' is not a number", ""),
     (("NA", "n", "2024-05-03"), "", ""),  # training had such rows
     (("", "n", "2024-05-03"), "", ""),
-    (("7.5", "", "2024-05-03"), "", "side is empty; no training row was"),
+    (("7.5", "", "2024-05-03"), "", "side is empty, which no training row was"),
     (("tall", "west", ""), "height = 'tall' is not a number", "side = west: training saw only n, s; day is empty"),
 ]
 

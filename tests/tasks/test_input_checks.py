@@ -47,7 +47,7 @@ def seen(tmp_path_factory):
         ({"available_channels_mhz": "[106,122]"}, "available_channels_mhz = 106, 122: training saw only 5180, 5775"),
         ({"rssi_dbm": "[-20,-55]"}, "rssi_dbm = -20: training saw -69 to -50"),
         ({"rssi_dbm": "[-65,-55]"}, ""),  # a measured value between others
-        ({"radio_standard": " "}, "radio_standard is empty; no training row was"),
+        ({"radio_standard": " "}, "radio_standard is empty, which no training row was"),
         ({"environment_type": "space"}, ""),  # the prompt does not show it
         ({"regulatory_domain": "Germany", "link_distance_m": "1"},
          "regulatory_domain = Germany: training saw only ETSI, FCC; link_distance_m = 1: training saw 500 to 599"),

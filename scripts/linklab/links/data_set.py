@@ -33,7 +33,7 @@ _ZIP_LEVEL = 1  # level 6 is a fifth smaller and five times as slow
 
 
 def plain_rows(recipe: Recipe, n_rows: int, workers: int) -> Generator[tuple[bytes, np.ndarray], None, None]:
-    """Text and row starts of rows 1..n_rows of the stream, block by block."""
+    """Yield (text, first byte of each row) of rows 1..n_rows of the stream, block by block."""
     first = 1
     with closing(stream_blocks(recipe, workers)) as blocks:
         for block in blocks:
@@ -48,7 +48,7 @@ def plain_rows(recipe: Recipe, n_rows: int, workers: int) -> Generator[tuple[byt
 
 
 def pilot_columns(recipe: Recipe, n_rows: int, workers: int, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Columns `names` of rows 1..n_rows of the stream."""
+    """Return the columns `names` of rows 1..n_rows of the stream."""
     parts, rows = [], 0
     with closing(stream_blocks(recipe, workers, column_names=names)) as blocks:
         for block in blocks:
@@ -62,7 +62,7 @@ def pilot_columns(recipe: Recipe, n_rows: int, workers: int, names: tuple[str, .
 def balanced_rows(
     recipe: Recipe, n_rows: int, workers: int, plan: strata.StratumQuotas
 ) -> Generator[tuple[bytes, np.ndarray], None, None]:
-    """Text and row starts of the rows a plan writes; copies follow each other and keep their scenario_id."""
+    """Yield (text, first byte of each row) of a plan's rows; copies follow each other and keep their scenario_id."""
     names = tuple(column.name for column in plan.strata.columns)
     first = 1
     limit = n_rows if plan.balance != "generate" else n_rows * MOST_ROWS_PER_WANTED
@@ -81,7 +81,7 @@ def balanced_rows(
                 return
             if first > limit:
                 raise UserError(
-                    f"--balance generate: {limit:,} rows were drawn and the stratum {plan.unfilled()} is not full; "
+                    f"--balance generate: {limit:,} rows were drawn, but the stratum {plan.unfilled()} is not full; "
                     f"choose fewer --stratify-by columns or --balance oversample"
                 )
 

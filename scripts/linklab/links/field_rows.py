@@ -75,7 +75,7 @@ def make_row(
                      "--current-channel-mhz")  # fmt: skip
     if measured_mbps is not None:
         if in_use is None:
-            raise UserError("--measured-mbps needs the channel in use; name it with --current-channel-mhz")
+            raise UserError("--measured-mbps needs the channel in use; give it with --current-channel-mhz")
         legal = np.array([in_use])
     candidates: list[int] = []
     measured: list[tuple[int, int, int]] = []  # RSSI, noise, busy of each candidate

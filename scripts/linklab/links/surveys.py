@@ -121,7 +121,7 @@ def difference(dumps: Sequence[list[Counters]]) -> tuple[list[ChannelReading], l
             if active < 0 or busy_ms < 0:
                 active, busy_ms, own = now.active_ms, now.busy_ms, now.transmit_ms or 0.0
                 notes.append(f"{now.frequency_mhz} MHz: its counters fell between the dumps (driver restarted?); "
-                             f"the second dump is used alone")  # fmt: skip
+                             f"only the second dump is used")  # fmt: skip
             if active > 0:
                 busy = 100 * min(1.0, max(0.0, busy_ms - own) / active)
             else:

@@ -85,7 +85,7 @@ def read_runs(paths: Iterable[str | Path]) -> list[ScoredRun]:
         inside = sorted(found.parent for found in path.glob(f"*/{METRICS_FILE}"))
         folders = [path] if (path / METRICS_FILE).exists() else inside
         if not folders:
-            raise UserError(f"{path}: holds no {METRICS_FILE}, nor does a folder in it")
+            raise UserError(f"{path}: holds no {METRICS_FILE}, and no folder in it does")
         runs += [read_run(folder) for folder in folders]
     names = [run.name for run in runs]
     for run in runs:

@@ -103,7 +103,9 @@ def _judge_utility(examples: Sequence[Example], answers: Sequence[str], name: st
         utility = dict(zip(example.choices[name], example.values[name], strict=True))
         best = max(utility.values())
         if not best > 0:
-            raise UserError(f"row '{example.id}': the best utility of '{name}' is {best}; regret needs one above 0")
+            raise UserError(
+                f"row '{example.id}': the best utility of '{name}' is {best}; regret needs a best utility above 0"
+            )
         if answer != INVALID:
             regret[i] = (best - utility[answer]) / best
             near[i] = utility[answer] >= (1 - NEAR_BEST) * best

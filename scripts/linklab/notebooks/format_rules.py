@@ -115,7 +115,7 @@ def _find_top_problems(notebook: dict, minor: int) -> Iterator[Finding]:
     yield from _require((), notebook, "metadata", is_object, "{}", where)
     if "worksheets" in notebook:
         yield _unfixable(
-            (), "worksheets", "the form of nbformat 3 in a notebook that says 4", "convert it with jupyter"
+            (), "worksheets", "the form of nbformat 3 in a notebook that declares 4", "convert it with jupyter"
         )
         return
     yield from _require((), notebook, "cells", _is_list, "[]", where)

@@ -203,7 +203,7 @@ def _decode(path: Path, head: bytes, given: str | None, whole: bool) -> tuple[st
     except UnicodeError:  # UTF-16 or UTF-32 without a byte order mark
         text = "\ufffd"
     if given and not encoding.startswith("utf-8") and text.startswith("\ufffd"):
-        raise UserError(f"{path}: --encoding {given}: the file is not {encoding} text; leave the option out, or name "
+        raise UserError(f"{path}: --encoding {given}: the file is not {encoding} text; leave the option out, or give "
                         f"another")  # fmt: skip
     return text, encoding
 

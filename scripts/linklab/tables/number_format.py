@@ -174,7 +174,7 @@ def choose_format(
     if most < NUMBER_SHARE * n_filled:
         two = [shapes.examples[shape] for shape, _ in shapes.counts.most_common(2)]
         raise UserError(f"column '{name}': numbers are written in more than one way ({' and '.join(map(repr, two))}); "
-                        f"write them alike, or leave the column out with --drop-columns")  # fmt: skip
+                        f"write them in one way, or leave the column out with --drop-columns")  # fmt: skip
     if given:
         _refuse_given(name, shapes, best, decimal)
     if len({_meaning(shapes, style) for style in best}) == 1:  # `12` is 12 with any decimal mark

@@ -278,7 +278,7 @@ class Table:
             raise UserError(f"{self.path}:1: column '{repeated[0]}' appears in the header {names.count(repeated[0])} "
                             f"times; give each column its own name")  # fmt: skip
         if numbers:
-            self.notes.append(f"columns are called {numbers}: if line 1 is a row, add a header above it")
+            self.notes.append(f"columns have the names {numbers}: if line 1 is a row, add a header above it")
         if self._blank:
             n = len(self._blank)
             where = " at the end" if self._blank[0] >= n_named else " without a name"

@@ -143,7 +143,7 @@ def _warn_of_classes(target: Column, scan: ColumnScan) -> list[str]:
     if variants:
         shown = "; ".join(", ".join(map(repr, words)) for words in variants[:SHOWN_LINES])
         warnings.append(f"classes of '{target.name}' that differ only in case or spaces ({shown}): each is a class "
-                        f"of its own; write them alike in the table")  # fmt: skip
+                        f"of its own; write them the same way in the table")  # fmt: skip
     n = len(target.choices or ())
     if target.kind == "str" and n >= 10 and n > 0.5 * scan.n_filled:
         warnings.append(f"{n:,} different answers of '{target.name}' in {scan.n_filled:,} rows: a class that is seen "

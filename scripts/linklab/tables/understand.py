@@ -171,7 +171,7 @@ def open_new_rows(
             table.formats[at] = numbers[name]
         here, there = found.formats.get(at, PLAIN).unit, numbers[name].unit
         if here and there and here != there:
-            table.notes.append(f"column '{name}': the numbers are in {here}, and were in {there} in the training rows")
+            table.notes.append(f"column '{name}': the numbers are in {here}, but in {there} in the training rows")
     return table
 
 

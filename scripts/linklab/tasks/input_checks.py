@@ -115,7 +115,7 @@ def check_row(row: Mapping[str, str], seen: Mapping[str, SeenColumn]) -> Finding
         cell = row[name].strip()
         if not cell or (column.kind in ("int", "float") and is_missing_number(cell)):
             if not column.may_be_empty:
-                warnings.append(f"{name} is {cell or 'empty'}; no training row was")
+                warnings.append(f"{name} is {cell or 'empty'}, which no training row was")
             continue
         try:
             elements = read_list(name, cell) if column.kind.startswith("list_") else [cell]

@@ -84,7 +84,7 @@ def open_source(
     refuse_table_options(source)
     task, read = open_folder(source.data, rule.seed, trained.split if trained else None)
     if trained and not allow_other_prompt and (difference := find_difference(task, trained)):
-        raise UserError(f"{source.data}: {difference}; convert the rows as those the model was trained on, or pass "
+        raise UserError(f"{source.data}: {difference}; convert the rows like the training rows, or pass "
                         f"--allow-other-prompt, and the report will say so")  # fmt: skip
     return task, read
 
@@ -164,11 +164,11 @@ def find_difference(task: Task, trained: Task) -> str | None:
     """Return how a task's questions differ from those of a trained model's task, None if they do not."""
     if [(t.name, t.kind) for t in task.targets] != [(t.name, t.kind) for t in trained.targets]:
         ours, theirs = (", ".join(t.name for t in one.targets) for one in (task, trained))
-        return f"asks for {ours}, and the model was trained to answer {theirs}"
+        return f"asks for {ours}, but the model was trained to answer {theirs}"
     if task.ask != trained.ask:
-        return f"asks with --ask {task.ask}, and the model was trained with --ask {trained.ask}"
+        return f"asks with --ask {task.ask}, but the model was trained with --ask {trained.ask}"
     if task.answer_format != trained.answer_format:
-        return (f"asks with --answer-format {task.answer_format}, and the model was trained with --answer-format "
+        return (f"asks with --answer-format {task.answer_format}, but the model was trained with --answer-format "
                 f"{trained.answer_format}")  # fmt: skip
     if task.template.text != trained.template.text:
         return "asks with another prompt than the model was trained with"

@@ -68,7 +68,7 @@ def choose_rule(seed: int, groups: Iterable[str], wanted: Collection[str] = SPLI
 
 
 def unit_hash(text: str) -> float:
-    """Return a number in [0, 1) that depends on `text` alone: the first 53 bits of its SHA-256."""
+    """Return a number in [0, 1) that depends only on `text`: the first 56 bits of its SHA-256 as a fraction."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:7]) / 2**56
 
 
@@ -97,7 +97,7 @@ def rank_key(row_id: str) -> tuple[float, str]:
 def last_chosen(row_ids: Iterable[str], max_rows: int) -> tuple[tuple[float, str], int] | None:
     """Return (rank key, row number from 1) of the last row that `--max-rows` takes; None for no rows.
 
-    A row is taken when its own pair is not above this one, so a file can be read a second time and filtered row by row.
+    A row is taken if its own pair is not above this one, so a second pass over a file can filter row by row.
     """
     pairs = ((rank_key(row_id), number) for number, row_id in enumerate(row_ids, start=1))
     return max(heapq.nsmallest(max_rows, pairs), default=None)

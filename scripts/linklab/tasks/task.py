@@ -78,7 +78,7 @@ class Task:
 
     @functools.cached_property
     def worth_target(self) -> Target | None:
-        """The number target that the chosen choice's worth answers, if any."""
+        """The number target that is the worth of the right choice, if any."""
         return next((t for t in self.targets if t.worth_of == self.choice_target.name), None)
 
     @functools.cached_property

@@ -170,7 +170,7 @@ def _column_violations(names: list[str], schema: Schema, split_at: int | None, n
     if hidden and all(column in missing for column in hidden):
         # Field data has no hidden truth; a file that lost only some of its columns is damaged.
         missing = [column for column in missing if column.role != "hidden"]
-        notes.append(f"none of the {len(hidden)} hidden columns is there: rules that need them were not checked")
+        notes.append(f"none of the {len(hidden)} hidden columns is present: rules that need them were not checked")
     for column in missing:
         violations.append(Violation(1, column.name, "missing_column", "", f"a column '{column.name}' in the header"))
     for at, name in enumerate(names):
