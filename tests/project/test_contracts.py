@@ -178,8 +178,12 @@ def test_every_documented_command_is_one_that_works_here(document, command):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_inside_the_repository_leads_somewhere(document):
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", document.read_text()):
-        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", document.read_text()):
+        path = document.parent / target if target else document
+        assert path.exists(), f"{document.name} links to {target}"
+        headings = re.findall(r"^#+ (.+)", path.read_text(), flags=re.M) if anchor else []
+        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}  # as GitHub does
+        assert not anchor or anchor in anchors, f"{document.name} links to {target}#{anchor}"
 
 
 def test_every_document_can_be_reached_from_the_readme():

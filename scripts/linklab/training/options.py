@@ -144,7 +144,7 @@ class TrainingSettings:
         decides=True, tunable=True,
         unset="; ".join(f"{mode} {rate:.0e}" for mode, rate in LEARNING_RATES.items()),
         source="5e-5 is transformers' own default; adapters do best at about ten times the rate of full fine-tuning: "
-        "Schulman et al., 2025; confirmed for LoRA by [two sweeps](studies.md#what-came-out-here): with 8 rows per "
+        "Schulman et al., 2025; confirmed for LoRA by [two sweeps](studies.md#results): with 8 rows per "
         "step, 2.8e-4 to 1.1e-3 give similar results",
     )  # fmt: skip
     lr_schedule: Literal["cosine", "linear", "constant_with_warmup"] = option(
