@@ -104,12 +104,15 @@ def test_the_best_weights_may_be_chosen_by_accuracy(rule_table, tmp_path, monkey
     assert "accuracy 62.5 %" in capfd.readouterr().err
 
 
-def test_accuracy_cannot_choose_where_the_answer_is_a_number(small_links, tmp_path, capfd):
+@pytest.mark.parametrize(("more", "said"), [
+    (["--target-field", "expected_throughput_mbps"], "'expected_throughput_mbps' is a number"),
+    (["--ask", "choices"], "--ask choices asks for numbers"),
+])  # fmt: skip
+def test_accuracy_cannot_choose_where_the_answer_is_a_number(small_links, tmp_path, capfd, more, said):
     command = words(small_links / "links.csv", tmp_path / "out", "--best-by", "accuracy")
-    command[command.index("kind")] = "expected_throughput_mbps"
-    assert finetune.main(command) == 2
-    told = capfd.readouterr().err
-    assert "--best-by accuracy needs a class as first target; 'expected_throughput_mbps' is a number" in told
+    at = command.index("--target-field")
+    assert finetune.main([*command[:at], *command[at + 2 :], *more]) == 2
+    assert f"--best-by accuracy needs a class as first target; {said}; leave it out" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("best_is_gone", [False, True])

@@ -21,9 +21,7 @@ def weigh(train: EncodedExamples, validation: EncodedExamples, rows: Sequence[Ex
     Raises a UserError if the first target is not a class.
     """
     target = task.targets[0]
-    if target.kind != "class" or task.ask == "choices":
-        why = "--ask choices asks for numbers" if task.ask == "choices" else f"'{target.name}' is a {target.kind}"
-        raise UserError(f"--class-weights balanced needs a class as first target; {why}; leave it out")
+    require_class_first(task, "--class-weights balanced")
     weights = balanced_weights([row.target[target.name] for row in rows])
     for encoded, examples in ((train, rows), (validation, judged)):
         for item, row in zip(encoded.items, examples, strict=True):
@@ -32,6 +30,14 @@ def weigh(train: EncodedExamples, validation: EncodedExamples, rows: Sequence[Ex
     more = f", and {len(shown) - SHOWN} more" if len(shown) > SHOWN else ""
     say("class weights: " + ", ".join(f"{name} {weight:.3g}" for name, weight in shown[:SHOWN]) + more)
     return weights
+
+
+def require_class_first(task: Task, option: str) -> None:
+    """Raise a UserError that names `option` if the answer does not begin with a class."""
+    target = task.targets[0]
+    if target.kind != "class" or task.ask == "choices":
+        why = "--ask choices asks for numbers" if task.ask == "choices" else f"'{target.name}' is a {target.kind}"
+        raise UserError(f"{option} needs a class as first target; {why}; leave it out")
 
 
 def balanced_weights(classes: Sequence[str]) -> dict[str, float]:

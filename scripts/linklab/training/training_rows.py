@@ -49,10 +49,9 @@ def encode_rows(settings: TrainingSettings, rows: Rows, tokenizer: Any) -> tuple
     """Return the tokens of the training and validation rows, with the weights of their classes."""
     train = _encode(rows.train, tokenizer, settings.max_length, "training", settings.batch_of)
     validation = _encode(rows.validation, tokenizer, settings.max_length, "validation")
-    judged = validation_scores.mark_judged(validation, rows.validation, rows.task, tokenizer)
-    if settings.best_by == "accuracy" and not judged:
-        first = rows.task.targets[0]
-        raise UserError(f"--best-by accuracy needs a class as first target; '{first.name}' is a {first.kind}")
+    validation_scores.mark_judged(validation, rows.validation, rows.task, tokenizer)
+    if settings.best_by == "accuracy":
+        class_weights.require_class_first(rows.task, "--best-by accuracy")
     if settings.class_weights == "balanced":
         class_weights.weigh(train, validation, rows.train, rows.validation, rows.task)
     return train, validation
