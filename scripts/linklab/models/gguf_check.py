@@ -1,4 +1,4 @@
-"""Whether llama.cpp answers from a GGUF file as the model it was written from does."""
+"""Check that llama.cpp gives the same answers from a GGUF file as the model it was written from."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from linklab.models.chat import end_token
 from linklab.parallel import usable_cores
 
 ANSWER_TOKENS = 40
-EQUAL_SHARE = 0.95  # float16 rounds: a greedy answer may tip where two tokens are equally likely
+EQUAL_SHARE = 0.95  # float16 rounds: if two tokens are equally likely, a greedy answer may change
 
 
 def require_llama_cpp() -> None:
-    """Raise UserError when llama.cpp is not installed."""
+    """Raise a UserError if llama.cpp is not installed."""
     if importlib.util.find_spec("xllamacpp") is None:
         raise UserError("--check needs llama.cpp; run: pip install xllamacpp==2026.10.11549, or leave --check out")
 
 
 def compare_answers(path: Path, model: Any, tokenizer: Any, prompts: Sequence[str]) -> None:
-    """Ask llama.cpp and the model every prompt greedily; raises CheckFailed when too few answers are equal."""
+    """Compare greedy answers of llama.cpp and the model to every prompt; raises CheckFailed if too few are equal."""
     equal, progress = 0, cli.Progress("check", len(prompts), unit="prompts")
     ask = open_llama_cpp(path)
     for done, prompt in enumerate(prompts, start=1):
@@ -37,11 +37,11 @@ def compare_answers(path: Path, model: Any, tokenizer: Any, prompts: Sequence[st
         progress.at(done)
     say(f"check: {equal} of {len(prompts)} answers equal")
     if equal < EQUAL_SHARE * len(prompts):
-        raise CheckFailed(f"{path}: {equal} of {len(prompts)} answers are the model's own; at least 95 % are expected")
+        raise CheckFailed(f"{path}: {equal} of {len(prompts)} answers equal the model's; at least 95 % are expected")
 
 
 def write_greedily(model: Any, tokenizer: Any, text: str) -> str:
-    """Return what the model writes after `text`, without the end of its turn."""
+    """Return what the model writes greedily after `text`, without the end-of-turn token."""
     import torch
 
     inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt").to(model.device)

@@ -1,4 +1,4 @@
-"""The rows of a training: which ones, their tokens, and what a checkpoint of them is known by."""
+"""The rows of a training: read, encoded as tokens, and identified by hashes for its checkpoints."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from linklab.training.options import TrainingSettings
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """What is trained and judged on."""
+    """The rows for training and validation."""
 
     task: Task
     train: list[Example]
     validation: list[Example]
     identity: dict  # number of training rows and hashes of prompts and labels
-    inputs: dict  # of the manifest
-    seen: dict | None  # what the training rows held, for predict.py to compare new rows with
+    inputs: dict  # input files for the manifest
+    seen: dict | None  # description of the training rows' cells; predict.py compares new rows with it
 
 
 def read_rows(settings: TrainingSettings, task: Task, read: Reader, inputs: dict) -> Rows:
-    """Return the rows to train and judge on."""
+    """Return the rows for training and validation."""
     train = read("train", settings.max_rows)
     validation = read("validation", settings.validation_rows or min(100, max(40, len(train) // 10)))
     if settings.dry_run:
@@ -46,7 +46,7 @@ def read_rows(settings: TrainingSettings, task: Task, read: Reader, inputs: dict
 
 
 def encode_rows(settings: TrainingSettings, rows: Rows, tokenizer: Any) -> tuple[EncodedExamples, EncodedExamples]:
-    """Return the tokens of the training and validation rows, with the weights of their classes."""
+    """Return the encoded training and validation rows, with class weights if these are asked for."""
     train = _encode(rows.train, tokenizer, settings.max_length, "training", settings.batch_of)
     validation = _encode(rows.validation, tokenizer, settings.max_length, "validation")
     validation_scores.mark_judged(validation, rows.validation, rows.task, tokenizer)
@@ -60,19 +60,19 @@ def encode_rows(settings: TrainingSettings, rows: Rows, tokenizer: Any) -> tuple
 def _encode(
     examples: list[Example], tokenizer: Any, max_length: int, name: str, batch_of: str = "rows"
 ) -> EncodedExamples:
-    """Tokenise once; rows above the length are an error that names them."""
+    """Return the encoded rows; raises a UserError if a row has more than `max_length` tokens."""
     encoded = EncodedExamples(examples, tokenizer, max_length, batch_of=batch_of)
     if encoded.too_long:
         raise UserError(
             f"{len(encoded.too_long)} of {len(examples)} {name} rows have more than --max-length {max_length} tokens "
-            f"(first: {encoded.too_long[0]}; longest: {encoded.longest}); raise it, shorten the template or "
+            f"(first: {encoded.too_long[0]}; longest: {encoded.longest}); raise --max-length, shorten the template or "
             f"use --drop-columns"
         )
     return encoded
 
 
 def make_fingerprint(settings: TrainingSettings, rows: Rows, base: list[dict]) -> dict:
-    """Return what must be equal for a checkpoint to be continued: settings, rows, base weights, number of processes."""
+    """Return what must be equal to continue a checkpoint: settings, rows, base weights, number of processes."""
     below = describe_weights(load.resolve(settings.base_model)) if load.is_adapter(settings.base_model) else []
     weights = {"base_weights": sorted(entry["sha256"] for entry in [*base, *below])}
     processes = {"processes": training.world_size()} if training.world_size() > 1 else {}
