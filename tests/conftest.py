@@ -1,4 +1,4 @@
-"""What several test files share: a cache of their own, generated links, a table with a rule, fresh processes."""
+"""Fixtures for several test files: a separate cache, generated links, a table with a rule, fresh processes."""
 
 import contextlib
 import gc
@@ -9,14 +9,14 @@ import fresh_process
 import pytest
 from rule_table import train_on_rule, write_rule_table
 
-os.fsync = lambda descriptor: None  # a killed process loses nothing without it, and no test cuts the power
-gc.disable()  # until everything is imported: a fifth of that time, and nothing of it is garbage
+os.fsync = lambda descriptor: None  # needed only for a power cut, which no test makes
+gc.disable()  # during imports, which create no garbage: saves a fifth of their time
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tiny model is faster on one thread; read when torch is imported
 
 
 def pytest_collection_finish(session):
     if any("start_process" in getattr(item, "fixturenames", ()) for item in session.items):
-        with contextlib.redirect_stderr(io.StringIO()):  # bitsandbytes names what a CPU needs not
+        with contextlib.redirect_stderr(io.StringIO()):  # bitsandbytes reports libraries that a CPU does not need
             fresh_process.start_server()
     gc.freeze()
     gc.enable()
@@ -24,7 +24,7 @@ def pytest_collection_finish(session):
 
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory):
-    """Keep what tests import and build out of the user's cache; return the folder."""
+    """Keep imported and built models out of the user's cache; return the folder."""
     folder = tmp_path_factory.mktemp("cache")
     before = os.environ.get("LINKLAB_CACHE")
     os.environ["LINKLAB_CACHE"] = str(folder)
@@ -50,7 +50,7 @@ def small_links(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def rule_table(tmp_path_factory):
-    """A CSV of 400 rows a tiny model learns in seconds."""
+    """A CSV of 400 rows that the tiny model learns in seconds."""
     return write_rule_table(tmp_path_factory.mktemp("rule") / "animals.csv")
 
 
@@ -65,7 +65,7 @@ RENDERED: list[bytes] = []
 
 @pytest.fixture(scope="module", autouse=True)
 def rendered_once():
-    """Draw a test file's first plot of each kind; only the very first becomes pixels; its PNG stands for the others.
+    """Draw each test file's first plot of each kind; render only the first one, and use its PNG for the others.
 
     A test file that looks at pictures has an empty fixture of this name.
     """
@@ -97,7 +97,7 @@ def rendered_once():
 
 @pytest.fixture(scope="module", autouse=True)
 def few_trees():
-    """Boost with a tenth of the trees or so; what they learn is judged in tests/baselines/, with all of them."""
+    """Boost with about a tenth of the trees; tests/baselines/ tests the results with all of them."""
     from linklab.baselines import boosting
 
     with pytest.MonkeyPatch.context() as patch:
@@ -108,14 +108,14 @@ def few_trees():
 
 @pytest.fixture(scope="module", autouse=True)
 def imported_things_are_not_garbage():
-    """Every training collects garbage, a third of a second over all that torch imports, and finds nothing."""
+    """Skip the garbage collection of every training: a third of a second over all of torch, and nothing found."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(scope="session")
 def start_process(cache, tmp_path_factory):
-    """Start `module.function(*arguments)` in a process of its own; returns (process, path of what it prints)."""
+    """Start `module.function(*arguments)` in a new process; returns (process, path of its output)."""
     logs = tmp_path_factory.mktemp("process_logs")
 
     def start(module: str, function: str, *arguments):

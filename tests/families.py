@@ -1,10 +1,10 @@
-"""Tiny untrained models of the decoder families people fine-tune, each with its own chat template and stop tokens."""
+"""Tiny untrained models of common decoder families, each with its own chat template and stop tokens."""
 
 from pathlib import Path
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
          "num_key_value_heads": 2, "max_position_embeddings": 512}  # fmt: skip
-WINDOW = 24  # tokens a sliding layer sees: fewer than a prompt of the tests has
+WINDOW = 24  # tokens that a sliding layer sees: fewer than a test prompt has
 CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
           "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")  # fmt: skip
 LLAMA3 = ("{% set date_string = strftime_now('%d %b %Y') %}{{ bos_token + 'Today Date: ' + date_string + '\n\n' }}"
@@ -17,7 +17,7 @@ MISTRAL = ("{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}"
 PHI3 = ("{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] + '<|end|>\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% else %}{{ eos_token }}{% endif %}")  # fmt: skip
 
-# name: (config class, more settings, template (None: Gemma's), bos, eos, further special tokens, what ends a turn)
+# name: (config class, more settings, template (None: Gemma's), bos, eos, more special tokens, end-of-turn text)
 FAMILIES = {
     "gemma3_text": ("Gemma3TextConfig", {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": WINDOW,
                                          "layer_types": ["sliding_attention", "full_attention"]},
@@ -60,7 +60,7 @@ def build_tokenizer(template, bos, eos, more):
 
 
 def build_model(name: str, tokenizer):
-    """Return the untrained model of a family, the same weights at every call."""
+    """Return the untrained model of a family, with the same weights at every call."""
     import torch
     import transformers
 
@@ -82,7 +82,7 @@ def build_model(name: str, tokenizer):
 
 
 def save_family(name: str, folder: Path) -> Path:
-    """Write a family's untrained model and tokenizer, as somebody publishes them; returns the folder."""
+    """Write a family's untrained model and tokenizer in the form in which models are published; returns the folder."""
     tokenizer = build_tokenizer(*FAMILIES[name][2:6])
     build_model(name, tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Processes for the fixture `start_process`: forked from one that has imported what the scripts import, no more."""
+"""Processes for the fixture `start_process`, forked from one that has only imported the scripts' packages."""
 
 import contextlib
 import gc
@@ -19,13 +19,13 @@ IMPORTED = [
 
 
 def start_server() -> None:
-    """Let multiprocessing's fork server be a copy of this process as it is now, in place of a new interpreter.
+    """Make multiprocessing's fork server a copy of this process as it is now, instead of a new interpreter.
 
     A new one needs five seconds to import what this one has imported already.
     """
     for name in IMPORTED:
         importlib.import_module(name)
-    gc.freeze()  # what is imported is not garbage: a training that looks for some would need half a second
+    gc.freeze()  # imports are not garbage: a collection over them would take half a second
 
     def fork(path: bytes, arguments: list[str], descriptors: list[int]) -> int:
         pid = os.fork()
@@ -33,9 +33,9 @@ def start_server() -> None:
             try:
                 first = 3
                 for descriptor in [*sorted(descriptors), 1 << 16]:
-                    os.closerange(first, descriptor)  # or it would not see this process end
+                    os.closerange(first, descriptor)  # otherwise it would not notice when this process ends
                     first = descriptor + 1
-                exec(arguments[-1])  # what the new interpreter would have got as -c
+                exec(arguments[-1])  # the code that a new interpreter would get with -c
             finally:
                 os._exit(0)
         return pid
@@ -49,7 +49,7 @@ def start_server() -> None:
 
 
 def start(log: Path, module: str, function: str, arguments: tuple) -> multiprocessing.Process:
-    """Start `module.function(*arguments)` in a process of its own that prints into `log`."""
+    """Start `module.function(*arguments)` in a new process that prints into `log`."""
     words = str(log), dict(os.environ), os.getcwd(), module, function, arguments
     process = multiprocessing.get_context("forkserver").Process(target=enter, args=words)
     process.start()
@@ -57,7 +57,7 @@ def start(log: Path, module: str, function: str, arguments: tuple) -> multiproce
 
 
 def enter(log: str, environment: dict, folder: str, module: str, function: str, arguments: tuple) -> None:
-    """Call a function of a module, with all it prints in `log`, and end with what it returns as exit code."""
+    """Call a function of a module with its output in `log`, and exit with the code it returns."""
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
@@ -65,7 +65,7 @@ def enter(log: str, environment: dict, folder: str, module: str, function: str, 
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
-    for logger in list(logging.root.manager.loggerDict.values()):  # they hold what pytest had in the place of stderr
+    for logger in list(logging.root.manager.loggerDict.values()):  # their handlers hold pytest's replacement of stderr
         for handler in getattr(logger, "handlers", []):
             if isinstance(handler, logging.StreamHandler):
                 handler.setStream(sys.stderr)

@@ -12,11 +12,11 @@ import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-LFS_NAMES = re.compile(r"\.(zip|safetensors|bin|gguf)$")  # what the Hub's own .gitattributes send through LFS
+LFS_NAMES = re.compile(r"\.(zip|safetensors|bin|gguf)$")  # files that the Hub's .gitattributes stores in LFS
 
 
 class HubStandIn:
-    """The state of the stand-in: repositories, what was uploaded, and which faults to show."""
+    """The state of the stand-in: repositories, uploads, and faults to simulate."""
 
     def __init__(self) -> None:
         self.repos: dict[str, dict] = {}  # name -> {"private", "files": path -> content or LFS oid}
@@ -24,14 +24,14 @@ class HubStandIn:
         self.sent: list[str] = []  # paths and oids that arrived, in order
         self.tokens: set[str] = set()
         self.asked: list[str] = []  # method and path of every request
-        self.refuse, self.headers = 0, {}  # HTTP status every request gets, 0: none; and what it says beside it
+        self.refuse, self.headers = 0, {}  # HTTP status for every request (0: none), and its headers
         self.drop_uploads = False  # close the connection in the middle of an upload
         self.url = ""
 
 
 @contextlib.contextmanager
 def serve():
-    """Yield a running stand-in; its `url` is what HF_ENDPOINT takes."""
+    """Yield a running stand-in; its `url` is the value for HF_ENDPOINT."""
     hub = HubStandIn()
     server = ThreadingHTTPServer(("127.0.0.1", 0), _make_handler(hub))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"

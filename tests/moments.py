@@ -1,4 +1,4 @@
-"""What a kill at any moment would leave: the states a folder goes through while something runs in this process."""
+"""The states that a kill at any moment would leave: all states of a folder while a function runs."""
 
 import contextlib
 import os
@@ -14,22 +14,22 @@ CHANGES = {"open", "os.chmod", "os.link", "os.mkdir", "os.remove", "os.rename", 
 
 
 class Watch:
-    """What is watched now, in this process alone, and whether its state is being read, which opens files too."""
+    """The folder watched in this process, and whether its state is being read (that opens files too)."""
 
     folder: Path | None = None
     states: list[State] = []
     reading = hooked = False
-    lock = threading.RLock()  # a training's log is written by a thread of its own
+    lock = threading.RLock()  # a training's log is written by another thread
 
 
 def read_state(folder: Path) -> State:
-    """Return all that a folder holds."""
+    """Return the content of a folder."""
     return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes()
             for path in sorted(folder.rglob("*"))}  # fmt: skip
 
 
 def restore(folder: Path, state: State) -> None:
-    """Let a folder hold what it held in this state, and nothing else."""
+    """Restore a folder to this state."""
     shutil.rmtree(folder)
     folder.mkdir()
     for name, content in state.items():
@@ -40,7 +40,7 @@ def restore(folder: Path, state: State) -> None:
 
 
 def states_during(folder: Path, run: Callable[[], object]) -> list[State]:
-    """Return what `folder` holds before each change that `run` makes in it, each state of files and names once."""
+    """Return the state of `folder` before each change that `run` makes, each combination of names and files once."""
     if not Watch.hooked:
         sys.addaudithook(_note)
         os.register_at_fork(after_in_child=_stop)
@@ -60,7 +60,7 @@ def _stop() -> None:
 
 
 def _note(event: str, args: tuple) -> None:
-    """Note the state of the watched folder; Python calls this before it opens, renames or removes a file."""
+    """Record the state of the watched folder; Python calls this before it opens, renames or removes a file."""
     folder = Watch.folder
     if folder is None or event not in CHANGES or isinstance(args[0], int):
         return
@@ -71,12 +71,12 @@ def _note(event: str, args: tuple) -> None:
     with Watch.lock:
         if not Watch.reading:
             Watch.reading = True
-            with contextlib.suppress(OSError):  # the other thread has removed a file meanwhile, and notes it itself
+            with contextlib.suppress(OSError):  # another thread removed a file meanwhile, and records that itself
                 Watch.states.append(read_state(folder))
             Watch.reading = False
 
 
 def _shape(state: State) -> tuple:
-    """Return which files are there and which of them are empty; random letters in their names do not count."""
+    """Return the names of the files and which are empty; random letters in names are replaced."""
     return tuple(sorted((re.sub(r"linklab-[a-z0-9_]{8}\.tmp", "linklab-*.tmp", name), content == b"")
                         for name, content in state.items()))  # fmt: skip

@@ -1,4 +1,4 @@
-"""One of two processes that train together, started as `accelerate launch` starts them."""
+"""One of two processes that train together, with the environment that `accelerate launch` sets."""
 
 import os
 

@@ -1,8 +1,8 @@
-"""What any Hugging Face program does with a trained folder. Nothing of this toolkit is imported here."""
+"""Load a trained folder like any Hugging Face program. Nothing of this toolkit is imported here."""
 
 
 def reload_and_answer(folder: str, kind: str, prompt: str, out: str) -> None:
-    """Load `folder` as its users do; save the logits after `prompt` and what is written after it to `out`."""
+    """Load `folder`; save the logits after `prompt` and the text written after it to `out`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
@@ -17,7 +17,7 @@ def reload_and_answer(folder: str, kind: str, prompt: str, out: str) -> None:
         model = AutoPeftModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, **({"quantization_config": nf4} if kind == "qlora" else {})
         )
-        for module in model.modules():  # else CPUs with AVX512-BF16 round 4-bit products to bfloat16
+        for module in model.modules():  # otherwise CPUs with AVX512-BF16 round 4-bit products to bfloat16
             if hasattr(module, "support_avx512bf16_for_cpu"):
                 module.support_avx512bf16_for_cpu = False
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -34,7 +34,7 @@ def reload_and_answer(folder: str, kind: str, prompt: str, out: str) -> None:
 
 
 def reload_and_write(folder: str, prompts: list, out: str) -> None:
-    """Load `folder` as a stranger does, and save what it writes for each prompt: (token ids, text) of up to 40 tokens.
+    """Load `folder` without this toolkit, and save its answer to each prompt: (token ids, text) of up to 40 tokens.
 
     An adapter is loaded by peft, and told where to stop by the settings that lie beside it.
     """

@@ -1,4 +1,4 @@
-"""A table whose answer follows from one column, which the tiny model learns in seconds."""
+"""A table whose answer depends on one column; the tiny model learns it in seconds."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ RULE = {"ant": "insect", "bee": "insect", "cod": "fish", "eel": "fish", "elk": "
 
 
 def write_rule_table(path: Path, *, n: int = 400, seed: int = 0, shuffled: bool = False) -> Path:
-    """Write a CSV whose `kind` follows from `animal` alone; `code` is noise; `shuffled` breaks the rule."""
+    """Write a CSV whose `kind` depends only on `animal`; `code` is noise; `shuffled` breaks the rule."""
     rng = random.Random(seed)
     animals = [rng.choice(sorted(RULE)) for _ in range(n)]
     kinds = [RULE[animal] for animal in animals]
@@ -24,7 +24,7 @@ def write_rule_table(path: Path, *, n: int = 400, seed: int = 0, shuffled: bool 
 
 
 def train_on_rule(folder: Path, *, shuffled: bool = False) -> dict:
-    """Train the tiny model on the rule's table and score it on rows it has not seen; returns accuracy and folders."""
+    """Train the tiny model on the rule's table and score it on unseen rows; returns accuracy and folders."""
     import evaluate_model
     import finetune_gemma_from_csv
 

@@ -1,4 +1,4 @@
-"""Rows of a class and a number, as read_examples() returns them, for tests of scores and comparisons."""
+"""Rows with a class and a number, like those of read_examples(), for tests of scores and comparisons."""
 
 import types
 
@@ -10,6 +10,6 @@ TASK = types.SimpleNamespace(targets=TARGETS, schema=None, template=types.Simple
 
 
 def make_row(name, target, choices=(), worth=(), *, group=None, split="test"):
-    """Return a row of one question whose `choices` are channels, each worth what stands in `worth`."""
+    """Return a row with one question; its `choices` are channels, and `worth` holds the worth of each."""
     choices, values = {"channel": list(choices)}, {"channel": list(worth)}
     return Example(name, group or name, split, f"row {name}", " ".join(target.values()), target, choices, values, {})

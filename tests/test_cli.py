@@ -1,4 +1,4 @@
-"""Command-line manners: one line and the right code for whatever goes wrong, and options that take what they say."""
+"""The command line: every error is one line with the right exit code, and options accept what they say."""
 
 import argparse
 import dataclasses
@@ -36,14 +36,14 @@ def run_script(raised=None, returned=None, words=(), parser=None):
         (BrokenPipeError(errno.EPIPE, "Broken pipe"), 1, ""),
     ],
 )
-def test_what_goes_wrong_becomes_one_line_and_a_code(capsys, raised, code, line):
+def test_an_error_becomes_one_line_and_an_exit_code(capsys, raised, code, line):
     assert run_script(raised) == code
     captured = capsys.readouterr()
     assert captured.err == (line + "\n" if line else "") and captured.out == ""
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EDQUOT])
-def test_a_full_disk_is_one_line_though_the_system_names_no_file(capsys, number):
+def test_a_full_disk_is_one_line_even_if_the_system_names_no_file(capsys, number):
     assert run_script(OSError(number, "No room")) == 2
     assert capsys.readouterr().err == "error: writing: no room; free some space or write elsewhere\n"
 
@@ -58,7 +58,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault, said", FAULTS, ids=[said for _, said in FAULTS])
-def test_a_fault_nobody_foresaw_is_one_line_too_and_a_traceback_on_demand(capsys, monkeypatch, fault, said):
+def test_an_unexpected_error_is_one_line_with_a_traceback_on_demand(capsys, monkeypatch, fault, said):
     assert run_script(fault) == 2
     assert capsys.readouterr().err == f"error: {said} (unexpected error; --debug shows where)\n"
     assert run_script(fault, words=["--debug"]) == 2
@@ -84,7 +84,7 @@ def test_a_fault_nobody_foresaw_is_one_line_too_and_a_traceback_on_demand(capsys
         ("runs/lora:2", "runs/lora:2"),
     ],
 )
-def test_passwords_and_tokens_are_never_said(capsys, text, masked):
+def test_passwords_and_tokens_are_never_printed(capsys, text, masked):
     assert cli.mask_secrets(text) == masked
     cli.say(text)
     assert run_script(cli.UserError(text)) == 2
@@ -110,7 +110,7 @@ def test_help_is_code_0():
         (["links.csv"], "unrecognized arguments: links.csv"),
     ],
 )
-def test_wrong_words_are_one_line_that_names_the_option_probably_meant(capsys, words, said):
+def test_an_unknown_option_is_one_line_with_the_option_probably_meant(capsys, words, said):
     parser = cli.make_parser("A script.")
     parser.add_argument("--max-rows", type=int)
     assert run_script(words=words, parser=parser) == 2
@@ -127,7 +127,7 @@ def test_a_missing_package_is_one_line_that_says_how_to_install_it(capsys):
     assert "the package 'no_such_package_anywhere' is not installed for" in error and "requirements.txt" in error
 
 
-def test_a_fault_in_our_own_imports_is_not_taken_for_a_missing_package(capsys):
+def test_an_error_in_our_own_imports_is_not_reported_as_a_missing_package(capsys):
     assert run_script(ModuleNotFoundError("No module named 'linklab.tabels'", name="linklab.tabels")) == 2
     assert "unexpected error" in capsys.readouterr().err
 
@@ -178,7 +178,7 @@ def test_help_is_as_wide_as_the_terminal(monkeypatch, columns):
         (cli.comma_list, "a, b c", ["a", "b c"]),
     ],
 )
-def test_an_option_takes_a_sound_value(take, text, value):
+def test_an_option_accepts_a_valid_value(take, text, value):
     assert take(text) == value
 
 
@@ -190,7 +190,7 @@ def test_an_option_takes_a_sound_value(take, text, value):
         *((cli.comma_list, text) for text in ("", "a,", ",a", "a,,b", "a,a", "a, a")),
     ],
 )
-def test_an_option_refuses_an_unsound_value(take, text):
+def test_an_option_refuses_an_invalid_value(take, text):
     with pytest.raises(argparse.ArgumentTypeError):
         take(text)
 
@@ -200,11 +200,11 @@ def test_an_option_refuses_an_unsound_value(take, text):
     [(0, "0 s"), (42.4, "42 s"), (89, "89 s"), (90, "1 min 30 s"), (754, "12 min 34 s"), (3600, "1 h 0 min"),
      (7380, "2 h 3 min")],
 )  # fmt: skip
-def test_a_duration_is_said_as_a_person_says_it(seconds, text):
+def test_a_duration_is_written_for_people(seconds, text):
     assert cli.format_seconds(seconds) == text
 
 
-def test_progress_speaks_at_most_once_in_its_interval_and_extrapolates_the_time_left(capsys, monkeypatch):
+def test_progress_prints_at_most_once_per_interval_and_extrapolates_the_time_left(capsys, monkeypatch):
     now = [100.0]
     monkeypatch.setattr(cli.time, "monotonic", lambda: now[0])
     progress = cli.Progress("convert", 1000, every_s=5.0)
@@ -251,7 +251,7 @@ def settings_of(words: list[str]) -> Settings:
     return cli.read_settings(Settings, parser.parse_args(words), folder="made")
 
 
-def test_settings_take_the_options_of_their_fields_names():
+def test_each_setting_takes_the_option_of_the_same_name():
     assert settings_of(["--rows", "3", "4"]) == Settings((3, 4), "made")
 
 

@@ -1,4 +1,4 @@
-"""--config: options from a YAML file are those of the command line, which wins."""
+"""--config: options from a YAML file equal those of the command line, which overrides them."""
 
 import json
 
@@ -54,7 +54,7 @@ FAULTS = [
 
 
 @pytest.mark.parametrize(("text", "said", "advice"), FAULTS, ids=[said for _, said, _ in FAULTS])
-def test_what_a_file_has_wrong_is_one_line_with_the_files_name(text, said, advice, tmp_path, capsys):
+def test_an_error_in_a_config_file_is_one_line_with_its_name(text, said, advice, tmp_path, capsys):
     path = tmp_path / "options.yaml"
     path.write_text(text)
     assert generate_synthetic_smoke.main(["--config", str(path), "--out-dir", str(tmp_path / "new")]) == 2
@@ -64,7 +64,7 @@ def test_what_a_file_has_wrong_is_one_line_with_the_files_name(text, said, advic
 
 
 @pytest.mark.parametrize("words", [["--config"], ["--config", "nowhere.yaml"], ["--config=a.yaml", "--config=b.yaml"]])
-def test_a_file_that_is_not_there_is_one_line(words, capsys):
+def test_a_missing_config_file_is_one_line(words, capsys):
     assert validate_dataset.main(words) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -1,4 +1,4 @@
-"""File safety: the complete old set or the complete new one, whatever happens; and a stage knows when it is stale."""
+"""File safety: complete old or complete new files, whatever happens; and when a stage is stale."""
 
 import contextlib
 import csv
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked pr
 
 @pytest.fixture(autouse=True)
 def quick_manifests(monkeypatch):
-    """Manifests ask git and the package folder; that is not what is tested here."""
+    """Manifests run git and look up packages; that is not tested here."""
     monkeypatch.setattr(manifest, "commit", lambda: None)
     monkeypatch.setattr(manifest, "versions", dict)
 
@@ -147,7 +147,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path):
     assert bytes_of(tmp_path) == {"a.txt": b"old"}
 
 
-def test_json_refuses_what_other_readers_would_not_read(tmp_path):
+def test_json_refuses_values_that_other_programs_cannot_read(tmp_path):
     with pytest.raises(ValueError):
         files.write_json(tmp_path / "a.json", {"x": float("nan")})
     assert not list(tmp_path.iterdir())
@@ -172,7 +172,7 @@ def test_json_that_cannot_be_read_is_named(tmp_path, data, said):
 # A folder
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+def test_a_folder_appears_complete_or_not_at_all(tmp_path):
     with pytest.raises(ZeroDivisionError), staged_folder(tmp_path / "set") as stage:
         (stage / "a").write_text("x")
         raise ZeroDivisionError
@@ -228,11 +228,11 @@ def test_killed_at_random_moments_the_folder_holds_one_complete_set_and_the_next
     seen, left_over = {"first"}, 0
     for _ in range(20):
         if name != "set" and left_over:
-            break  # that the name needs escaping shows where something was left over
+            break  # one temporary file is enough to test a name that needs escaping
         before = out.stat().st_ino
         pid = in_child(write_for_ever)
         deadline = time.monotonic() + 30
-        while out.stat().st_ino == before and time.monotonic() < deadline:  # until it has swapped in a set
+        while out.stat().st_ino == before and time.monotonic() < deadline:  # until it has replaced the folder once
             time.sleep(0.001)
         time.sleep(chance.uniform(0, 0.02))
         kill(pid)
@@ -250,7 +250,7 @@ MINE = [".set.lock", ".set.backup.tmp", ".set.abcd1234.tmp", ".set.tmp", "set.li
 
 @pytest.mark.parametrize("out", ["set", "set.csv"])
 @pytest.mark.parametrize("is_folder", [True, False])
-def test_a_persons_own_file_beside_an_output_is_not_taken_for_what_a_kill_left(tmp_path, out, is_folder):
+def test_a_users_own_file_beside_an_output_is_not_removed_as_a_temporary_file(tmp_path, out, is_folder):
     def write():
         if out == "set":
             write_set(tmp_path / out, "mine")
@@ -271,7 +271,7 @@ def test_without_an_exchange_in_one_step_the_new_set_still_replaces_the_old(tmp_
     write_set(tmp_path / "set", "one")
     states = states_during(tmp_path, lambda: write_set(tmp_path / "set", "two"))
     assert whole_set(tmp_path / "set") == "two" and os.listdir(tmp_path) == ["set"]
-    for state in states:  # as a kill in that moment leaves it
+    for state in states:  # the state that a kill in that moment leaves
         restore(tmp_path, state)
         check_out_dir(tmp_path / "set", script="s.py", force=True)
         assert whole_set(tmp_path / "set") in ("one", "two")
@@ -291,7 +291,7 @@ def test_a_full_disk_keeps_the_old_set(tmp_path, limit_bytes):
 
 
 def test_a_second_writer_of_a_folder_is_refused_while_the_first_one_works(tmp_path, monkeypatch):
-    """Numbers of processes mean nothing between containers; a lock does."""
+    """Process numbers mean nothing between containers; locks work."""
 
     def stay():
         with staged_folder(tmp_path / "set", script="s.py", force=True) as stage:
@@ -348,7 +348,7 @@ def test_a_manifest_that_names_a_file_outside_of_its_folder_is_refused(tmp_path,
         read_manifest(tmp_path / "set")
 
 
-def test_a_manifest_says_what_was_asked_read_and_written(stage, tmp_path):
+def test_a_manifest_lists_command_inputs_and_outputs(stage, tmp_path):
     manifest = read_manifest(tmp_path / "out")
     assert manifest == read_manifest(stage)
     assert (manifest["script"], manifest["argv"], manifest["seed"]) == ("make.py", ["--csv", "in.csv"], 7)
@@ -447,7 +447,7 @@ def test_a_folder_in_use_is_refused_and_free_again_when_its_process_is_killed(tm
     assert "another run is writing here; waiting" not in capsys.readouterr().out
 
 
-def test_a_lock_is_given_back_when_the_block_fails(tmp_path):
+def test_a_lock_is_released_when_the_block_fails(tmp_path):
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), locks.locked_folder(tmp_path, wait_s=0.0):
             raise ZeroDivisionError

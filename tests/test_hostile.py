@@ -1,4 +1,4 @@
-"""Hostile and broken input ends in one line and exit code 2; nothing of it is run, shown as code, or believed."""
+"""Hostile and broken input ends in one line and exit code 2; it is never run, shown as code, or trusted."""
 
 import ast
 import builtins
@@ -57,7 +57,7 @@ def test_what_is_within_the_limits_is_read():
     assert files.parse_json('"\\udcff"', file_names=True) == "\udcff"
 
 
-def test_a_name_that_is_no_text_is_written_and_read_back(tmp_path):
+def test_a_file_name_that_is_not_utf8_is_written_and_read_back(tmp_path):
     files.write_json(tmp_path / "a.json", {"path": "\udcff.csv"})
     assert files.read_json(tmp_path / "a.json", file_names=True) == {"path": "\udcff.csv"}
 
@@ -71,7 +71,7 @@ def place(tmp_path_factory, small_links):
 
 
 def sign(folder):
-    """Make a folder's manifest name the bytes that are there now, as somebody who plants a file would."""
+    """Write the current hashes into a folder's manifest, like an attacker who plants a file."""
     path = folder / "manifest.json"
     value = json.loads(path.read_text())
     for entry in value["outputs"]:
@@ -158,7 +158,7 @@ def test_a_hostile_file_ends_in_one_line(place, tmp_path, monkeypatch, capfd, co
     assert not any("Traceback" in line for line in lines) and not (here / "out").exists()
 
 
-def test_a_file_whose_name_is_no_text_is_converted(place, tmp_path, capfd):
+def test_a_file_whose_name_is_not_utf8_is_converted(place, tmp_path, capfd):
     name = os.fsdecode(os.fsencode(tmp_path) + b"/gr\xf6\xdfe.csv")
     shutil.copy(place / "links.csv", name)
     assert convert_csv_to_jsonl.main(["--csv", name, "--out-dir", str(tmp_path / "out")]) == 0, capfd.readouterr().err
@@ -172,11 +172,11 @@ def test_a_cell_nested_deep_is_a_violation_like_any_other(place, tmp_path):
 
 
 class Enough(BaseException):
-    """The line looked for was said: what comes later is not asked."""
+    """Raised once the expected line was printed: the rest of the run does not matter."""
 
 
 class CountingFile(io.FileIO):
-    """A file that counts what is read of it."""
+    """A file that counts the bytes read from it."""
 
     n_read = 0
 
@@ -238,7 +238,7 @@ def test_a_number_outside_its_range_is_named_with_its_option(script, option, val
     assert f"argument {option}: " in capsys.readouterr().err.splitlines()[-1]
 
 
-# What people open in a spreadsheet or read as a page
+# Outputs that people open in a spreadsheet or read as a page
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ TARGET = "=kind|<b>`x`"
 
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory):
-    """Baselines, comparison and conversations of a table whose names, ids and classes are formulas and tags."""
+    """Baselines, comparison and conversations from a table with formulas and tags as names, ids and classes."""
     place = tmp_path_factory.mktemp("marked")
     with open(place / "a.csv", "w", newline="") as handle:
         writer = csv.writer(handle)
@@ -280,15 +280,15 @@ PAGES = ["runs/summary.md", "report/report.md", "report/comparison.md", "jsonl/R
 
 
 @pytest.mark.parametrize("name", SHEETS)
-def test_no_name_id_or_class_of_a_table_is_a_formula_in_what_is_made_of_it(marked, name):
+def test_no_name_id_or_class_of_a_table_is_a_formula_in_the_outputs(marked, name):
     cells = [cell for line in csv.reader(open(marked / name, newline="")) for cell in line]  # noqa: SIM115
     assert any(TARGET in cell for cell in cells)
     assert not [cell for cell in cells if cell.startswith(("=", "@", "-b"))]
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_no_name_id_or_class_of_a_table_is_a_tag_or_a_cell_in_what_is_made_of_it(marked, name):
-    """Judged by a reader of markdown: its page holds the whole name and no tag, and tables keep their width."""
+def test_no_name_id_or_class_of_a_table_is_a_tag_or_a_cell_in_the_outputs(marked, name):
+    """Checked with a markdown renderer: its page holds the whole name and no tag, and tables keep their width."""
     text = (marked / name).read_text()
     if text.startswith("---\n"):
         head, text = text.removeprefix("---\n").split("\n---\n", 1)
@@ -300,14 +300,14 @@ def test_no_name_id_or_class_of_a_table_is_a_tag_or_a_cell_in_what_is_made_of_it
         assert len(set(map(len, rows))) == 1
 
 
-BY_HAND = {  # modules that write tables for machines, or of our own words alone
+BY_HAND = {  # modules that write tables for programs, or only with our own words
     "csv": {"files.py", "table.py", "row_cells.py", "answer_trainer.py", "import_survey.py"},
     "markdown": {"markdown.py", "data_card.py"},
 }
 
 
-def test_every_table_for_people_is_written_by_what_makes_its_cells_safe():
-    """A csv.writer, or a row of a markdown table put together by hand, would forget it one day."""
+def test_every_csv_for_people_is_written_by_the_writer_that_makes_cells_safe():
+    """With csv.writer or a hand-made markdown row, escaping would be forgotten some day."""
     found = {"csv": set(), "markdown": set()}
     for path in Path(convert_csv_to_jsonl.__file__).parent.rglob("*.py"):
         tree = ast.parse(path.read_text())
@@ -326,7 +326,7 @@ def test_every_table_for_people_is_written_by_what_makes_its_cells_safe():
      ("[me](http://x)", "[me]\\(http://x)"), ("`x`", "\\`x\\`"), ("[68.5, 75.1]", "[68.5, 75.1]"),
      ("&lt;b", "&amp;lt;b")],
 )  # fmt: skip
-def test_a_text_in_markdown_is_a_text(text, shown):
+def test_a_text_in_markdown_stays_plain_text(text, shown):
     assert markdown.escape(text) == shown
 
 
@@ -335,7 +335,7 @@ def test_a_code_block_cannot_be_left():
     assert markdown.fence("plain").splitlines() == ["````text", "plain", "````"]
 
 
-# Models somebody else made
+# Models from other people
 
 ENDLESS = "{% for a in range(99999) %}" * 3 + "{% endfor %}" * 3
 
@@ -350,7 +350,7 @@ def test_a_chat_template_that_does_not_end_is_stopped(monkeypatch):
         chat.encode_prompt(tokenizer, "a question")
 
 
-def test_a_template_that_only_waits_for_a_busy_machine_is_not_stopped():
+def test_a_template_that_waits_on_a_busy_machine_is_not_stopped():
     from linklab.models import chat
 
     with chat.time_limit(0.05, "a template"):
@@ -361,7 +361,7 @@ def test_a_template_that_only_waits_for_a_busy_machine_is_not_stopped():
 
 
 class Planted:
-    """Unpickled, it would leave a file."""
+    """Unpickling it would create a file."""
 
     def __init__(self, path):
         self.path = path
@@ -378,7 +378,7 @@ def pickled(folder, tmp_path):
 
 
 def test_every_model_and_tokenizer_is_loaded_without_its_own_code():
-    """transformers asks at the terminal where nothing is said, and runs the code after a y."""
+    """Without the option, transformers asks at the terminal, and runs the code after a y."""
     calls, silent = 0, []
     for path in Path(convert_csv_to_jsonl.__file__).parent.rglob("*.py"):
         text = path.read_text()
@@ -421,7 +421,7 @@ def test_broken_or_hostile_weights_are_one_line_and_run_nothing(tmp_path, what):
 
 
 def test_a_planted_token_and_password_are_in_no_output(small_links, tmp_path):
-    """Given in every way they could be: in the environment, in a command line, in a URL; outputs and lines are read."""
+    """Given in the environment, on a command line and in a URL; all outputs and printed lines are searched."""
     token, password = "hf_" + "plantedtoken42", "planted-pa55word"
     environment = os.environ | {"HF_TOKEN": token, "LINKLAB_STORAGE": f"postgresql://me:{password}@127.0.0.1:9/db"}
     scripts = Path(convert_csv_to_jsonl.__file__).parent

@@ -1,4 +1,4 @@
-"""Who may replace what: the same script, its own unchanged output, never what a run reads; refused before any work."""
+"""Replacing outputs: only by the same script, only if unchanged, never the run's inputs; refused before any work."""
 
 import contextlib
 import importlib
@@ -18,7 +18,7 @@ SCRIPTS = Path(files.__file__).parents[1]
 
 
 def make(folder, text="old", *, script="s.py", force=False, reads=()):
-    """Write a folder as a stage does: two files, one of them in a folder below, and the manifest."""
+    """Write a folder like a stage: two files, one of them in a subfolder, and the manifest."""
     with staged_folder(folder, script=script, force=force, reads=reads) as stage:
         (stage / "sub").mkdir()
         (stage / "a.txt").write_text(text)
@@ -62,7 +62,7 @@ CONTENTS = {
 
 @pytest.mark.parametrize("force", [False, True])
 @pytest.mark.parametrize("what", CONTENTS)
-def test_what_the_script_did_not_write_or_somebody_changed_is_named_and_stays(tmp_path, what, force):
+def test_a_file_the_script_did_not_write_or_that_was_changed_is_named_and_kept(tmp_path, what, force):
     put, said = CONTENTS[what]
     out = tmp_path / "out"
     make(out)
@@ -75,7 +75,7 @@ def test_what_the_script_did_not_write_or_somebody_changed_is_named_and_stays(tm
 
 
 @pytest.mark.parametrize("what", ["a pipe", "a dangling link", "a link to a folder", "an empty folder"])
-def test_a_folder_is_not_empty_with_what_is_no_file(tmp_path, what):
+def test_a_folder_with_links_pipes_or_folders_is_not_empty(tmp_path, what):
     out = tmp_path / "out"
     out.mkdir()
     CONTENTS[what][0](out)
@@ -85,17 +85,17 @@ def test_a_folder_is_not_empty_with_what_is_no_file(tmp_path, what):
     assert snapshot(tmp_path) == before
 
 
-def test_what_the_same_script_wrote_is_replaced_with_force_and_only_then(tmp_path):
+def test_outputs_of_the_same_script_are_replaced_only_with_force(tmp_path):
     make(tmp_path / "out")
     with pytest.raises(UserError, match="already holds files; pass --force"):
         make(tmp_path / "out", "new")
-    (tmp_path / "out" / "a.txt").unlink()  # nothing is lost with it
+    (tmp_path / "out" / "a.txt").unlink()  # its removal loses nothing
     make(tmp_path / "out", "new", force=True)
     assert (tmp_path / "out" / "a.txt").read_text() == "new"
 
 
 @pytest.mark.parametrize("read", ["out/a.txt", "out/sub", "out"])
-def test_what_a_run_reads_is_never_replaced(tmp_path, monkeypatch, read):
+def test_an_input_of_the_run_is_never_replaced(tmp_path, monkeypatch, read):
     monkeypatch.chdir(tmp_path)
     make("out")
     (tmp_path / "alias").symlink_to("out")
@@ -112,7 +112,7 @@ def test_the_root_of_the_disk_is_refused_at_once(out):
             check_out_dir(out, script="s.py", force=force)
 
 
-def test_a_folder_is_not_swapped_away_under_the_process_that_stands_in_it(tmp_path, monkeypatch):
+def test_the_current_folder_is_filled_and_not_replaced(tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path / "out")
     inode = (tmp_path / "out").stat().st_ino
@@ -124,11 +124,11 @@ def test_a_folder_is_not_swapped_away_under_the_process_that_stands_in_it(tmp_pa
 
 
 class Killed(BaseException):
-    """Ends a replacement at once, as a kill would."""
+    """Ends a replacement at once, like a kill."""
 
 
 @pytest.mark.parametrize("at", range(12))
-def test_a_replacement_inside_a_folder_that_is_killed_at_any_step_is_ended_by_the_next_run(tmp_path, monkeypatch, at):
+def test_a_replacement_inside_a_folder_killed_at_any_step_is_finished_by_the_next_run(tmp_path, monkeypatch, at):
     out, steps = tmp_path / "out", []
     make(out)
     monkeypatch.setattr(manifest, "must_stay", lambda folder: folder.is_dir())
@@ -145,7 +145,7 @@ def test_a_replacement_inside_a_folder_that_is_killed_at_any_step_is_ended_by_th
         make(out, "new", force=True)
     monkeypatch.setattr(os, "replace", real)
     shutil.rmtree(out / manifest.NEW, ignore_errors=True)
-    if (out / "manifest.json").exists():  # what has a manifest is complete
+    if (out / "manifest.json").exists():  # a folder with a manifest is complete
         value = read_manifest(out)
         assert not manifest.find_changed(value["outputs"], out) or (out / manifest.READY).exists()
     make(out, "newer", force=True)
@@ -154,7 +154,7 @@ def test_a_replacement_inside_a_folder_that_is_killed_at_any_step_is_ended_by_th
 
 
 def in_own_namespace(commands):
-    """Run shell commands with mounts of their own; skips nothing: returns None where the machine does not allow it."""
+    """Run shell commands with separate mounts; returns None if the machine does not allow that."""
     if not shutil.which("unshare") or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode:
         return None
     return subprocess.run(["unshare", "-m", "sh", "-ec", commands], capture_output=True, text=True, check=False)
@@ -162,7 +162,7 @@ def in_own_namespace(commands):
 
 @pytest.mark.parametrize("mount", ["mount -t tmpfs none out", "mount --bind elsewhere out"])
 def test_a_mounted_folder_is_filled_and_filled_again(tmp_path, mount):
-    """As `docker -v` does it. Where mounts are not allowed, the folder is an ordinary one, which must work too."""
+    """Like `docker -v`. If mounts are not allowed, the folder is an ordinary one, which must work too."""
     text = f"""
 import sys; sys.path.insert(0, {str(SCRIPTS)!r})
 from pathlib import Path
@@ -217,7 +217,7 @@ def say_of(script, words, capfd):
 @pytest.mark.parametrize("out, said", [("theirs", "what theirs.py wrote, not"), ("person", "'README.md', which"),
                                        ("d", "links.csv"), ("/", "root of the disk")])  # fmt: skip
 @pytest.mark.parametrize("script", CASES)
-def test_no_script_replaces_what_is_not_its_own(place, monkeypatch, capfd, script, out, said):
+def test_no_script_replaces_files_that_it_did_not_write(place, monkeypatch, capfd, script, out, said):
     if out == "d" and script.startswith("generate"):
         said = "generate_synthetic_large.py" if script.endswith("smoke") else ""
     elif out == "d" and script == "compare_results":
@@ -230,7 +230,7 @@ def test_no_script_replaces_what_is_not_its_own(place, monkeypatch, capfd, scrip
     assert snapshot(place) == before
 
 
-READ = [  # a command that would write where it reads
+READ = [  # commands whose output folder holds their input
     ("run_baselines", "--data jsonl --out-dir jsonl"),
     ("run_baselines", "--csv d/links.csv --out-dir d"),
     ("convert_csv_to_jsonl", "--csv d/links.csv --out-dir d"),
@@ -248,11 +248,11 @@ READ = [  # a command that would write where it reads
 
 @pytest.mark.parametrize("force", [[], ["--force"]], ids=["", "forced"])
 @pytest.mark.parametrize("script, words", READ, ids=[f"{script} {words}" for script, words in READ])
-def test_no_script_replaces_what_it_reads_though_the_folder_were_its_own(place, tmp_path, monkeypatch, capfd, script,
+def test_no_script_replaces_its_inputs_even_in_its_own_folder(place, tmp_path, monkeypatch, capfd, script,
                                                                          words, force):  # fmt: skip
     here = Path(shutil.copytree(place, tmp_path / "place"))
     monkeypatch.chdir(here)
-    for folder in ("theirs", "jsonl", "d"):  # as if this very script had written it
+    for folder in ("theirs", "jsonl", "d"):  # as if the same script had written it
         value = json.loads(Path(folder, "manifest.json").read_text()) | {"script": f"{script}.py"}
         Path(folder, "manifest.json").write_text(json.dumps(value))
     before = snapshot(here)
@@ -273,7 +273,7 @@ FILE_CASES = {
 
 
 @pytest.mark.parametrize("case", FILE_CASES)
-def test_a_file_is_replaced_only_where_its_manifest_says_whose_it_is(place, tmp_path, monkeypatch, capfd, case):
+def test_a_file_is_replaced_only_if_its_manifest_names_the_same_script(place, tmp_path, monkeypatch, capfd, case):
     report, violations, said = FILE_CASES[case]
     shutil.copytree(place / "d", tmp_path / "d")
     monkeypatch.chdir(tmp_path)

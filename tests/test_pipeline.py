@@ -1,4 +1,4 @@
-"""linklab/pipeline.py: a stage's process is logged, watched, waited for, and keeps its claim while it lives."""
+"""linklab/pipeline.py: a stage's process is logged, watched, waited for, and keeps its lock until it ends."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ def python(text):
     return [sys.executable, "-c", text]
 
 
-def test_what_a_stage_says_goes_to_its_log_and_its_code_comes_back(tmp_path):
+def test_a_stages_output_goes_to_its_log_and_its_exit_code_is_returned(tmp_path):
     with open(tmp_path / "log", "w") as log:
         assert (
             pipeline.call(python("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"), log=log) == 3
@@ -23,7 +23,7 @@ def test_what_a_stage_says_goes_to_its_log_and_its_code_comes_back(tmp_path):
     assert sorted((tmp_path / "log").read_text().split()) == ["err", "out"]
 
 
-def test_a_watch_that_says_stop_stops_the_stage_once(tmp_path):
+def test_a_watch_that_returns_true_stops_the_stage_once(tmp_path):
     ready = tmp_path / "ready"
     text = f"""
 import pathlib, signal, sys, time
@@ -31,7 +31,7 @@ told = []
 signal.signal(signal.SIGTERM, lambda *a: told.append(1))
 pathlib.Path({str(ready)!r}).touch()
 while not told: time.sleep(0.01)
-time.sleep(0.3)  # finishing what it is at
+time.sleep(0.3)  # finishing its work
 sys.exit(100 + len(told))
 """
     assert pipeline.call(python(text), watch=ready.exists, every_s=0.02) == 101
@@ -52,11 +52,11 @@ def test_a_watch_that_fails_leaves_no_stage_running():
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_claim_is_held_by_the_stage_that_keeps_it_open_when_its_process_is_killed(tmp_path):
+def test_a_stage_keeps_the_lock_when_the_process_that_started_it_is_killed(tmp_path):
     path, ready, go = tmp_path / "claim", tmp_path / "ready", tmp_path / "go"
     text = f"""
 import os, pathlib, time
-if os.fork(): os._exit(0)  # leaves a child of its own behind, as a killed worker leaves its training
+if os.fork(): os._exit(0)  # leaves a child process, like a killed worker with its training
 pathlib.Path({str(ready)!r}).touch()
 while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)
 """
@@ -71,7 +71,7 @@ while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.01)
         assert other is None
     os.kill(worker, signal.SIGKILL)
     os.waitpid(worker, 0)
-    assert not is_free(path)  # the worker is gone, its child is not
+    assert not is_free(path)  # the worker has ended, its child has not
     go.touch()
     deadline = time.monotonic() + 30
     while not is_free(path) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""What the tests of training share: a short training's command line, what it leaves, and the loss as defined."""
+"""Helpers for tests of training: a short training's command line, its outputs, and the loss by definition."""
 
 import contextlib
 import csv
@@ -53,7 +53,7 @@ def same(first, second):
 
 @contextlib.contextmanager
 def stopping_before(training, monkeypatch, step, stop=lambda: signal.raise_signal(signal.SIGTERM)):
-    """Let SIGTERM come, or what else `stop` does, while this step is computed."""
+    """Send SIGTERM, or call `stop`, during this step."""
     from transformers import TrainerCallback
 
     plain = training.make_callbacks
@@ -69,7 +69,7 @@ def stopping_before(training, monkeypatch, step, stop=lambda: signal.raise_signa
 
 
 def add_adapter(model, **options):
-    """Return the model with an adapter of rank 4 that is not at its zero start."""
+    """Return the model with an adapter of rank 4 that is not zero."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(5)
@@ -98,7 +98,7 @@ def assert_same_gradients(model, other):
 
 
 def unfinish(out):
-    """Leave what a run has left that was killed after its last checkpoint."""
+    """Make a finished run look like one killed after its last checkpoint."""
     for name in ("model", "metrics.json", "trainer_log.csv", "loss.png", "README.md", MANIFEST):
         path = out / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,4 +1,4 @@
-"""What the tests of answers ask: an untrained model with opinions."""
+"""The model for the tests of answers: untrained, but with clear preferences among tokens."""
 
 import pytest
 import torch
@@ -10,6 +10,6 @@ from linklab.models import tiny
 def scorer():
     tokenizer = tiny.build_tokenizer()
     model = tiny.build_model(tokenizer).eval()
-    with torch.no_grad():  # as it is built it finds every token nearly as likely as any other
+    with torch.no_grad():  # a new model gives nearly the same probability to every token
         model.lm_head.weight.mul_(8)
     return ChoiceScorer(model, tokenizer)

@@ -1,4 +1,4 @@
-"""Rows asked choice by choice: sharing what prompts begin with changes no score, and no order changes an answer."""
+"""Rows with one question per choice: shared prompt beginnings change no score, and no order changes an answer."""
 
 import csv
 import dataclasses
@@ -36,7 +36,7 @@ def examples(small_links, task):
 
 
 def ask_alone(scorer, question, task):
-    """The definition: the model reads the whole prompt, nothing shared, nothing beside it."""
+    """The definition: the model reads each whole prompt alone, with nothing shared."""
     cache = PromptCache(1)
     scorer.read(cache, [encode_prompt(scorer.tokenizer, question.prompt)])
     (found,) = number_distributions.distributions(scorer, cache, [[]], "", [[]], task.answer_column)
@@ -115,7 +115,7 @@ def test_free_writing_is_greedy_writing_about_each_choice(scorer, examples, task
         (["", "many", "5 6"], None),
     ],
 )
-def test_written_numbers_are_compared_and_what_is_none_loses(task, examples, texts, answer):
+def test_written_numbers_are_compared_and_texts_that_are_not_numbers_lose(task, examples, texts, answer):
     choices = {CHANNEL: ["5210", "5530", "5775"]}
     row = dataclasses.replace(examples[0], choices=choices)
     given = choice_answers._read_written(row, texts, task)
@@ -124,7 +124,7 @@ def test_written_numbers_are_compared_and_what_is_none_loses(task, examples, tex
 
 
 def chances_by_enumeration(distributions):
-    """The definition, over every combination of values; a shared maximum is shared evenly."""
+    """The definition, over every combination of values; equal maxima share evenly."""
     chances = np.zeros(len(distributions))
     for values in itertools.product(*(row.items() for row in distributions)):
         best = max(value for value, _ in values)
@@ -145,7 +145,7 @@ def test_the_chance_of_being_the_best_is_that_of_counting_all_combinations(distr
     assert choice_answers.best_chances(distributions) == pytest.approx(expected, abs=1e-12)
 
 
-def test_chances_of_many_and_of_silent_choices():
+def test_chances_of_many_choices_and_of_choices_without_numbers():
     even = choice_answers.best_chances([{0.0: 0.5, 1.0: 0.5}] * 30)
     assert even == pytest.approx([1 / 30] * 30)
     assert choice_answers.best_chances([{}, {3.0: 1.0}]) == pytest.approx([0, 1])
@@ -154,7 +154,7 @@ def test_chances_of_many_and_of_silent_choices():
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12).filter(sum))
-def test_shared_chances_nowhere_rise_and_keep_their_sum(chances):
+def test_averaged_chances_never_rise_and_sum_to_one(chances):
     given = np.array(chances) / sum(chances)
     fallen = choice_answers.make_non_increasing(given)
     assert (np.diff(fallen) <= 1e-12).all() and fallen.sum() == pytest.approx(1)
@@ -171,7 +171,7 @@ def test_shared_chances_nowhere_rise_and_keep_their_sum(chances):
         (1.26, Column("x", "target", "float", decimals=1), "1.3"),
     ],
 )
-def test_a_worth_is_written_as_its_column_is(value, column, text):
+def test_a_worth_is_written_in_the_format_of_its_column(value, column, text):
     assert choice_answers.write_number(value, column) == text
 
 

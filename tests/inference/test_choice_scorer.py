@@ -1,4 +1,4 @@
-"""Asking a model: trie scores are those of asking for every answer alone, and writing is plain greedy writing."""
+"""Scoring answers: trie scores equal those of every answer alone, and writing equals plain greedy writing."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from linklab.training import answer_loss
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-KINDS = ("a", "ab", "abc", "b", "cab")  # some begin others: only the token after tells them apart
+KINDS = ("a", "ab", "abc", "b", "cab")  # some are prefixes of others: only the next token tells them apart
 CSV = "word,kind,size,count\n" + "".join(
     f"w{i}{'-long' * (i % 4)},{KINDS[i % 5]},{('xs', 'xl')[i % 2]},{i * 7}\n" for i in range(30)
 )
@@ -46,7 +46,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def taught(tokenizer, examples):
-    """A tiny model that has seen a few answers often: it has opinions, and ends its answers."""
+    """A tiny model trained on a few answers: it has clear preferences, and ends its answers."""
     model = tiny.build_model(tokenizer)
     answer_loss.use_answer_only_loss(model)
     rows = answer_loss.EncodedExamples(examples[:10], tokenizer, 512)
@@ -75,12 +75,12 @@ def log_probability(model, head, tokens):
 
 
 def brute_force(model, head, answers):
-    """Ask for every answer alone."""
+    """Score every answer alone."""
     return [log_probability(model, head, answer) for answer in answers]
 
 
 def written_by_hand(model, head, answers):
-    """The definition: only legal tokens may be written, so each step's softmax is over those, one forward pass each."""
+    """The definition: only legal tokens are allowed, so each step's softmax is over them; one forward pass per step."""
     found = []
     for answer in answers:
         log_p = 0.0
@@ -111,7 +111,7 @@ CASES = [
 @pytest.mark.parametrize("end", [True, False])
 @pytest.mark.parametrize("name, start, choices", CASES, ids=[name for name, *_ in CASES])
 def test_trie_scores_are_those_of_asking_for_each_choice_alone(taught, tokenizer, name, start, choices, end, window):
-    """Prompts of different lengths stand in one batch; with a window of 16 tokens, most are longer than it."""
+    """One batch has prompts of different lengths; most are longer than a window of 16 tokens."""
     model = with_window(taught, tokenizer, window)
     prompts = ["w", "word: w3", "a much longer prompt that goes on and on: 1 2 3 4 5 6 7 8 9", "word: w1-long-long"]
     scorer = choice_scorer.ChoiceScorer(model, tokenizer)
@@ -125,7 +125,7 @@ def test_trie_scores_are_those_of_asking_for_each_choice_alone(taught, tokenizer
         assert scores == pytest.approx(brute_force(model, head + scorer.tokens(start), answers), abs=1e-4)
 
 
-def test_each_row_has_its_own_begun_part_and_choices(taught, tokenizer):
+def test_each_row_has_its_own_answer_start_and_choices(taught, tokenizer):
     scorer = choice_scorer.ChoiceScorer(taught, tokenizer)
     heads = [encode_prompt(tokenizer, f"word: w{i}{'-long' * (i % 3)}") for i in range(6)]
     starts = [scorer.tokens("abcab"[:i]) for i in range(6)]
@@ -133,7 +133,7 @@ def test_each_row_has_its_own_begun_part_and_choices(taught, tokenizer):
     cache = choice_scorer.PromptCache(6)
     scorer.read(cache, heads)
     first = scorer.score_choices(cache, starts, answers)
-    assert first == scorer.score_choices(cache, starts, answers)  # asking leaves what was read as it was
+    assert first == scorer.score_choices(cache, starts, answers)  # scoring does not change the cache
     for i in range(6):
         assert first[i] == pytest.approx(brute_force(taught, heads[i] + starts[i], answers[i]), abs=1e-4)
 
@@ -194,12 +194,12 @@ def test_the_trie_holds_each_distinct_prefix_once():
     ([[1, 2], [1, 3]], False), ([[1], [1, 3]], True), ([[1, 2, 3], [4], [1, 2]], True), ([[1]], False),
     ([[2, 1], [1]], False),
 ])  # fmt: skip
-def test_a_follower_is_needed_only_where_one_answer_begins_another(answers, expected):
+def test_a_next_token_is_needed_only_if_one_answer_is_a_prefix_of_another(answers, expected):
     assert tries.needs_end(answers) is expected
 
 
 def write_by_hand(model, tokenizer, head, n):
-    """Greedy writing, one token a forward pass, without cache, padding or generate()."""
+    """Greedy writing, one token per forward pass, without cache, padding or generate()."""
     end = {tokenizer.convert_tokens_to_ids("<end_of_turn>"), tokenizer.eos_token_id}
     tokens = []
     while len(tokens) < n:
@@ -218,7 +218,7 @@ def test_free_writing_is_greedy_writing_row_by_row(taught, tokenizer, examples, 
     given = row_answers.answer_freely(choice_scorer.ChoiceScorer(model, tokenizer), rows, task, max_new_tokens=12)
     expected = [write_by_hand(model, tokenizer, encode_prompt(tokenizer, row.prompt), 12) for row in rows]
     assert [answer["raw_text"] for answer in given] == expected
-    assert len({len(row.prompt) for row in rows}) > 1  # else padding is untested
+    assert len({len(row.prompt) for row in rows}) > 1  # otherwise padding is not tested
     if window == 512:
         assert any(len(text) < 12 for text in expected)  # some stop by themselves
     for row, answer in zip(rows, given, strict=True):
@@ -233,7 +233,7 @@ def longest(task):
 
 
 def number_by_hand(model, tokenizer, head, before, after, longest):
-    """The whole number of at most `longest` characters that the likeliest legal token each time gives, by hand."""
+    """The integer of at most `longest` characters made of the most probable legal token at each step, by hand."""
     stop = {tokenizer.convert_tokens_to_ids("<end_of_turn>"), tokenizer.eos_token_id}
     stop |= set(tokenizer(after, add_special_tokens=False)["input_ids"][:1]) if after else set()
     head = head + (tokenizer(before, add_special_tokens=False)["input_ids"] if before else [])
@@ -259,10 +259,10 @@ def number_by_hand(model, tokenizer, head, before, after, longest):
 def test_exact_answers_take_the_best_legal_choice_of_each_target_in_turn(
     taught, tokenizer, examples, task, window, rank_by, by_hand
 ):
-    """Each class is scored after what was chosen before it, with the token that follows where one class begins another;
-    a number is what the likeliest legal digits give."""
+    """Each class is scored after the targets before it, with the next token if one class is a prefix of another;
+    a number is made of the most probable legal digits."""
     model = with_window(taught, tokenizer, window)
-    rows = examples[5:15]  # half of them it has seen
+    rows = examples[5:15]  # the model was trained on half of them
     separator = task.form.separator
     scorer = choice_scorer.ChoiceScorer(model, tokenizer)
     follow = scorer.tokens(separator)
@@ -284,7 +284,7 @@ def test_exact_answers_take_the_best_legal_choice_of_each_target_in_turn(
         head += scorer.tokens(separator + size)
         number = number_by_hand(model, tokenizer, head, separator, "", longest(task))
         assert given["raw_text"] == separator.join([kind, size, number])
-        # Whatever is written for the number, the legal classes before it count.
+        # The number does not change the classes before it.
         assert (given["answer"]["kind"], given["answer"]["size"]) == (kind, size)
         assert given["answer"]["count"] == task.read_answer(given["raw_text"], row.choices)[0]["count"]
 
@@ -297,7 +297,7 @@ def follow(model, head, start, tokens):
 
 
 def with_words(tokenizer):
-    """Return the tiny tokenizer with ` x` in one token, as Gemma's has ` red`: a space alone is then never written."""
+    """Return the tiny tokenizer with ` x` in one token, like ` red` in Gemma's: a space alone is then never written."""
     core = json.loads(tokenizer.backend_tokenizer.to_str())
     core["model"]["vocab"]["\u0120x"] = len(tokenizer)
     core["model"]["merges"].append(["\u0120", "x"])
@@ -310,10 +310,10 @@ def with_words(tokenizer):
 
 
 def expect_first_class(scorer, task, row, name, second):
-    """Return the probabilities of the first target's classes: each counts with all that the next may begin with."""
+    """Return the probabilities of the first target's classes: each with all first tokens of the next one."""
     head, separator = encode_prompt(scorer.tokenizer, row.prompt), task.form.separator
     next_tokens = {scorer.tokens(separator + text)[0] for text in second}
-    assert next_tokens.isdisjoint(scorer.tokens(separator))  # else the separator's own token would do
+    assert next_tokens.isdisjoint(scorer.tokens(separator))  # otherwise the separator's own token would be enough
     starts = [scorer.tokens(text) for text in row.choices[name]]
     log_p = [log_probability(scorer.model, head, tokens) + follow(scorer.model, head, tokens, next_tokens)
              for tokens in starts]  # fmt: skip
@@ -325,7 +325,7 @@ def test_a_class_that_begins_another_counts_with_every_way_the_next_target_can_b
     task = make_task(tmp_path / "words.csv", ["kind", "size"])
     words = with_words(tokenizer)
     model = tiny.build_model(words).eval()
-    with torch.no_grad():  # opinions: an untrained model finds every token nearly as likely as any other
+    with torch.no_grad():  # a new model gives nearly the same probability to every token
         model.lm_head.weight.mul_(8)
     scorer = choice_scorer.ChoiceScorer(model, words)
     rows = examples[:8]
@@ -334,7 +334,7 @@ def test_a_class_that_begins_another_counts_with_every_way_the_next_target_can_b
         assert dict(given["choices"]["kind"]) == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_class_that_begins_another_is_written_against_all_that_may_stand_behind_it(tokenizer, examples, tmp_path):
+def test_a_class_that_begins_another_is_written_with_any_token_that_may_follow(tokenizer, examples, tmp_path):
     """By hand, of KINDS: after `a` either ` x` (the next target) or `b` may be written, after `ab` ` x` or `c`."""
     (tmp_path / "words.csv").write_text(CSV)
     task = make_task(tmp_path / "words.csv", ["kind", "size"])
@@ -353,8 +353,8 @@ def test_a_class_that_begins_another_is_written_against_all_that_may_stand_behin
         assert dict(given["choices"]["kind"]) == pytest.approx(dict(zip(paths, log_p, strict=True)), abs=1e-4)
 
 
-def test_a_short_class_does_not_win_because_it_is_short_while_a_model_knows_nothing(tokenizer, tmp_path):
-    """An untrained model finds every token alike: of a class of 1 token and one of 5, each is half of what is legal."""
+def test_a_short_class_has_no_advantage_in_an_untrained_model(tokenizer, tmp_path):
+    """For an untrained model all tokens are alike: a class of 1 token and one of 5 get half of the probability each."""
     names = ("a", "cabca")
     path = tmp_path / "lengths.csv"
     path.write_text("word,kind\n" + "".join(f"w{i},{names[i % 2]}\n" for i in range(40)))
@@ -371,16 +371,16 @@ def test_a_short_class_does_not_win_because_it_is_short_while_a_model_knows_noth
 
 
 @pytest.mark.parametrize(("answers", "tokens", "expected"), [
-    ([[5]], [[-9.0]], [1.0]),  # what is alone costs nothing
+    ([[5]], [[-9.0]], [1.0]),  # a token with no alternative costs nothing
     ([[5], [6]], [[math.log(0.03)], [math.log(0.01)]], [0.75, 0.25]),
     ([[5], [6, 7, 8, 9]], [[math.log(0.01)], [math.log(0.03), -5.0, -5.0, -5.0]], [0.25, 0.75]),
     ([[5, 1], [5, 7], [6]], [[-1.0, math.log(0.2)], [-1.0, math.log(0.6)], [-1.0]], [0.125, 0.375, 0.5]),
 ])  # fmt: skip
-def test_what_is_written_is_renormalised_at_each_node(answers, tokens, expected):
+def test_written_scores_are_normalized_at_each_node(answers, tokens, expected):
     assert list(map(math.exp, tries.written_scores(answers, tokens))) == pytest.approx(expected, abs=1e-12)
 
 
-def test_what_is_written_does_not_depend_on_the_parts_choices_are_scored_in(
+def test_written_scores_do_not_depend_on_how_choices_are_divided_into_parts(
     taught, tokenizer, examples, task, monkeypatch
 ):
     many = [dataclasses.replace(e, choices=e.choices | {"size": [f"{n:03d}" for n in range(50)]}) for e in examples[:4]]
@@ -399,7 +399,7 @@ def greedy_numbers(scorer, cache, next_tokens, longest):
 
 
 def test_a_number_ends_where_the_next_target_begins(tokenizer, examples, tmp_path):
-    """A word's first token holds the space before it: what ends the number is that token, not a space alone."""
+    """A word's first token includes the space before it: that token ends the number, not a space alone."""
     (tmp_path / "words.csv").write_text(CSV)
     task = make_task(tmp_path / "words.csv", ["count", "size"])
     words = with_words(tokenizer)
@@ -416,7 +416,7 @@ def test_a_number_ends_where_the_next_target_begins(tokenizer, examples, tmp_pat
     assert greedy_numbers(scorer, cache, next_tokens, 9) == ["12"] * 3
 
 
-def test_a_row_does_not_stop_at_a_follower_of_another_row(tokenizer, examples):
+def test_a_row_does_not_stop_at_a_next_token_of_another_row(tokenizer, examples):
     scorer = choice_scorer.ChoiceScorer(tiny.build_model(tokenizer).eval(), tokenizer)
     a, b, one = scorer.tokens("ab1")
     cache = choice_scorer.PromptCache(2)
@@ -443,7 +443,7 @@ def test_a_number_target_before_a_class_is_written_and_the_class_scored_after_it
 
 
 def test_a_number_has_no_more_characters_than_its_column_allows(taught, tokenizer, small_links):
-    task = make_task(small_links / "links.csv", ask="row")  # its throughputs go from 5 to 1000
+    task = make_task(small_links / "links.csv", ask="row")  # its throughputs range from 5 to 1000
     rows = read_examples(small_links / "links.csv", task, "test", 5)
     for given in row_answers.answer_exactly(
         choice_scorer.ChoiceScorer(taught, tokenizer), rows, task, numbers="greedy"
@@ -492,7 +492,7 @@ def test_on_the_embedded_model_trie_scores_are_those_of_asking_for_each_choice_a
 
 @pytest.mark.slow
 @pytest.mark.parametrize("targets", [("red", "dark"), ("dark red", "pale blue"), ("12", "-3.5"), ("5775", "594")])
-def test_an_answer_asked_for_in_parts_has_the_tokens_it_was_trained_with(embedded, targets, tmp_path):
+def test_an_answer_scored_in_parts_has_the_tokens_it_was_trained_with(embedded, targets, tmp_path):
     """Gemma's tokens may span a space: `red dark` is `red`, ` dark`, so the space belongs to the part after it."""
     path = tmp_path / "t.csv"
     others = ["blue" if part[0].isalpha() else "1" for part in targets]
@@ -545,7 +545,7 @@ def test_json_answers_of_a_model_that_knows_nothing_are_legal(tokenizer, example
 
 
 def test_json_classes_are_scored_as_the_whole_object_they_are_part_of(tokenizer, examples, json_task):
-    """By hand: each class in quotes with the next key behind it, in a prompt that already holds the object's head."""
+    """By hand: each class in quotes followed by the next key, after a prompt and the start of the object."""
     model = tiny.build_model(tokenizer).eval()
     with torch.no_grad():
         model.lm_head.weight.mul_(8)

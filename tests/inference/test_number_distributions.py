@@ -1,4 +1,4 @@
-"""Numbers token by token: what is legal, and the distribution is that of asking for every number alone."""
+"""Numbers token by token: which are legal, and the distribution equals that of every number scored alone."""
 
 import dataclasses
 import functools
@@ -25,7 +25,7 @@ WHOLE = [(0, 12), (5, 1000), (7, 7), (10, 85), (95, 204), (0, 0), (-3, 3), (-120
 
 
 @pytest.mark.parametrize("low, high", WHOLE)
-def test_beginnings_of_whole_numbers_are_those_of_the_numbers_written_out(low, high):
+def test_beginnings_of_whole_numbers_match_all_numbers_written_out(low, high):
     own = column(low=low, high=high)
     numbers = {str(n) for n in range(low, high + 1)}
     beginnings = {text[:n] for text in numbers for n in range(len(text) + 1)}
@@ -36,7 +36,7 @@ def test_beginnings_of_whole_numbers_are_those_of_the_numbers_written_out(low, h
     assert {text for text in tried if can_begin(text, own)} == beginnings
 
 
-def test_beginnings_of_decimals_are_those_of_the_numbers_written_out():
+def test_beginnings_of_decimals_match_all_numbers_written_out():
     own = column("float", low=-1.5, high=20.25, decimals=2)
     numbers = {f"{n / 100:.{d}f}" for n in range(-150, 2026) for d in (1, 2)} | {str(n) for n in range(-1, 21)}
     numbers = {text for text in numbers if -1.5 <= float(text) <= 20.25 and text not in ("-0.0", "-0.00")}
@@ -56,7 +56,7 @@ def test_a_column_without_a_range_takes_any_number_of_at_most_twelve_characters(
     assert is_legal("42000.0", prices) and not can_begin("12345678", prices)
 
 
-def test_the_median_is_numpys_of_as_many_copies():
+def test_the_weighted_median_equals_numpys_median_of_repeated_numbers():
     rng = np.random.default_rng(3)
     for _ in range(200):
         values = rng.choice(1000, size=rng.integers(1, 9), replace=False)
@@ -72,14 +72,14 @@ ALL = {"most": 10**6, "smallest": 0.0, "read_at_most": 10**6}
 
 
 def by_hand(scorer, head, before, texts, stops):
-    """The definition: at each token the model's probabilities among those that go on to one of `texts`, or end one."""
+    """The definition: at each token, the model's probabilities among tokens that lead to one of `texts` or end one."""
 
     @functools.cache
     def steps(beginning):
         """Return the log-probability of each next character, and under "" that of an end."""
         nexts = sorted({text[len(beginning)] for text in texts if text.startswith(beginning) and text != beginning})
         ways = [token for character in nexts for token in scorer.tokens(character)]
-        assert len(ways) == len(nexts)  # one token a character
+        assert len(ways) == len(nexts)  # one token per character
         with torch.inference_mode():
             tokens = head + scorer.tokens(before + beginning)
             logits = scorer.model(input_ids=torch.tensor([tokens])).logits[0, -1].double()
@@ -94,7 +94,7 @@ def by_hand(scorer, head, before, texts, stops):
 
 @pytest.mark.parametrize("low, high", [(5, 112), (-12, 3)])
 def test_the_distribution_is_that_of_asking_for_every_number_alone(scorer, low, high):
-    """Three rows of different length and start in one batch; numbers that begin others; nothing left out."""
+    """Three rows of different length and start in one batch; some numbers are prefixes of others; none is dropped."""
     heads = [encode_prompt(scorer.tokenizer, "ab " * n) for n in (1, 7, 3)]
     starts = [scorer.tokens(text) for text in ("a", "abc", "b")]
     follow = [[], scorer.tokens("x"), []]
@@ -105,7 +105,7 @@ def test_the_distribution_is_that_of_asking_for_every_number_alone(scorer, low, 
         number_distributions.distributions(scorer, cache, starts, " ", follow, column(low=low, high=high), **ALL)
         for _ in range(2)
     )
-    assert first == again  # asking leaves what was read as it was
+    assert first == again  # scoring does not change the cache
     for head, start, own, row in zip(heads, starts, follow, first, strict=True):
         expected = by_hand(scorer, head + start, " ", texts, [scorer.end, scorer.tokenizer.eos_token_id, *own])
         assert sum(expected.values()) == pytest.approx(1)
@@ -134,8 +134,10 @@ def test_an_exact_answer_holds_the_median_of_what_may_follow_its_class(scorer, t
 @pytest.mark.parametrize("n_digits, decimals, kind", [
     (5, 1, "float"), (7, 0, "int"), (6, 0, "float"), (9, 2, "float"), (3, 0, "int"), (2, 4, "float"),
 ])  # fmt: skip
-def test_long_numbers_keep_their_length_where_not_all_can_be_read(monkeypatch, scorer, n_digits, decimals, kind):
-    """A model that holds all numbers of so many digits equally likely, 42000.0 as pandas writes them included."""
+def test_long_numbers_keep_their_length_if_not_all_beginnings_can_be_read(
+    monkeypatch, scorer, n_digits, decimals, kind
+):
+    """A model with equal probability for all numbers of `n_digits` digits, also in pandas' form 42000.0."""
     plan = [
         set("123456789"),
         *[set("0123456789")] * (n_digits - 1),
@@ -160,7 +162,7 @@ def test_long_numbers_keep_their_length_where_not_all_can_be_read(monkeypatch, s
     cache = SimpleNamespace(valid=torch.zeros(1, 0), lengths=[0], last=[""])
     (found,) = number_distributions.distributions(known, cache, [[]], "", [[]], column(kind))
     assert sum(found.values()) == pytest.approx(1)
-    assert float(weighted_median(found)) == pytest.approx(5.5 * 10 ** (n_digits - 1), rel=0.04)  # a 32nd of them all
+    assert float(weighted_median(found)) == pytest.approx(5.5 * 10 ** (n_digits - 1), rel=0.04)  # 1/32 of all numbers
 
 
 def test_unlikely_beginnings_move_the_median_little(scorer):
@@ -180,8 +182,8 @@ def test_unlikely_beginnings_move_the_median_little(scorer):
         assert sum(p for text, p in full.items() if float(text) >= at) >= 0.5 - left_out
 
 
-def test_numbers_complete_before_anything_is_left_out_gain_nothing_by_it(scorer):
-    """Two of each ten beginnings are followed, and stand for the others."""
+def test_finished_numbers_gain_nothing_from_dropped_beginnings(scorer):
+    """Two of every ten beginnings are followed and represent the others."""
     cache = choice_scorer.PromptCache(1)
     scorer.read(cache, [encode_prompt(scorer.tokenizer, "ab ab")])
     own = column(low=0, high=9999)
@@ -192,8 +194,8 @@ def test_numbers_complete_before_anything_is_left_out_gain_nothing_by_it(scorer)
     assert two["0"] == pytest.approx(full["0"], rel=1e-6) and one["0"] == pytest.approx(full["0"], rel=1e-6)
 
 
-def test_a_number_without_end_is_taken_as_it_stands(scorer):
-    """No range: an untrained model would write digits for ever."""
+def test_a_number_that_reaches_the_longest_length_is_taken_as_it_is(scorer):
+    """Without a range, an untrained model would write digits forever."""
     cache = choice_scorer.PromptCache(1)
     scorer.read(cache, [encode_prompt(scorer.tokenizer, "ab")])
     (found,) = number_distributions.distributions(scorer, cache, [[]], "", [[]], column("float"))

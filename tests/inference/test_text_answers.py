@@ -1,4 +1,4 @@
-"""Free texts are written, not chosen: the last turn of a conversation behind the true turns before it."""
+"""Text targets are written, not chosen: the last turn of a conversation, after the true earlier turns."""
 
 import json
 
@@ -17,7 +17,7 @@ COLOURS = {"ape": "red", "bee": "blue", "cat": "green"}
 
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory):
-    """A tiny model that knows three conversations: the last question is the same, its answer is in the first turn."""
+    """A tiny model trained on three conversations: the last question is the same, its answer is in the first turn."""
     path = tmp_path_factory.mktemp("talk") / "talk.jsonl"
     with open(path, "w") as handle:
         for animal, colour in COLOURS.items():
@@ -38,7 +38,7 @@ def learnt(tmp_path_factory):
     return ChoiceScorer(model, tokenizer), examples, source.open_folder(path)[0]
 
 
-def test_the_last_turn_is_written_behind_the_true_turns_before_it(learnt):
+def test_the_last_turn_is_written_after_the_true_earlier_turns(learnt):
     scorer, examples, task = learnt
     found = row_answers.answer_exactly(scorer, examples, task)
     assert [value["answer"]["reply"] for value in found] == [f"it is\n{colour}" for colour in COLOURS.values()]

@@ -1,4 +1,4 @@
-"""Every decoder family: training and scoring say what eager attention says of each row alone; others are refused."""
+"""Every decoder family: training and scoring equal eager attention on each row alone; other families are refused."""
 
 import csv
 
@@ -41,7 +41,7 @@ def test_the_training_loss_is_that_of_eager_attention_row_by_row(name, saved):
         scores = eager_log_probabilities(eager, prompt + tokens)
         losses += [-scores[len(prompt) - 1 + i, token].item() for i, token in enumerate(tokens)]
     assert all(len(prompt) > 0 for prompt, _ in turns) and len(turns[1][0]) > 2 * families.WINDOW
-    # The last two are questions of one row, which share the beginning of their prompts.
+    # The last two are questions of one row; their prompts begin alike.
     items = [answer_loss.join_questions(turns[:1]), answer_loss.join_questions(turns[1:])]
     model = load.load_model(str(saved[name])).eval()
     answer_loss.use_answer_only_loss(model)
@@ -85,7 +85,7 @@ def test_adapters_go_on_the_language_layers_of_a_model_that_reads_images(saved):
 
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory):
-    """A CSV whose one-letter answer a tiny model writes, and ends, after 20 steps."""
+    """A CSV with one-letter answers that a tiny model writes, and ends, after 20 steps."""
     path = tmp_path_factory.mktemp("letters") / "letters.csv"
     lines = [f"{'ab'[i % 2] * 3}{i % 7},{'ab'[i % 2]}" for i in range(200)]
     path.write_text("\n".join(["word,letter", *lines]) + "\n")
@@ -124,7 +124,7 @@ def test_a_family_trains_and_its_model_answers_and_stops_in_plain_transformers(
 
 
 def save_stranger(folder, config, template):
-    """Write an untrained model of a family nobody tested, with or without a chat template; returns its name."""
+    """Write an untrained model of an untested family, with or without a chat template; returns its name."""
     import transformers
 
     tokenizer = families.build_tokenizer(families.CHATML, None, "<|im_end|>", ["<|im_start|>"])
@@ -160,7 +160,7 @@ def test_a_model_without_chat_template_is_one_line(config, tmp_path, letters, ca
     (GRANITE, "models of type 'granite' are not supported (rows side by side change each other's logits by"),
     (MAMBA, "cannot load this model (MambaForCausalLM does not support an attention implementation"),
 ], ids=["granite", "mamba"])  # fmt: skip
-def test_a_decoder_that_would_be_wrong_in_silence_is_refused_by_name(config, said, tmp_path):
+def test_a_decoder_with_wrong_results_is_refused_by_name(config, said, tmp_path):
     name = save_stranger(tmp_path / "stranger", config, families.CHATML)
     with pytest.raises(UserError) as raised:
         load.load_model(name)
@@ -180,13 +180,13 @@ def test_an_untested_decoder_that_passes_the_check_scores_as_it_does_alone(confi
     ("embed_tokens", "no linear layer is called 'embed_tokens'"),
     ("vision_tower", "no linear layer is called 'vision_tower'"),
 ])  # fmt: skip
-def test_a_target_that_is_no_layer_or_the_tied_head_is_refused(asked, said, saved):
+def test_a_target_that_is_not_a_layer_or_is_the_tied_head_is_refused(asked, said, saved):
     with pytest.raises(UserError) as raised:
         find_targets(load.load_model(str(saved["gemma3_with_images"])), asked)
     assert said in str(raised.value)
 
 
-def test_spaces_around_a_target_are_no_part_of_its_name(saved):
+def test_spaces_around_a_target_are_ignored(saved):
     model = load.load_model(str(saved["llama"]))
     assert find_targets(model, "q_proj, v_proj ") == ["q_proj", "v_proj"]
     assert find_targets(model, "lm_head") == ["lm_head"]  # not tied here

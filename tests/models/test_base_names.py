@@ -1,4 +1,4 @@
-"""A misspelt model name ends at once with what was probably meant; without a network, after one short try."""
+"""A misspelt model name is an error with the name probably meant: at once, or after one try without a network."""
 
 import hub_stand_in
 import pytest
@@ -24,7 +24,7 @@ def test_a_misspelt_folder_or_built_in_name_is_refused_with_the_closest(tmp_path
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A Hub on loopback that the client of this process asks, with an empty cache; it is out of order."""
+    """A broken Hub on loopback, used by this process's client with an empty cache."""
     from huggingface_hub import constants
 
     with hub_stand_in.serve() as running:

@@ -1,4 +1,4 @@
-"""models/gguf_export.py, export_model.py: the embedded model's layout comes back, and llama.cpp answers alike."""
+"""models/gguf_export.py, export_model.py: same layout as the embedded GGUF, and llama.cpp gives the same answers."""
 
 import subprocess
 import sys
@@ -26,7 +26,7 @@ def test_another_vocabulary_is_one_line(tmp_path, capsys):
         (["--model", ".", "--check", "nowhere"], "nowhere: no such folder; give a folder convert_csv"),
     ],
 )
-def test_what_cannot_be_exported_is_one_line(tmp_path, capsys, words, expected):
+def test_an_error_in_the_export_is_one_line(tmp_path, capsys, words, expected):
     code = export_model.main([*words, "--out-dir", str(tmp_path / "gguf")])
     assert code == 2 and expected in capsys.readouterr().err
 
@@ -49,5 +49,5 @@ def test_the_embedded_model_comes_back_tensor_by_tensor_and_answers_alike(tmp_pa
         expected = gguf.dequantize(tensor.data, tensor.tensor_type)
         found = gguf.dequantize(ours[tensor.name].data, ours[tensor.name].tensor_type)
         assert found.shape == expected.shape
-        # bfloat16 keeps 8 bits of each value, and the cache holds the weights in it
+        # the cache holds the weights in bfloat16, which keeps 8 bits of each value
         assert np.allclose(found, expected, rtol=2**-7, atol=1e-6), tensor.name

@@ -1,4 +1,4 @@
-"""A fine-tuned model says whose license holds: the base's own, from its card; and how it is loaded."""
+"""The card of a fine-tuned model has the license of its base model's card, and code that loads the model."""
 
 import families
 import finetune_gemma_from_csv as finetune
@@ -10,19 +10,19 @@ from linklab.models import license, load
 @pytest.mark.parametrize(("card", "expected"), [
     ("license: apache-2.0", "apache-2.0"), ("license: other\nlicense_name: llama3.2", "llama3.2"), ("tags: []", None),
 ])  # fmt: skip
-def test_the_license_is_what_the_bases_card_names(card, expected, tmp_path):
+def test_the_license_is_that_of_the_base_models_card(card, expected, tmp_path):
     (tmp_path / "README.md").write_text(f"---\n{card}\n---\n\n# Somebody's model\n")
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     assert license.license_of(str(tmp_path)) == expected
 
 
-def test_a_gemma_is_under_gemmas_terms_also_where_no_card_lies(tmp_path):
+def test_a_gemma_model_without_a_card_has_gemmas_license(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gemma3_text"}')
     for name in ("tiny", "embedded", str(tmp_path)):
         assert license.license_of(name) == "gemma"
 
 
-def test_a_model_made_from_an_apache_base_is_under_its_license_and_names_no_gemma(rule_table, tmp_path):
+def test_a_model_trained_from_an_apache_base_has_its_license_and_does_not_mention_gemma(rule_table, tmp_path):
     base = families.save_family("llama", tmp_path / "base")
     (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     out = tmp_path / "out"
@@ -37,5 +37,5 @@ def test_a_model_made_from_an_apache_base_is_under_its_license_and_names_no_gemm
         code = card.text.split("```python\n")[1].split("\n```")[0]
         compile(code, "card", "exec")
         assert len(code.splitlines()) == 5
-    assert license.license_of(str(out / "model")) == "apache-2.0"  # and what is made of it
+    assert license.license_of(str(out / "model")) == "apache-2.0"  # also for a model trained from this one
     assert "apache-2.0" in license.notice("apache-2.0", "me/base") and load.root_model(str(out / "model")) == str(base)

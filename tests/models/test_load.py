@@ -1,4 +1,4 @@
-"""From a --base-model name to a model: names, the embedded import's refusals, precision, quantisation."""
+"""Loading the model of --base-model: names, errors of the embedded import, precision, quantization."""
 
 import hashlib
 import os
@@ -46,7 +46,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
 
 
 def pretend_package(monkeypatch, content: bytes):
-    """Put a stand-in for the weights package where the import finds it."""
+    """Put a stand-in for the weights package on the import path."""
 
     def assemble(path):
         path.write_bytes(content)
@@ -94,7 +94,7 @@ def test_an_import_that_breaks_halfway_leaves_nothing_and_is_made_again(monkeypa
     assert [path.name for path in own_cache.iterdir()] == [folder.name]
 
 
-def test_what_a_killed_import_left_in_the_cache_goes_with_the_next_one(own_cache):
+def test_the_next_import_removes_the_files_of_a_killed_one(own_cache):
     made = load.make_tiny()
     shutil.rmtree(made)
     left, mine = own_cache / f".{made.name}.linklab-abcd1234.tmp", own_cache / f".{made.name}.mine.tmp"
@@ -105,13 +105,13 @@ def test_what_a_killed_import_left_in_the_cache_goes_with_the_next_one(own_cache
     assert sorted(path.name for path in own_cache.iterdir()) == sorted([made.name, mine.name])
 
 
-def test_the_tiny_model_is_the_same_at_every_build_whatever_was_drawn_before(own_cache, cache):
+def test_the_tiny_model_is_the_same_at_every_build_whatever_the_random_state(own_cache, cache):
     first = files.sha256_file(load.make_tiny() / "model.safetensors")
     torch.manual_seed(77)
     before = torch.random.get_rng_state()
     tokenizer = tiny.build_tokenizer()
     again = tiny.build_model(tokenizer)
-    assert torch.equal(torch.random.get_rng_state(), before)  # nor does it change what is drawn after
+    assert torch.equal(torch.random.get_rng_state(), before)  # nor does it change later random numbers
     loaded = load.load_model("tiny")
     for (name, weight), other in zip(again.state_dict().items(), loaded.state_dict().values(), strict=True):
         assert torch.equal(weight, other), name
@@ -132,14 +132,14 @@ def test_the_chat_template_is_given_once_and_never_replaced():
 
 
 @pytest.mark.parametrize(("template", "fixed"), [
-    # as Llama 3.2, SmolLM3 and Mistral Small 3 ask for the day
+    # in the forms of Llama 3.2, SmolLM3 and Mistral Small 3
     ("{%- if strftime_now is defined %}{%- set date_string = strftime_now(\"%d %b %Y\") %}{%- endif %}"
      "{{ 'Today Date: ' + date_string }}", "Today Date: 26 Jul 2024"),
     ("{%- set today = strftime_now('%d %B %Y') -%}{{ 'Today Date: ' ~ today }}", "Today Date: 26 July 2024"),
     ("{{ strftime_now( '%Y-%m-%d' ) }}", "2024-07-26"),
 ])  # fmt: skip
 def test_a_template_that_prints_todays_date_gives_the_same_prompt_every_day(template, fixed, tmp_path, monkeypatch):
-    """Also in a program that knows nothing of this toolkit and loads the tokenizer that was saved with the model."""
+    """Also in a program without this toolkit that loads the tokenizer saved with the model."""
     from datetime import datetime
 
     from transformers import AutoTokenizer
@@ -185,7 +185,7 @@ def test_the_chat_format_is_the_one_gemma_documents():
     assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
 
 
-def test_a_system_message_stands_in_front_of_the_first_user_message_and_answers_are_marked():
+def test_a_system_message_goes_before_the_first_user_message_and_answers_are_marked():
     """Expected text: the chat template that Google publishes with gemma-3-it."""
     tokenizer = tiny.build_tokenizer()
     turns = [
@@ -211,7 +211,7 @@ def test_a_system_message_stands_in_front_of_the_first_user_message_and_answers_
 
 
 @pytest.mark.parametrize("asked, model, capability, amx, expected", [
-    (None, "embedded", (7, 5), True, "fp32"),  # a T4 says it has bfloat16, and emulates it
+    (None, "embedded", (7, 5), True, "fp32"),  # a T4 reports bfloat16 but only emulates it
     (None, "embedded", (7, 0), False, "fp32"),
     (None, "embedded", (8, 0), False, "bf16"),
     (None, "embedded", (9, 0), False, "bf16"),
@@ -223,9 +223,7 @@ def test_a_system_message_stands_in_front_of_the_first_user_message_and_answers_
     ("fp32", "embedded", (9, 0), True, "fp32"),
     ("bf16", "tiny", None, False, "bf16"),
 ])  # fmt: skip
-def test_precision_is_what_was_asked_for_else_what_the_machine_truly_has(
-    monkeypatch, asked, model, capability, amx, expected
-):
+def test_precision_is_the_one_asked_for_else_the_best_in_hardware(monkeypatch, asked, model, capability, amx, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *a, **k: True)
@@ -268,7 +266,7 @@ def test_a_folder_that_holds_no_model_is_one_clear_error(tmp_path):
 
 
 @pytest.mark.parametrize("said", ["You are trying to access a gated repo.", "401 Client Error", "403 Forbidden"])
-def test_a_gated_model_says_how_to_get_in(said):
+def test_the_error_for_a_gated_model_says_how_to_get_access(said):
     with pytest.raises(UserError, match="HF_TOKEN.*embedded"), load._explained("google/gemma-3-270m-it"):
         raise OSError(said)
 
@@ -305,7 +303,7 @@ def held():
     return sum(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
 def grows():
     grown = []
-    for _ in range(5):  # another thread may take a part of the first one's place
+    for _ in range(5):  # another thread may use a part of the freed memory
         before = held()
         block = torch.ones(25_000_000)  # 100 MB, freed before the next
         grown.append(held() - before)
@@ -317,4 +315,4 @@ print(grows())
 """
     env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(Path(load.__file__).parents[2])}
     given, kept = map(int, subprocess.check_output([sys.executable, "-c", script], env=env).split())
-    assert given > 90_000 and kept < 10_000  # KB of address space that a later block had to ask for
+    assert given > 90_000 and kept < 10_000  # KB of address space that a later block had to request

@@ -11,7 +11,7 @@ LAYER = "model.layers.0.self_attn.q_proj"
 
 @pytest.fixture(scope="module", params=["bfloat16", "float32"])
 def adapter(request, tmp_path_factory):
-    """An adapter that is not zero, on a base saved in the type; returns (folder, the type's name, expected weight)."""
+    """An adapter that is not zero, on a base model saved in that type; returns (folder, type name, expected weight)."""
     folder, tokenizer = tmp_path_factory.mktemp("merge"), tiny.build_tokenizer()
     base = tiny.build_model(tokenizer).to(getattr(torch, request.param))
     base.save_pretrained(folder / "base")

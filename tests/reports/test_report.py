@@ -1,4 +1,4 @@
-"""Reports: self-contained, the same bytes again, honest words, and plots of awkward rows."""
+"""Reports: self-contained, equal bytes for equal input, correct statements, and plots of unusual rows."""
 
 import math
 import re
@@ -18,7 +18,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @pytest.fixture(scope="module")
 def rendered_once():
-    """Every picture is a real one here."""
+    """Plots are rendered here, not replaced (see tests/conftest.py)."""
 
 
 def make_experiment(folder, candidate="tuned", reference="trees", **more):
@@ -86,12 +86,14 @@ def test_the_verdict_compares_with_the_best_simple_rule_and_with_the_best_rival(
     (59, 20, "written", "a program that lets it write freely gets the lower figure"),
     (40, 44, "written", None),  # the intervals overlap
 ])  # fmt: skip
-def test_the_verdict_warns_where_held_and_free_answers_differ_by_more_than_luck(tmp_path, held, free, rank_by, said):
+def test_the_verdict_warns_if_restricted_and_free_answers_differ_by_more_than_chance(
+    tmp_path, held, free, rank_by, said
+):
     examples = make_examples()
     asked = {"model": "runs/a/model", "free": False, "rank_by": rank_by}
     write_run(tmp_path / "tuned", examples, range(held), "tuned", asked=asked)
     write_run(tmp_path / "tuned_free", examples, range(free), "tuned", asked=asked | {"free": True, "rank_by": None})
-    other = asked | {"model": "runs/b/model", "free": True, "rank_by": None}  # another model says nothing of this one
+    other = asked | {"model": "runs/b/model", "free": True, "rank_by": None}  # scores of another model do not count
     write_run(tmp_path / "other_free", examples, range(1), "tuned", asked=other)
     write_run(tmp_path / "trees", examples, range(20))
     warnings = [text for text in make_verdict(make_experiment(tmp_path)).warnings if "legal answers" in text]
@@ -141,7 +143,7 @@ def test_a_score_above_the_ceiling_is_explained(tmp_path):
     assert "on these 60 rows formula scored 1.7 points more (p = 1.000): the difference is within chance" in answer
 
 
-def test_the_verdict_does_not_call_a_difference_of_luck_real(folder):
+def test_the_verdict_does_not_call_a_chance_difference_real(folder):
     better = answer_to("Is it better than what it has to beat?", make_experiment(folder, candidate="rule"))
     assert better.startswith("No: worse than trees by")
     assert not make_verdict(make_experiment(folder, candidate=None)).answers
@@ -189,7 +191,7 @@ def test_the_same_experiment_gives_the_same_bytes_and_one_file_holds_all(folder,
     assert "<b>5180</b> | -61\n5200" in markdown
 
 
-def test_the_table_has_a_line_for_every_run_best_first_and_a_dash_for_no_opinion(folder):
+def test_the_table_has_a_line_per_run_best_first_and_a_dash_for_no_prediction(folder):
     experiment = make_experiment(folder)
     table = tables.build_table(experiment.runs, experiment.primary)
     assert [line["name"] for line in table["lines"]] == ["ceiling", "tuned", "trees", "rule", "base"]
@@ -199,7 +201,7 @@ def test_the_table_has_a_line_for_every_run_best_first_and_a_dash_for_no_opinion
     assert rule[0]["value"] == "20.0 %" and rule[2]["value"] == "–"
 
 
-def test_what_a_run_costs_is_told_and_its_price_left_to_the_reader(folder, tmp_path):
+def test_the_cost_of_a_run_is_shown_without_a_price(folder, tmp_path):
     experiment = make_experiment(folder)
     assert tables.build_costs(experiment) == []  # nothing was measured: no table of dashes
     cost = {"seconds": 20.0, "rows_per_second": 100.0, "parameters": 268_098_176, "peak_memory_mb": 1234.5}
@@ -233,7 +235,7 @@ def test_a_markdown_table_has_as_many_cells_in_every_line(folder, tmp_path):
      ("top3_accuracy", 1.0, "100.0 %"), ("r2", -0.0088, "−0.009"), ("mae", 0.0, "0"), ("mae", math.nan, "–"),
      ("mae", None, "–"), ("regret", -0.0003, "−0.03 %"), ("regret", -1e-6, "0.0 %"), ("accuracy", 0.0, "0.0 %")],
 )  # fmt: skip
-def test_values_are_written_with_the_digits_they_deserve(metric, value, text):
+def test_values_are_written_with_a_sensible_number_of_digits(metric, value, text):
     assert tables.format_value(metric, value) == text
 
 
@@ -243,7 +245,7 @@ def test_p_values_are_never_written_as_zero(p, text):
 
 
 def test_a_long_title_stays_inside_a_small_picture():
-    """The page's right edge is white where a title would run over it."""
+    """The right edge stays white: the title does not run over it."""
     import io
 
     from PIL import Image
@@ -258,7 +260,7 @@ def test_a_long_title_stays_inside_a_small_picture():
 
 
 @pytest.mark.filterwarnings("error")
-def test_plots_take_awkward_rows_and_repeat_their_bytes():
+def test_plots_accept_unusual_rows_and_repeat_their_bytes():
     no_interval = {"name": "a", "role": "tuned", "value": 0.5, "low": None, "high": None}
     one_class = plots.confusion_matrix(["36"] * 5, ["36", "", "36", "40", "36"], "t")
     many = [str(i) for i in range(60)]
@@ -290,7 +292,7 @@ def test_a_broken_trainer_log_is_one_clear_error(tmp_path, text, said):
 @pytest.mark.parametrize(("prompt", "choices", "shown"), [
     ("ETSI ax 40\n21 21\n6 54", ["5510", "5550"], "ETSI ax 40\n21 21   <- 5510\n6 54    <- 5550"),
     ("all in one question", [], "all in one question"),
-    ("a head alone", ["5510", "5550"], "a head alone"),  # fewer lines than choices: nothing is claimed
+    ("a head alone", ["5510", "5550"], "a head alone"),  # fewer lines than choices: unchanged
 ])  # fmt: skip
 def test_a_sample_names_the_choice_of_each_line(prompt, choices, shown):
     assert report.name_choices(prompt, choices) == shown
@@ -304,7 +306,7 @@ def test_a_number_is_shown_with_the_decimals_of_the_true_one(text, true, shown):
     assert report.round_like(text, true) == shown
 
 
-def test_the_arrow_is_explained_where_a_row_is_asked_choice_by_choice(tmp_path):
+def test_the_arrow_is_explained_if_a_row_has_a_question_per_choice(tmp_path):
     examples = make_examples()
     for name in ("tuned", "trees"):
         write_run(tmp_path / name, examples, range(40))

@@ -1,4 +1,4 @@
-"""linklab/studies/power_law.py: known laws are found again, intervals hold what they promise, and no guess is sold."""
+"""linklab/studies/power_law.py: known laws are found, intervals have their coverage, no extrapolation too far."""
 
 import math
 
@@ -13,7 +13,7 @@ SIZES = [100, 200, 400, 800, 1600, 3200]
 
 
 def simulate(rng, law, sizes=SIZES, seeds=3, rows=400, luck=0.01):
-    """Right or wrong of every test row: rows differ in difficulty, which all sizes share, and seeds in luck."""
+    """Errors (0 or 1) of every test row: rows differ in difficulty, the same for all sizes; seeds differ by chance."""
     clusters = np.arange(rows)
     difficulty = rng.uniform(size=rows)
     values = []
@@ -49,7 +49,7 @@ def test_the_fast_fit_of_resamples_agrees_with_scipys_on_noisy_curves():
         )
         scipys = Law(*found, law.centre)
         loss, best = (float(((errors - each.error(SIZES)) ** 2).sum()) for each in (law, scipys))
-        assert loss <= best + 0.2 * 0.005**2  # as small as the best, but for a fifth of one point's noise: the grid
+        assert loss <= best + 0.2 * 0.005**2  # the best loss up to a fifth of one point's noise, from the grid
         np.testing.assert_allclose(law.error(SIZES), scipys.error(SIZES), atol=2e-3)
 
 
@@ -69,7 +69,7 @@ def covered(sims, resamples, seed=0):
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say():
-    """An exact binomial test (SciPy) finds no coverage below 90 %; the next test says that it would."""
+    """An exact binomial test (SciPy) finds no coverage below 90 %; the next test shows that it could."""
     sims = 60
     for name, hits in covered(sims, 100).items():
         assert binomtest(hits, sims, 0.90, alternative="less").pvalue > 0.01, (name, hits)
@@ -82,11 +82,11 @@ def test_with_intervals_half_as_wide_the_coverage_test_would_fail(monkeypatch):
 
 
 def exact(law, sizes=SIZES, seeds=2, spread=0.002):
-    """Numbers whose mean follows a law: rows differ, and the mean hardly."""
+    """Numbers whose mean follows a law: single rows vary, the mean hardly."""
     return [np.tile(law.error(size) * (1 + spread * np.linspace(-1, 1, 200)), (seeds, 1)) for size in sizes]
 
 
-def test_rows_needed_are_told_within_reach_and_refused_beyond():
+def test_rows_needed_are_given_within_reach_and_refused_beyond():
     law = Law(100.0, 0.5, 20.0, 400.0)
     curve = power_law.fit_curve(SIZES, exact(law), np.arange(200), resamples=100)
     for rows in (150, 1000, 10_000):
@@ -115,21 +115,21 @@ def test_too_few_sizes_and_an_error_that_does_not_fall_are_refused():
     assert "has not fallen by more than chance" in power_law.fit_curve(SIZES, flat, rows)
 
 
-def test_a_step_is_no_power_law_and_one_size_without_a_wrong_row_does_not_outweigh_the_others():
-    """A model that answers with the most frequent class until it has seen enough, and then is always right."""
+def test_a_step_is_not_a_power_law_and_a_size_without_errors_does_not_outweigh_the_others():
+    """A model that always gives the most frequent class until it has enough rows, and then is always right."""
     wrong = np.random.default_rng(0).uniform(size=100) < 0.62
     before, after = np.tile(wrong, (3, 1)).astype(float), np.zeros((3, 100))
     said = power_law.fit_curve(SIZES[:4], [before, before, before, after], np.arange(100), resamples=100)
     assert "the error falls in a step" in said and "standard errors away" in said
-    law = Law(0.1, 1.2, 0.0, power_law.centre_of(SIZES))  # at the end 1.2 % of 400 rows: by luck none
+    law = Law(0.1, 1.2, 0.0, power_law.centre_of(SIZES))  # 1.2 % of 400 rows at the end: by chance none
     values, rows = simulate(np.random.default_rng(1), law)
     values[-1][:] = 0
     curve = power_law.fit_curve(SIZES, values, rows, resamples=100)
     np.testing.assert_allclose(curve.law.error(SIZES[:-1]), law.error(SIZES[:-1]), atol=0.05)
 
 
-def test_seeds_are_scattered_as_widely_as_their_own_variance_says():
-    """k seeds resampled plainly scatter (k - 1) / k of the unbiased variance; ours is corrected. No row noise here."""
+def test_resampled_seeds_have_the_spread_of_their_variance():
+    """Plain resampling of k seeds gives (k - 1) / k of the unbiased variance; ours is corrected. No row noise here."""
     rng = np.random.default_rng(5)
     levels = rng.normal(0.3, 0.05, size=3)
     values = [np.repeat(levels[:, None], 50, axis=1)]

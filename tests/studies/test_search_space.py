@@ -40,7 +40,7 @@ def test_settings_are_read(text, expected):
     ("lr_schedule=cosine,steps", "'steps' is not one of cosine, linear"),
     ("lr_schedule=a:b", "expected a list of values from cosine"),
 ])  # fmt: skip
-def test_what_is_no_setting_is_refused_with_what_to_write(text, said):
+def test_an_invalid_setting_is_refused_with_the_right_form(text, said):
     with pytest.raises(argparse.ArgumentTypeError) as raised:
         search_space.parse_axis(text)
     assert said in str(raised.value)
@@ -56,7 +56,7 @@ def test_every_setting_is_an_option_of_finetune_that_takes_its_values(name):
         assert getattr(settings, name) == value
 
 
-def test_settings_at_random_repeat_none_stay_within_and_more_of_them_begin_the_same():
+def test_random_settings_never_repeat_stay_in_range_and_start_the_same_for_any_count():
     axes = [search_space.parse_axis(text) for text in ("learning_rate=log:1e-4:1e-2", "lora_rank=4:8", "epochs=1,2")]
     twenty = list(itertools.islice(search_space.draw_distinct(axes, 5), 20))
     assert list(itertools.islice(search_space.draw_distinct(axes, 5), 7)) == twenty[:7]
@@ -77,7 +77,7 @@ def test_a_grid_is_every_combination():
     assert search_space.grid(axes) == [{"lora_rank": r, "epochs": e} for r in (4, 8) for e in (1.0, 2.0, 3.0)]
 
 
-def test_a_drawn_axis_puts_values_where_they_belong():
+def test_a_plotted_axis_places_values_correctly():
     log = search_space.parse_axis("learning_rate=log:1e-4:1e-2")
     assert [log.position(value) for value in (1e-4, 1e-3, 1e-2)] == pytest.approx([0, 0.5, 1])
     assert [text for _, text in log.ticks()] == ["0.0001", "0.001", "0.01"]

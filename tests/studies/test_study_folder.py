@@ -1,4 +1,4 @@
-"""What identifies the rows of a study: the bytes of the table, and every option that changes rows or questions."""
+"""A study is identified by the bytes of its table and every option that changes rows or questions."""
 
 import argparse
 import shutil
@@ -14,7 +14,7 @@ def source(path, *words):
     return Source.from_args(parser.parse_args(["--csv", str(path), "--target-field", "kind", *words]))
 
 
-def test_a_table_in_a_folder_is_known_by_its_files(tmp_path):
+def test_a_converted_table_is_identified_by_its_files(tmp_path):
     folder = tmp_path / "set"
     (folder / "train").mkdir(parents=True)
     (folder / "dataset_dict.json").write_text("{}")
@@ -28,7 +28,7 @@ def test_a_table_in_a_folder_is_known_by_its_files(tmp_path):
     assert fingerprint_data(source(folder)) != first
 
 
-def test_options_that_change_rows_or_questions_make_another_study(tmp_path):
+def test_options_that_change_rows_or_questions_start_another_study(tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("kind,x\na,1\n")
     words = ([], ["--drop-columns", "x"], ["--missing", "?"], ["--answer-format", "json"], ["--ask", "row"],

@@ -1,4 +1,4 @@
-"""What the tests of one loss and its parts begin with."""
+"""Fixtures for the tests of the loss and its parts."""
 
 import pytest
 from linklab.models import tiny
@@ -8,7 +8,7 @@ from linklab.tasks.task import make_task
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return tiny.build_tokenizer()  # a token a byte
+    return tiny.build_tokenizer()  # one token per byte
 
 
 @pytest.fixture(scope="session")

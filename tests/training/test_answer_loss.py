@@ -1,4 +1,4 @@
-"""Answer-only loss: the same loss as computing everything and masking, and batches that lose no row."""
+"""Answer-only loss: equal to computing all logits and masking, and no row is lost in batches."""
 
 import pytest
 import torch
@@ -11,12 +11,12 @@ from training_runs import add_adapter, answer_losses, assert_same_gradients
 @pytest.fixture(scope="module")
 def encoded(read_links, tokenizer):
     found = answer_loss.EncodedExamples(read_links(16), tokenizer, 512)
-    assert not found.too_long and len(set(found.lengths)) > 4  # rows of one length would make padding untested
+    assert not found.too_long and len(set(found.lengths)) > 4  # with rows of one length, padding would not be tested
     return found
 
 
 def make_model(tokenizer, mode):
-    """Return the tiny model, untouched; with adapters that are not at their zero start for "lora"."""
+    """Return the tiny model as built; for "lora" with adapters that are not zero."""
     model = tiny.build_model(tokenizer)
     return add_adapter(model) if mode == "lora" else model
 
@@ -58,7 +58,7 @@ def test_rows_padded_on_the_left_with_a_mask_have_the_loss_of_unpadded_rows(atte
     assert model(input_ids=ids, labels=labels, attention_mask=mask).loss.item() == pytest.approx(
         expected.item(), abs=1e-5
     )
-    assert abs(model(input_ids=ids, labels=labels).loss.item() - expected.item()) > 1e-4  # the mask is what does it
+    assert abs(model(input_ids=ids, labels=labels).loss.item() - expected.item()) > 1e-4  # only because of the mask
 
 
 def test_a_softcapped_head_is_capped_in_the_answer_only_loss_too(tokenizer, encoded):
@@ -141,13 +141,13 @@ def test_an_epoch_is_a_permutation_of_the_rows_and_its_incomplete_step_comes_las
     sampler.set_epoch(epoch)
     order = list(sampler)
     assert len(sampler) == n and sorted(order) == list(range(n))
-    for start in range(0, n, rows):  # steps as the Trainer cuts them: were the incomplete one not last, none would fit
+    for start in range(0, n, rows):  # steps as the Trainer makes them: the incomplete one must be last
         step = [lengths[i] for i in order[start : start + rows]]
         assert step == sorted(step, reverse=True)
 
 
 def test_a_step_holds_rows_of_all_lengths():
-    """Length goes with the answer; steps of one kind of row each pull the model to and fro."""
+    """Length depends on the answer; steps with one kind of row each make the training unstable."""
     lengths = [10] * 100 + [50] * 100
     steps = [
         list(answer_loss.StepSampler(lengths, 8, seed))[at : at + 8] for seed in range(4) for at in range(0, 200, 8)
@@ -160,7 +160,7 @@ def test_the_order_of_rows_depends_on_seed_and_epoch_alone():
 
     def order(seed, epoch, disturb=False):
         sampler = answer_loss.StepSampler(lengths, 8, seed)
-        if disturb:  # what was drawn before, here or by others, must not matter: a resumed run draws less
+        if disturb:  # earlier random numbers must not matter: a resumed run draws fewer
             torch.manual_seed(99)
             sampler.set_epoch(epoch + 1)
             list(sampler)

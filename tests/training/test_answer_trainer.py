@@ -1,4 +1,4 @@
-"""The Trainer's private methods that are overridden or used here are there, and take what is passed."""
+"""The Trainer's private methods that are overridden or used here exist with the expected parameters."""
 
 import inspect
 
@@ -8,7 +8,7 @@ from linklab.training import cost_estimate
 from linklab.training.answer_trainer import AnswerTrainer
 from transformers import Trainer
 
-USED = {  # a name that begins with _, and the parameters it is called with here or by the Trainer itself
+USED = {  # private name -> parameters that we or the Trainer pass
     "_get_train_sampler": ["train_dataset"],
     "_run_epoch": [],
     "_prepare_inputs": ["inputs"],
@@ -20,7 +20,7 @@ ATTRIBUTES = ("_tr_loss", "_globalstep_last_logged")
 
 
 @pytest.mark.parametrize("name", USED)
-def test_each_private_method_is_there_with_its_parameters(name):
+def test_each_private_method_exists_with_its_parameters(name):
     found = inspect.signature(getattr(Trainer, name)).parameters
     assert set(USED[name]) <= set(found), f"transformers {transformers.__version__} changed Trainer.{name}"
 

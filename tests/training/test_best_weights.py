@@ -1,4 +1,4 @@
-"""Which weights a training delivers: those of the best validation, wherever the run ends or goes on."""
+"""A training saves the weights of its best validation, wherever it ends or continues."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from training_runs import same, stopping_before, validation_losses, weights_of, 
 
 
 def test_the_validation_loss_is_the_mean_over_answer_tokens(rule_table, tmp_path):
-    """`insect` has more tokens than `fish`: the mean of three batches' means would be another number."""
+    """`insect` has more tokens than `fish`, so the mean of three batch means would differ."""
     from linklab.tasks import examples
     from linklab.tasks.task import make_task
 
@@ -86,7 +86,7 @@ def test_the_last_weights_are_judged_too(rule_table, tmp_path):
 
 
 def test_the_best_weights_may_be_chosen_by_accuracy(rule_table, tmp_path, monkeypatch, capfd):
-    """Losses fall to the end, and accuracy is made to be best in the middle; patience goes by it too."""
+    """Losses fall to the end, accuracy is made best in the middle; patience uses accuracy too."""
     from linklab.training import validation_scores
 
     rights = iter([1, 5, 5, 4])
@@ -108,7 +108,7 @@ def test_the_best_weights_may_be_chosen_by_accuracy(rule_table, tmp_path, monkey
     (["--target-field", "expected_throughput_mbps"], "'expected_throughput_mbps' is a number"),
     (["--ask", "choices"], "--ask choices asks for numbers"),
 ])  # fmt: skip
-def test_accuracy_cannot_choose_where_the_answer_is_a_number(small_links, tmp_path, capfd, more, said):
+def test_accuracy_cannot_choose_the_weights_if_the_answer_is_a_number(small_links, tmp_path, capfd, more, said):
     command = words(small_links / "links.csv", tmp_path / "out", "--best-by", "accuracy")
     at = command.index("--target-field")
     assert finetune.main([*command[:at], *command[at + 2 :], *more]) == 2
@@ -116,7 +116,7 @@ def test_accuracy_cannot_choose_where_the_answer_is_a_number(small_links, tmp_pa
 
 
 @pytest.mark.parametrize("best_is_gone", [False, True])
-def test_the_best_checkpoint_is_found_where_the_folder_was_moved_to_and_missed_aloud(
+def test_the_best_checkpoint_is_found_in_a_moved_folder_and_reported_if_missing(
     rule_table, tmp_path, worse_after_step_5, monkeypatch, capfd, best_is_gone
 ):
     from linklab.training import training
@@ -134,5 +134,5 @@ def test_the_best_checkpoint_is_found_where_the_folder_was_moved_to_and_missed_a
     assert finetune.main([*command, "--resume", "auto"]) == 0
     told = "the best checkpoint so far is missing" in capfd.readouterr().err
     assert told == best_is_gone
-    kept = 8 if best_is_gone else best  # losses fall, so the last of those to come is the best of them
+    kept = 8 if best_is_gone else best  # losses fall, so the last checkpoint is the best of the remaining ones
     assert same(weights_of(out / "model"), weights_of(out / "checkpoints" / f"checkpoint-{kept}"))

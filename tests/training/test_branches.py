@@ -16,7 +16,7 @@ def rows(read_links):
 
 
 def separate_loss(model, rows, tokenizer):
-    """The definition: every question a conversation of its own, all logits, the mean over all answers' tokens."""
+    """The definition: every question a separate conversation, all logits, the mean over all answer tokens."""
     losses = []
     for row in rows:
         for question in row.questions:
@@ -43,7 +43,7 @@ def test_branches_have_the_loss_and_gradients_of_separate_conversations(window, 
 
 
 def test_a_padded_batch_with_masks_has_the_same_loss(tokenizer, rows):
-    """What a GPU computes: the same masks in a padded batch."""
+    """The way of a GPU: the same masks in a padded batch."""
     model = tiny.build_model(tokenizer, sliding_window=24)
     expected = separate_loss(model, rows, tokenizer)
     batch = answer_loss.AnswerCollator(0)(answer_loss.EncodedExamples(rows, tokenizer, 512).items)
@@ -55,7 +55,7 @@ def test_a_padded_batch_with_masks_has_the_same_loss(tokenizer, rows):
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_shared_tokens_stand_once_and_positions_go_on_from_them_in_every_branch():
+def test_shared_tokens_appear_once_and_positions_continue_from_them_in_every_branch():
     item = answer_loss.join_questions([([2, 11, 12, 13], [7, 5]), ([2, 11, 14, 15, 13], [8, 9, 5])])
     assert item == {"input_ids": [2, 11, 12, 13, 7, 5, 14, 15, 13, 8, 9, 5], "shared": 2, "answers": [(4, 6), (9, 12)]}
     batch = answer_loss.AnswerCollator(0)([item])
@@ -65,7 +65,7 @@ def test_shared_tokens_stand_once_and_positions_go_on_from_them_in_every_branch(
     assert batch["labels"].tolist() == [[x, x, x, x, 7, 5, x, x, x, 8, 9, 5]]
 
 
-def test_questions_with_one_prompt_share_all_of_it_but_the_token_their_answers_follow():
+def test_questions_with_equal_prompts_share_all_tokens_but_the_last():
     item = answer_loss.join_questions([([2, 3, 4], [7]), ([2, 3, 4], [8])])
     assert item == {"input_ids": [2, 3, 4, 7, 4, 8], "shared": 2, "answers": [(3, 4), (5, 6)]}
 
@@ -85,7 +85,7 @@ def test_a_row_is_too_long_when_one_of_its_questions_is(tokenizer, rows):
     assert answer_loss.EncodedExamples(rows, tokenizer, whole.longest - 1).too_long != []
 
 
-def test_a_question_nobody_knows_the_answer_of_is_left_out(tokenizer, rows):
+def test_a_question_without_an_answer_is_left_out(tokenizer, rows):
     known, *others = rows[0].questions
     row = dataclasses.replace(rows[0], questions=(known, *(q._replace(answer=None) for q in others)))
     (item,) = answer_loss.EncodedExamples([row], tokenizer, 512).items

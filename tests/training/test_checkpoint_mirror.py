@@ -1,4 +1,4 @@
-"""Copies on a drive: whole and verified before the old ones go, brought back when the machine is gone."""
+"""Copies on a drive: complete and verified before old ones are removed, copied back on a new machine."""
 
 import contextlib
 import shutil
@@ -60,7 +60,7 @@ def make_unmarked(folder, step):
 
 
 OTHERS = SETTINGS | {"labels": "cd34"}
-KEPT = {  # what lies on the drive: (how it came there, what is said without --force, with --force)
+KEPT = {  # content of the drive: (how to make it, the error without --force, with --force)
     "no training's": (lambda folder: make_unmarked(folder, 500), "json is missing", "json is missing"),
     "another training's": (
         lambda folder: make_checkpoint(folder, 500, OTHERS), "was trained with labels = 'cd34'", None,
@@ -82,7 +82,7 @@ def test_what_another_keeps_on_the_drive_is_never_removed(places, what):
         with pytest.raises(UserError, match=said) if said else contextlib.nullcontext():
             checkpoint_mirror.refuse_foreign(remote, SETTINGS, force=force)
     make_checkpoint(local, 2)
-    checkpoint_mirror.mirror(local, remote)  # whatever came there after the start
+    checkpoint_mirror.mirror(local, remote)  # files that appeared after the start
     assert names(remote) == (["checkpoint-2"] if what == "this training's" else ["checkpoint-2", "checkpoint-500"])
     shutil.rmtree(local / "checkpoint-2")
     make_checkpoint(local, 500)
@@ -164,7 +164,7 @@ def test_a_drive_with_checkpoints_is_used_with_resume_or_force_only(places):
     checkpoint_mirror.prepare(remote, force=False, resume="auto")
     assert names(remote) == ["checkpoint-4", "notes.txt"]
     checkpoint_mirror.prepare(remote, force=True, resume=None)
-    assert names(remote) == ["checkpoint-4", "notes.txt"]  # what is replaced goes when everything else is sound
+    assert names(remote) == ["checkpoint-4", "notes.txt"]  # replaced checkpoints are removed only after all checks
     checkpoint_mirror.clear(remote)
     assert names(remote) == ["notes.txt"]
     with pytest.raises(UserError, match="is a file"):

@@ -1,4 +1,4 @@
-"""A checkpoint is whole or is left out, and is continued only with what it was made from."""
+"""A checkpoint is complete or skipped, and is continued only with the same data, model and settings."""
 
 import re
 
@@ -53,7 +53,7 @@ def test_a_torn_checkpoint_is_left_out_and_the_whole_one_before_it_is_found(tmp_
     assert not checkpoints.is_complete(torn)
     assert checkpoints.find_last_complete(tmp_path) == (whole, [torn])
     assert checkpoints.choose(tmp_path, "auto", SETTINGS) == whole
-    assert whole.exists() and not torn.exists()  # what comes at that step again is not mixed with it
+    assert whole.exists() and not torn.exists()  # the next checkpoint of that step must not mix with it
 
 
 def test_checkpoints_are_ordered_by_step_and_other_folders_are_not_checkpoints(tmp_path):

@@ -1,4 +1,4 @@
-"""The fused Gemma layer computes what transformers and PEFT compute, and keeps away from what it does not know."""
+"""The fused Gemma layer equals transformers with PEFT, and leaves other layers unchanged."""
 
 import pytest
 import torch
@@ -14,11 +14,11 @@ def batch(request, read_links, tokenizer):
 
 
 def make_model(tokenizer, *, fused, dtype=torch.float32, window=512, **options):
-    """Return the tiny model with adapters away from their zero start, in training."""
+    """Return the tiny model in training mode, with adapters that are not zero."""
     model = tiny.build_model(tokenizer, sliding_window=window).to(dtype)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "norm" in name:  # as built they are 0, and any scale would do
+            if "norm" in name:  # new ones are 0, and would hide a wrong scale
                 parameter.normal_(std=0.3)
     answer_loss.use_answer_only_loss(model)
     model.get_input_embeddings().register_forward_hook(lambda module, inputs, output: output.float())
@@ -63,7 +63,7 @@ def test_bfloat16_differs_from_autocast_by_no_more_than_autocast_from_float32(to
 
 
 @pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"use_dora": True}, {"target_modules": ["q_proj"]}])
-def test_layers_with_anything_but_plain_lora_throughout_stay_as_they_are(options, tokenizer):
+def test_layers_that_are_not_plain_lora_stay_unchanged(options, tokenizer):
     assert fused_gemma.fuse(make_model(tokenizer, fused=False, **options)) == 0
 
 

@@ -1,4 +1,4 @@
-"""The fused LoRA product is PEFT's own, forwards and backwards, and keeps away from what it does not know."""
+"""The fused LoRA product equals PEFT's, forwards and backwards, and leaves other layers unchanged."""
 
 import copy
 
@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 
 def make_model(**options):
-    """Return a PEFT model of one linear layer, 12 -> 20, with an adapter away from its zero start."""
+    """Return a PEFT model of one linear layer, 12 -> 20, with an adapter that is not zero."""
     torch.manual_seed(3)
     base = torch.nn.Sequential(torch.nn.Linear(12, 20, bias=options.pop("base_bias", False)))
     model = get_peft_model(base, LoraConfig(r=4, lora_alpha=12, target_modules=["0"], **options))
@@ -57,7 +57,7 @@ def test_gradients_agree_with_finite_differences():
 @pytest.mark.filterwarnings("ignore:.*lora_bias=True.*has no bias:UserWarning")
 @pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"use_dora": True}, {"base_bias": True},
                                      {"bias": "lora_only", "lora_bias": True}])  # fmt: skip
-def test_what_it_does_not_know_stays_pefts(options):
+def test_other_layers_keep_pefts_forward(options):
     assert fused_lora.fuse(make_model(**options)) == 0
 
 

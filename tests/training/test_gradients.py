@@ -1,4 +1,4 @@
-"""Gradients are the same however a step's rows are cut up: into batches, between validations, over processes."""
+"""Gradients do not depend on how a step's rows are divided: into batches, by validations, over processes."""
 
 import csv
 import shutil
@@ -29,7 +29,7 @@ def test_one_row_accumulated_eight_times_trains_as_a_batch_of_eight(rule_table, 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_validation_loss_in_between_does_not_change_the_gradients_that_follow(mode):
-    """bitsandbytes repacks 4-bit weights in evaluation; training on them afterwards would lose gradients in silence."""
+    """bitsandbytes repacks 4-bit weights in evaluation; training on them would lose gradients without an error."""
     from linklab.training import training
 
     asked = ["--csv", "a", "--out-dir", "b", "--base-model", "tiny", "--mode", mode]
@@ -81,7 +81,7 @@ def test_two_processes_train_as_one(mode, rule_table, tmp_path, start_process):
         port = free_port()
         runs = [start_process("one_of_two", "train", rank, port, [*command, *more]) for rank in (0, 1)]
         for process, _ in runs:
-            process.join(900)  # what hangs, not what is slow
+            process.join(900)  # a limit for hanging, not for slow, processes
         for process, log in runs:
             assert process.exitcode == 0, log.read_text()[-2000:]
         return [log.read_text() for _, log in runs]
@@ -104,7 +104,7 @@ def test_two_processes_train_as_one(mode, rule_table, tmp_path, start_process):
     from safetensors.torch import load_file
 
     first, second = run_two()
-    assert "10 steps of 4 rows" in first and "validation loss" not in second  # one of them speaks
+    assert "10 steps of 4 rows" in first and "validation loss" not in second  # only rank 0 prints
     assert_same_as_one()
     if mode == "full":
         shutil.rmtree(tmp_path / "two" / "checkpoints" / "checkpoint-10")

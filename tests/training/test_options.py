@@ -1,4 +1,4 @@
-"""The one table of training options: what it makes of a command line, and what it refuses."""
+"""The table of training options: the settings it makes from a command line, and its errors."""
 
 import dataclasses
 from pathlib import Path

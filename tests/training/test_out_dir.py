@@ -1,4 +1,4 @@
-"""training/out_dir.py: a training replaces its own unchanged results alone, and a kill loses neither old nor new."""
+"""training/out_dir.py: a training replaces only its own unchanged results, and a kill loses no complete ones."""
 
 import contextlib
 import functools
@@ -29,7 +29,7 @@ def test_a_second_training_in_one_folder_is_refused_while_the_first_one_runs(rul
         assert finetune.main(words(rule_table, out)) == 2
     assert "another run is writing here" in capfd.readouterr().err
     assert [path.name for path in out.iterdir()] == [".lock"]
-    assert finetune.main(words(rule_table, out, steps=1, save=1)) == 0  # the lock went with its holder
+    assert finetune.main(words(rule_table, out, steps=1, save=1)) == 0  # the lock ended with its holder
 
 
 def test_an_earlier_training_is_replaced_with_force_only(rule_table, tmp_path, capfd):
@@ -55,7 +55,7 @@ HELD = {
 
 @pytest.mark.parametrize("more", [[], ["--force"], ["--resume", "auto"], ["--force", "--resume", "auto"]])
 @pytest.mark.parametrize("name", HELD)
-def test_what_a_person_keeps_under_a_trainings_names_is_named_and_stays(rule_table, tmp_path, capfd, name, more):
+def test_a_users_files_with_the_names_of_training_outputs_are_named_and_kept(rule_table, tmp_path, capfd, name, more):
     out = tmp_path / "out"
     out.mkdir()
     HELD[name](out)
@@ -74,14 +74,14 @@ def finished(rule_table, tmp_path_factory):
 
 
 def result_of(out):
-    """Return the bytes of a finished training's results; fails where its manifest does not hold."""
+    """Return the bytes of a finished training's results; fails if they differ from its manifest."""
     value = read_manifest(out)
     assert find_changed(value["outputs"], out) is None
     return {entry["path"]: entry["sha256"] for entry in value["outputs"]}
 
 
 @pytest.mark.parametrize("wrong", [["--base-model", "./misspelt"], ["--max-length", "30"], ["--lora-targets", "none"]])
-def test_a_forced_training_that_cannot_begin_leaves_the_finished_one(rule_table, tmp_path, finished, wrong):
+def test_a_forced_training_that_cannot_start_keeps_the_finished_one(rule_table, tmp_path, finished, wrong):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     before = tree(out)
@@ -90,7 +90,7 @@ def test_a_forced_training_that_cannot_begin_leaves_the_finished_one(rule_table,
 
 
 @pytest.mark.parametrize("more", [["--resume", "auto"], ["--force"]])
-def test_what_a_kill_before_the_first_checkpoint_leaves_is_begun_anew(rule_table, tmp_path, monkeypatch, more):
+def test_a_training_killed_before_its_first_checkpoint_starts_again(rule_table, tmp_path, monkeypatch, more):
     from linklab.training import training
 
     first, killed = tmp_path / "first", tmp_path / "killed"
@@ -104,7 +104,7 @@ def test_what_a_kill_before_the_first_checkpoint_leaves_is_begun_anew(rule_table
     with stopping_before(training, monkeypatch, 1, kill):
         assert finetune.main(command) == 2
     assert not first.exists()  # a failed run leaves nothing, its logs included
-    assert set(threading.enumerate()) <= threads  # nor does TensorBoard write on into a folder that is gone
+    assert set(threading.enumerate()) <= threads  # nor does TensorBoard still write into the removed folder
     left = sorted(path.relative_to(killed).parts[0] for path in killed.rglob("*") if path.is_file())
     assert left == [".lock", "checkpoints", "tensorboard"]
     command[command.index(str(first))] = str(killed)
@@ -133,7 +133,7 @@ def test_a_forced_training_runs_beside_the_finished_one_and_is_continued_there(
     assert "already finished" in capfd.readouterr().err
 
 
-def test_a_forced_training_with_resume_begins_anew_where_the_interrupted_one_had_other_settings(
+def test_a_forced_training_with_resume_starts_again_if_the_interrupted_one_had_other_settings(
     rule_table, tmp_path, finished, capfd
 ):
     out = tmp_path / "out"
@@ -146,7 +146,7 @@ def test_a_forced_training_with_resume_begins_anew_where_the_interrupted_one_had
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
 def test_a_pickle_planted_in_a_checkpoint_is_not_run(rule_table, tmp_path, monkeypatch, capfd, interrupted, name):
-    """Its mark is made anew, as somebody who plants a file would: hashes alone would not tell."""
+    """Its complete.json is written anew, like an attacker would: hashes alone would not show it."""
     out = tmp_path / "out"
     shutil.copytree(interrupted, out)
     checkpoint = checkpoints.list_all(out / "checkpoints")[-1]
@@ -170,7 +170,7 @@ def interrupted(rule_table, tmp_path_factory):
     return out
 
 
-def test_a_lost_model_is_made_again_from_the_last_checkpoint(rule_table, tmp_path, finished, capfd):
+def test_a_missing_model_is_written_again_from_the_last_checkpoint(rule_table, tmp_path, finished, capfd):
     out = tmp_path / "out"
     command = words(rule_table, out, "--resume", "auto", steps=2, save=1)
     assert finetune.main(command) == 0
@@ -181,7 +181,7 @@ def test_a_lost_model_is_made_again_from_the_last_checkpoint(rule_table, tmp_pat
     assert result_of(out)["model/adapter_model.safetensors"] == before["model/adapter_model.safetensors"]
 
 
-def test_an_edited_result_is_its_authors(rule_table, tmp_path, finished, capfd):
+def test_an_edited_result_is_not_replaced(rule_table, tmp_path, finished, capfd):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     (out / "README.md").write_text("what I found out")
@@ -193,10 +193,10 @@ def test_an_edited_result_is_its_authors(rule_table, tmp_path, finished, capfd):
 
 
 @pytest.mark.parametrize("at", range(0, 24, 3))
-def test_killed_while_it_takes_its_place_a_training_is_whole_after_the_next_run(
+def test_a_training_killed_while_it_replaces_the_old_one_is_complete_after_the_next_run(
     rule_table, tmp_path, finished, monkeypatch, at
 ):
-    """Each rename is one step; after any of them the old result or the new one is there when the next run is done."""
+    """Each rename is one step; after a kill at any step, the next run leaves the old or the new result."""
     from linklab.training import out_dir
 
     out, steps = tmp_path / "out", []

@@ -1,4 +1,4 @@
-"""Packed rows: what transformers computes on each row alone, whatever stands beside it."""
+"""Packed rows give the same states as transformers for each row alone."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def hidden_of_rows(model, items):
 
 
 def with_common_beginnings(items):
-    """Let rows begin alike: two with all they have in common, one with some of it, one twice."""
+    """Give rows common beginnings: two share all they can, one shares a part, one is there twice."""
     first = items[0]["input_ids"]
     for item, shared in zip(items[1:], (5, 12, 30, 0), strict=True):
         item["input_ids"][:shared] = first[:shared]
@@ -34,7 +34,9 @@ def with_common_beginnings(items):
 
 @pytest.mark.parametrize("block", [1, 60, 10_000])  # each row alone; some rows together; all of them
 @pytest.mark.parametrize("window", [512, 16, 5])
-def test_packed_rows_are_what_transformers_computes_on_each_alone(window, block, tokenizer, monkeypatch):
+def test_packed_rows_give_the_states_that_transformers_computes_for_each_row_alone(
+    window, block, tokenizer, monkeypatch
+):
     monkeypatch.setattr(packed_attention, "BLOCK", block)
     items = with_common_beginnings(make_items([40, 7, 16, 37, 61], len(tokenizer)))
     plain = tiny.build_model(tokenizer, sliding_window=window).eval()
@@ -45,7 +47,7 @@ def test_packed_rows_are_what_transformers_computes_on_each_alone(window, block,
 
 
 def test_a_window_changes_what_a_long_row_sees(tokenizer):
-    """Else the comparison above could not tell a forgotten window from a kept one."""
+    """Otherwise the test above would not notice a missing window."""
     wide, narrow = (tiny.build_model(tokenizer, sliding_window=window).eval() for window in (512, 16))
     ids = torch.tensor([make_items([61], len(tokenizer))[0]["input_ids"]])
     assert (wide.model(ids).last_hidden_state - narrow.model(ids).last_hidden_state).abs().max() > 1e-2
@@ -67,7 +69,7 @@ def test_padding_on_either_side_gives_the_loss_of_the_unpadded_row(tokenizer):
     assert losses[1:] == [losses[0]] * 3
 
 
-def test_pack_drops_the_padding_and_keeps_once_what_rows_begin_with():
+def test_pack_drops_the_padding_and_keeps_common_prefixes_once():
     ids = torch.tensor([[0, 0, 7, 8], [7, 8, 6, 9], [3, 0, 0, 0], [7, 5, 8, 0]])
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 0]])
     packed, positions, rows, places = packed_attention.pack(ids, mask)
@@ -77,7 +79,7 @@ def test_pack_drops_the_padding_and_keeps_once_what_rows_begin_with():
     assert rows.lengths == [7]
 
 
-def test_a_branch_goes_on_from_the_header_and_rows_of_one_header_share_it(monkeypatch):
+def test_a_branch_continues_from_the_header_and_rows_with_equal_headers_share_it(monkeypatch):
     ids, branches = torch.tensor([[1, 2, 3, 4, 3], [1, 2, 3, 5, 6]]), torch.tensor([[0, 0, 1, 1, 2], [0, 0, 1, 2, 2]])
     packed, positions, rows, places = packed_attention.pack(ids, torch.ones_like(ids), branches)
     assert packed.tolist() == [[1, 2, 3, 4, 5, 6]]

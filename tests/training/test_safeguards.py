@@ -1,4 +1,4 @@
-"""What goes wrong in a training, seen in time and said in one line: numbers, GPUs, loggers, adapters continued."""
+"""Problems in training, found in time and reported in one line: numbers, GPUs, loggers, continued adapters."""
 
 import json
 import resource
@@ -39,7 +39,7 @@ class Break(TrainerCallback):
 
 
 @pytest.mark.parametrize("spoiler", [Spoil, Break])
-def test_a_number_that_is_not_finite_stops_the_run_before_a_checkpoint_holds_it(
+def test_a_number_that_is_not_finite_stops_the_run_before_the_next_checkpoint(
     spoiler, rule_table, tmp_path, monkeypatch, capfd
 ):
     """The loss is logged every step only in short runs; here it would be seen after the checkpoint of step 4."""
@@ -102,7 +102,7 @@ def test_memory_is_counted_in_bytes_on_macos_and_in_kibibytes_elsewhere(monkeypa
 
 
 @pytest.mark.parametrize("mode", ["lora", "full"])
-def test_a_training_on_an_adapters_folder_goes_on_from_what_it_learned(rule_table, tmp_path, mode, capfd):
+def test_a_training_on_an_adapters_folder_continues_the_adapter(rule_table, tmp_path, mode, capfd):
     first = ["--lora-rank", "8", "--lora-alpha", "16"]
     assert finetune.main(words(rule_table, tmp_path / "a", *first, steps=10, save=10)) == 0
     before = json.loads((tmp_path / "a" / "metrics.json").read_text())["best_validation_loss"]
@@ -124,7 +124,7 @@ def test_a_training_on_an_adapters_folder_goes_on_from_what_it_learned(rule_tabl
     assert "--lora-rank 4: the adapter in" in capfd.readouterr().err
 
 
-def test_an_adapter_names_its_base_as_the_hub_does(tmp_path):
+def test_an_adapter_names_its_base_model_by_its_hub_name(tmp_path):
     base = tmp_path / load.BASE_FILE
     (tmp_path / load.ADAPTER_CONFIG).write_text('{"base_model_name_or_path": "google/gemma-3-270m"}')
     base.write_text('{"base_model": "embedded", "hub_name": "google/gemma-3-270m"}')

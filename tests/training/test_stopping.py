@@ -1,4 +1,4 @@
-"""A training that is stopped, killed or out of disk space continues and ends as if nothing had happened."""
+"""A training that was stopped, killed or out of disk space continues and gives the same result."""
 
 import json
 import random
@@ -22,7 +22,7 @@ STEPS = 12
 
 @pytest.fixture(scope="module")
 def uninterrupted(rule_table, tmp_path_factory, start_process):
-    """A run nobody stopped: (its folder, the seconds it took)."""
+    """An uninterrupted run: (its folder, its seconds)."""
     out = tmp_path_factory.mktemp("whole") / "out"
     started = time.monotonic()
     process, log = start_process(
@@ -65,7 +65,7 @@ def test_sigterm_writes_a_checkpoint_and_the_run_that_continues_ends_the_same(
     assert not (first / MANIFEST).exists()
     first.rename(out)
     made = out / "checkpoints" / newest.name
-    window = files.read_json(made / "loss_window.json") | {"seconds": 5000.0}  # as if it had taken so long until here
+    window = files.read_json(made / "loss_window.json") | {"seconds": 5000.0}  # as if it had taken this long so far
     files.write_json(made / "loss_window.json", window, force=True)
     checkpoints.mark_complete(made, files.read_json(made / checkpoints.COMPLETE)["settings"])
     assert finetune.main(words(rule_table, out, *STOPPABLE, "--resume", "auto", steps=STEPS, save=3)) == 0
@@ -77,7 +77,7 @@ def test_sigterm_writes_a_checkpoint_and_the_run_that_continues_ends_the_same(
 def test_a_stop_on_a_validation_step_or_beside_one_loses_no_logged_loss(
     rule_table, tmp_path, uninterrupted, stop_at, monkeypatch
 ):
-    """Step 6 takes a validation loss; step 5 does not."""
+    """Step 6 has a validation; step 5 has none."""
     from linklab.training import training
 
     command = words(rule_table, tmp_path / "out", *STOPPABLE, steps=STEPS, save=3)
@@ -126,7 +126,7 @@ def test_a_run_killed_at_random_moments_ends_the_same(rule_table, tmp_path, star
     assert_same_result(tmp_path / "out", whole)
 
 
-def test_what_a_kill_at_any_moment_leaves_is_known_as_the_trainings_own(rule_table, tmp_path):
+def test_files_left_by_a_kill_at_any_moment_are_recognized_as_the_trainings_own(rule_table, tmp_path):
     """In its folder, and among the copies of its checkpoints; tests/project/test_every_moment.py continues each."""
     place = tmp_path / "place"
     place.mkdir()
@@ -152,7 +152,9 @@ def test_a_run_killed_at_one_of_twenty_random_moments_ends_the_same(
     assert_same_result(tmp_path / "out", whole)
 
 
-def test_a_torn_checkpoint_is_named_left_out_and_the_one_before_continued(rule_table, tmp_path, uninterrupted, capfd):
+def test_an_incomplete_checkpoint_is_named_and_skipped_and_the_one_before_continued(
+    rule_table, tmp_path, uninterrupted, capfd
+):
     out = tmp_path / "out"
     shutil.copytree(uninterrupted[0], out)
     unfinish(out)
@@ -190,10 +192,10 @@ def test_a_run_whose_machine_is_gone_continues_from_its_drive(rule_table, tmp_pa
 
 # None for the adapter; none for the optimizer.
 @pytest.mark.parametrize("room", [200_000, pytest.param(400_000, marks=pytest.mark.slow)])
-def test_a_full_disk_is_named_and_the_run_continues_where_there_is_room_again(
+def test_a_full_disk_is_reported_and_the_run_continues_after_space_is_freed(
     rule_table, tmp_path, uninterrupted, monkeypatch, capfd, room
 ):
-    """No file may grow beyond `room` bytes from step 7 on: what a write meets is what it meets on a full disk."""
+    """No file may grow beyond `room` bytes from step 7 on: writes fail as on a full disk."""
     import resource
 
     from linklab.training import checkpoints, training
@@ -234,7 +236,7 @@ def test_a_finished_run_is_not_run_again(rule_table, tmp_path, capfd):
 
 @pytest.mark.parametrize("steps", [6, 8])
 def test_a_run_killed_after_its_last_step_adds_none_when_it_is_continued(rule_table, tmp_path, steps):
-    """Six steps end inside the first pass over the rows, eight at its end. The rate never falls: a step would show."""
+    """Six steps end in the first epoch, eight at its end. The rate never falls: another step would show."""
     command = words(
         rule_table, tmp_path / "out", "--mode", "full", "--lr-schedule", "constant_with_warmup", steps=steps
     )
@@ -255,13 +257,13 @@ def test_patience_is_counted_over_a_stop(rule_table, tmp_path, monkeypatch):
     rate = ["--mode", "full", "--learning-rate", "1e-30", "--patience", "3"]
     command = words(rule_table, tmp_path / "a", *rate, steps=12, save=1)
     assert finetune.main(command) == 0
-    assert len(validation_losses(tmp_path / "a")) == 4  # the first, and three that were no better
+    assert len(validation_losses(tmp_path / "a")) == 4  # the first, and three without improvement
     command[command.index(str(tmp_path / "a"))] = str(tmp_path / "b")
     with stopping_before(training, monkeypatch, 3):
         assert finetune.main(command) == 128 + signal.SIGTERM
     assert finetune.main([*command, "--resume", "auto"]) == 0
     unfinish(tmp_path / "b")
-    assert finetune.main([*command, "--resume", "auto"]) == 0  # and it stays ended
+    assert finetune.main([*command, "--resume", "auto"]) == 0  # it stays finished
     assert (tmp_path / "a" / "trainer_log.csv").read_text() == (tmp_path / "b" / "trainer_log.csv").read_text()
 
 
@@ -272,7 +274,7 @@ def test_patience_is_counted_over_a_stop(rule_table, tmp_path, monkeypatch):
     (["--max-rows", "15"], "labels = "),
     (["--best-by", "accuracy"], "best_by = 'loss', now it is 'accuracy'"),
 ])  # fmt: skip
-def test_a_checkpoint_is_not_continued_with_something_else(
+def test_a_checkpoint_is_not_continued_with_other_data_or_settings(
     rule_table, tmp_path, uninterrupted, capfd, difference, named
 ):
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""Validation accuracy from the loss's own logits is what greedy writing would reach."""
+"""Validation accuracy from the logits of the loss equals that of greedy writing."""
 
 import dataclasses
 
@@ -60,7 +60,7 @@ def test_a_row_is_right_when_all_its_judged_tokens_are(judged, expected):
     assert validation_scores.count_right(logits, labels, torch.tensor(judged)) == expected
 
 
-def test_rows_that_fill_up_a_batch_weigh_nothing(tokenizer, small_links):
+def test_rows_that_fill_up_a_batch_do_not_count(tokenizer, small_links):
     task = make_task(small_links / "links.csv", ask="row")
     rows = example_files.read_examples(small_links / "links.csv", task, "train", 3)
     encoded = answer_loss.EncodedExamples(rows, tokenizer, 512)
