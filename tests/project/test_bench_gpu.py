@@ -26,7 +26,7 @@ def start(folder: Path, minutes: float, *more: str) -> subprocess.Popen:
         (["--wheels", "nowhere"], "--wheels nowhere: no wheels there"),
     ],
 )
-def test_a_slip_is_one_line(tmp_path, words, expected, capsys):
+def test_a_wrong_option_is_one_line(tmp_path, words, expected, capsys):
     command = ["--device", "cpu", "--base-model", "tiny", "--minutes", "1", "--out-dir", str(tmp_path / "gpu")]
     assert bench_gpu.main([*command, *words]) == 2
     said = capsys.readouterr().err
@@ -34,7 +34,7 @@ def test_a_slip_is_one_line(tmp_path, words, expected, capsys):
 
 
 @pytest.mark.slow
-def test_the_whole_list_runs_on_the_cpu_is_killed_in_the_middle_and_goes_on(tmp_path):
+def test_all_tasks_run_on_the_cpu_and_continue_after_a_kill(tmp_path):
     folder = tmp_path / "gpu"
     first = start(folder, 20)
     while len(list(folder.glob("*.json"))) < 3 and first.poll() is None:

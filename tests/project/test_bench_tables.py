@@ -12,7 +12,7 @@ import save_tables
 SETTINGS = bench_tables.Settings("tiny", 150, 10, 1)
 
 
-def test_a_table_ends_with_a_report_or_with_one_true_line(tmp_path, monkeypatch):
+def test_a_table_ends_with_a_report_or_a_one_line_error(tmp_path, monkeypatch):
     for name in "ab":
         (tmp_path / name).mkdir()
     same = pd.DataFrame({"x": range(60), "same": ["yes"] * 60})

@@ -95,7 +95,7 @@ def test_the_readme_lists_every_script(path):
     assert f"| `{path.name}` |" in (ROOT / "README.md").read_text()
 
 
-def test_the_readme_lists_no_script_that_is_gone():
+def test_the_readme_lists_only_existing_scripts():
     named = set(re.findall(r"\| `(\w+\.py)` \|", (ROOT / "README.md").read_text()))
     assert named == {path.name for path in SCRIPTS}
 
@@ -131,7 +131,7 @@ def test_help_opens_with_the_scripts_own_first_sentence(path):
 
 
 @pytest.mark.parametrize("name", ["BRANCH_TASKS.md", "CONTRIBUTING.md", "CHANGELOG.md"])
-def test_the_files_that_the_plan_names_are_there(name):
+def test_the_files_that_the_plan_names_exist(name):
     named = re.findall(r"`((?:scripts|tests|docs|benchmarks|notebooks)/[\w./-]+)`", (ROOT / name).read_text())
     assert named or name == "CHANGELOG.md"
     assert not [path for path in named if not (ROOT / path).exists()]
@@ -209,7 +209,7 @@ def spoken_lines() -> frozenset[str]:
     return frozenset(said | {(ROOT / ".pre-commit-config.yaml").read_text()})
 
 
-def test_every_error_in_the_troubleshooting_page_is_one_the_code_says():
+def test_every_error_in_the_troubleshooting_page_is_in_the_code():
     """Each of our lines must occur in the code; `…` in the page matches any inserted text."""
     others = {"KeyError: 'state'", "KeyError: 'model_id'"}  # nbconvert's words
     spoken = spoken_lines()
@@ -221,13 +221,13 @@ def test_every_error_in_the_troubleshooting_page_is_one_the_code_says():
         assert line in others or any(re.search(pattern, text) for text in spoken), f"no code says: {line}"
 
 
-def test_every_test_that_the_page_of_promises_names_is_there():
+def test_every_test_named_in_the_reliability_page_exists():
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text()))
     text = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     assert len(named) > 40 and not named - set(re.findall(r"^def (test_\w+)\(", text, flags=re.M))
 
 
-def test_every_message_of_the_page_of_messages_is_one_the_code_says():
+def test_every_message_in_the_messages_page_is_in_the_code():
     spoken = spoken_lines()
     rows = re.findall(r"^\| .+ \| (.+) \|$", (ROOT / "docs" / "messages.md").read_text(), flags=re.M)[1:]
     said = [message for message in rows if not message.startswith("(")]  # "(read as it is)" is not a message
@@ -284,7 +284,7 @@ def test_heavy_packages_are_imported_inside_functions_only(path):
         assert not other.endswith(".answer_trainer"), f"{path.name} may import {other} inside functions only"
 
 
-def test_the_documents_and_code_name_no_path_of_one_machine():
+def test_documents_and_code_contain_no_path_of_one_machine():
     for path in [*DOCUMENTS, *SCRIPTS, *ROOMS]:
         assert not re.search(r"(?<![\w.])/(?:root|home|work|Users)/", path.read_text()), path
 

@@ -43,7 +43,7 @@ def test_there_are_blocks_to_follow():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("document", ["README.md", "docs/quickstart.md"])
-def test_the_commands_of_a_document_run_in_the_order_they_stand(document, tmp_path, monkeypatch):
+def test_the_commands_of_a_document_run_in_their_order(document, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_table(tmp_path / "mine.csv", 300)
     write_table(tmp_path / "new.csv", 5)
@@ -70,7 +70,7 @@ def test_the_address_is_filled_in_everywhere_by_the_documented_command(tmp_path)
     assert not left and "OWNER/REPOSITORY" not in (ROOT / "environment.md").read_text()
 
 
-def test_the_result_pages_are_what_the_saved_figures_give(tmp_path):
+def test_the_result_pages_are_made_from_the_saved_figures(tmp_path):
     """Figures are changed by saving a demo (benchmarks/save_results.py), never in a page by hand."""
     shutil.copytree(ROOT / "docs" / "results", tmp_path / "docs" / "results")
     shutil.copy(ROOT / "README.md", tmp_path)

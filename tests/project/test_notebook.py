@@ -277,7 +277,7 @@ def test_your_own_table_takes_the_place_of_generated_links(shell):
         shell.run("own", own.replace("'price'", "''"))
 
 
-def test_the_hub_is_asked_only_where_a_name_is_given_and_first_without_sending(shell):
+def test_the_hub_is_used_only_if_a_name_is_given_and_by_default_without_sending(shell):
     make_repository(Path.cwd())
     shell.run("setup")
     shell.run("hub")
@@ -286,7 +286,7 @@ def test_the_hub_is_asked_only_where_a_name_is_given_and_first_without_sending(s
     assert '--repo "me/model"' in shell.commands[0] and "--dry-run" in shell.commands[0]
 
 
-def test_the_answer_alone_is_marked_as_what_the_loss_sees(shell, monkeypatch, tmp_path):
+def test_only_the_answer_is_marked_as_counted_in_the_loss(shell, monkeypatch, tmp_path):
     import convert_csv_to_jsonl
     import generate_synthetic_smoke
 
@@ -471,7 +471,7 @@ runpy.run_path(__file__.replace(".py", "_true.py"), run_name="__main__")
 
 
 @pytest.mark.slow
-def test_after_a_lost_kernel_run_all_goes_on_from_the_last_checkpoint(finished):
+def test_after_a_lost_kernel_run_all_continues_from_the_last_checkpoint(finished):
     from nbclient.exceptions import DeadKernelError
 
     repository, _ = finished

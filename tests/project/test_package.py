@@ -86,7 +86,7 @@ def test_the_command_lists_its_commands_and_runs_one(tmp_path, monkeypatch, caps
         (["convert"], 2, "error: the following arguments are required: --csv, --out-dir"),
     ],
 )
-def test_wrong_words_of_the_command_are_explained(words, code, said, monkeypatch, capsys):
+def test_wrong_arguments_of_the_command_are_explained(words, code, said, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["linklab"])
     assert command.main(words) == code
     captured = capsys.readouterr()

@@ -32,7 +32,7 @@ def test_green_gates_give_a_table_and_exit_code_0(gates, capsys):
     assert "2 gates, 0 red\n" in table
 
 
-def test_a_red_gate_is_named_with_its_command_and_what_it_printed_and_the_others_still_run(gates, capsys):
+def test_a_red_gate_is_named_with_its_command_and_output_and_the_others_still_run(gates, capsys):
     gates(Gate("one", "one holds", (FINE, FAILS)), Gate("two", "two holds", (FINE,)))
     assert check_merge.main([]) == 1
     told = capsys.readouterr()

@@ -36,7 +36,7 @@ def test_conversations_of_others_are_trained_on_scored_as_text_and_compared(talk
     assert str(talks) in {entry["path"] for entry in manifest["inputs"]}
 
 
-def test_a_line_that_is_no_conversation_stops_every_script(talks, tmp_path, capsys):
+def test_a_line_that_is_not_a_conversation_stops_every_script(talks, tmp_path, capsys):
     bad = tmp_path / "bad.jsonl"
     bad.write_text(talks.read_text() + '{"messages": "hello"}\n')
     for script, words in (

@@ -90,7 +90,7 @@ def test_every_row_is_in_one_split_and_shards_are_full_but_the_last(links, conve
     assert others == {"README.md", "cells.csv", "task.json", "manifest.json"}
 
 
-def test_a_line_holds_the_rows_question_answer_and_what_scoring_needs(links, converted):
+def test_a_line_has_question_and_answer_of_its_row_and_the_values_for_scoring(links, converted):
     of_id = {row["scenario_id"]: row for row in rows_of(links)}
     for split, lines in lines_of(converted).items():
         for line in lines:
@@ -133,7 +133,7 @@ def test_the_manifest_names_every_file_with_its_rows_and_hash(links, converted):
     assert {e["path"]: e["rows"] for e in manifest["inputs"]} == {str(links): 600}
 
 
-def test_the_card_names_the_shards_and_says_what_was_made(converted):
+def test_the_card_names_the_shards_and_describes_the_set(converted):
     import yaml
 
     head, text = (converted / "README.md").read_text(encoding="utf-8").removeprefix("---\n").split("---\n", 1)
@@ -175,7 +175,7 @@ def asked(links, tmp_path_factory):
     return convert(links, tmp_path_factory.mktemp("asked") / "set", "--shard-size", 100)
 
 
-def test_asked_by_choice_each_line_is_the_conversation_about_one_candidate(links, converted, asked):
+def test_with_a_question_per_choice_each_line_is_about_one_candidate(links, converted, asked):
     of_id = {row["scenario_id"]: row for row in rows_of(links)}
     whole = {line["id"]: line for lines in lines_of(converted).values() for line in lines}
     found = [line for lines in lines_of(asked).values() for line in lines]
@@ -195,7 +195,7 @@ def test_asked_by_choice_each_line_is_the_conversation_about_one_candidate(links
     assert len(found) == n_candidates
 
 
-def test_rows_are_on_the_same_side_and_whole_in_a_shard_however_they_are_asked(converted, asked):
+def test_the_questions_of_a_row_are_in_one_shard_and_in_the_split_of_the_row(converted, asked):
     sides = {line["id"]: split for split, lines in lines_of(converted).items() for line in lines}
     assert {line["row"]: split for split, lines in lines_of(asked).items() for line in lines} == sides
     shards = collections.defaultdict(set)
@@ -206,7 +206,7 @@ def test_rows_are_on_the_same_side_and_whole_in_a_shard_however_they_are_asked(c
     assert read_manifest(asked)["extra"]["rows"] == read_manifest(converted)["extra"]["rows"]
 
 
-def test_a_folder_asked_by_choice_reads_as_the_csv_does(links, asked):
+def test_a_folder_with_a_question_per_choice_gives_the_rows_of_the_csv(links, asked):
     task = make_task(links, ask="choices")
     assert jsonl.read_task(asked).ask == "choices"
     for split in SPLITS:
@@ -217,7 +217,7 @@ def test_a_folder_asked_by_choice_reads_as_the_csv_does(links, asked):
             assert jsonl.read_examples(asked, split, n) == theirs
 
 
-def test_copies_asked_by_choice_stay_apart(tmp_path):
+def test_copies_of_a_row_are_read_as_separate_rows(tmp_path):
     path = generate(tmp_path / "links", 300, stratify_by=["channel_bandwidth_mhz"], balance="oversample")
     folder = convert(path, tmp_path / "set", "--ask", "choices")
     ours = jsonl.read_examples(folder, "train")
@@ -255,7 +255,7 @@ def test_a_line_that_is_not_about_one_of_its_choices_is_refused(asked, tmp_path)
 # The split
 
 
-def test_no_row_changes_its_side_with_order_number_or_shard_size(links, converted, tmp_path):
+def test_no_row_changes_its_split_with_order_number_or_shard_size(links, converted, tmp_path):
     side = {line["id"]: split for split, lines in lines_of(converted).items() for line in lines}
     header, *rows = links.read_text().splitlines(keepends=True)
     random.Random(3).shuffle(rows)
@@ -295,7 +295,7 @@ def test_max_rows_takes_the_rows_that_every_other_script_takes(id_words, tmp_pat
     assert {line["target"]["y"] for line in lines} == {"low", "high"}
 
 
-def test_workers_change_no_byte_and_the_first_bad_row_is_named(links, tmp_path, monkeypatch, capsys):
+def test_workers_change_no_byte_and_the_first_bad_row_is_reported(links, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(csv_stream, "BLOCK_BYTES", 20_000)
     made = [convert(links, tmp_path / w, *BY_ROW, "--workers", w, "--max-rows", 150) for w in ("1", "2")]
     for path in made[0].iterdir():
@@ -320,13 +320,13 @@ def test_field_data_without_hidden_columns_keeps_the_choices_of_each_row(links, 
         assert line == whole[line["id"]] | {"values": {}}
 
 
-def test_another_split_seed_gives_another_division(links, converted, tmp_path):
+def test_another_split_seed_gives_another_split(links, converted, tmp_path):
     first = {line["id"] for line in lines_of(converted)["test"]}
     other = {line["id"] for line in lines_of(convert(links, tmp_path / "set", *BY_ROW, "--split-seed", 1))["test"]}
     assert first != other
 
 
-def test_copies_and_identical_prompts_are_never_on_two_sides(tmp_path):
+def test_copies_and_identical_prompts_are_never_in_two_splits(tmp_path):
     path = generate(
         tmp_path / "links", 500, stratify_by=["channel_bandwidth_mhz", "radio_standard"], balance="oversample"
     )
@@ -390,7 +390,7 @@ def test_any_csv_with_a_class_and_a_number(houses, tmp_path):
     assert task.read_answer(example.answer, example.choices) == (example.target, None)
 
 
-def test_a_template_decides_what_is_shown(houses, tmp_path):
+def test_a_template_sets_the_prompt(houses, tmp_path):
     (tmp_path / "t.txt").write_text("{size_m2} m² in {street} 100 %\n", encoding="utf-8")
     folder = convert(houses, tmp_path / "set", "--target-field", "price", "--prompt-template", tmp_path / "t.txt")
     of_id = {f"row-{i}": row for i, row in enumerate(rows_of(houses), start=1)}
@@ -420,7 +420,7 @@ def test_an_unknown_column_is_refused_and_nothing_is_written(houses, tmp_path, c
 
 
 @pytest.mark.parametrize("template", ["{state} {price}", "{size}", "no column", "{street"])
-def test_a_template_that_gives_the_answer_away_or_cannot_be_filled_is_refused(houses, tmp_path, capsys, template):
+def test_a_template_that_reveals_the_answer_or_cannot_be_filled_is_refused(houses, tmp_path, capsys, template):
     (tmp_path / "t.txt").write_text(template)
     convert(houses, tmp_path / "set", "--target-field", "price,state", "--prompt-template", tmp_path / "t.txt", code=2)
     assert capsys.readouterr().err.count("\n") == 1 and not (tmp_path / "set").exists()
@@ -547,7 +547,7 @@ def test_hostile_neighbours_do_not_change_what_loads(load, converted, tmp_path):
 
 @pytest.mark.newer_datasets  # the table has dates
 @pytest.mark.parametrize("shard_size", [50_000, 3])
-def test_every_string_comes_back_as_it_stands_in_the_csv(load, tmp_path, shard_size):
+def test_every_string_is_loaded_as_in_the_csv(load, tmp_path, shard_size):
     rows = [[f"{text}#{i}", text, HOSTILE[(i * 7) % len(HOSTILE)]] for i, text in enumerate(HOSTILE * 4)]
     path = write_csv(tmp_path / "a.csv", ["text", "größe: \"'#🙂", "answer"], rows)
     words = ["--target-field", "answer", "--shard-size", shard_size, "--keep-missing-class"]
@@ -592,7 +592,7 @@ def test_texts_that_look_like_dates_or_numbers_stay_the_texts_they_are(load, tmp
 
 
 @pytest.mark.parametrize("place", [["--id-field", "when"], ["--group-field", "when"]])
-def test_ids_that_no_type_would_keep_are_refused(tmp_path, capsys, place):
+def test_ids_that_a_type_would_change_are_refused(tmp_path, capsys, place):
     path = write_csv(
         tmp_path / "a.csv", ["when", "what", "answer"], [["7", "a", "y"]] + [[day, "b", "n"] for day in DAYS]
     )

@@ -50,7 +50,7 @@ def test_metrics_are_those_counted_by_hand_from_the_predictions(taught_rule, lin
     assert metrics["metrics"]["kind/accuracy"]["value"] == pytest.approx(right / len(answers))
 
 
-def test_predictions_hold_no_truth_and_rank_every_legal_answer(lines):
+def test_predictions_contain_no_true_answer_and_rank_every_legal_answer(lines):
     for line in lines:
         value = json.loads(line)
         assert value.keys() == {"id", "raw_text", "answer", "error", "choices"}
@@ -136,14 +136,14 @@ def test_an_untrained_model_that_writes_freely_is_invalid_and_stays_in_the_denom
         (["--predictions", "p.jsonl", "--bf16"], "--bf16: cannot be combined with --predictions"),
     ],
 )
-def test_an_option_that_would_do_nothing_is_refused(data, tmp_path, capfd, words, said):
+def test_an_option_without_effect_is_refused(data, tmp_path, capfd, words, said):
     code, _ = evaluate(tmp_path / "out", *words, *data)
     assert code == 2 and said in capfd.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("written", ['"nan"', '"inf"', '"fast"', '"12 EUR"', '""', "null"])
-def test_what_is_no_number_counts_as_invalid(tmp_path, written):
+def test_an_answer_that_is_not_a_number_counts_as_invalid(tmp_path, written):
     """NaN must never reach a mean, and skipping a hard row must never help: it is scored as the answer 0."""
     table = tmp_path / "prices.csv"
     table.write_text("colour,price\n" + "".join(f"c{i},{100 + i % 90}.5\n" for i in range(300)))

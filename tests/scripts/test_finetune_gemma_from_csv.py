@@ -71,7 +71,7 @@ def test_every_mode_trains_and_its_model_says_the_same_in_a_fresh_process(mode, 
 
 
 @pytest.mark.parametrize("mode", ["lora", "qlora"])
-def test_a_merged_model_is_whole_and_says_what_base_and_adapter_say(mode, trained, start_process, tmp_path):
+def test_a_merged_model_is_complete_and_answers_like_base_and_adapter(mode, trained, start_process, tmp_path):
     folder, said = trained(mode)
     assert not (folder / "merged" / "adapter_config.json").exists()
     process, log = start_process(
@@ -172,7 +172,7 @@ def test_the_tiny_model_learns_the_rule(taught_rule):
     assert taught_rule["accuracy"] >= 0.95
 
 
-def test_it_learns_nothing_from_shuffled_labels(tmp_path):
+def test_the_tiny_model_learns_nothing_from_shuffled_labels(tmp_path):
     """Guards the test above: without the rule, the same training must fail it."""
     assert train_on_rule(tmp_path, shuffled=True)["accuracy"] < 0.7
 
@@ -191,7 +191,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("wrong, said", REFUSED, ids=[" ".join(wrong) for wrong, _ in REFUSED])
-def test_what_cannot_be_trained_is_one_clear_line_and_exit_code_2(rule_table, tmp_path, capfd, wrong, said):
+def test_an_impossible_training_is_one_clear_line_and_exit_code_2(rule_table, tmp_path, capfd, wrong, said):
     out = tmp_path / "out"
     assert finetune.main([*words(rule_table, out), *wrong]) == 2
     told = capfd.readouterr().err
@@ -199,7 +199,7 @@ def test_what_cannot_be_trained_is_one_clear_line_and_exit_code_2(rule_table, tm
     assert not (out / "model").exists()
 
 
-def test_fsdp_is_refused_before_anything_is_loaded_also_where_accelerate_would_drop_it(
+def test_fsdp_is_refused_before_anything_is_loaded_also_if_accelerate_would_ignore_it(
     rule_table, tmp_path, capfd, monkeypatch
 ):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # what `accelerate launch --use_fsdp` sets

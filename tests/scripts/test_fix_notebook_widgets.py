@@ -189,7 +189,7 @@ def test_fuzzed_notebooks_convert_after_the_fixer_and_differ_only_in_their_widge
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("treatment", ["text", "remove"])
-def test_every_form_shows_its_text_where_the_models_are_not_to_be_shown(tmp_path, convert, form, treatment):
+def test_every_form_shows_its_text_if_the_models_are_not_shown(tmp_path, convert, form, treatment):
     path = tmp_path / "n.ipynb"
     path.write_text(json.dumps(make_notebook(FORMS[form][0]), indent=1))
     assert fixer.main(["--widgets", treatment, str(path)]) == int(treatment == "text" or form != "no widgets")
@@ -205,7 +205,7 @@ def test_every_form_shows_its_text_where_the_models_are_not_to_be_shown(tmp_path
 @pytest.mark.parametrize(
     "widgets", [ABSENT, {STATE: MODELS}, {STATE: {"state": MODELS}}], ids=["none", "flat", "sound"]
 )
-def test_a_view_that_names_no_model_goes_and_its_text_is_shown(tmp_path, convert, view, widgets):
+def test_a_view_without_a_model_is_removed_and_its_text_is_shown(tmp_path, convert, view, widgets):
     path = tmp_path / "n.ipynb"
     notebook = make_notebook(widgets)
     notebook["cells"][0]["outputs"][0]["data"][VIEW] = view
@@ -256,7 +256,7 @@ def test_every_other_byte_stays(tmp_path, old, new):
     assert path.read_bytes().decode() == new.replace("%s", STATE)
 
 
-def test_check_says_what_would_be_mended_and_writes_nothing(tmp_path, capsys):
+def test_check_lists_what_would_be_fixed_and_writes_nothing(tmp_path, capsys):
     path = tmp_path / "n.ipynb"
     path.write_text(json.dumps(make_notebook({STATE: MODELS})))
     old = path.read_bytes()
@@ -293,7 +293,7 @@ def test_check_says_what_would_be_mended_and_writes_nothing(tmp_path, capsys):
     ],
     ids=lambda value: value[:30] if isinstance(value, str) else "",
 )  # fmt: skip
-def test_an_unreadable_notebook_is_named_and_the_others_are_still_mended(tmp_path, capsys, data, says):
+def test_an_unreadable_notebook_is_named_and_the_others_are_still_fixed(tmp_path, capsys, data, says):
     bad, good = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
     bad.write_bytes(data)
     good.write_text('{"metadata": {"widgets": {}}}')
@@ -344,7 +344,7 @@ def test_as_a_git_filter_it_reads_stdin_and_writes_stdout(tmp_path):
     assert (bad.returncode, bad.stdout) == (2, b"") and b"error: <stdin>:1:2: " in bad.stderr
 
 
-def test_git_itself_stores_what_the_filter_mends(tmp_path):
+def test_git_itself_stores_the_output_of_the_filter(tmp_path):
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], cwd=tmp_path, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -398,7 +398,7 @@ fix_notebook_widgets.main(sys.argv[2:])
 
 
 @pytest.mark.parametrize("step", ["fsync before", "replace before", "replace after"])
-def test_a_kill_leaves_old_or_new_and_what_it_left_beside_goes_with_the_next_run_and_nothing_else(tmp_path, step):
+def test_a_kill_leaves_old_or_new_and_the_next_run_removes_only_its_temporary_file(tmp_path, step):
     path = tmp_path / "n.ipynb"
     path.write_text('{"metadata": {"widgets": {}}}')
     mine = [".n.ipynb.tmp", ".n.ipynb.backup.tmp", ".n.ipynb.abcd1234.tmp", ".n.ipynb.linklab-notes.tmp", "n.ipynb.tmp",
@@ -416,7 +416,7 @@ def test_a_kill_leaves_old_or_new_and_what_it_left_beside_goes_with_the_next_run
     assert path.read_text() == '{"metadata": {}}'
 
 
-def test_what_another_run_is_writing_stays(tmp_path):
+def test_a_file_that_another_run_is_writing_stays(tmp_path):
     fcntl = pytest.importorskip("fcntl")
     path, held = tmp_path / "n.ipynb", tmp_path / ".n.ipynb.linklab-abcd1234.tmp"
     path.write_text('{"metadata": {"widgets": {}}}')

@@ -92,7 +92,7 @@ def test_rows_fit_the_schema(plain):
     assert validate_dataset.main([str(plain / "links.csv")]) == 0
 
 
-def test_nothing_hidden_stands_among_the_inputs(plain):
+def test_no_hidden_column_is_an_input(plain):
     inputs = {c.name for c in LINK_SCHEMA.by_role("input")}
     telling = ("true", "sinr", "throughput", "gap", "mcs", "acceptable", "availability", "lat_", "lon_", "interferer")
     assert not [name for name in inputs if any(word in name for word in telling)]
@@ -114,7 +114,7 @@ def test_the_folder_holds_csv_zip_card_and_a_manifest_that_names_them(plain):
     assert f"{hardness['bayes']['ceiling']:.3f}" in (plain / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_preset_changes_what_is_reported_and_not_what_is_true(tmp_path, plain):
+def test_the_preset_changes_the_measurements_and_not_the_true_values(tmp_path, plain):
     hard = rows_of(generate(tmp_path / "set", "--n-samples", 100, "--seed", 7, "--preset", "hard"))
     reported = {"rssi_dbm", "noise_dbm", "busy_pct"}
     for ours, theirs in zip(hard, rows_of(plain), strict=False):
@@ -216,7 +216,7 @@ def test_quotas_count_across_blocks():
         (["--n-samples", "100000000"], "99999999"),
     ],
 )
-def test_bad_words_end_with_one_clear_line_and_code_2(tmp_path, capsys, words, said):
+def test_bad_options_end_with_one_clear_line_and_code_2(tmp_path, capsys, words, said):
     generate(tmp_path / "set", *words, code=2)
     assert said in capsys.readouterr().err.strip().splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
@@ -252,7 +252,7 @@ def test_drive_copy_holds_the_same_bytes(tmp_path):
         assert (tmp_path / "drive" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_what_another_stage_keeps_at_the_place_of_the_drive_copy_stays(tmp_path, capsys):
+def test_files_of_another_stage_in_the_folder_of_the_drive_copy_stay(tmp_path, capsys):
     drive = tmp_path / "drive"
     drive.mkdir()
     (drive / "model.bin").write_text("45 minutes")
@@ -297,7 +297,7 @@ def test_a_hub_that_cannot_be_reached_or_a_bad_name_is_one_clear_line(tmp_path, 
     assert len(rows_of(tmp_path / "set")) == 5
 
 
-def test_a_killed_parent_leaves_no_worker_behind(tmp_path):
+def test_workers_end_after_a_killed_parent(tmp_path):
     """Workers end within a second or two after their parent."""
     import signal
     import time

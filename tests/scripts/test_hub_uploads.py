@@ -37,7 +37,7 @@ def push(data_set, *words):
     return push_to_hub.main([str(data_set), "--repo", "me/links", "--license", "cc-by-4.0", *words])
 
 
-def test_a_push_arrives_whole_and_a_second_one_sends_only_what_changed(hub, data_set):
+def test_a_push_arrives_complete_and_a_second_one_sends_only_changed_files(hub, data_set):
     assert push(data_set) == 0
     kept = hub.repos["me/links"]
     assert kept["private"] and hub.tokens == {TOKEN}
@@ -64,7 +64,7 @@ def test_generating_uploads_the_finished_set(hub, tmp_path):
 @pytest.mark.parametrize(
     ("status", "expected"), [(401, "401"), (403, "403"), (500, "500")], ids=["token", "rights", "server"]
 )
-def test_a_refusal_is_one_line_with_the_status_and_without_the_token(hub, data_set, status, expected, capfd):
+def test_an_error_of_the_hub_is_one_line_with_the_status_and_without_the_token(hub, data_set, status, expected, capfd):
     hub.refuse = status
     assert push(data_set) == 2
     said = capfd.readouterr().err

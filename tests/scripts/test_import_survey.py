@@ -167,7 +167,7 @@ def test_a_hostile_spectrum_scan_ends_in_one_line(tmp_path, capsys, what):
         (["{}channel"], [], "not JSON"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(tmp_path, capsys, surveys, more, expected):
+def test_an_unreadable_survey_is_one_line(tmp_path, capsys, surveys, more, expected):
     code, said = run(tmp_path, capsys, surveys, *more)
     assert code == 2 and expected in said and "Traceback" not in said
     assert not (tmp_path / "out.csv").exists()

@@ -51,7 +51,7 @@ def test_the_folder_holds_json_answers_and_so_do_the_models_predictions(trained,
     assert json.loads(json.loads(rule)["raw_text"])["kind"] == "fir"
 
 
-def test_later_scripts_take_the_form_from_the_model_and_refuse_another(trained, tmp_path, capsys):
+def test_later_scripts_take_the_answer_format_from_the_model_and_refuse_another(trained, tmp_path, capsys):
     csv_file, model = str(trained / "trees.csv"), str(trained / "run" / "model")
     assert predict.main(["--model", model, "--csv", csv_file, "--max-rows", "2", "--out", str(tmp_path / "a.csv")]) == 0
     answers = list(csv.DictReader((tmp_path / "a.csv").open(newline="")))

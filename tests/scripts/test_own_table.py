@@ -50,7 +50,7 @@ def test_convert_says_what_it_understood_and_keeps_it_in_the_task(tmp_path, caps
     assert task["table"]["splits"].keys() == {"train", "validation", "test"} and task["table"]["written"]
 
 
-def test_a_system_prompt_stands_before_every_prompt_and_markers_are_warned_of(tmp_path, capsys):
+def test_a_system_prompt_begins_every_prompt_and_chat_markers_get_a_warning(tmp_path, capsys):
     (tmp_path / "system.txt").write_text("Answer {briefly} <start_of_turn>\n")
     assert convert(tmp_path, TREES, "--target-field", "kind", "--system-prompt", str(tmp_path / "system.txt")) == 0
     assert "chat markers (<start_of_turn>)" in capsys.readouterr().err
@@ -185,7 +185,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "words", "said"), REFUSED, ids=[case[2][:30] for case in REFUSED])
-def test_what_cannot_serve_is_one_line_that_names_the_way_out(tmp_path, capsys, text, words, said):
+def test_an_unusable_table_is_one_line_that_names_the_fix(tmp_path, capsys, text, words, said):
     target = [] if "--target-field" in words else ["--target-field", "kind"]
     assert convert(tmp_path, text, *target, *words) == 2
     lines = capsys.readouterr().err.splitlines()
@@ -194,7 +194,7 @@ def test_what_cannot_serve_is_one_line_that_names_the_way_out(tmp_path, capsys, 
 
 
 @pytest.mark.parametrize("title", ["Trees of the park\n\n", "Trees of the park,,,\n,,,\n"])
-def test_a_title_above_the_header_is_suspected_where_no_column_is_named(tmp_path, capsys, title):
+def test_a_title_above_the_header_is_suspected_if_no_column_is_named(tmp_path, capsys, title):
     (tmp_path / "trees.csv").write_text(title + TREES)
     assert validate_dataset.main([str(tmp_path / "trees.csv")]) == 2
     assert "title above the header, name a column of the header with --target-field" in capsys.readouterr().err
@@ -210,7 +210,7 @@ SMALL = [
 
 
 @pytest.mark.parametrize(("text", "words", "sides"), [case[1:] for case in SMALL], ids=[case[0] for case in SMALL])
-def test_a_small_table_leaves_no_side_empty_where_it_has_three_groups(tmp_path, capsys, text, words, sides):
+def test_a_small_table_with_three_groups_leaves_no_split_empty(tmp_path, capsys, text, words, sides):
     """The split is the same in the folder, in the model's task and with --csv."""
     words = ["--target-field", "kind", *words]
     for seed in range(3):

@@ -57,7 +57,7 @@ def test_max_rows_answers_the_rows_every_script_chooses_in_the_order_of_the_file
     assert answered == sorted(chosen, key=ids.index)
 
 
-def test_a_row_whose_lists_differ_in_length_is_refused_by_line(asked, tmp_path, capsys):
+def test_a_row_with_lists_of_different_lengths_is_refused_with_its_line(asked, tmp_path, capsys):
     folder, rows = asked
     text = (folder / "new.csv").read_text().splitlines(keepends=True)
     cell = rows[1]["noise_dbm"]
@@ -68,7 +68,7 @@ def test_a_row_whose_lists_differ_in_length_is_refused_by_line(asked, tmp_path, 
     assert "odd.csv:3: " in capsys.readouterr().err
 
 
-def test_rows_unlike_the_training_rows_are_never_answered_in_silence(asked, tmp_path, capsys):
+def test_rows_unlike_the_training_rows_are_never_answered_without_a_warning(asked, tmp_path, capsys):
     from linklab.tasks.examples import read_examples
     from linklab.tasks.input_checks import INPUTS_FILE, describe_inputs
     from linklab.tasks.task import Task
@@ -176,7 +176,7 @@ def test_one_row_in_the_command_is_answered_as_in_a_csv_and_compared_with_the_fo
         ({"link_distance_m": "far"}, "link_distance_m = far: "),
     ],
 )
-def test_a_row_of_no_possible_link_is_refused_by_name(asked, capsys, changes, said):
+def test_a_row_of_an_impossible_link_is_refused_and_its_column_named(asked, capsys, changes, said):
     folder, rows = asked
     base = {"regulatory_domain": "FCC", "channel_bandwidth_mhz": "80", "available_channels_mhz": "5210,5530,5775",
             "rssi_dbm": "-60,-61,-62", "noise_dbm": "-90,-91,-92", "busy_pct": "0,1,2"}  # fmt: skip
@@ -197,7 +197,7 @@ def test_a_row_of_no_possible_link_is_refused_by_name(asked, capsys, changes, sa
         (["--csv", "new.csv"], "--out is needed with --csv"),
     ],
 )
-def test_a_command_that_gives_no_row_is_refused(asked, capsys, words, said):
+def test_a_command_without_a_complete_row_is_refused(asked, capsys, words, said):
     assert predict.main(["--model", f"{asked[0]}/model", *words]) == 2
     assert said in capsys.readouterr().err
 

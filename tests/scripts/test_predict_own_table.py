@@ -186,7 +186,7 @@ STRANGE = [
 ]
 
 
-def test_an_error_or_a_warning_stands_beside_every_row_unlike_the_training_rows(model, tmp_path, capsys):
+def test_every_row_unlike_the_training_rows_gets_an_error_or_a_warning(model, tmp_path, capsys):
     path = tmp_path / "new.csv"
     path.write_text(text([cells for cells, _, _ in STRANGE]))
     code, answers, said = ask(model, path, capsys)

@@ -72,7 +72,7 @@ def said(capfd):
     return capfd.readouterr().err
 
 
-def test_a_model_goes_in_one_commit_with_its_scores_and_whose_terms_hold(trained, api, tmp_path, capfd):
+def test_a_model_is_sent_in_one_commit_with_its_scores_and_license_terms(trained, api, tmp_path, capfd):
     assert push_model(trained) == 0
     api.assert_called_once_with(token="hf_secret")
     api().create_repo.assert_called_once_with("me/it", repo_type="model", private=True, exist_ok=True)
@@ -92,13 +92,13 @@ def test_a_model_goes_in_one_commit_with_its_scores_and_whose_terms_hold(trained
     assert "hf_secret" not in said(capfd)
 
 
-def test_no_path_of_this_machine_goes_along(trained, rule_table, api):
+def test_no_path_of_this_machine_is_sent(trained, rule_table, api):
     assert push_model(trained) == 0
     for name, content in sent(api).items():
         assert not any(str(folder).encode() in content for folder in (trained, rule_table.parent, Path.home())), name
 
 
-def test_the_merged_model_goes_with_the_scores_of_the_merged_model_only(trained, api, capfd):
+def test_the_merged_model_is_sent_only_with_its_own_scores(trained, api, capfd):
     assert push_model(trained, "--merged") == 1
     assert "scored another model" in said(capfd) and not api().create_commit.called
     assert (
@@ -117,7 +117,7 @@ def test_the_merged_model_goes_with_the_scores_of_the_merged_model_only(trained,
         ([*TERMS, "--evaluation", "test"], "give its name on the Hub with --base-model OWNER/NAME"),
     ],
 )
-def test_a_model_with_a_problem_stays_here_and_the_problem_is_named(trained, api, capfd, words, problem):
+def test_a_model_with_a_problem_is_not_sent_and_the_problem_is_named(trained, api, capfd, words, problem):
     words = [trained / word if word in ("test", "validation") else word for word in words]
     assert push(trained / "lora", *words) == 1
     told = said(capfd)
@@ -125,7 +125,7 @@ def test_a_model_with_a_problem_stays_here_and_the_problem_is_named(trained, api
     assert not api.called
 
 
-def test_a_file_that_changed_since_stays_here(trained, tmp_path, api, capfd):
+def test_a_changed_file_is_not_sent(trained, tmp_path, api, capfd):
     shutil.copytree(trained / "lora", tmp_path / "lora")
     weights = tmp_path / "lora" / "model" / "adapter_model.safetensors"
     *content, last = weights.read_bytes()
@@ -145,7 +145,7 @@ def test_a_link_that_leads_out_of_the_folder_is_not_followed(small_links, tmp_pa
     assert not api().create_commit.called
 
 
-def test_the_toy_model_is_for_nobody(taught_rule, api, capfd):
+def test_the_toy_model_is_never_sent(taught_rule, api, capfd):
     words = [*TERMS, "--base-model", "me/base", "--evaluation", taught_rule["evaluation"]]
     assert push(taught_rule["model"].parent, *words) == 1
     assert "it is a toy model for tests" in said(capfd) and not api.called
@@ -163,7 +163,7 @@ def test_conversations_go_with_a_license_and_load_as_they_did(small_links, api, 
     assert MANIFEST not in sent(api)  # it names folders of this machine
 
 
-def test_a_group_on_two_sides_keeps_conversations_here(small_links, tmp_path, api, capfd):
+def test_conversations_with_a_group_in_two_splits_are_not_sent(small_links, tmp_path, api, capfd):
     shutil.copytree(small_links / "jsonl", tmp_path / "jsonl")
     train, test = (next((tmp_path / "jsonl").glob(f"{split}-*")) for split in ("train", "test"))
     test.write_text(test.read_text() + train.read_text().splitlines()[0] + "\n")
@@ -172,7 +172,7 @@ def test_a_group_on_two_sides_keeps_conversations_here(small_links, tmp_path, ap
     assert "is in train too" in said(capfd) and not api.called
 
 
-def test_a_set_with_a_violation_stays_here(tmp_path, api, capfd):
+def test_a_set_with_a_violation_is_not_sent(tmp_path, api, capfd):
     assert generate_synthetic_smoke.main(["--out-dir", str(tmp_path / "set")]) == 0
     assert push(tmp_path / "set", "--license", "cc0-1.0") == 0
     assert set(sent(api)) == {"README.md", "links.csv", "links.zip"}
@@ -198,7 +198,7 @@ def test_data_need_a_license_as_the_hub_spells_it(small_links, api, capfd, licen
     assert "use the Hub's spelling of a data license, such as cc-by-4.0" in said(capfd)
 
 
-def test_a_place_that_everybody_sees_must_be_asked_for(small_links, api, capfd):
+def test_a_public_repository_needs_the_option_public(small_links, api, capfd):
     api.return_value.repo_info.return_value.private = False
     assert push(small_links / "jsonl", "--license", "cc-by-4.0") == 2
     assert "me/it already exists and is public; nothing was sent" in said(capfd)
@@ -242,7 +242,7 @@ def test_a_hub_that_cannot_be_reached_is_one_clear_line(small_links, monkeypatch
     assert line.startswith("error: --repo me/it: ") and "onnection refused" in line and "hf_secret" not in line
 
 
-def test_what_cannot_go_is_said(trained, small_links, capfd):
+def test_the_reason_for_not_sending_is_named(trained, small_links, capfd):
     assert push(trained / "test", *TERMS, "--dry-run") == 2
     assert "was written by evaluate_model.py" in said(capfd)
     assert push(small_links / "jsonl", "--license", "mit", "--merged", "--dry-run") == 2

@@ -41,7 +41,7 @@ def value(folder, name, metric):
     return json.loads((folder / name / "metrics.json").read_text())["metrics"][metric]["value"]
 
 
-def test_the_ladder_of_the_link_model_is_climbed(ladder):
+def test_baselines_reach_the_scores_that_the_link_model_expects(ladder):
     """Expected figures come from the link model's table; the margin is the uncertainty of 480 grouped rows."""
     expected = {"random": 0.19, "most_frequent": 0.42, "least_noise": 0.23, "most_snr": 0.54, "snr_and_busy": 0.86,
                 "formula": 0.88, "bayes_ceiling": 0.88}  # fmt: skip
@@ -132,7 +132,7 @@ def test_any_csv_works_and_the_same_seed_gives_the_same_bytes(tmp_path):
         (["--target-field", "kind", "--only", "mean"], "--only mean"),
     ],
 )
-def test_what_cannot_be_done_is_one_clear_line(tmp_path, capsys, words, said):
+def test_an_impossible_command_is_one_clear_line(tmp_path, capsys, words, said):
     table = write_table(tmp_path / "table.csv")
     assert run_baselines.main(["--csv", str(table), "--out-dir", str(tmp_path / "out"), *words]) == 2
     error = capsys.readouterr().err

@@ -107,7 +107,7 @@ def explained_files(script):
     }
 
 
-def test_the_time_of_the_whole_demo_is_said_and_that_of_each_stage(tmp_path, monkeypatch, capsys):
+def test_the_times_of_the_whole_demo_and_of_each_stage_are_printed(tmp_path, monkeypatch, capsys):
     clock = iter(range(0, 10_000, 10))  # every call is ten seconds later
     monkeypatch.setattr(run_demo.time, "monotonic", lambda: next(clock))
     monkeypatch.setattr(run_demo, "call", lambda command: 0)
@@ -151,7 +151,7 @@ def bytes_of(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
-def test_another_option_is_refused_and_with_force_runs_again_what_depends_on_it_and_nothing_else(
+def test_another_option_is_refused_and_with_force_repeats_only_the_stages_that_depend_on_it(
     changeable_demo, monkeypatch, capfd
 ):
     """With one training row less, the data and the untrained model's scores stay; the other stages run again."""

@@ -124,7 +124,7 @@ def big_table(tmp_path_factory):
     return write_rule_table(tmp_path_factory.mktemp("big") / "animals.csv", n=1200)
 
 
-def test_a_study_writes_its_table_its_law_and_what_a_goal_needs_and_runs_nothing_twice(
+def test_a_study_writes_its_table_its_curve_and_the_rows_for_a_goal_and_runs_nothing_twice(
     big_table, tmp_path, monkeypatch, capfd
 ):
     monkeypatch.setattr(pipeline, "call", stand_in(tmp_path / "ledger"))
@@ -191,14 +191,14 @@ def test_a_failing_run_is_kept_with_its_error_and_does_not_end_the_study(rule_ta
     assert len((place / "ledger").read_text().split()) == 8
 
 
-def test_a_run_that_ends_well_without_its_results_has_failed_and_says_what_is_missing(rule_table, place, monkeypatch):
+def test_a_run_without_its_results_has_failed_and_the_missing_file_is_named(rule_table, place, monkeypatch):
     monkeypatch.setattr(pipeline, "call", lambda command, **_: 0)
     assert run_learning_curve.main(words(rule_table, place, "--no-baselines", sizes=["32"], seeds=["1"])) == 1
     (line,) = lines_of(study_of(place))
     assert line["error"] == "exit code 0, but not finished (not run yet)"
 
 
-def test_a_study_told_to_stop_ends_with_the_code_and_goes_on_later(rule_table, place, monkeypatch):
+def test_a_stopped_study_ends_with_the_exit_code_and_continues_later(rule_table, place, monkeypatch):
     stops = lambda args: 143 if "rows-32-seed-2" in args.out_dir else 0  # noqa: E731
     monkeypatch.setattr(pipeline, "call", stand_in(place / "ledger", stops))
     asked = words(rule_table, place, "--no-baselines", sizes=["32", "64"])
@@ -209,7 +209,7 @@ def test_a_study_told_to_stop_ends_with_the_code_and_goes_on_later(rule_table, p
     assert set(Counter((place / "ledger").read_text().split()).values()) == {1}
 
 
-def test_another_setting_is_another_study_and_another_size_is_not(rule_table, place, capfd):
+def test_another_setting_starts_another_study_and_another_size_does_not(rule_table, place, capfd):
     assert run_learning_curve.main(words(rule_table, place, "--no-baselines", sizes=["32"], seeds=["1"])) == 0
     first = study_of(place)
     assert run_learning_curve.main(words(rule_table, place, "--no-baselines", sizes=["32", "64"], seeds=["1"])) == 0
@@ -222,7 +222,7 @@ def test_another_setting_is_another_study_and_another_size_is_not(rule_table, pl
 
 
 @pytest.mark.parametrize("name", ["curve.csv", "summary.md", "curve_kind_accuracy.png"])
-def test_results_somebody_changed_are_named_before_any_run_and_stay(rule_table, place, capfd, name):
+def test_edited_results_are_named_before_any_run_and_stay(rule_table, place, capfd, name):
     assert run_learning_curve.main(words(rule_table, place, "--no-baselines", sizes=["32"], seeds=["1"])) == 0
     folder, before = study_of(place), (place / "ledger").read_text()
     assert manifest.find_changed(manifest.read_manifest(folder)["outputs"], folder) is None
@@ -232,7 +232,7 @@ def test_results_somebody_changed_are_named_before_any_run_and_stay(rule_table, 
     assert (folder / name).read_text() == "a person's notes" and (place / "ledger").read_text() == before
 
 
-def test_a_lost_file_makes_its_run_again_and_no_other(rule_table, place):
+def test_a_lost_file_repeats_its_run_and_no_other(rule_table, place):
     asked = words(rule_table, place, "--no-baselines", sizes=["32", "64"], seeds=["1"])
     assert run_learning_curve.main(asked) == 0
     (study_of(place) / "points" / "rows-32-seed-1" / "evaluation" / "metrics.json").unlink()
@@ -277,7 +277,7 @@ def test_workers_that_are_killed_at_random_share_the_runs_and_make_each_once(rul
     assert len([line for line in lines_of(study_of(place)) if line["seed"] == "mean"]) == 3
 
 
-def test_a_folder_of_conversations_finds_the_csv_its_baselines_need_and_says_so_when_it_is_gone(small_links, tmp_path):
+def test_a_folder_of_conversations_finds_the_csv_for_its_baselines_or_names_the_missing_csv(small_links, tmp_path):
     asked = ["--data", str(small_links / "jsonl"), "--sizes", "32", "--base-model", "tiny"]
     settings = run_learning_curve.read_settings(run_learning_curve.build_parser().parse_args(asked))
     given, names = learning_curve.choose_baselines(settings.source)
@@ -295,7 +295,7 @@ def test_a_folder_of_conversations_finds_the_csv_its_baselines_need_and_says_so_
         moved.rename(small_links / "links.csv")
 
 
-def test_the_price_is_steps_and_rows_times_what_was_measured():
+def test_the_cost_is_steps_and_rows_times_the_measured_seconds():
     found = study_cost.RunCost(start=20.0, step=2.0, checkpoint=5.0, row=0.1, batch=8, device_batch=4,
                         items_per_row=1, epochs=2.0,
                         max_steps=None, save_steps=None, memory_mb=0.0)  # fmt: skip
@@ -304,7 +304,7 @@ def test_the_price_is_steps_and_rows_times_what_was_measured():
 
 
 @pytest.mark.parametrize("rows, epochs, batch, accumulation", [(100, 1.0, 4, 2), (33, 2.0, 4, 2), (64, 0.5, 8, 1)])
-def test_the_price_counts_the_steps_training_makes(rows, epochs, batch, accumulation):
+def test_the_cost_counts_the_steps_of_the_training(rows, epochs, batch, accumulation):
     from linklab.training import training
     from linklab.training.options import TrainingSettings
 
@@ -315,7 +315,7 @@ def test_the_price_counts_the_steps_training_makes(rows, epochs, batch, accumula
     assert found.steps(rows) == training.total_steps(rows, settings)
 
 
-def test_a_dry_run_prices_the_study_and_leaves_nothing_behind(rule_table, place, capfd):
+def test_a_dry_run_estimates_the_cost_of_the_study_and_leaves_no_files(rule_table, place, capfd):
     asked = words(rule_table, place, "--no-baselines", "--dry-run", sizes=["32", "64"])
     assert run_learning_curve.main([*asked, "--", "--epochs", "2", "--validation-rows", "16"]) == 0
     told = capfd.readouterr().err
@@ -324,7 +324,7 @@ def test_a_dry_run_prices_the_study_and_leaves_nothing_behind(rule_table, place,
     assert not (place / "out").exists()
 
 
-def test_what_is_measured_is_a_metric_of_the_scorer():
+def test_the_metrics_of_a_curve_are_metrics_of_the_scorer():
     assert set(MEASURED) < set(METRICS)
 
 
@@ -340,7 +340,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("wrong", "said"), REFUSED, ids=[" ".join(wrong) for wrong, _ in REFUSED])
-def test_what_cannot_be_studied_is_one_clear_line_and_exit_code_2(rule_table, place, capfd, wrong, said):
+def test_an_impossible_study_is_one_clear_line_and_exit_code_2(rule_table, place, capfd, wrong, said):
     assert run_learning_curve.main([*words(rule_table, place), *wrong]) == 2
     told = capfd.readouterr().err
     assert said in told and "Traceback" not in told

@@ -115,7 +115,7 @@ def test_another_setting_is_another_study_and_more_trials_are_the_same_one(rule_
 
 
 @pytest.mark.parametrize("name", ["trials.csv", "summary.md", "settings.png"])
-def test_results_somebody_changed_are_named_before_any_trial_and_stay(rule_table, place, capfd, name):
+def test_edited_results_are_named_before_any_trial_and_stay(rule_table, place, capfd, name):
     assert run_sweep.main(words(rule_table, place, trials=1)) == 0
     folder, before = only_study(place), ledger(place)
     assert manifest.find_changed(manifest.read_manifest(folder)["outputs"], folder) is None
@@ -143,7 +143,7 @@ def test_a_failing_trial_is_kept_with_its_error_and_the_others_go_on(rule_table,
     assert ledger(place) - before == Counter({("start", f"00{k}"): 1 for k in (1, 2, 3)})
 
 
-def test_a_hopeless_run_is_stopped_early(rule_table, place, monkeypatch):
+def test_a_poor_trial_is_stopped_early(rule_table, place, monkeypatch):
     """Four runs have a low loss, the fifth a loss far above their median at every step: it is stopped, but not before
     half of its steps, because a run that begins slowly may end best."""
     call = pipeline.call
@@ -160,7 +160,7 @@ def test_a_hopeless_run_is_stopped_early(rule_table, place, monkeypatch):
     assert sorted(left) == [".lock", "trainer_log.csv"]
 
 
-def test_tpe_tries_no_setting_twice_though_the_space_is_small(rule_table, place):
+def test_tpe_tries_no_setting_twice_even_in_a_small_space(rule_table, place):
     space = ["--space", "learning_rate=1e-3,2e-3", "lora_rank=4,8"]
     assert run_sweep.main(words(rule_table, place, "--sampler", "tpe", space=space, trials=4)) == 0
     lines = table(only_study(place))
@@ -302,7 +302,7 @@ def test_twenty_kills_over_two_workers_of_twelve_real_trainings(rule_table, tmp_
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
-def test_a_worker_told_to_stop_stops_its_training_and_another_one_goes_on_from_its_checkpoint(
+def test_a_stopped_worker_stops_its_training_and_another_one_continues_from_its_checkpoint(
     rule_table, place, monkeypatch
 ):
     monkeypatch.setenv("STUB_STEP", "0.1")
@@ -347,7 +347,7 @@ def test_machines_that_share_a_database_take_over_from_one_that_fell_silent(rule
     assert float(lines[1]["loss"]) > 0
 
 
-def test_a_place_that_kills_every_process_is_given_up_with_an_error(tmp_path, monkeypatch):
+def test_a_trial_whose_processes_are_all_killed_is_given_up_with_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(trials_room, "LOST_LIMIT", 3)
     axis = Axis("lora_rank", "lora_rank=8", (8,))
     trials = Trials(tmp_path, "study-x", [axis], [{"lora_rank": 8}])
@@ -390,7 +390,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("wrong", "said"), REFUSED, ids=[" ".join(wrong) for wrong, _ in REFUSED])
-def test_what_cannot_be_swept_is_one_clear_line_and_exit_code_2(rule_table, tmp_path, capfd, wrong, said):
+def test_an_impossible_sweep_is_one_clear_line_and_exit_code_2(rule_table, tmp_path, capfd, wrong, said):
     assert (
         run_sweep.main(["--csv", str(rule_table), "--target-field", "kind", "--out-dir", str(tmp_path / "o"), *wrong])
         == 2

@@ -67,7 +67,7 @@ def test_a_finished_training_and_evaluation_do_nothing_again(inside, capsys):
     assert capsys.readouterr().err.count("already finished; nothing to do") == 2
 
 
-def test_other_words_make_it_run_again(inside, capsys):
+def test_other_options_make_it_run_again(inside, capsys):
     words = "--seed 2 --out-dir data --skip-finished"
     assert call("generate_synthetic_smoke", words) == 2, "what is there is replaced with --force only"
     assert "its command changed" in capsys.readouterr().err

@@ -59,7 +59,7 @@ SLIPS = [
 
 
 @pytest.mark.parametrize(("slip", "module", "words", "said"), SLIPS, ids=[slip[0] for slip in SLIPS])
-def test_a_slip_is_one_line_that_names_it(desk, tmp_path, monkeypatch, capsys, slip, module, words, said):
+def test_a_typing_mistake_is_one_line_that_names_it(desk, tmp_path, monkeypatch, capsys, slip, module, words, said):
     monkeypatch.chdir(desk)
     before = sorted(desk.rglob("*"))
     assert importlib.import_module(module).main(words.split()) == 2

@@ -79,7 +79,7 @@ def test_a_changed_file_is_named_where_it_is_read(place, capfd, what):
         assert str(place / name) in capfd.readouterr().err.splitlines()[-1]
 
 
-def test_a_changed_shard_is_no_training_data_and_makes_a_finished_training_stale(place, monkeypatch, capfd):
+def test_a_changed_shard_is_not_trained_on_and_makes_a_finished_training_stale(place, monkeypatch, capfd):
     shard = place / "jsonl" / "train-00000-of-00001.jsonl"
     argv = json.loads((place / "run" / "manifest.json").read_text())["argv"]
     manifest = place / "run" / "manifest.json"
@@ -107,7 +107,7 @@ def groups_trained_on(place):
     return {json.loads(line)["group"] for line in shard}
 
 
-def test_rows_divided_with_another_seed_are_refused_as_training_rows_and_counted_when_asked_for(place, capfd):
+def test_rows_split_with_another_seed_are_refused_as_training_rows_and_counted_on_request(place, capfd):
     """Another --split-seed would score rows the model has seen; the hashes of their groups show how many."""
     assert evaluate(place, "--split-seed", "3", data=None) == 2
     assert "--split-seed 3: the model was trained with --split-seed 0" in capfd.readouterr().err
@@ -127,7 +127,7 @@ def test_rows_divided_with_another_seed_are_refused_as_training_rows_and_counted
     assert f"**Warning:** {told}." in (place / "evaluation" / "report.md").read_text()
 
 
-def test_unseen_rows_are_scored_without_a_word(place, capfd):
+def test_unseen_rows_are_scored_without_a_message(place, capfd):
     for data in ("jsonl", None):  # for the CSV, split and targets come from the model: no option is needed
         assert evaluate(place, "--force", data=data) == 0
         assert json.loads((place / "evaluation" / "metrics.json").read_text())["warnings"] == []
@@ -146,7 +146,7 @@ PROMPTS = {"another template": ["--prompt-template", "other.txt"], "another targ
 
 
 @pytest.mark.parametrize("what", PROMPTS)
-def test_another_prompt_is_refused_and_shown_in_the_report_when_asked_for(place, monkeypatch, capfd, what):
+def test_another_prompt_is_refused_and_shown_in_the_report_if_allowed(place, monkeypatch, capfd, what):
     monkeypatch.chdir(place)
     Path("other.txt").write_text("What is a {animal} with {code}?" if what == "another template" else "{animal}")
     assert evaluate(place, *PROMPTS[what], data=None) == 2

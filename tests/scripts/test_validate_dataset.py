@@ -222,7 +222,7 @@ def outcome(path, exact, block_bytes, monkeypatch):
     return found, result.n_rows, profiles, {k: sorted(v.tolist()) for k, v in result.sample.items()}
 
 
-def test_the_fast_path_never_hides_what_the_exact_one_names(rows, tmp_path, monkeypatch):
+def test_the_fast_check_never_misses_what_the_exact_one_reports(rows, tmp_path, monkeypatch):
     rng = random.Random(5)
     monkeypatch.setattr(validator.csv_stream, "MAX_RECORD_BYTES", 6_000)
     kinds = set()
@@ -241,7 +241,7 @@ def test_the_fast_path_never_hides_what_the_exact_one_names(rows, tmp_path, monk
     assert len(kinds) >= 12, f"the fuzzing damages too little: {kinds}"
 
 
-def test_counts_are_exact_and_examples_are_capped_and_said_to_be(rows, tmp_path):
+def test_counts_are_exact_and_the_limit_on_examples_is_stated(rows, tmp_path):
     damaged = [rows[0], *(with_cell(row, rows[0], "tx_power_dbm", "99") for row in rows[1:])]
     report = tmp_path / "report.json"
     path = write(tmp_path / "links.csv", damaged)
@@ -275,7 +275,7 @@ def test_copies_of_an_oversampled_set_can_be_allowed_but_not_copies_under_other_
     assert json.loads(report.read_text())["exact_copies"] == 1
 
 
-def test_a_group_on_two_sides_of_the_split_is_named(rows, tmp_path):
+def test_a_group_in_two_splits_is_reported(rows, tmp_path):
     site = rows[0].split(",").index("site_id")
     sites = [cells_of(row)[site] for row in rows[1:]]
     side = ["train" if int(name[1:]) % 4 else "test" for name in sites]
@@ -292,7 +292,7 @@ ANY = "name,colour,size,when,score\n" + "".join(
 )
 
 
-def test_any_csv_is_checked_against_what_its_cells_suggest(tmp_path):
+def test_any_csv_is_checked_against_the_kinds_its_cells_suggest(tmp_path):
     path = tmp_path / "any.csv"
     path.write_text(ANY)
     options = ["--id-field", "name", "--target-field", "score"]
@@ -337,7 +337,7 @@ def test_blocks_that_end_inside_a_quoted_cell_lose_no_row_and_line_error(tmp_pat
     assert json.loads(report.read_text())["rows"] == 200
 
 
-def test_a_given_schema_is_obeyed_and_a_wrong_one_refused(tmp_path, capsys):
+def test_a_given_schema_is_applied_and_a_wrong_one_refused(tmp_path, capsys):
     path, schema = tmp_path / "any.csv", tmp_path / "schema.json"
     path.write_text(ANY)
     columns = [{"name": name, "role": "input", "kind": "str"} for name in ("name", "colour", "when")]
@@ -351,7 +351,7 @@ def test_a_given_schema_is_obeyed_and_a_wrong_one_refused(tmp_path, capsys):
     assert "needs name, role and kind" in capsys.readouterr().err
 
 
-def test_drift_against_an_earlier_file_is_reported_and_is_no_violation(rows, tmp_path):
+def test_drift_against_an_earlier_file_is_reported_and_is_not_a_violation(rows, tmp_path):
     header = rows[0]
     moved = [with_cell(row, header, "rain_mm_h", f"{40 + i % 30}.0") for i, row in enumerate(rows[1:])]
     path, earlier = write(tmp_path / "links.csv", [header, *moved]), write(tmp_path / "before.csv", rows)
