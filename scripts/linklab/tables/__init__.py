@@ -1,1 +1,1 @@
-"""Any table: its schema, reading it in blocks, inferring what its columns hold."""
+"""Any table: its file format, rows in blocks, schema, and the kinds of its columns."""
