@@ -252,7 +252,7 @@ class Attack:
         self.wrong += [f"{what}: {fault}" for fault in self.faults()]
 
     def faults(self) -> Iterator[str]:
-        """Yield what is wrong: an invalid manifest, another file that changed, a missing result."""
+        """Yield the faults: an invalid manifest, another file that changed, a missing result."""
         for folder in self.command.own:
             for path in (self.place / folder).rglob(f"*{MANIFEST}"):
                 if any(part.startswith(".") for part in path.relative_to(self.place).parts) or self.is_foreign(path):
@@ -319,7 +319,7 @@ def kill_often(attack: Attack, n_kills: int, chance: random.Random) -> tuple[Cou
 
 
 def fill_disk(attack: Attack) -> str:
-    """Run on a disk with no space, and with half of what the outputs need; returns the exit codes."""
+    """Run on a disk with no space, and with half of the space the outputs need; returns the exit codes."""
     if not os.path.ismount(attack.place):
         return "no disk of its own"
     out = {p: p.read_bytes() for p in (attack.place / "out").rglob("*") if p.is_file() and "/." not in str(p)}
@@ -339,7 +339,7 @@ def fill_disk(attack: Attack) -> str:
 @contextlib.contextmanager
 def filled(place: Path, free: int) -> Iterator[None]:
     """Fill the disk of `place` except for `free` bytes while the block runs."""
-    filler = place.parent / f"{place.name}-disk" / "filler"  # the same disk, outside of what is checked
+    filler = place.parent / f"{place.name}-disk" / "filler"  # on the same disk, outside the folder that is checked
     with open(filler, "wb") as handle, contextlib.suppress(OSError):
         os.posix_fallocate(handle.fileno(), 0, max(1, shutil.disk_usage(place).free - free))
         handle.flush()

@@ -445,7 +445,7 @@ def test_memory_does_not_grow_with_the_file(links, tmp_path, monkeypatch):
     for n in (1, 5):
         path = tmp_path / f"{n}.csv"
         path.write_text(header + "".join(row.replace("L0", f"L{i}-", 1) for i in range(n) for row in rows))
-        convert(path, tmp_path / "warm", "--force")  # what is imported once does not count
+        convert(path, tmp_path / "warm", "--force")  # memory of imports must not count
         tracemalloc.start()
         convert(path, tmp_path / f"set{n}", "--shard-size", 1000)
         peaks.append(tracemalloc.get_traced_memory()[1])

@@ -47,7 +47,7 @@ def test_a_push_arrives_complete_and_a_second_one_sends_only_changed_files(hub, 
     hub.sent.clear()
     assert push(data_set) == 0
     assert hub.sent == []
-    kept["files"]["links.csv"] = b"another\n"  # somebody changed it there
+    kept["files"]["links.csv"] = b"another\n"  # changed on the Hub by someone else
     assert push(data_set) == 0
     assert hub.sent == ["links.csv"]
 
