@@ -56,7 +56,7 @@ CONTENTS = {
         lambda out: ((out / "a.txt").rename(out.parent / "a"), (out / "a.txt").symlink_to(out.parent / "a")),
         "'a.txt', which",
     ),
-    "another script's output": (edit_manifest, "what other.py wrote, not s.py"),
+    "another script's output": (edit_manifest, "files written by other.py, not by s.py"),
 }
 
 
@@ -100,7 +100,7 @@ def test_an_input_of_the_run_is_never_replaced(tmp_path, monkeypatch, read):
     make("out")
     (tmp_path / "alias").symlink_to("out")
     for name in ("out", "alias", "sub/../out"):
-        with pytest.raises(UserError, match="which this run reads|no folder"):
+        with pytest.raises(UserError, match="which this run reads|not a folder"):
             check_out_dir(name, script="s.py", force=True, reads=[None, read])
     check_out_dir("out/deeper", script="s.py", force=True, reads=[read])  # nothing is replaced
 
@@ -214,14 +214,14 @@ def say_of(script, words, capfd):
     return code, capfd.readouterr().err.splitlines()
 
 
-@pytest.mark.parametrize("out, said", [("theirs", "what theirs.py wrote, not"), ("person", "'README.md', which"),
+@pytest.mark.parametrize("out, said", [("theirs", "files written by theirs.py, not"), ("person", "'README.md', which"),
                                        ("d", "links.csv"), ("/", "root of the disk")])  # fmt: skip
 @pytest.mark.parametrize("script", CASES)
 def test_no_script_replaces_files_that_it_did_not_write(place, monkeypatch, capfd, script, out, said):
     if out == "d" and script.startswith("generate"):
         said = "generate_synthetic_large.py" if script.endswith("smoke") else ""
     elif out == "d" and script == "compare_results":
-        said = "generate_synthetic_large.py wrote"
+        said = "written by generate_synthetic_large.py"
     monkeypatch.chdir(place)
     before = snapshot(place)
     for force in ([], ["--force"]) if said else ([],):

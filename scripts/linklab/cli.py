@@ -244,7 +244,7 @@ def delimiter(text: str) -> str:
     named = {"tab": "\t", "\\t": "\t", "space": " ", "comma": ",", "semicolon": ";", "pipe": "|"}
     found = named.get(text, text)
     if len(found) != 1 or found in '"\r\n':
-        raise argparse.ArgumentTypeError(f"'{text}': one character is expected, or tab, space, comma, semicolon, pipe")
+        raise argparse.ArgumentTypeError(f"'{text}': expected one character, or tab, space, comma, semicolon, pipe")
     return found
 
 

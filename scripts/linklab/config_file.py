@@ -46,7 +46,7 @@ def _find_file(words: Sequence[str]) -> str | None:
     found = [word.partition("=")[2] for word in words if word.startswith(f"{OPTION}=")]
     found += [words[i + 1] if i + 1 < len(words) else "" for i, word in enumerate(words) if word == OPTION]
     if len(found) > 1 or found == [""]:
-        raise ConfigError(f"{OPTION}: one YAML file is expected")
+        raise ConfigError(f"{OPTION}: expected one YAML file")
     return found[0] if found else None
 
 

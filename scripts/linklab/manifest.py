@@ -151,7 +151,7 @@ def read_manifest(path: str | os.PathLike) -> dict:
             )
     words = value["argv"] if isinstance(value["argv"], list) else [None]
     if not all(isinstance(word, str) for word in (value["script"], *words)):
-        raise UserError(f"{path}: not a manifest of this toolkit ('script' or 'argv' hold no text)")
+        raise UserError(f"{path}: not a manifest of this toolkit ('script' or 'argv' is not text)")
     for entry in value["outputs"]:
         if Path(entry["path"]).is_absolute() or ".." in Path(entry["path"]).parts:
             raise UserError(f"{path}: names {entry['path']!r}, which is outside of its folder")
@@ -277,7 +277,7 @@ def find_foreign(folder: Path, script: str, ignored: Iterable[str] = RESERVED) -
     path = folder / MANIFEST
     value = read_manifest(path) if path.is_file() and not path.is_symlink() else None
     if value and value["script"] != script:
-        return f"what {value['script']} wrote, not {script}"
+        return f"files written by {value['script']}, not by {script}"
     known = {entry["path"]: entry for entry in value["outputs"]} if value else {}
     for found in content:
         name = found.relative_to(folder).as_posix()
@@ -294,7 +294,7 @@ def check_place(out_dir: Path, reads: Iterable[str | os.PathLike | None]) -> Pat
     """Return the real path of --out-dir; raises a UserError for a file, the disk's root, or a folder of input files."""
     there = Path(os.path.realpath(out_dir))
     if os.path.lexists(out_dir) and not out_dir.is_dir():
-        raise UserError(f"{out_dir}: is {'a file' if out_dir.is_file() else 'no folder'}; --out-dir needs a folder")
+        raise UserError(f"{out_dir}: is {'a file' if out_dir.is_file() else 'not a folder'}; --out-dir needs a folder")
     if there == there.parent:
         raise UserError(f"{out_dir}: is the root of the disk; choose another --out-dir")
     for path in (path for path in reads if path):

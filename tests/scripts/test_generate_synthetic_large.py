@@ -256,7 +256,7 @@ def test_files_of_another_stage_in_the_folder_of_the_drive_copy_stay(tmp_path, c
     drive = tmp_path / "drive"
     drive.mkdir()
     (drive / "model.bin").write_text("45 minutes")
-    for held in ("'model.bin', which", "what finetune_gemma_from_csv.py wrote"):
+    for held in ("'model.bin', which", "files written by finetune_gemma_from_csv.py"):
         generate(tmp_path / "set", "--n-samples", 5, "--upload-to-drive", drive, "--force", code=2)
         assert held in capsys.readouterr().err and not (tmp_path / "set").exists()
         assert (drive / "model.bin").read_text() == "45 minutes"

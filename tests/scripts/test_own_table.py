@@ -180,7 +180,7 @@ REFUSED = [
     (add_column("n", ["", "1"] * 30), ["--id-field", "n"], "the id is empty, in line 4 too"),
     (TREES, ["--target-field", "kind,height", "--ask", "choices", "--answer-format", "json"], "use --ask row"),
     (TREES.replace("\noak", "\n", 3), [], "is missing in 3 of 60 rows (lines 2, 5, 8)"),
-    (TREES, ["--delimiter", "ab"], "one character is expected"),
+    (TREES, ["--delimiter", "ab"], "expected one character"),
 ]  # fmt: skip
 
 

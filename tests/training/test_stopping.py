@@ -218,7 +218,10 @@ def test_a_full_disk_is_reported_and_the_run_continues_after_space_is_freed(
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
     told = capfd.readouterr().err
     assert code == 2, told
-    assert "no space left on the disk; free some or choose another --out-dir, then run again with --resume auto" in told
+    assert (
+        "no space left on the disk; free some space or choose another --out-dir, then run again with --resume auto"
+        in told
+    )
     newest, torn = checkpoints.find_last_complete(out / "checkpoints")
     assert newest.name == "checkpoint-6" and [path.name for path in torn] == ["checkpoint-9"]
     assert finetune.main([*command, "--resume", "auto"]) == 0

@@ -122,7 +122,7 @@ def explained_failures(settings: TrainingSettings) -> Iterator[None]:
             raise UserError(f"out of memory; {lower_memory(settings)}; checkpoints so far are kept") from error
         if any(said in text for said in NO_SPACE):
             raise UserError(
-                f"{settings.out_dir}: no space left on the disk; free some or choose another --out-dir, "
+                f"{settings.out_dir}: no space left on the disk; free some space or choose another --out-dir, "
                 f"then run again with --resume auto"
             ) from error
         raise
