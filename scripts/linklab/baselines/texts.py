@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-MIN_DIFFERENT = 20  # fewer different texts are categories, whatever their length
+MIN_DIFFERENT = 20  # fewer different texts are categories, even if they are long
 MIN_WORDS = 2.0  # on average; names and codes of one word are categories
 MAX_TERMS = 50_000  # the most frequent words and pairs of words
 

@@ -1,4 +1,4 @@
-"""Balance a stream of rows over strata: how often each row is written, decided from counts alone."""
+"""Balance a stream of rows over strata: how often each row is written depends only on counts."""
 
 from __future__ import annotations
 

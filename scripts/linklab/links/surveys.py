@@ -22,7 +22,7 @@ _SIGNS = {  # format -> pattern that recognises it
     "unifi": r"\A\s*[{\[](?s:.*)channel",
     "mikrotik": r"(?i:^\W*CHANNEL\b.*\bLOAD\b|\bload[=:]\s*\d)",
 }
-BEACON_FLOOR_DBM = -82.0  # IEEE 802.11: weaker networks are not deferred to (carrier sense per 20 MHz)
+BEACON_FLOOR_DBM = -82.0  # IEEE 802.11: a radio does not defer to weaker networks (carrier sense per 20 MHz)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,8 +225,8 @@ def combine(
 ) -> tuple[float | None, float | None] | None:
     """Return (noise dBm, busy %) over the 20 MHz parts of a wider channel; None when a part was not scanned.
 
-    Noise powers add. The busiest part counts, since a neighbour as wide as the channel shows on each of its parts;
-    neighbours on different parts make it busier than that.
+    Noise powers add. Busy is that of the busiest part, because a neighbour as wide as the channel is heard on all
+    parts; with neighbours on different parts, the true share is higher.
     """
     found = {reading.frequency_mhz: reading for reading in readings}
     if any(frequency not in found for frequency in frequencies_mhz):

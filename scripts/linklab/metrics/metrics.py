@@ -45,7 +45,7 @@ def score(
     judged: Sequence[JudgedRows] | None = None,
     warnings: Sequence[str] = (),
 ) -> dict:
-    """Return the metrics.json value of one predictor on these examples; METRICS says what each metric is.
+    """Return the metrics.json value of one predictor on these examples; METRICS describes each metric.
 
     `targets` are the targets that the predictor answers (default: all of the task); the others are left out, not
     counted as invalid. `resamples=0` leaves out the bootstrap intervals (null). `judged` is the result of `judge` for

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 TOP_K = 3
 NEAR_BEST = 0.05  # an answer within 5 % of the best utility is as good in practice: the gap is below measurement noise
 INVALID = "(no legal answer)"  # replaces an answer that cannot be used; no class has this name
-SMALLEST_PROBABILITY = float(np.finfo(float).eps)  # as scikit-learn's log_loss clips; keeps one sure miss finite
+SMALLEST_PROBABILITY = float(
+    np.finfo(float).eps
+)  # the clip of scikit-learn's log_loss; keeps the loss of a confident miss finite
 
 
 @dataclasses.dataclass

@@ -39,7 +39,7 @@ def verify(run: ScoredRun) -> None:
 
 
 def _check_manifest(folder: Path) -> None:
-    """Check a run's files against its own manifest, or that of the folder of runs it belongs to."""
+    """Check a run's files against its own manifest, or against that of its parent folder."""
     for place in (folder, folder.resolve().parent):
         if not (place / MANIFEST).is_file():
             continue

@@ -8,7 +8,7 @@ from linklab.notebooks.json_text import Change, Path
 
 
 class Finding(NamedTuple):
-    """One problem: of `key` of the object at `path` (or of that object), in words, with what fixes it.
+    """One problem of `key` in the object at `path` (without `key`: of that object), in words, with its fix.
 
     `fix` completes a sentence ("'metadata' is not allowed: removed"). `changes` is empty if a fix would lose something.
     """

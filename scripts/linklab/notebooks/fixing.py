@@ -63,7 +63,7 @@ def decode(data: bytes) -> str:
         raise _name_text(text, error) from error
     except RecursionError as error:
         raise UnreadableNotebook("nested too deeply to be a notebook") from error
-    except ValueError as error:  # Python's limit of the digits of a whole number
+    except ValueError as error:  # Python limits the digits of a whole number
         raise UnreadableNotebook("holds a number of thousands of digits: not a notebook") from error
     if not isinstance(value, dict):
         raise UnreadableNotebook("not a notebook: a JSON object is expected")

@@ -13,7 +13,7 @@ BOM = "\ufeff"
 Path = tuple[str | int, ...]
 
 _SPACE = re.compile(r"[ \t\r\n]*")
-_scan_string: Any = vars(decoder)["scanstring"]  # not in its annotations
+_scan_string: Any = vars(decoder)["scanstring"]  # missing in the type annotations of json.decoder
 _scan_value = json.JSONDecoder().raw_decode
 
 

@@ -46,7 +46,7 @@ def remove_left_overs(path: Path) -> None:
     """Remove the temporary files of killed runs beside `path`: only exact names, and only if no process holds them."""
     for left in left_overs(path):
         if left.is_file() and not left.is_symlink():
-            with contextlib.suppress(OSError):  # held by a run at work
+            with contextlib.suppress(OSError):  # locked by a running process
                 _remove_unheld(left)
 
 

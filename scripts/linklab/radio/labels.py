@@ -1,6 +1,6 @@
 """From drawn links to rows: the true throughput of every candidate, the best channel, the radio's reports.
 
-A row is kept when its best channel carries more than 5 Mbit/s and beats the second by the minimal gap.
+A row is kept if its best channel has more than 5 Mbit/s and beats the second by the minimal gap.
 """
 
 from __future__ import annotations

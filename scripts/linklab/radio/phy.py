@@ -74,7 +74,7 @@ def goodput_steps(goodput: np.ndarray) -> np.ndarray:
 def normal_cdf(x: Numbers) -> np.ndarray:
     """Standard normal distribution function, absolute error below 1e-7 (Abramowitz & Stegun 7.1.26)."""
     x = np.asarray(x, float)
-    t = np.abs(x, out=np.empty_like(x))  # all in place: this is where a generator spends its time
+    t = np.abs(x, out=np.empty_like(x))  # in place: generation spends most of its time here
     t *= 0.3275911 * np.sqrt(0.5)
     t += 1.0
     np.divide(1.0, t, out=t)

@@ -82,7 +82,7 @@ def rain_loss_db(
     """Attenuation in dB of rain over a whole path, ITU-R P.530-17 eqs. 32-33: gamma d r, r at most 2.5.
 
     Defined for the rain rate exceeded .01 % of the time, 1-100 GHz, paths to 60 km; used here with the present rate.
-    Drizzle on long paths makes eq. 32 negative; its limit of 2.5 holds there too.
+    Drizzle on long paths makes eq. 32 negative; then r = 2.5 too.
     `coefficients`: (k, alpha) if the caller has already computed them.
     """
     k, alpha = rain_coefficients(frequency_ghz, tilt_deg) if coefficients is None else coefficients

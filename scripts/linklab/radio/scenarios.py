@@ -63,10 +63,10 @@ OBSTRUCTED_SHARE = np.array([[0.15, 0.30, 0.45], [0.10, 0.15, 0.25]])  # (enviro
 OBSTRUCTION_SHARES = np.array([[0.6, 0.4, 0.0], [0.15, 0.5, 0.35]])  # building, trees, terrain by environment
 OBSTRUCTED_NU = (-0.8, 1.2)
 OPEN_CLEARANCE = (0.6, 1.0)  # of the first Fresnel radius: beyond .6 diffraction costs nothing
-TREE_DEPTH_M_PER_NU = 10.0  # a line that enters the crowns deeper crosses more of them: 0-20 m
+TREE_DEPTH_M_PER_NU = 10.0  # the deeper the path enters the crowns, the more trees it crosses: 0-20 m
 POINTING_SPREAD_DEG = 0.8  # each antenna, one standard deviation
 WEATHER_SHARES = np.array([0.62, 0.20, 0.08, 0.10])
-RAIN_MM_H = (0.5, 8.0, 80.0)  # least, mean above it, most
+RAIN_MM_H = (0.5, 8.0, 80.0)  # minimum, mean without the cap, maximum
 CANDIDATE_SHARE = np.array([0.55, 0.80, 1.0, 1.0])  # share of the legal channels of a width that a radio offers
 
 # Neighbours use every channel of the band, also indoor ones; those with DFS under FCC rules are used less.

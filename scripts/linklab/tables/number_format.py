@@ -68,7 +68,7 @@ class NumberFormat:
         return "-" * minus + digits + (found["exponent"] or "")
 
     def describe(self) -> str:
-        """Say what is unusual: `decimal comma, thousands ".", unit €`; empty for plain numbers."""
+        """Return what is unusual: `decimal comma, thousands ".", unit €`; empty for plain numbers."""
         parts = ["decimal comma"] if self.decimal == "," else []
         parts += [f"thousands {'space' if self.thousands == ' ' else self.thousands!r}"] if self.thousands else []
         parts += [f"unit {self.unit}"] if self.unit else []

@@ -66,13 +66,13 @@ class KeyStore:
     def repeats(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield pairs of arrays: entries with the key of an earlier line, and the first entry of that key.
 
-        Pairs of one share come together, sorted by line.
+        They come share by share, sorted by line within a share.
         """
         for part in self._parts():
             yield from _repeats_of(part)
 
     def smallest(self, n: int) -> np.ndarray:
-        """Return the entries of the n smallest keys: the same whatever the block size, and nested as n grows."""
+        """Return the entries of the n smallest keys: the same for any block size; a larger n only adds entries."""
         found = np.concatenate([part[np.argsort(part["key"], kind="stable")[:n]] for part in self._parts()])
         return found[np.argsort(found["key"], kind="stable")[:n]]
 

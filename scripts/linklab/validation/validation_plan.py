@@ -168,7 +168,7 @@ def _column_violations(names: list[str], schema: Schema, split_at: int | None, n
     missing = [column for column in schema.columns if column.name not in names]
     hidden = schema.by_role("hidden")
     if hidden and all(column in missing for column in hidden):
-        # Field data has no hidden truth; a file that lost only some of its columns is damaged.
+        # Field data has no hidden columns; a file with only some of them is damaged.
         missing = [column for column in missing if column.role != "hidden"]
         notes.append(f"none of the {len(hidden)} hidden columns is present: rules that need them were not checked")
     for column in missing:
