@@ -59,13 +59,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--before", type=Path, required=True, metavar="DIR", help="checkout of the earlier commit")
     parser.add_argument("--model", default="embedded", metavar="NAME", help="embedded, tiny or a folder")
     parser.add_argument("--rows", type=cli.positive_int, default=40, metavar="N", help="rows to answer in each turn")
-    parser.add_argument("--rounds", type=cli.positive_int, default=3, metavar="N", help="turns of each tree per task")
+    parser.add_argument(
+        "--rounds", type=cli.positive_int, default=3, metavar="N", help="turns of each checkout per task"
+    )
     cli.add_precision_options(parser)
     return parser
 
 
 def start(tree: Path, args: argparse.Namespace, table: Path, template: Path) -> subprocess.Popen:
-    """Start a tree's worker."""
+    """Start the worker process of a checkout."""
     words = [str(tree), args.model, args.precision or "", str(table), str(template), str(args.rows)]
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.Popen([sys.executable, "-c", WORKER, *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -24,7 +24,7 @@ from linklab.reports.summary import column_title
 from save_results import write_pages
 
 
-class Tried(NamedTuple):
+class TableResults(NamedTuple):
     """The results of the real model and the baselines on one table."""
 
     case: Case
@@ -55,33 +55,33 @@ class Tried(NamedTuple):
         return f"{tables.format_value(short, entry['value'])} {ends}".strip()
 
 
-def read_tried(folder: Path) -> Tried:
+def read_results(folder: Path) -> TableResults:
     """Read one table's folder."""
     outcome = json.loads((folder / OUTCOME_FILE).read_text())
     training = json.loads((folder / "trained" / "metrics.json").read_text())
     report = json.loads((folder / "report" / "manifest.json").read_text())
     runs = comparison.read_runs([p for name in ("rivals", "base", "tuned") if (p := folder / name).exists()])
-    return Tried(Case(*outcome["case"]), outcome["columns"], outcome, training, report, runs)
+    return TableResults(Case(*outcome["case"]), outcome["columns"], outcome, training, report, runs)
 
 
-def say_winner(tried: Tried) -> str:
+def describe_winner(results: TableResults) -> str:
     """Return the result of a paired test between the tuned model and the best baseline on a table, in words."""
-    metric, short = tried.metric, tried.metric.rsplit("/", 1)[1]
-    tuned = comparison.first_of_role(tried.runs, "tuned")
-    rival = comparison.best_run(tried.runs, metric, "baseline")
-    assert tuned and rival, "the chain ended with a report"
-    found = comparison.gate(tuned, rival, metric).difference
+    metric, short = results.metric, results.metric.rsplit("/", 1)[1]
+    tuned = comparison.first_of_role(results.runs, "tuned")
+    baseline = comparison.best_run(results.runs, metric, "baseline")
+    assert tuned and baseline, "the table has a report"
+    found = comparison.gate(tuned, baseline, metric).difference
     size = tables.format_difference(short, found.difference, tuned.unit(metric))
     ends = tables.format_interval(short, found.low, found.high, signed=True)
     p = tables.format_p(found.p)
     said = f"difference {size} {ends}, p {p if p.startswith('<') else f'= {p}'}"
     if found.p is None or found.p >= comparison.ALPHA:
-        return f"no difference between the model and {rival.name} shown ({said})"
-    winner = "the model" if comparison.is_better(metric, found.difference) else rival.name
+        return f"no difference between the model and {baseline.name} shown ({said})"
+    winner = "the model" if comparison.is_better(metric, found.difference) else baseline.name
     return f"{winner} wins ({said})"
 
 
-def write_page(tried: Sequence[Tried], machine: str, remark: str) -> str:
+def write_page(results: Sequence[TableResults], machine: str, remark: str) -> str:
     """Return the page: one line per table, then each table's runs."""
     lines = [
         "# Tables from Python packages, with Gemma 3 270M", "",
@@ -93,20 +93,20 @@ def write_page(tried: Sequence[Tried], machine: str, remark: str) -> str:
         "of a processor |",
         "|---|---|---:|---:|---:|---:|---:|---:|",
     ]  # fmt: skip
-    for one in tried:
+    for one in results:
         short = one.metric.rsplit("/", 1)[1]
-        rival = comparison.best_run(one.runs, one.metric, "baseline")
+        baseline = comparison.best_run(one.runs, one.metric, "baseline")
         frequent = comparison.find_run(one.runs, "most_frequent")
         base, tuned = (comparison.first_of_role(one.runs, role) for role in ("base", "tuned"))
-        assert rival and tuned, "the chain ended with a report"
+        assert baseline and tuned, "the table has a report"
         lines.append(
             f"| {one.case.name} ({one.case.package}) | `{one.case.target}`, {tables.label(short)} "
-            f"| {one.training['rows']:,}, {tuned.n:,} | {one.show(frequent)} | {rival.name} {one.show(rival)} "
+            f"| {one.training['rows']:,}, {tuned.n:,} | {one.show(frequent)} | {baseline.name} {one.show(baseline)} "
             f"| {one.show(base) if base else '–'} | **{one.show(tuned)}** | {one.minutes} |"
         )
     lines += ["", "Who wins, by a paired test on the same rows:", ""]
-    lines += [f"- **{one.case.name}**: {say_winner(one)}." for one in tried]
-    for one in tried:
+    lines += [f"- **{one.case.name}**: {describe_winner(one)}." for one in results]
+    for one in results:
         training = one.training
         lines += [
             "", f"## {one.case.name}: `{one.case.target}`", "",
@@ -117,11 +117,11 @@ def write_page(tried: Sequence[Tried], machine: str, remark: str) -> str:
             *(f"{line}\n" for line in one.manifest["extra"]["verdict"].splitlines()),
             *runs_table(one),
         ]  # fmt: skip
-    commits = sorted({one.manifest["commit"] for one in tried})
-    return "\n".join([*lines, "", f"Commit {', '.join(commits)}, {tried[-1].manifest['created']}.", ""])
+    commits = sorted({one.manifest["commit"] for one in results})
+    return "\n".join([*lines, "", f"Commit {', '.join(commits)}, {results[-1].manifest['created']}.", ""])
 
 
-def runs_table(one: Tried) -> list[str]:
+def runs_table(one: TableResults) -> list[str]:
     """Return every run with its figures as a markdown table, best first."""
     table = tables.build_table(one.runs, one.metric)
     head = ["run", *(column_title(column) for column in table["columns"])]
@@ -141,10 +141,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=bench.ROOT / "docs" / "results" / "tables-embedded.md")
     args = parser.parse_args(argv)
     folders = sorted(path.parent for path in args.folder.glob(f"*/{OUTCOME_FILE}"))
-    tried = [read_tried(folder) for folder in folders if (folder / "report" / "manifest.json").exists()]
-    if not tried:
+    results = [read_results(folder) for folder in folders if (folder / "report" / "manifest.json").exists()]
+    if not results:
         raise SystemExit(f"error: {args.folder}: no table has ended with a report; run bench_tables.py --keep first")
-    args.out.write_text(write_page(tried, bench.describe_machine(), args.remark), encoding="utf-8")
+    args.out.write_text(write_page(results, bench.describe_machine(), args.remark), encoding="utf-8")
     print(f"wrote {args.out}")
     if args.out.is_relative_to(bench.ROOT):
         write_pages(bench.ROOT)  # docs/results/README.md shows this page's title
