@@ -164,7 +164,7 @@ UNFIXED: dict[str, tuple] = {
     "a picture that is a number": (4, put(f"{DISPLAY}/data", "image/png", 5), "is 5, neither text nor lines"),
     "attachments that are a list": (4, put(TEXT, "attachments", ["a"]), "'attachments' is [\"a\"], not files by name"),
     "a cell that is text": (4, lambda nb: nb["cells"].append("x"), "cell 5 is not an object"),
-    "worksheets": (4, put("", "worksheets", [{"cells": []}]), "the form of nbformat 3 in a notebook that declares 4"),
+    "worksheets": (4, put("", "worksheets", [{"cells": []}]), "nbformat 3 content in a notebook of nbformat 4"),
     "a kernelspec that is text": (4, put("metadata", "kernelspec", "python3"), "'kernelspec' is \"python3\""),
     "tags with a comma": (4, put(f"{TEXT}/metadata", "tags", ["a,b"]), "its metadata: 'tags' is"),
     "a moved key that is taken": (

@@ -126,9 +126,7 @@ def candidate_table(examples: Sequence[Example], target: Target, flat: FlatFeatu
         lists = np.array([parse_list(example.row[column.name]) for column in aligned], dtype=float)
         pairs = [lists[a] - lists[b] for a, b in itertools.combinations(range(len(aligned)), 2)]
         values = np.vstack([lists, *pairs]) if len(aligned) else np.zeros((0, own.shape[1]))
-        ranks = (values[:, None, :] > values[:, :, None]).sum(
-            axis=2
-        )  # how many candidates of the row have a higher value
+        ranks = (values[:, None, :] > values[:, :, None]).sum(axis=2)  # how many of the row's candidates are higher
         most, least = values.max(axis=1, keepdims=True), values.min(axis=1, keepdims=True)
         relative = [values, ranks, most - values, values - least]
         size = np.full_like(own, own.shape[1])

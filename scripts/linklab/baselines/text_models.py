@@ -14,9 +14,7 @@ from linklab.baselines.simple_rules import frequent_text
 from linklab.baselines.texts import TextFeatures, make_vectorizer
 from linklab.tasks.task import Target
 
-INVERSE_PENALTY = (
-    10.0  # of the logistic regression: TF-IDF rows have length 1, so scikit-learn's default 1 is too strong
-)
+INVERSE_PENALTY = 10.0  # of the logistic regression: on TF-IDF rows (length 1) scikit-learn's 1 is too strong a penalty
 RIDGE_PENALTY = 1.0
 FOLDS = 5
 NEAREST_AT_ONCE = 256  # rows compared with all training rows at a time

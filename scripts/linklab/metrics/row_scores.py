@@ -24,9 +24,7 @@ if TYPE_CHECKING:
 TOP_K = 3
 NEAR_BEST = 0.05  # an answer within 5 % of the best utility is as good in practice: the gap is below measurement noise
 INVALID = "(no legal answer)"  # replaces an answer that cannot be used; no class has this name
-SMALLEST_PROBABILITY = float(
-    np.finfo(float).eps
-)  # the clip of scikit-learn's log_loss; keeps the loss of a confident miss finite
+SMALLEST_PROBABILITY = float(np.finfo(float).eps)  # as in scikit-learn's log_loss: a confident miss stays finite
 
 
 @dataclasses.dataclass
@@ -105,9 +103,7 @@ def _judge_utility(examples: Sequence[Example], answers: Sequence[str], name: st
         utility = dict(zip(example.choices[name], example.values[name], strict=True))
         best = max(utility.values())
         if not best > 0:
-            raise UserError(
-                f"row '{example.id}': the best utility of '{name}' is {best}; regret needs a best utility above 0"
-            )
+            raise UserError(f"row '{example.id}': the best utility of '{name}' is {best}; regret needs more than 0")
         if answer != INVALID:
             regret[i] = (best - utility[answer]) / best
             near[i] = utility[answer] >= (1 - NEAR_BEST) * best

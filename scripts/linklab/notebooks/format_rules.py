@@ -114,9 +114,7 @@ def _find_top_problems(notebook: dict, minor: int) -> Iterator[Finding]:
     yield from _require((), notebook, "nbformat_minor", lambda value: isinstance(value, int), str(minor), where)
     yield from _require((), notebook, "metadata", is_object, "{}", where)
     if "worksheets" in notebook:
-        yield _unfixable(
-            (), "worksheets", "the form of nbformat 3 in a notebook that declares 4", "convert it with jupyter"
-        )
+        yield _unfixable((), "worksheets", "nbformat 3 content in a notebook of nbformat 4", "convert it with jupyter")
         return
     yield from _require((), notebook, "cells", _is_list, "[]", where)
     metadata = notebook.get("metadata")

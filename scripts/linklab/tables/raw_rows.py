@@ -89,9 +89,8 @@ def first_damage(path: Path, dialect: Dialect) -> tuple[int, str] | None:
     found: list[tuple[int, str]] = []
     # Latin-1 decodes any bytes and keeps quotes and line ends; bytes that are not UTF-8 are reported elsewhere.
     dialect = dataclasses.replace(dialect, encoding="latin-1")
-    for _ in itertools.islice(
-        _csv_rows(path, dialect, lambda line, _, message: found.append((line, message))), FIRST_ROWS
-    ):
+    rows = _csv_rows(path, dialect, lambda line, _, message: found.append((line, message)))
+    for _ in itertools.islice(rows, FIRST_ROWS):
         if found:
             break
     return found[0] if found and found[0][0] > 1 else None  # the header is checked elsewhere

@@ -71,11 +71,7 @@ def _names_sides(name: str, scan: ColumnScan) -> str:
         return ""
     strange = sorted(text for text in scan.values or () if text.strip().lower() not in SIDES)
     if strange or scan.empty:
-        why = (
-            f"also holds {', '.join(map(repr, strange[:SHOWN_LINES]))}"
-            if strange
-            else f"has {scan.empty:,} empty cells"
-        )
+        why = f"also {', '.join(map(repr, strange[:SHOWN_LINES]))}" if strange else f"has {scan.empty:,} empty cells"
         return (f"column '{name}' names sides of a split, but {why}: it is read as an input; write train, validation "
                 f"or test in each row, or leave it out with --drop-columns {_quoted(name)}")  # fmt: skip
     return (f"column '{name}' names sides of a split and is read as an input; use it as the split with --split-field "

@@ -228,10 +228,10 @@ def legal_choices(target: Target, row: Mapping[str, str]) -> list[str]:
     return list(target.choices or ())
 
 
-def iter_examples(csv_path: str | Path | Table, task: Task, **maker_options: Any) -> Iterator[Example]:
+def iter_examples(csv_path: str | Path | Table, task: Task, **options: Any) -> Iterator[Example]:
     """Yield the example of every row; raises a UserError with file and line of an unusable row."""
     table = reopen_table(csv_path, task.schema, task.table)
-    return make_examples(table, ExampleMaker(task, **maker_options), table.rows())
+    return make_examples(table, ExampleMaker(task, **options), table.rows())
 
 
 def make_examples(
@@ -246,18 +246,14 @@ def make_examples(
 
 
 def read_examples(
-    csv_path: str | Path | Table,
-    task: Task,
-    split: str | None = None,
-    max_rows: int | None = None,
-    **maker_options: Any,
+    csv_path: str | Path | Table, task: Task, split: str | None = None, max_rows: int | None = None, **options: Any
 ) -> list[Example]:
     """Return a split's examples, in rank order (see `splits.rank_key`), holding no more than `max_rows` in memory.
 
     Copies of a row (same id) are kept for training, because they may balance the data, and left out elsewhere: scoring
     a row twice adds nothing. Raises a UserError if no rows are left.
     """
-    chosen = (example for example in iter_examples(csv_path, task, **maker_options) if split in (None, example.split))
+    chosen = (example for example in iter_examples(csv_path, task, **options) if split in (None, example.split))
     found = lowest_ranked(chosen if split == "train" else first_of_each_id(chosen), max_rows)
     if not found:
         raise UserError(f"{csv_path}: no rows in the {split or 'whole'} split; generate or collect more rows")

@@ -51,10 +51,8 @@ def describe_inputs(examples: Sequence[Example], task: Task) -> dict:
     """Return the JSON value of inputs.json: the values of each shown column in the training rows."""
     choice_columns = {target.choices_from for target in task.targets}
     seen = {
-        column.name: _describe_column(
-            column, [example.row[column.name] for example in examples], holds_choices=column.name in choice_columns
-        )
-        for column in shown_columns(task)
+        c.name: _describe_column(c, [e.row[c.name] for e in examples], holds_choices=c.name in choice_columns)
+        for c in shown_columns(task)
     }
     columns = {
         name: {key: value for key, value in dataclasses.asdict(column).items() if value not in (None, False)}

@@ -151,8 +151,7 @@ def convert_block(
 ) -> Converted:
     """Convert the rows of a block: `item` is the number of its first row and the block.
 
-    `last` (of `splits.last_chosen`) leaves out the rows that --max-rows does not choose; `maker_options` are those of
-    `ExampleMaker`.
+    `last` (of `splits.last_chosen`) leaves out rows not chosen by --max-rows; `maker_options` go to `ExampleMaker`.
     Raises a UserError with file and line of the first unusable row.
     """
     first, block = item
@@ -160,9 +159,8 @@ def convert_block(
     train, others, cells = [], [], []
     features, split_count = CardFeatures(task), SplitCount(task)
     shown = [column.name for column in shown_columns(task)]
-    for number, example in enumerate(
-        make_examples(path, ExampleMaker(task, **maker_options), rows, first), start=first
-    ):
+    maker = ExampleMaker(task, **maker_options)
+    for number, example in enumerate(make_examples(path, maker, rows, first), start=first):
         if last is not None and (rank_key(example.id), number) > last:
             continue
         features.see(example)

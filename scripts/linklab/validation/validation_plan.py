@@ -107,9 +107,7 @@ def _plan_of_file(path: Path, name: str, chosen: Schema, options: TableOptions) 
     if violations and split_at is None and len(header.names) == len(chosen.columns):
         in_order = dataclasses.replace(plan, names=chosen.names, columns=list(chosen.columns))
         if _count_violations(path, header, in_order) < _count_violations(path, header, plan):
-            notes.append(
-                "the cells fit the schema's order of columns, not the header's names: they were checked in that order"
-            )
+            notes.append("the cells fit the schema's order of columns, not the header's names: checked in that order")
             plan = in_order
     return Start(plan, name, violations, notes, header.end, 1 + header.n_lines, path)
 

@@ -271,7 +271,5 @@ def conclusion(path: str | Path, found: Findings) -> str:
         return f"{name} is clean: {found.n_rows:,} rows, no violations"
     how_many = "1 violation" if n == 1 else f"{n:,} violations of {len(counts)} kind{'s' * (len(counts) > 1)}"
     if not found.n_rows:
-        return (
-            f"{name} failed: {how_many}; no row is valid, most often because of: {CODES[counts.most_common(1)[0][0]]}"
-        )
+        return f"{name} failed: {how_many}; no row is valid, most often: {CODES[counts.most_common(1)[0][0]]}"
     return f"{name} failed: {how_many} in {found.n_rows:,} rows"
