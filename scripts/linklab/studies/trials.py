@@ -130,7 +130,7 @@ class Trials:
 
     def retry_failed(self) -> int:
         """Add a waiting trial to every place whose trial ended with an error; returns how many."""
-        with self._section():
+        with self._queue_lock():
             places = [place for place, trial in enumerate(self.results()) if trial and trial.state == TrialState.FAIL]
             for place in places:
                 self._enqueue(place, self.by_place()[place][-1].params or self.settings[place], retry=True)
@@ -144,7 +144,7 @@ class Trials:
         """
         with contextlib.ExitStack() as kept:
             taken = None
-            with self._section():
+            with self._queue_lock():
                 self._replace_lost()
                 trial = self._pop()
                 if trial is not None and self.shared_by_file:
@@ -186,7 +186,7 @@ class Trials:
             raise
         return True
 
-    def _section(self) -> contextlib.AbstractContextManager:
+    def _queue_lock(self) -> contextlib.AbstractContextManager:
         """A lock for taking trials. A server's storage has none; there `_pop` rejects trials that were taken twice."""
         return claim(self.folder / ".queue", wait=True) if self.shared_by_file else contextlib.nullcontext()
 

@@ -76,7 +76,7 @@ def recover(folder: Path) -> None:
     """Finish the replacement of a training's results that a kill interrupted, if there is one."""
     if any((folder / name).exists() for name in (READY, PLACING)) or (folder / NEXT / COMMITTED).exists():
         with locks.locked_folder(folder):
-            _finish_replacing(folder)
+            _finish_replacing_training(folder)
 
 
 @contextlib.contextmanager
@@ -92,7 +92,7 @@ def opened(
             for place in (folder, folder / NEXT):
                 files.remove_all_left_overs(place)
                 files.remove_all_left_overs(place / CHECKPOINTS)
-            _finish_replacing(folder)
+            _finish_replacing_training(folder)
             check(folder, script=script, force=force, resume=resume, reads=reads)
             work = work_folder(folder)
             try:
@@ -185,12 +185,12 @@ def results(folder: Path, work: Path, *, script: str) -> Iterator[Path]:
         if work != folder:
             files.write_text(work / COMMITTED, files.sha256_file(stage / MANIFEST), force=True)
         replace_content(folder, stage)
-        _finish_replacing(folder)
+        _finish_replacing_training(folder)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def _finish_replacing(folder: Path) -> None:
+def _finish_replacing_training(folder: Path) -> None:
     """Finish replacing a training: its results, then its checkpoints."""
     finish_replacing(folder)
     work, mark = folder / NEXT, folder / NEXT / COMMITTED
