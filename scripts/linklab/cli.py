@@ -255,15 +255,15 @@ TABLE_OPTIONS: tuple[tuple[str, dict], ...] = (
         "help": "column(s) to predict, in answer order (default: both link targets for a links.csv)"}),
     ("--target-kind", {
         "type": comma_list, "metavar": "KIND[,KIND]",
-        "help": "class, number or text: what the answer is, one for all targets or one for each (default: detected)"}),
-    ("--id-field", {"metavar": "COL", "help": "column that names a row (default: row-1, row-2, …)"}),
+        "help": "kind of answer: class, number or text; one for all targets, or one per target (default: detected)"}),
+    ("--id-field", {"metavar": "COL", "help": "column with the id of each row (default: row-1, row-2, …)"}),
     ("--group-field", {
         "metavar": "COL",
         "help": "rows with the same value in this column stay in one split (default: the site for links, the input "
         "columns for any other table)"}),
     ("--split-field", {
         "metavar": "COL",
-        "help": "column that says train, validation or test for each row (default: a column called split)"}),
+        "help": "column with train, validation or test for each row (default: a column called split)"}),
     ("--drop-columns", {
         "type": comma_list, "metavar": "COL[,COL]",
         "help": "columns to hide from models and baselines (default: none)"}),
@@ -318,7 +318,7 @@ def _add_options(group: argparse._ActionsContainer, options: Iterable[tuple[str,
 def add_source_options(group: argparse._ActionsContainer) -> None:
     """Add the source of rows, a CSV or a converted folder; `linklab.tasks.source.open_source` reads it."""
     source = group.add_mutually_exclusive_group(required=True)
-    source.add_argument("--csv", metavar="FILE", help="table; its rows are split as convert_csv_to_jsonl.py does")
+    source.add_argument("--csv", metavar="FILE", help="table; its rows are split as by convert_csv_to_jsonl.py")
     source.add_argument("--data", metavar="PATH", help=DATA_HELP)
     add_row_options(group, "with --csv: ")
     group.add_argument(
