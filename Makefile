@@ -1,7 +1,7 @@
 # make demo · make test · make lint · make check · make bench · make clean
-#   make check                  all that must be green before a merge, as a table; make canaries sees each gate turn red
-#   make test-colab             the tests and the tiny demo with the versions Colab brings (needs python3.13)
-#   make demo MODEL=tiny        the same chain on a tiny model, about a minute
+#   make check                  all checks before a merge, as a table; make canaries tests that each gate can turn red
+#   make test-colab             the tests and the tiny demo with Colab's versions (needs python3.13)
+#   make demo MODEL=tiny        the same stages on a tiny model, about two minutes
 #   make demo ROWS=4000         six times the training rows
 PYTHON ?= python3
 MODEL ?= embedded
@@ -9,9 +9,9 @@ ROWS ?= $(if $(filter tiny,$(MODEL)),1000,700)
 VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --disable-pip-version-check
-# Says nothing where all is there, and fails where something has to be downloaded: pip shows then what it fetches.
+# Succeeds silently if everything is installed; else it fails, and the next pip call shows what it downloads.
 IS_INSTALLED := $(PIP) --quiet --no-index
-# Colab's own versions, in an environment of their own
+# Colab's versions, in their own environment
 COLAB := .venv-colab
 COLAB_PYTHON ?= python3.13
 CPU_INDEX := https://download.pytorch.org/whl/cpu
@@ -22,7 +22,7 @@ CPU_INDEX := https://download.pytorch.org/whl/cpu
 demo: $(VENV)/.runtime
 	$(PY) scripts/run_demo.py --base-model $(MODEL) --max-rows $(ROWS)
 
-# Without compiled files, scripts and tests are compiled anew in each of the suite's processes.
+# Without compiled files, every test process would compile scripts and tests again.
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(VENV)/.dev
 	$(PY) scripts/check_merge.py --only tests --live
@@ -59,7 +59,7 @@ $(VENV)/bin/python:
 	  { echo "error: $(PYTHON) is older than Python 3.11; run make PYTHON=python3.11 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# On Linux PyPI's torch brings 3 GB of CUDA; where there is no NVIDIA driver, PyTorch's own index has a build without.
+# On Linux PyPI's torch includes 3 GB of CUDA; without an NVIDIA driver, use the CPU build of PyTorch's own index.
 $(VENV)/.torch: requirements.txt | $(VENV)/bin/python
 	@if [ "$$(uname -sm)" != "Linux x86_64" ] || command -v nvidia-smi >/dev/null; then exit 0; fi; \
 	  if $(IS_INSTALLED) "$$(grep '^torch==' requirements.txt)" 2>/dev/null; then exit 0; fi; \
