@@ -65,20 +65,20 @@ def run(args: argparse.Namespace) -> None:
         hub.require_token("push_to_hub.py")
     for folder in filter(None, (settings.folder, settings.evaluation)):
         files.require_file(folder / MANIFEST)
-    parcel = publish.pack(settings.folder, settings.license, evaluation=settings.evaluation, merged=settings.merged,
+    upload = publish.pack(settings.folder, settings.license, evaluation=settings.evaluation, merged=settings.merged,
                           base=settings.base_model)  # fmt: skip
-    for name, problem in parcel.problems.items():
+    for name, problem in upload.problems.items():
         say(f"ok  {name}" if problem is None else f"NO  {name}: {problem}")
-    if failed := [name for name, problem in parcel.problems.items() if problem]:
-        raise CheckFailed(f"{settings.folder}: {len(failed)} of {len(parcel.problems)} checks failed; nothing was sent")
-    for name, size in sorted(parcel.sizes().items()):
+    if failed := [name for name, problem in upload.problems.items() if problem]:
+        raise CheckFailed(f"{settings.folder}: {len(failed)} of {len(upload.problems)} checks failed; nothing was sent")
+    for name, size in sorted(upload.sizes().items()):
         say(f"    {size:>13,} bytes  {name}")
     if settings.dry_run:
-        say(f"dry run: {len(parcel.files)} files would go to the {parcel.kind} {settings.repo}; nothing was sent")
+        say(f"dry run: {len(upload.files)} files would go to the {upload.kind} {settings.repo}; nothing was sent")
         return
     message = f"Add {settings.folder.resolve().name}, checked"
     hub.send(
-        parcel.files, settings.repo, parcel.kind, message, asked_by=f"--repo {settings.repo}", public=settings.public
+        upload.files, settings.repo, upload.kind, message, asked_by=f"--repo {settings.repo}", public=settings.public
     )
 
 

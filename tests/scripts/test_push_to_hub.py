@@ -76,18 +76,20 @@ def test_a_model_is_sent_in_one_commit_with_its_scores_and_license_terms(trained
     assert push_model(trained) == 0
     api.assert_called_once_with(token="hf_secret")
     api().create_repo.assert_called_once_with("me/it", repo_type="model", private=True, exist_ok=True)
-    parcel = sent(api)
-    assert set(parcel) == {*(p.name for p in (trained / "lora" / "model").iterdir()), "NOTICE", "metrics.json"}
+    uploaded = sent(api)
+    assert set(uploaded) == {*(p.name for p in (trained / "lora" / "model").iterdir()), "NOTICE", "metrics.json"}
     assert (
-        parcel["adapter_model.safetensors"] == (trained / "lora" / "model" / "adapter_model.safetensors").read_bytes()
+        uploaded["adapter_model.safetensors"] == (trained / "lora" / "model" / "adapter_model.safetensors").read_bytes()
     )
-    assert parcel["NOTICE"].startswith(b"Gemma is provided under and subject to the Gemma Terms of Use found at ai.goo")
-    assert parcel["metrics.json"] == (trained / "test" / "metrics.json").read_bytes()
-    card = huggingface_hub.ModelCard(parcel["README.md"].decode())
+    assert uploaded["NOTICE"].startswith(
+        b"Gemma is provided under and subject to the Gemma Terms of Use found at ai.goo"
+    )
+    assert uploaded["metrics.json"] == (trained / "test" / "metrics.json").read_bytes()
+    card = huggingface_hub.ModelCard(uploaded["README.md"].decode())
     assert (card.data.license, card.data.base_model, card.data.library_name) == ("gemma", "me/base", "peft")
-    accuracy = json.loads(parcel["metrics.json"])["metrics"]["kind/accuracy"]
+    accuracy = json.loads(uploaded["metrics.json"])["metrics"]["kind/accuracy"]
     assert f"| kind | accuracy | {100 * accuracy['value']:.1f} % | [" in card.text and "8 rows of the test" in card.text
-    (tmp_path / "adapter_config.json").write_bytes(parcel["adapter_config.json"])
+    (tmp_path / "adapter_config.json").write_bytes(uploaded["adapter_config.json"])
     assert PeftConfig.from_pretrained(tmp_path).base_model_name_or_path == "me/base"
     assert "hf_secret" not in said(capfd)
 

@@ -33,8 +33,8 @@ def copy_checked(folder: str | os.PathLike, destination: str | os.PathLike) -> P
 def upload_dataset(folder: str | os.PathLike, repo: str) -> None:
     """Upload a finished set to the dataset `owner/name` on the Hub; a new one is private."""
     names = [e["path"] for e in read_manifest(folder)["outputs"]] + [MANIFEST]
-    parcel = {name: Path(folder) / name for name in names}
+    paths = {name: Path(folder) / name for name in names}
     try:
-        hub.send(parcel, repo, "dataset", "Upload a generated set of links", asked_by=f"{UPLOAD_OPTION} {repo}")
+        hub.send(paths, repo, "dataset", "Upload a generated set of links", asked_by=f"{UPLOAD_OPTION} {repo}")
     except UserError as error:
         raise UserError(f"{error}; the set is complete in {folder}") from None
