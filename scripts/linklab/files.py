@@ -334,9 +334,11 @@ def remove_left_overs(out: Path) -> None:
         _remove(path)
 
 
-def remove_all_left_overs(folder: Path) -> None:
-    """Remove the temporary files that killed runs left in a folder, except those of a process that is writing now."""
+def remove_all_left_overs(folder: Path, prefix: str = "") -> None:
+    """Remove what killed runs left in a folder beside outputs named `prefix`…; skip those being written now."""
     for path, out in all_left_overs(folder).items():
+        if not out.name.startswith(prefix):
+            continue
         with contextlib.suppress(UserError), only_writer(out, wait_s=0.0):
             _remove(path)
 

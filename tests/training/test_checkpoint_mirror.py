@@ -94,6 +94,16 @@ def test_what_another_keeps_on_the_drive_is_never_removed(places, what):
         assert (remote / "checkpoint-500" / "model.safetensors").read_bytes() == before
 
 
+def test_of_what_kills_left_on_the_drive_only_copies_of_checkpoints_are_removed(places):
+    _, remote = places
+    (remote / ".checkpoint-2.linklab-abcd1234.tmp").mkdir()
+    theirs = [".report.manifest.json.linklab-abcd1234.tmp", ".checkpoint-2.backup.tmp"]
+    for name in theirs:
+        (remote / name).write_text("another script's")
+    checkpoint_mirror.prepare(remote, force=False, resume=None)
+    assert sorted(path.name for path in remote.iterdir()) == sorted(theirs)
+
+
 def test_a_copy_with_wrong_bytes_is_refused_and_the_old_ones_stay(places, monkeypatch):
     local, remote = places
     make_checkpoint(local, 2)

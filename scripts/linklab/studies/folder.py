@@ -77,6 +77,8 @@ def results_of(folder: Path, names: Sequence[str], *, script: str) -> Iterator[f
         check_out_files(existing, folder / MANIFEST, script=script, force=True)
         with files.FileSet(force=True) as together:
             yield together
+        if together.aside:  # not before: what a killed run left aside shows that the results in place are its own
+            files.remove_all_left_overs(folder)
 
 
 def _find(folder: Path, names: Sequence[str]) -> set[Path]:
@@ -112,7 +114,6 @@ def write_results(
             folder / MANIFEST, together=together, script=script, argv=study.argv, seed=seed,
             inputs=source_files(study.source), outputs=outputs, extra=extra,
         )  # fmt: skip
-    files.remove_all_left_overs(folder)  # not before: they show which script wrote the results of a killed run
 
 
 def describe_changes(before: dict, now: dict) -> list[str]:

@@ -20,7 +20,7 @@ def prepare(folder: Path, *, force: bool, resume: str | None) -> None:
                         f"them with --force or choose another --drive-dir")  # fmt: skip
     files.require_writable(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    files.remove_all_left_overs(folder)
+    files.remove_all_left_overs(folder, checkpoints.PREFIX)  # other scripts may use this folder, too
 
 
 def refuse_foreign(folder: Path, settings: dict, *, force: bool) -> None:
